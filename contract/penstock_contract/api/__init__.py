@@ -1,0 +1,70 @@
+"""The Kubernetes API `penstock.dev/v1alpha1`: InferenceDeployment, EnginePool, Tenant.
+
+The pydantic models are the declaration; `crds/*.yaml` and the reference pages are generated from
+them (`make generate`). Evolution is additive: no field is renamed or re-typed inside v1alpha1.
+"""
+
+from penstock_contract.api.base import ApiModel, Condition, ConditionStatus, ObjectMeta
+from penstock_contract.api.inference import (
+    Autoscaling,
+    Disaggregation,
+    Drain,
+    Engine,
+    EngineType,
+    InferenceDeployment,
+    InferenceDeploymentSpec,
+    InferenceDeploymentStatus,
+    Model,
+    PoolStatus,
+    Queue,
+    RequestClass,
+    Rollout,
+    Routing,
+    ScalingPolicy,
+    Slo,
+)
+from penstock_contract.api.pool import (
+    EnginePool,
+    EnginePoolSpec,
+    EnginePoolStatus,
+    Parallelism,
+    Pool,
+    Resources,
+    Role,
+    Scaling,
+)
+from penstock_contract.api.tenant import Tenant, TenantSpec, TenantStatus
+
+__all__ = [
+    "ApiModel",
+    "Autoscaling",
+    "Condition",
+    "ConditionStatus",
+    "Disaggregation",
+    "Drain",
+    "Engine",
+    "EnginePool",
+    "EnginePoolSpec",
+    "EnginePoolStatus",
+    "EngineType",
+    "InferenceDeployment",
+    "InferenceDeploymentSpec",
+    "InferenceDeploymentStatus",
+    "Model",
+    "ObjectMeta",
+    "Parallelism",
+    "Pool",
+    "PoolStatus",
+    "Queue",
+    "RequestClass",
+    "Resources",
+    "Role",
+    "Rollout",
+    "Routing",
+    "Scaling",
+    "ScalingPolicy",
+    "Slo",
+    "Tenant",
+    "TenantSpec",
+    "TenantStatus",
+]

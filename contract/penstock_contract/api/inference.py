@@ -1,0 +1,458 @@
+"""InferenceDeployment: one served model, and all that serving it needs."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from penstock_contract.api.base import (
+    ApiModel,
+    Condition,
+    DnsLabel,
+    Duration,
+    ObjectMeta,
+    Quantile,
+    list_map,
+    rules,
+)
+from penstock_contract.api.pool import Pool
+
+ModelUri = Annotated[
+    str,
+    Field(pattern=r"^(hf|pvc|s3|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]),
+]
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=253)]
+
+
+class LocalRef(ApiModel):
+    """A reference by name inside the namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the object."""
+
+
+class CacheRef(ApiModel):
+    """Where downloaded models are kept between pods."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """A PersistentVolumeClaim."""
+
+
+class Adapter(ApiModel):
+    """A LoRA adapter, served under its own name."""
+
+    name: ServedName
+    """Name that clients send as `model`."""
+    uri: ModelUri
+    """Where the adapter comes from."""
+
+
+class Model(ApiModel):
+    """Which model, and what clients call it."""
+
+    uri: ModelUri
+    """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `oci://image`, `file://path`."""
+    revision: Annotated[str, Field(max_length=253)] = "main"
+    """Branch, tag or commit; part of the rollout hash."""
+    name: ServedName | None = None
+    """Served name; default: the object's name."""
+    aliases: Annotated[list[ServedName], Field(max_length=16)] = []
+    """Other names for the same model."""
+    secret_ref: LocalRef | None = None
+    """Secret with credentials of the source."""
+    cache: CacheRef | None = None
+    """Where downloads are kept."""
+    adapters: Annotated[
+        list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))
+    ] = []
+    """LoRA adapters."""
+
+
+class EngineType(StrEnum):
+    """Which engine the workers run; both speak the same contract on the wire."""
+
+    PENSTOCK = "Penstock"
+    VLLM = "VLLM"
+
+
+class Dtype(StrEnum):
+    """Compute type; auto chooses from the device."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class WeightQuantization(StrEnum):
+    """How weights are stored."""
+
+    NONE = "none"
+
+
+class KvCacheDtype(StrEnum):
+    """How KV blocks are stored; auto means as computed."""
+
+    AUTO = "auto"
+
+
+class Quantization(ApiModel):
+    """Lower precision for speed and room."""
+
+    weights: WeightQuantization = WeightQuantization.NONE
+    """Weight format."""
+    kv_cache: KvCacheDtype = KvCacheDtype.AUTO
+    """KV cache format."""
+
+
+class SpeculativeMethod(StrEnum):
+    """How draft tokens are proposed."""
+
+    NONE = "none"
+
+
+class Speculative(ApiModel):
+    """Speculative decoding."""
+
+    method: SpeculativeMethod = SpeculativeMethod.NONE
+    """Proposer of draft tokens."""
+    num_tokens: Annotated[int, Field(ge=1, le=32)] = 4
+    """Draft tokens per step."""
+
+
+class Engine(ApiModel):
+    """How the engine runs; every field is part of the rollout hash."""
+
+    type: EngineType = EngineType.PENSTOCK
+    """Penstock's own engine, or vLLM behind the same gateway."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Container image; default: the operator's."""
+    dtype: Dtype = Dtype.AUTO
+    """Compute type."""
+    quantization: Quantization = Quantization()
+    """Lower precision."""
+    max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
+    """Longest prompt + output in tokens; default: the model's own limit."""
+    block_size: Literal[8, 16, 32, 64, 128] = 16
+    """Tokens per KV block."""
+    max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Sequences that run at once."""
+    max_num_batched_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 8192
+    """Token budget of one step."""
+    prefix_caching: bool = True
+    """Reuse KV blocks of equal prefixes."""
+    speculative: Speculative = Speculative()
+    """Speculative decoding."""
+    extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
+    """Appended to the engine's command line."""
+
+
+class DisaggregationMode(StrEnum):
+    """Auto decides per request."""
+
+    AUTO = "Auto"
+    ALWAYS = "Always"
+    NEVER = "Never"
+
+
+class Transfer(ApiModel):
+    """KV hand-off between prefill and decode workers."""
+
+    lease_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """How long a prefill worker keeps blocks for a decode worker."""
+    on_failure: Literal["Recompute", "Fail"] = "Recompute"
+    """What a decode worker does without the KV."""
+
+
+class Disaggregation(ApiModel):
+    """When prefill and decode run on different workers."""
+
+    mode: DisaggregationMode = DisaggregationMode.AUTO
+    """Auto: remote prefill only when it is sooner."""
+    min_uncached_tokens: Annotated[int, Field(ge=0)] = 512
+    """Shorter uncached prompts are always computed locally."""
+    transfer: Transfer = Transfer()
+    """KV hand-off."""
+
+
+class Objective(ApiModel):
+    """A latency objective: `quantile` of requests within `target`."""
+
+    quantile: Quantile = "0.9"
+    """Share of requests."""
+    target: Duration
+    """Latency bound."""
+
+
+class Slo(ApiModel):
+    """What the autoscaler holds."""
+
+    ttft: Objective | None = None
+    """Time to first token."""
+    tpot: Objective | None = None
+    """Time per output token."""
+
+
+class ScalingPolicy(StrEnum):
+    """How pools with `scaling` are sized."""
+
+    LITTLES_LAW = "LittlesLaw"
+    CONCURRENCY = "Concurrency"
+    NONE = "None"
+
+
+class ScaleStep(ApiModel):
+    """A limit on one direction of scaling."""
+
+    max_step: Annotated[int, Field(ge=1, le=10_000)]
+    """Replicas per decision."""
+    window: Duration
+    """Time over which the decision must have held."""
+
+
+class Behavior(ApiModel):
+    """Limits on the speed of scaling."""
+
+    scale_up: ScaleStep = ScaleStep(max_step=4, window="30s")
+    """Growing."""
+    scale_down: ScaleStep = ScaleStep(max_step=1, window="180s")
+    """Shrinking."""
+
+
+class Budget(ApiModel):
+    """A joint bound on all pools."""
+
+    max_gpus: Annotated[int, Field(alias="maxGPUs", ge=0)]
+    """GPUs over all pools."""
+
+
+class ScaleToZero(ApiModel):
+    """Stop all workers of an idle deployment."""
+
+    idle: Duration
+    """Idleness after which the last worker goes."""
+
+
+class Autoscaling(ApiModel):
+    """How pools with `scaling` are sized."""
+
+    policy: ScalingPolicy = ScalingPolicy.LITTLES_LAW
+    """LittlesLaw sizes by L = λ·W against the objectives."""
+    behavior: Behavior = Behavior()
+    """Limits on the speed of scaling."""
+    budget: Budget | None = None
+    """Joint bound."""
+    scale_to_zero: ScaleToZero | None = None
+    """Absent: never."""
+
+
+class Retry(ApiModel):
+    """What the gateway does when a worker fails."""
+
+    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    """Workers tried before the first byte."""
+    resume_streams: bool = True
+    """Continue a broken stream on another worker."""
+
+
+class Routing(ApiModel):
+    """How the gateway chooses a worker."""
+
+    policy: Literal["PrefixAware", "LeastLoad", "RoundRobin", "ConsistentHash"] = "PrefixAware"
+    """PrefixAware weighs cached prefixes against load, in seconds."""
+    prefix_index: Literal["Auto", "Exact", "Approximate"] = "Auto"
+    """Exact needs KV events from the workers."""
+    retry: Retry = Retry()
+    """Failure handling."""
+
+
+class Queue(ApiModel):
+    """Requests that wait at the gateway while the pool is saturated."""
+
+    max_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
+    """Beyond it requests are refused."""
+    timeout: Duration = "30s"
+    """Longest wait while workers exist."""
+    cold_start_timeout: Duration = "5m"
+    """Longest wait while there is no worker at all."""
+
+
+class RequestClass(ApiModel):
+    """A class of requests with its priority."""
+
+    name: DnsLabel
+    """Unique in the InferenceDeployment."""
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    """Higher is served first; negative is shed first."""
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Share among classes of the same priority."""
+    default: bool = False
+    """The class of requests that name none."""
+    queue_timeout: Duration | None = None
+    """Longest wait; default: the queue's."""
+
+
+class Canary(ApiModel):
+    """Try a new revision on a part of the traffic first."""
+
+    weight: Annotated[int, Field(ge=1, le=99)]
+    """Percent of requests."""
+    pause: Duration = "5m"
+    """How long before it takes over."""
+
+
+class Rollout(ApiModel):
+    """How a new revision replaces the old one."""
+
+    max_surge: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Workers above the desired number."""
+    max_unavailable: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Workers below the desired number."""
+    canary: Canary | None = None
+    """Absent: a plain rolling update."""
+
+    model_config = rules(
+        (
+            "self.maxSurge > 0 || self.maxUnavailable > 0",
+            "maxSurge and maxUnavailable must not both be 0: nothing could ever be replaced",
+        )
+    )
+
+
+class Drain(ApiModel):
+    """How a worker leaves."""
+
+    timeout: Duration = "120s"
+    """Longest time that its running requests get."""
+
+
+class InferenceDeploymentSpec(ApiModel):
+    """Desired state of a served model."""
+
+    model_config = rules(
+        (
+            (
+                "self.pools.all(p, p.role == 'Unified') || "
+                "(self.pools.all(p, p.role != 'Unified') "
+                "&& self.pools.exists(p, p.role == 'Prefill') "
+                "&& self.pools.exists(p, p.role == 'Decode'))"
+            ),
+            "pools must all be Unified, or be at least one Prefill and at least one Decode pool",
+        ),
+        (
+            "self.pools.all(p, self.pools.exists_one(q, q.name == p.name))",
+            "pool names must be unique",
+        ),
+        (
+            "self.requestClasses.filter(c, c.default).size() <= 1",
+            "at most one request class may be the default",
+        ),
+        (
+            "self.requestClasses.all(c, self.requestClasses.exists_one(d, d.name == c.name))",
+            "request class names must be unique",
+        ),
+    )
+
+    model: Model
+    """Which model."""
+    engine: Engine = Engine()
+    """How the engine runs."""
+    pools: Annotated[
+        list[Pool], Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))
+    ]
+    """Pools of workers: Unified ones, or Prefill and Decode ones."""
+    disaggregation: Disaggregation = Disaggregation()
+    """Prefill and decode on different workers."""
+    slo: Slo = Slo()
+    """Latency objectives."""
+    autoscaling: Autoscaling = Autoscaling()
+    """Sizing of pools with `scaling`."""
+    routing: Routing = Routing()
+    """Choice of a worker."""
+    queue: Queue = Queue()
+    """Waiting at the gateway."""
+    request_classes: Annotated[
+        list[RequestClass], Field(max_length=16, json_schema_extra=list_map("name"))
+    ] = []
+    """Priorities; empty means one class of priority 0."""
+    rollout: Rollout = Rollout()
+    """Replacing workers by a new revision."""
+    drain: Drain = Drain()
+    """Leaving of workers."""
+
+
+class Revision(ApiModel):
+    """Rollout hashes."""
+
+    current: str = ""
+    """The revision that all workers ran last."""
+    updated: str = ""
+    """The revision that the spec asks for."""
+
+
+class LastScale(ApiModel):
+    """The last change of a pool's size, with its arithmetic."""
+
+    from_: Annotated[int, Field(alias="from")]
+    """Replicas before."""
+    to: int
+    """Replicas after."""
+    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When."""
+    reason: str
+    """Why, in words."""
+    inputs: dict[str, str] = {}
+    """The numbers that it came from."""
+
+
+class PoolStatus(ApiModel):
+    """Observed state of one pool."""
+
+    name: str
+    """Name of the pool."""
+    desired: int = 0
+    """Workers wanted."""
+    ready: int = 0
+    """Workers that serve."""
+    draining: int = 0
+    """Workers that finish and go."""
+    last_scale: LastScale | None = None
+    """Last change of size."""
+
+
+class InferenceDeploymentStatus(ApiModel):
+    """Observed state of a served model."""
+
+    observed_generation: int | None = None
+    """The generation that this status describes."""
+    url: str | None = None
+    """Base URL of the OpenAI endpoint."""
+    revision: Revision = Revision()
+    """Rollout progress."""
+    pools_summary: str = ""
+    """`ready/desired` over all pools, for `kubectl get`."""
+    conditions: Annotated[
+        list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))
+    ] = []
+    """metav1 conditions: Ready, ModelResolved, PoolsReady, RouterReady, …"""
+    pools: Annotated[
+        list[PoolStatus], Field(max_length=16, json_schema_extra=list_map("name"))
+    ] = []
+    """Per pool."""
+
+
+class InferenceDeployment(ApiModel):
+    """A served model: `kubectl apply` one, and the gateway serves it."""
+
+    api_version: Literal["penstock.dev/v1alpha1"] = "penstock.dev/v1alpha1"
+    kind: Literal["InferenceDeployment"] = "InferenceDeployment"
+    metadata: ObjectMeta
+    spec: InferenceDeploymentSpec
+    """Desired state."""
+    status: InferenceDeploymentStatus | None = None
+    """Observed state."""
+
+    @property
+    def served_name(self) -> str:
+        """The model name that clients use."""
+        return self.spec.model.name or self.metadata.name

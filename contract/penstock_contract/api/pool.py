@@ -1,0 +1,166 @@
+"""Pools: the part of an InferenceDeployment that scales, and its own object, EnginePool.
+
+EnginePool exists because a CRD's scale path cannot index a list: with one object per pool,
+`kubectl scale`, an HPA or KEDA can take over a single pool.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from penstock_contract.api.base import (
+    ApiModel,
+    Condition,
+    Decimal,
+    DnsLabel,
+    ObjectMeta,
+    Quantity,
+    rules,
+)
+
+
+class Role(StrEnum):
+    """What the workers of a pool compute."""
+
+    UNIFIED = "Unified"
+    PREFILL = "Prefill"
+    DECODE = "Decode"
+
+
+Replicas = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class Scaling(ApiModel):
+    """Bounds inside which the autoscaler sizes a pool."""
+
+    model_config = rules(
+        ("self.minReplicas <= self.maxReplicas", "minReplicas must not exceed maxReplicas")
+    )
+
+    min_replicas: Replicas = 1
+    """Never fewer, except zero while scaled to zero."""
+    max_replicas: Annotated[int, Field(ge=1, le=10_000)]
+    """Never more."""
+
+
+class Resources(ApiModel):
+    """Container resources, as in a pod."""
+
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    """What the scheduler reserves; defaults to the limits."""
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    """Hard limits; `nvidia.com/gpu` makes it a GPU worker."""
+
+
+class Parallelism(ApiModel):
+    """How one replica is spread over devices."""
+
+    tensor: Annotated[int, Field(ge=1, le=64)] = 1
+    """Tensor-parallel size."""
+    pipeline: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pipeline-parallel size."""
+
+
+class PodTemplate(ApiModel):
+    """Overlay on the generated pod template: strategic placement, not a second container spec."""
+
+    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Extra pod labels."""
+    annotations: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Extra pod annotations."""
+    node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Nodes that may run the pool."""
+    tolerations: Annotated[list[dict[str, Any]], Field(max_length=32)] = []
+    """Taints that the pool tolerates."""
+    affinity: dict[str, Any] | None = None
+    """Pod affinity, as in a pod."""
+    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Scheduling priority."""
+    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Container runtime."""
+    env: Annotated[dict[str, str], Field(max_length=64)] = {}
+    """Extra environment variables of the worker; secrets belong into `model.secretRef`."""
+
+
+class PoolShape(ApiModel):
+    """What decides the form of a pool's workers, apart from their number."""
+
+    role: Role = Role.UNIFIED
+    """Unified serves whole requests; Prefill and Decode split them."""
+    resources: Resources = Resources()
+    """Resources of one replica."""
+    parallelism: Parallelism = Parallelism()
+    """How one replica is spread over devices."""
+    cost_per_hour: Decimal | None = None
+    """Price of one replica; the autoscaler grows the cheapest pool of a role first."""
+    template: PodTemplate = PodTemplate()
+    """Pod placement and additions."""
+
+
+class Pool(PoolShape):
+    """One entry of `spec.pools`."""
+
+    model_config = rules(
+        ("has(self.replicas) != has(self.scaling)", "set exactly one of replicas and scaling"),
+    )
+
+    name: DnsLabel
+    """Unique in the InferenceDeployment."""
+    replicas: Replicas | None = None
+    """A fixed number of workers."""
+    scaling: Scaling | None = None
+    """Let the autoscaler choose between bounds."""
+
+    @property
+    def initial_replicas(self) -> int:
+        """Workers to start with, before anybody has scaled the pool."""
+        if self.replicas is not None:
+            return self.replicas
+        return self.scaling.min_replicas if self.scaling else 1
+
+
+class EnginePoolSpec(PoolShape):
+    """Desired state of a pool; `replicas` is the scale subresource's."""
+
+    model_config = rules(
+        ("self.role == oldSelf.role", "role is immutable: add a pool of the other role instead"),
+    )
+
+    deployment: DnsLabel
+    """The InferenceDeployment that the pool belongs to."""
+    pool: DnsLabel
+    """Its name in `spec.pools`."""
+    replicas: Replicas = 1
+    """Desired workers: written by the autoscaler, `kubectl scale` or an HPA."""
+    rollout_hash: Annotated[str, Field(max_length=64)]
+    """Revision of model, engine and pool template that the workers should run."""
+
+
+class EnginePoolStatus(ApiModel):
+    """Observed state of a pool."""
+
+    observed_generation: int | None = None
+    """The generation that this status describes."""
+    replicas: int = 0
+    """Workers that exist."""
+    ready_replicas: int = 0
+    """Workers that passed the one-token probe."""
+    draining_replicas: int = 0
+    """Workers that finish their requests and take no new ones."""
+    selector: str = ""
+    """Label selector of the pool's pods, for the scale subresource."""
+    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    """metav1 conditions."""
+
+
+class EnginePool(ApiModel):
+    """A pool of workers; created and owned by an InferenceDeployment."""
+
+    api_version: Literal["penstock.dev/v1alpha1"] = "penstock.dev/v1alpha1"
+    kind: Literal["EnginePool"] = "EnginePool"
+    metadata: ObjectMeta
+    spec: EnginePoolSpec
+    """Desired state."""
+    status: EnginePoolStatus | None = None
+    """Observed state."""

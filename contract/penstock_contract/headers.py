@@ -1,0 +1,42 @@
+"""HTTP header names and formats between client, gateway and worker.
+
+Client-sent `x-penstock-*` headers are dropped at the gateway: inside, they are trusted.
+"""
+
+import re
+from typing import Final
+
+REQUEST_ID: Final = "x-request-id"
+"""The caller's own id when it matches REQUEST_ID_PATTERN, else one made by the gateway."""
+
+REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""Use with fullmatch. Anything else could break log lines or header framing."""
+
+TRACEPARENT: Final = "traceparent"
+SESSION_AFFINITY: Final = "x-session-affinity"
+
+INTERNAL_PREFIX: Final = "x-penstock-"
+PRIORITY: Final = "x-penstock-priority"
+"""Integer; higher is served first, negative is shed first."""
+DEADLINE: Final = "x-penstock-deadline"
+"""Seconds that are left for the request, a decimal; relative, since clocks differ between nodes."""
+ATTEMPT: Final = "x-penstock-attempt"
+"""Integer from 1; output of an earlier attempt is discarded."""
+CACHE_SALT: Final = "x-penstock-cache-salt"
+"""Tenant's prefix-cache salt; requests with different salts never share KV blocks."""
+
+WORKER: Final = "x-penstock-worker"
+"""Response header: the worker that served the request (debugging)."""
+EPOCH: Final = "x-penstock-epoch"
+"""Response header of a worker: random per start of its engine; index entries never outlive it."""
+ROUTE_REASON: Final = "x-penstock-route-reason"
+"""Response header: why the gateway chose that worker (debugging)."""
+
+PROCESSING_MS: Final = "openai-processing-ms"
+
+SSE_HEADERS: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+"""On every stream: nothing between worker and client may buffer, cache or compress it."""

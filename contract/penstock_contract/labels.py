@@ -1,0 +1,28 @@
+"""Kubernetes group, labels, annotations and field managers."""
+
+from typing import Final
+
+GROUP: Final = "penstock.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+NAME: Final = "app.kubernetes.io/name"
+INSTANCE: Final = "app.kubernetes.io/instance"
+COMPONENT: Final = "app.kubernetes.io/component"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+
+DEPLOYMENT: Final = f"{GROUP}/deployment"
+"""Name of the InferenceDeployment that an object belongs to."""
+POOL: Final = f"{GROUP}/pool"
+"""Name of the pool inside the InferenceDeployment."""
+ROLE: Final = f"{GROUP}/role"
+"""Unified, Prefill or Decode."""
+ROLLOUT_HASH: Final = f"{GROUP}/rollout-hash"
+"""Hash of model, engine and pool template: pods with another hash are an older revision."""
+SERVED_MODEL: Final = f"{GROUP}/served-model"
+"""Annotation: the model name that clients use (a label value could not hold a `/`)."""
+DRAINING: Final = f"{GROUP}/draining"
+"""Annotation on a pod: no new requests; set before it is deleted."""
+
+FIELD_MANAGER_OPERATOR: Final = "penstock-operator"
+FIELD_MANAGER_AUTOSCALER: Final = "penstock-autoscaler"

@@ -1,0 +1,204 @@
+"""Every metric that Penstock exports: name, kind, help, labels, buckets, unit.
+
+Workers use vLLM's names, so dashboards, the autoscaler and other routers read a Penstock worker
+and a vLLM pod alike. `penstock_contract.instruments` makes Prometheus objects from these.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class Kind(Enum):
+    """Prometheus metric types in use."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric family. A counter's name is given without `_total`, which Prometheus adds."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def exported_name(self) -> str:
+        """The name as a query writes it (histograms add `_bucket`, `_sum`, `_count`)."""
+        return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
+
+
+def _counter(name: str, help_: str, *labels: str) -> Metric:
+    return Metric(name, Kind.COUNTER, help_, labels)
+
+
+def _gauge(name: str, help_: str, *labels: str) -> Metric:
+    return Metric(name, Kind.GAUGE, help_, labels)
+
+
+def _histogram(name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return Metric(name, Kind.HISTOGRAM, help_, labels, buckets)
+
+
+# vLLM's own buckets, so that quantiles computed over mixed fleets agree.
+TTFT_BUCKETS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+ITL_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+LATENCY_BUCKETS: Final = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0,
+    120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+TOKEN_BUCKETS: Final = (
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000,
+)  # fmt: skip
+STEP_BUCKETS: Final = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+)  # fmt: skip
+DISPATCH_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+
+# --- worker -------------------------------------------------------------------------------------
+
+_M = "model_name"
+VLLM_RUNNING: Final = _gauge("vllm:num_requests_running", "Requests in the running queue.", _M)
+VLLM_WAITING: Final = _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", _M)
+VLLM_KV_USAGE: Final = _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", _M)
+VLLM_PREFIX_QUERIES: Final = _counter(
+    "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", _M
+)
+VLLM_PREFIX_HITS: Final = _counter(
+    "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", _M
+)
+VLLM_PREEMPTIONS: Final = _counter(
+    "vllm:num_preemptions", "Requests that lost their KV blocks and are computed again.", _M
+)
+VLLM_PROMPT_TOKENS: Final = _counter("vllm:prompt_tokens", "Prompt tokens processed.", _M)
+VLLM_GENERATION_TOKENS: Final = _counter("vllm:generation_tokens", "Tokens generated.", _M)
+VLLM_REQUEST_SUCCESS: Final = _counter(
+    "vllm:request_success", "Requests that ended, by reason.", _M, "finished_reason"
+)
+VLLM_TTFT: Final = _histogram(
+    "vllm:time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS, _M
+)
+VLLM_ITL: Final = _histogram(
+    "vllm:inter_token_latency_seconds", "Time between output tokens.", ITL_BUCKETS, _M
+)
+VLLM_TPOT: Final = _histogram(
+    "vllm:request_time_per_output_token_seconds",
+    "Mean time per output token of a request, after its first.",
+    ITL_BUCKETS,
+    _M,
+)
+VLLM_E2E: Final = _histogram(
+    "vllm:e2e_request_latency_seconds", "Time from arrival to last token.", LATENCY_BUCKETS, _M
+)
+VLLM_QUEUE_TIME: Final = _histogram(
+    "vllm:request_queue_time_seconds", "Time in the waiting queue.", LATENCY_BUCKETS, _M
+)
+VLLM_REQUEST_PROMPT_TOKENS: Final = _histogram(
+    "vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS, _M
+)
+VLLM_REQUEST_GENERATION_TOKENS: Final = _histogram(
+    "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS, _M
+)
+WORKER_BLOCKS: Final = _gauge(
+    "penstock_worker_kv_blocks", "KV blocks by state; the states add up to the pool.", _M, "state"
+)
+WORKER_STEP_SECONDS: Final = _histogram(
+    "penstock_worker_step_seconds", "Duration of an engine step.", STEP_BUCKETS, _M
+)
+WORKER_STEP_TOKENS: Final = _counter(
+    "penstock_worker_step_tokens", "Tokens computed in engine steps, by kind.", _M, "kind"
+)
+WORKER_DRAINING: Final = _gauge(
+    "penstock_worker_draining", "1 while the worker refuses new requests and finishes its own.", _M
+)
+WORKER_LOAD_SECONDS: Final = _gauge(
+    "penstock_worker_load_seconds", "Time from process start until ready to serve.", _M
+)
+
+WORKER: Final = (
+    VLLM_RUNNING, VLLM_WAITING, VLLM_KV_USAGE, VLLM_PREFIX_QUERIES, VLLM_PREFIX_HITS,
+    VLLM_PREEMPTIONS, VLLM_PROMPT_TOKENS, VLLM_GENERATION_TOKENS, VLLM_REQUEST_SUCCESS,
+    VLLM_TTFT, VLLM_ITL, VLLM_TPOT, VLLM_E2E, VLLM_QUEUE_TIME, VLLM_REQUEST_PROMPT_TOKENS,
+    VLLM_REQUEST_GENERATION_TOKENS, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS,
+    WORKER_DRAINING, WORKER_LOAD_SECONDS,
+)  # fmt: skip
+"""What a worker exports. Label model_name is the served name."""
+
+# --- gateway ------------------------------------------------------------------------------------
+
+GATEWAY_ARRIVALS: Final = _counter(
+    "penstock_gateway_arrivals",
+    "Requests admitted or queued for a model: the offered load that the autoscaler sizes by.",
+    "model",
+)
+GATEWAY_PROMPT_BYTES: Final = _counter(
+    "penstock_gateway_prompt_bytes", "Bytes of prompt text that arrived.", "model"
+)
+GATEWAY_OUTCOMES: Final = _counter(
+    "penstock_gateway_outcomes",
+    "Requests that ended, each with exactly one outcome.",
+    "model",
+    "outcome",
+)
+GATEWAY_REFUSALS: Final = _counter(
+    "penstock_gateway_refusals", "Requests refused before admission, by error code.", "code"
+)
+GATEWAY_IN_FLIGHT: Final = _gauge(
+    "penstock_gateway_in_flight", "Requests sent to a worker and not ended.", "model"
+)
+GATEWAY_TTFT: Final = _histogram(
+    "penstock_gateway_time_to_first_byte_seconds",
+    "From arrival to the first body byte from the worker.",
+    TTFT_BUCKETS,
+    "model",
+)
+GATEWAY_DURATION: Final = _histogram(
+    "penstock_gateway_request_duration_seconds",
+    "From arrival to the outcome.",
+    LATENCY_BUCKETS,
+    "model",
+)
+GATEWAY_OVERHEAD: Final = _histogram(
+    "penstock_gateway_dispatch_seconds",
+    "From the complete request to the first byte sent to a worker.",
+    DISPATCH_BUCKETS,
+    "model",
+)
+GATEWAY_WORKERS: Final = _gauge(
+    "penstock_gateway_workers", "Workers known to the gateway, by state.", "deployment", "state"
+)
+GATEWAY_RETRIES: Final = _counter(
+    "penstock_gateway_retries", "Requests sent again before their first byte.", "model"
+)
+GATEWAY_PREFIX_PREDICTED: Final = _counter(
+    "penstock_gateway_prefix_predicted_bytes",
+    "Prompt bytes that the chosen worker was expected to have cached.",
+    "model",
+)
+
+GATEWAY: Final = (
+    GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
+    GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
+    GATEWAY_PREFIX_PREDICTED,
+)  # fmt: skip
+
+ALL: Final = WORKER + GATEWAY
+
+
+class Outcome(Enum):
+    """How an admitted request ended; every admitted request has exactly one."""
+
+    COMPLETE = "complete"
+    ERROR = "error"
+    CANCELLED = "cancelled"

@@ -1,0 +1,1 @@
+"""The operator: plans what an InferenceDeployment needs and keeps it running."""

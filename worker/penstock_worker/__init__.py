@@ -1,0 +1,1 @@
+"""The worker: a paged-attention engine behind an OpenAI-compatible server."""

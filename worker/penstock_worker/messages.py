@@ -1,0 +1,154 @@
+"""Messages between the server process and the engine process.
+
+They travel as msgpack over a socket pair, one length-prefixed message each, so the engine's step
+never waits for HTTP and HTTP never waits for a step. Nothing here imports torch.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is drawn. Defaults are OpenAI's."""
+
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens whose mass reaches p."""
+    min_p: float = 0.0
+    """Keep tokens at least min_p times as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in prompt or output."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of a token in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted per occurrence in the output."""
+    logit_bias: dict[int, float] = {}
+    """Added to the logits of single tokens."""
+    seed: int = 0
+    """Draws are a function of (seed, choice, position) and nothing else."""
+    choice: int = 0
+    """Index among the n choices of the API request."""
+    logprobs: int | None = None
+    """Report the sampled token's log-probability and this many alternatives."""
+
+
+class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
+    """Generate from a prompt."""
+
+    id: str
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    min_tokens: int = 0
+    """No stop token is drawn before so many tokens."""
+    stop_token_ids: list[int] = []
+    """End after one of these (it is reported as the last token)."""
+    priority: int = 0
+    """Higher is scheduled first."""
+    salt: bytes = b""
+    """Requests with different salts share no KV blocks."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Forget requests and free their blocks; no further output follows for them."""
+
+    ids: list[str]
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """End the engine process."""
+
+
+Command = AddRequest | Abort | Stop
+
+
+class FinishReason(StrEnum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    """A stop token (or, decided by the server, a stop string)."""
+    LENGTH = "length"
+    """max_tokens or the model's context was reached."""
+    ABORT = "abort"
+    """The engine gave it up: see `Output.error`."""
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one output position."""
+
+    logprob: float
+    """Of the sampled token."""
+    top: list[tuple[int, float]]
+    """(token id, log-probability), likeliest first."""
+
+
+class Output(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one step produced for one request."""
+
+    id: str
+    tokens: list[int]
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] = []
+    """One per token, when asked for."""
+    cached_tokens: int = 0
+    """Prompt tokens taken from the prefix cache; final from the first output on."""
+    queue_seconds: float = 0.0
+    """Time until first scheduled; set with the first output."""
+    error: str = ""
+    """For people, with ABORT."""
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The engine's state after a step; counters run from the engine's start."""
+
+    running: int
+    waiting: int
+    blocks_free: int
+    """Empty blocks."""
+    blocks_cached: int
+    """Unreferenced blocks that hold a reusable prefix."""
+    blocks_used: int
+    """Blocks of live requests."""
+    prefix_queries: int
+    """Prompt tokens looked up."""
+    prefix_hits: int
+    """Prompt tokens found."""
+    preemptions: int
+    step_seconds: float
+    """Duration of this step; 0 when idle."""
+    prefill_tokens: int
+    """Prompt tokens computed in this step."""
+    decode_tokens: int
+    """Sequences that decoded in this step."""
+
+
+class Batch(msgspec.Struct, frozen=True, tag="batch"):
+    """Everything that one step has to tell."""
+
+    outputs: list[Output]
+    stats: Stats
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The engine is loaded, warmed up and has generated a token."""
+
+    epoch: str
+    """Random per engine start; cached prefixes never outlive it."""
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    vocab_size: int
+    load_seconds: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The engine cannot start or go on; the process ends after this."""
+
+    message: str
+
+
+Event = Ready | Batch | Failed

@@ -1,0 +1,66 @@
+# Everything a developer does, one command each. `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# torch: the CPU build, from wherever pip is told to find one, else from PyTorch's own index; the
+# default build of the package index brings gigabytes of CUDA.
+TORCH_SOURCE ?= $(if $(PIP_FIND_LINKS),,--index-url https://download.pytorch.org/whl/cpu)
+PLATFORM := $(shell $(PYTHON) -c 'import platform, sys; print(*sys.version_info[:2], platform.machine(), platform.system(), sep="-")')
+TORCH := $(if $(filter 3-11-x86_64-Linux,$(PLATFORM)),--require-hashes -r requirements/torch.txt,torch==2.13.0)
+
+.PHONY: help
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
+	@echo "Installing Penstock into $(VENV) (about a minute; the CPU build of torch is 200 MB)"
+	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or later; this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TORCH_SOURCE) $(TORCH)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed  ## Make the virtual environment with everything in it
+
+.PHONY: demo
+demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: the whole line in a minute
+	@$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: check  ## All checks and tests, as CI runs them
+	@$(BIN)/pytest
+
+.PHONY: check
+check: $(VENV)/.installed  ## Lint, types, import rules, generated files
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m penstock_contract.generate --check
+
+.PHONY: fix
+fix: $(VENV)/.installed  ## Format, and fix what the linter can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: generate
+generate: $(VENV)/.installed  ## Write crds/ and docs/reference/ from the contract
+	@$(BIN)/python -m penstock_contract.generate
+
+.PHONY: lock
+lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with hashes
+	@$(BIN)/pip install --quiet uv
+	@for extra in operator gateway worker; do \
+	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-package torch --no-header --quiet --output-file requirements/$$extra.txt || exit 1; done
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-package torch --no-header --quiet --output-file requirements/dev.txt
+
+.PHONY: clean
+clean:  ## Remove the virtual environment and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,80 @@
+"""Engines for tests, without a process around them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from penstock_worker.attention.reference import ReferenceAttention
+from penstock_worker.block_pool import BlockPool
+from penstock_worker.engine import Engine
+from penstock_worker.messages import AddRequest, Batch, Output, Sampling
+from penstock_worker.model.config import read_config
+from penstock_worker.model.decoder import load_decoder
+from penstock_worker.runner import TorchRunner
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def torch_engine(
+    folder: Path,
+    *,
+    num_blocks: int = 256,
+    block_size: int = 16,
+    budget: int = 4096,
+    max_num_seqs: int = 64,
+    caching: bool = True,
+) -> Engine:
+    """Return a real engine on the checkpoint in `folder`."""
+    config = read_config(folder)
+    attention = ReferenceAttention(
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        dtype=torch.float32,
+    )
+    decoder = load_decoder(folder, config, torch.float32, config.max_position)
+    return Engine(
+        TorchRunner(decoder, attention),
+        BlockPool(num_blocks, block_size, caching=caching),
+        max_model_len=config.max_position,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
+    )
+
+
+def drain(engine: Engine) -> list[Batch]:
+    """Step until the engine is idle, checking the pool's invariants after each step."""
+    batches = []
+    while engine.busy:
+        batches.append(engine.step())
+        engine.pool.check()
+    return batches
+
+
+def generate(
+    engine: Engine,
+    prompts: Iterable[list[int]],
+    count: int,
+    sampling: Sampling = GREEDY,
+    **options: Any,
+) -> list[list[int]]:
+    """Run prompts together and return the tokens of each."""
+    names = []
+    for index, prompt in enumerate(prompts):
+        names.append(f"r{index}")
+        message = AddRequest(
+            id=names[-1], prompt=prompt, max_tokens=count, sampling=sampling, **options
+        )
+        assert engine.add(message) is None
+    return collect(names, [output for batch in drain(engine) for output in batch.outputs])
+
+
+def collect(names: list[str], outputs: Iterable[Output]) -> list[list[int]]:
+    """Join the tokens of each request, in the order of `names`."""
+    tokens: dict[str, list[int]] = {name: [] for name in names}
+    for output in outputs:
+        tokens[output.id] += output.tokens
+    return [tokens[name] for name in names]

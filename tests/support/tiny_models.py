@@ -1,0 +1,70 @@
+"""Random-weight checkpoints of every supported family, made by transformers itself."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 144,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,  # far from uniform, so that equal greedy tokens mean something
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+FAMILIES: dict[str, Any] = {
+    "llama-gqa": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "llama-mha": lambda: LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_key_value_heads": 4})),
+    "llama-mqa-tied": lambda: LlamaForCausalLM(
+        LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}, tie_word_embeddings=True)
+    ),
+    "llama-head-dim": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, head_dim=32)),
+    "llama3-rope": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE)),
+    "linear-rope": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **SHAPE,
+            rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        )
+    ),
+    "llama-bias": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+}
+
+
+def make(family: str, folder: Path) -> Any:
+    """Write a checkpoint of a family into `folder` and return the transformers model."""
+    torch.manual_seed(1)
+    model = FAMILIES[family]().eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    return model

@@ -1,0 +1,143 @@
+"""The engine: schedule → run → commit, and what each step has to tell.
+
+It owns the requests; it knows neither sockets nor torch. `step` is the whole of continuous batching
+in one screen.
+"""
+
+import time
+from collections.abc import Callable
+
+from penstock_worker.block_pool import BlockPool
+from penstock_worker.messages import (
+    AddRequest,
+    Batch,
+    FinishReason,
+    Output,
+    Stats,
+    TokenLogprobs,
+)
+from penstock_worker.request import Request
+from penstock_worker.runner import Runner, Sampled
+from penstock_worker.scheduler import Scheduler, Step
+
+
+class Engine:
+    """Generates for many requests at once.
+
+    Args:
+        runner: computes tokens.
+        pool: KV blocks.
+        max_model_len: longest prompt + output in tokens.
+        max_num_seqs: requests that run at once.
+        max_num_batched_tokens: token budget of a step.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        pool: BlockPool,
+        *,
+        max_model_len: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = pool
+        self.scheduler = Scheduler(pool, max_num_seqs, max_num_batched_tokens)
+        self._runner = runner
+        self._max_model_len = max_model_len
+        self._clock = clock
+        self._arrivals = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self.scheduler.running or self.scheduler.num_waiting)
+
+    def add(self, message: AddRequest) -> Output | None:
+        """Accept a request; an Output is a refusal, with the reason."""
+        self._arrivals += 1
+        request = Request.from_message(
+            message,
+            arrival=self._arrivals,
+            now=self._clock(),
+            max_model_len=self._max_model_len,
+        )
+        if not message.prompt or len(message.prompt) >= self._max_model_len:
+            limit = self._max_model_len - 1
+            return _refusal(message, f"the prompt must have 1 to {limit} tokens")
+        try:
+            self.scheduler.add(request)
+        except ValueError as error:
+            return _refusal(message, str(error))
+        return None
+
+    def abort(self, ids: list[str]) -> None:
+        """Forget requests and free their blocks."""
+        self.scheduler.abort(ids)
+
+    def step(self) -> Batch:
+        """Compute one step for everything that was scheduled, and return what came of it."""
+        began = self._clock()
+        step = self.scheduler.schedule()
+        sampled = iter(self._runner.run(step.slices) if step.slices else [])
+        self.scheduler.commit(step)
+        outputs = [
+            self._append(part.request, next(sampled), began) for part in step.slices if part.samples
+        ]
+        return Batch(outputs, self.stats(step, self._clock() - began))
+
+    def stats(self, step: Step | None = None, seconds: float = 0.0) -> Stats:
+        """Return the engine's state; without a step, at rest."""
+        slices = step.slices if step else []
+        decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
+        counts = self.pool.counts()
+        scheduler = self.scheduler
+        return Stats(
+            running=len(scheduler.running),
+            waiting=scheduler.num_waiting,
+            blocks_free=counts.free,
+            blocks_cached=counts.cached,
+            blocks_used=counts.used,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            preemptions=scheduler.preemptions,
+            step_seconds=seconds,
+            prefill_tokens=sum(part.count for part in slices) - decoding,
+            decode_tokens=decoding,
+        )
+
+    def _append(self, request: Request, sampled: Sampled, now: float) -> Output:
+        token, logprobs = sampled
+        first = request.queue_seconds is None
+        if first:
+            request.queue_seconds = max(0.0, now - request.arrived_at)
+        request.tokens.append(token)
+        reason = _finish_reason(request, token)
+        if reason is not None:
+            self.scheduler.finish(request)
+        return Output(
+            id=request.id,
+            tokens=[token],
+            finish_reason=reason,
+            logprobs=_listed(logprobs),
+            cached_tokens=request.cached_tokens,
+            queue_seconds=request.queue_seconds or 0.0,
+        )
+
+
+def _finish_reason(request: Request, token: int) -> FinishReason | None:
+    if token in request.stop_tokens and request.output_length >= request.min_tokens:
+        return FinishReason.STOP
+    if len(request.tokens) >= request.max_length:
+        return FinishReason.LENGTH
+    return None
+
+
+def _refusal(message: AddRequest, error: str) -> Output:
+    return Output(id=message.id, tokens=[], finish_reason=FinishReason.ABORT, error=error)
+
+
+def _listed(logprobs: TokenLogprobs | None) -> list[TokenLogprobs]:
+    return [] if logprobs is None else [logprobs]

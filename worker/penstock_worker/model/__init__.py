@@ -1,0 +1,1 @@
+"""One decoder, described by its configuration, loaded from Hugging Face checkpoints."""

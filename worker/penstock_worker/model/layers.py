@@ -1,0 +1,68 @@
+"""The decoder's building blocks: linear layers, packed for the CPU, and rotary tables."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from penstock_worker.model.config import ModelConfig
+
+
+class Linear:
+    """y = x Wᵀ + b.
+
+    On a CPU in float32 the weight is packed once into oneDNN's blocked layout, which spares every
+    call the reordering (up to three times faster for few rows). Shapes: weight [out, in],
+    x [tokens, in], y [tokens, out].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._bias = bias
+        self._packed = weight.dtype is torch.float32 and torch._C._has_mkldnn
+        self._weight = (
+            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+            if self._packed
+            else weight
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x Wᵀ + b."""
+        if self._packed:
+            packed: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self._weight, self._bias, "none", [], ""
+            )
+            return packed
+        return functional.linear(x, self._weight, self._bias)
+
+
+def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """Return cos and signed sin of every position, each [length, 1, head_dim], float32.
+
+    RoFormer (Su et al., 2021) in Llama's half-split form; the sine's first half is negated so that
+    a rotation is `x · cos + roll(x, head_dim / 2) · sin`.
+    """
+    frequencies = _frequencies(config)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions. x [tokens, heads, head_dim]; cos and sin [tokens, 1, head_dim]."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def _frequencies(config: ModelConfig) -> Tensor:
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**steps
+    scaling = config.rope_scaling
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    if scaling.kind == "llama3":
+        # Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
+        turns = scaling.original_max_position * frequencies / (2 * math.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    return frequencies

@@ -1,0 +1,92 @@
+"""Reads tensors from safetensors checkpoints, single or sharded, checked before use.
+
+safetensors only: a pickle can run code when it is read. Shards may lie nowhere but in the folder.
+Files are mapped, not read, so only what is used is paged in.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from penstock_worker.model.config import UnsupportedModel
+
+
+class Checkpoint:
+    """The tensors of a checkpoint by name; use as a context manager.
+
+    Args:
+        folder: the checkpoint in Hugging Face layout.
+        dtype: every tensor is converted to it.
+
+    Raises:
+        UnsupportedModel: there are no safetensors, or one of the files is damaged.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._stack = ExitStack()
+        self._file_of: dict[str, Any] = {}
+        self._unread: set[str] = set()
+        for path in _files(folder):
+            try:
+                opened = self._stack.enter_context(safe_open(str(path), framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise UnsupportedModel(f"{path.name} is not a safetensors file: {error}") from error
+            self._file_of.update(dict.fromkeys(opened.keys(), opened))
+        self._unread.update(self._file_of)
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a tensor, converted, after checking its shape.
+
+        Raises:
+            UnsupportedModel: it is missing, or its shape contradicts config.json.
+        """
+        if name not in self._file_of:
+            raise UnsupportedModel(f"the checkpoint has no tensor {name}")
+        found = tuple(self._file_of[name].get_slice(name).get_shape())
+        if found != shape:
+            raise UnsupportedModel(f"{name} has shape {found}, config.json says {shape}")
+        self._unread.discard(name)
+        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
+        return tensor.to(self._dtype)
+
+    def refuse_leftovers(self, *known: str) -> None:
+        """Refuse tensors that nobody took: the model has parts that would be ignored."""
+        extra = sorted(
+            name for name in self._unread if not name.endswith((*known, "rotary_emb.inv_freq"))
+        )
+        if extra:
+            raise UnsupportedModel(f"the checkpoint has tensors of another model: {extra[:3]}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        if not (folder / "model.safetensors").is_file():
+            raise UnsupportedModel(
+                f"{folder} has no model.safetensors (other formats are not read: they can run code)"
+            )
+        yield folder / "model.safetensors"
+        return
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UnsupportedModel(f"{index.name} is damaged: {error!r}") from error
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UnsupportedModel(f"{index.name} names {name!r}, which is outside the folder")
+        yield folder / name

@@ -1,0 +1,81 @@
+"""A request inside the engine: its known tokens, how far they are computed, its block table."""
+
+from dataclasses import dataclass, field
+
+from penstock_contract.blocks import SEED, block_hash
+from penstock_worker.messages import AddRequest, Sampling
+
+
+@dataclass(eq=False)
+class Request:
+    """The state of one request. Known tokens are prompt and output; computed ones have KV."""
+
+    id: str
+    tokens: list[int]
+    prompt_length: int
+    max_length: int
+    """Known tokens at which the request ends with `length`."""
+    sampling: Sampling
+    min_tokens: int
+    stop_tokens: frozenset[int]
+    priority: int
+    salt: bytes
+    arrival: int
+    """Order of arrival, a counter: it breaks ties of priority."""
+    arrived_at: float
+    """Monotonic seconds."""
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    """Chained hashes of the full blocks of the known tokens, as far as they were needed."""
+    named: int = 0
+    """Blocks of the table that the pool was offered under their names."""
+    admitted: bool = False
+    """Whether it ever ran; a preempted request is admitted again but counted once."""
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache gave on first admission."""
+    queue_seconds: float | None = None
+    """Time until first scheduled."""
+
+    @classmethod
+    def from_message(
+        cls, message: AddRequest, *, arrival: int, now: float, max_model_len: int
+    ) -> "Request":
+        """Return the request that a message asks for, clipped to the model's context."""
+        return cls(
+            id=message.id,
+            tokens=list(message.prompt),
+            prompt_length=len(message.prompt),
+            max_length=min(len(message.prompt) + message.max_tokens, max_model_len),
+            sampling=message.sampling,
+            min_tokens=message.min_tokens,
+            stop_tokens=frozenset(message.stop_token_ids),
+            priority=message.priority,
+            salt=message.salt,
+            arrival=arrival,
+            arrived_at=now,
+        )
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Sort key: the most urgent request is the smallest."""
+        return (-self.priority, self.arrival)
+
+    @property
+    def pending(self) -> int:
+        """Known tokens whose KV is still to be computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_length(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_length
+
+    def full_block_names(self, block_size: int, count: int) -> list[bytes]:
+        """Return the names of the first `count` blocks, all of which must be full."""
+        while len(self.names) < count:
+            start = len(self.names) * block_size
+            parent = self.names[-1] if self.names else SEED
+            block = self.tokens[start : start + block_size]
+            self.names.append(block_hash(parent, block, self.salt))
+        return self.names[:count]

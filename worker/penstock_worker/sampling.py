@@ -1,0 +1,125 @@
+"""Draws the next token of every row of a batch.
+
+Draws are counter-based: the random number is a hash of (seed, choice, position) and nothing else.
+A request that was preempted, or continued by another worker, draws what it would have drawn, and a
+row's draw does not depend on the rows beside it.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from penstock_worker.messages import Sampling, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of logits is sampled with."""
+
+    sampling: Sampling
+    prompt: Sequence[int]
+    output: Sequence[int]
+    forbidden: Sequence[int]
+    """Tokens that must not be drawn (stop tokens before `min_tokens`)."""
+
+
+def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """Return a token and, where asked for, log-probabilities for every row.
+
+    Args:
+        logits: [rows, vocab], float32; changed in place by penalties.
+        rows: one per row of logits.
+    """
+    reported = _log_softmax_where_wanted(logits, rows)
+    for index, row in enumerate(rows):
+        _adjust(logits[index], row)
+    tokens = logits.argmax(-1)
+    drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        tokens[drawn] = _draw(logits[drawn], [rows[index] for index in drawn])
+    chosen: list[int] = tokens.tolist()
+    return chosen, [
+        None if table is None else _report(table, token, row.sampling.logprobs or 0)
+        for table, token, row in zip(reported, chosen, rows, strict=True)
+    ]
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """Return a number in [0, 1) that depends on the arguments only."""
+    key = struct.pack("<qqq", seed, choice, position)
+    (bits,) = struct.unpack("<Q", hashlib.blake2b(key, digest_size=8).digest())
+    return float(bits >> 11) * 2.0**-53
+
+
+def _adjust(logits: Tensor, row: Row) -> None:
+    """Apply penalties, bias and bans to one row. Order as in vLLM; most rows have none of them."""
+    wanted = row.sampling
+    if wanted.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*row.prompt, *row.output}))
+        values = logits[seen]
+        factor = wanted.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / factor, values * factor)
+    if row.output and (wanted.frequency_penalty or wanted.presence_penalty):
+        seen, counts = torch.unique(torch.tensor(row.output), return_counts=True)
+        logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
+    for token, bias in wanted.logit_bias.items():
+        logits[token] += bias
+    for token in row.forbidden:
+        logits[token] = -torch.inf
+
+
+def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Draw from each row by inverting its cumulative distribution at a counter-based number."""
+    wanted = [row.sampling for row in rows]
+    scaled = logits / torch.tensor([s.temperature for s in wanted])[:, None]
+    numbers = torch.tensor(
+        [uniform(s.seed, s.choice, len(r.output)) for s, r in zip(wanted, rows, strict=True)],
+        dtype=torch.float64,
+    )
+    if all(s.top_k == 0 and s.top_p >= 1.0 and s.min_p == 0.0 for s in wanted):
+        return _invert(scaled.softmax(-1).double(), numbers)
+    ranked, tokens = torch.sort(scaled, dim=-1, descending=True, stable=True)
+    kept = _keep(ranked.softmax(-1).double(), wanted)
+    return tokens.gather(-1, _invert(kept, numbers)[:, None])[:, 0]
+
+
+def _keep(mass: Tensor, wanted: Sequence[Sampling]) -> Tensor:
+    """Zero the probabilities, sorted downwards, that top_k, top_p and min_p exclude."""
+    vocab = mass.shape[-1]
+    top_k = torch.tensor([s.top_k or vocab for s in wanted])[:, None]
+    top_p = torch.tensor([s.top_p for s in wanted], dtype=torch.float64)[:, None]
+    min_p = torch.tensor([s.min_p for s in wanted], dtype=torch.float64)[:, None]
+    mass = mass.masked_fill(torch.arange(vocab)[None] >= top_k, 0.0)
+    mass = mass / mass.sum(-1, keepdim=True)
+    before = mass.cumsum(-1) - mass
+    excluded = (before >= top_p) | (mass < min_p * mass[:, :1])
+    excluded[:, 0] = False  # the likeliest token always stays
+    return mass.masked_fill(excluded, 0.0)
+
+
+def _invert(mass: Tensor, numbers: Tensor) -> Tensor:
+    """Return the first index at which the cumulative mass exceeds number · total."""
+    cumulative = mass.cumsum(-1)
+    targets = numbers[:, None] * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    # Rounding may point behind the last token that has any mass.
+    last = mass.shape[-1] - 1 - (mass.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(found, last)
+
+
+def _log_softmax_where_wanted(logits: Tensor, rows: Sequence[Row]) -> list[Tensor | None]:
+    """Log-probabilities are the model's own: before penalties and temperature, as in vLLM."""
+    return [
+        None if row.sampling.logprobs is None else logits[index].log_softmax(-1)
+        for index, row in enumerate(rows)
+    ]
+
+
+def _report(table: Tensor, token: int, count: int) -> TokenLogprobs:
+    values, tokens = table.topk(min(count, table.shape[-1]))
+    top = list(zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(logprob=float(table[token]), top=top)

@@ -1,0 +1,199 @@
+"""Decides what the next engine step computes. Plain Python, no torch, no clock.
+
+There is no prefill phase and no decode phase: every request catches up from computed to known
+tokens under one token budget per step. A decoding request is one token behind, a new one its whole
+prompt, and long prompts are cut into chunks by the budget. Running requests come first, so a prompt
+never stalls decoding; waiting ones are admitted by priority, then arrival, while blocks last. When
+a running request needs a block and none is left, the least urgent running request is preempted: its
+blocks are released and it is computed again later (recompute, Kwon et al., "PagedAttention", SOSP
+2023, §4.5), most of it from the prefix cache.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from penstock_worker.block_pool import BlockPool
+from penstock_worker.request import Request
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Tokens `start` to `start + count` of a request, computed in this step."""
+
+    request: Request
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the slice reaches the last known token, so that a new one is drawn."""
+        return self.start + self.count == len(self.request.tokens)
+
+
+@dataclass
+class Step:
+    """One step's work, and who had to give way for it."""
+
+    slices: list[Slice] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+
+
+class Scheduler:
+    """The waiting and the running queue.
+
+    Args:
+        pool: where blocks come from.
+        max_num_seqs: requests that run at once.
+        max_num_batched_tokens: token budget of a step.
+    """
+
+    def __init__(self, pool: BlockPool, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.pool = pool
+        self.running: list[Request] = []  # most urgent first
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self._max_num_seqs = max_num_seqs
+        self._budget = max_num_batched_tokens
+        self._waiting: list[tuple[tuple[int, int], Request]] = []
+        self._requests: dict[str, Request] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission."""
+        return len(self._waiting)
+
+    def fits(self, request: Request) -> bool:
+        """Return whether the request could ever run to its end, alone in the pool."""
+        return self._blocks_for(request.max_length) <= self.pool.num_blocks
+
+    def add(self, request: Request) -> None:
+        """Put a request into the waiting queue.
+
+        Raises:
+            ValueError: its id is taken, or it could never fit: the engine would wait for ever.
+        """
+        if request.id in self._requests:
+            raise ValueError(f"request id {request.id!r} is already in use")
+        if not self.fits(request):
+            raise ValueError(f"request {request.id!r} can never fit into the KV cache")
+        self._requests[request.id] = request
+        heapq.heappush(self._waiting, (request.urgency, request))
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Forget requests, wherever they are; unknown ids are ignored."""
+        for request_id in ids:
+            request = self._requests.get(request_id)
+            if request is not None:
+                self.finish(request)
+
+    def finish(self, request: Request) -> None:
+        """Take a request out and release its blocks; full ones stay findable."""
+        del self._requests[request.id]
+        if request in self.running:
+            self.running.remove(request)
+            self._release(request)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
+            heapq.heapify(self._waiting)
+
+    def schedule(self) -> Step:
+        """Choose the slices of the next step and give them their blocks."""
+        step = Step()
+        budget = self._schedule_running(step, self._budget)
+        self._schedule_waiting(step, budget)
+        return step
+
+    def commit(self, step: Step) -> None:
+        """Record that the step's slices are computed; full blocks become findable."""
+        for part in step.slices:
+            request = part.request
+            request.computed = part.start + part.count
+            full = request.computed // self.pool.block_size
+            if self.pool.caching and full > request.named:
+                names = request.full_block_names(self.pool.block_size, full)
+                for index in range(request.named, full):
+                    self.pool.name(request.blocks[index], names[index])
+                request.named = full
+
+    def _schedule_running(self, step: Step, budget: int) -> int:
+        for request in list(self.running):
+            if budget == 0:
+                break
+            if request not in self.running:  # preempted for a more urgent one
+                continue
+            count = min(request.pending, budget)
+            if self._grow(request, request.computed + count, step):
+                step.slices.append(Slice(request, request.computed, count))
+                budget -= count
+        return budget
+
+    def _schedule_waiting(self, step: Step, budget: int) -> None:
+        if step.preempted:
+            return  # blocks are short: admitting now would only preempt again
+        while budget and self._waiting and len(self.running) < self._max_num_seqs:
+            request = self._waiting[0][1]
+            count = self._admit(request, budget)
+            if not count:
+                break
+            heapq.heappop(self._waiting)
+            self.running.append(request)
+            self.running.sort(key=lambda running: running.urgency)
+            step.slices.append(Slice(request, request.computed, count))
+            budget -= count
+
+    def _admit(self, request: Request, budget: int) -> int:
+        """Give a waiting request its cached prefix and blocks; 0 when they are not to be had."""
+        prefix = self._cached_prefix(request)
+        cached = len(prefix) * self.pool.block_size
+        count = min(len(request.tokens) - cached, budget)
+        fresh = self._blocks_for(cached + count) - len(prefix)
+        if fresh + self.pool.idle(prefix) > self.pool.available:
+            return 0
+        self.pool.hold(prefix)
+        request.blocks = prefix + self.pool.allocate(fresh)
+        request.computed = cached
+        request.named = len(prefix)
+        if not request.admitted:
+            request.admitted = True
+            request.cached_tokens = cached
+            self.prefix_queries += request.prompt_length
+            self.prefix_hits += cached
+        return count
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        if not self.pool.caching:
+            return []
+        # At least one token must be computed, or there would be nothing to sample from.
+        full = (len(request.tokens) - 1) // self.pool.block_size
+        return self.pool.find(request.full_block_names(self.pool.block_size, full))
+
+    def _grow(self, request: Request, length: int, step: Step) -> bool:
+        """Extend the block table to `length` tokens, preempting less urgent requests for it."""
+        missing = self._blocks_for(length) - len(request.blocks)
+        while missing > self.pool.available:
+            victim = self.running[-1]
+            self._preempt(victim, step)
+            if victim is request:
+                return False
+        if missing > 0:
+            request.blocks += self.pool.allocate(missing)
+        return True
+
+    def _preempt(self, victim: Request, step: Step) -> None:
+        self.running.remove(victim)
+        self._release(victim)
+        heapq.heappush(self._waiting, (victim.urgency, victim))
+        step.slices = [part for part in step.slices if part.request is not victim]
+        step.preempted.append(victim)
+        self.preemptions += 1
+
+    def _release(self, request: Request) -> None:
+        self.pool.release(request.blocks)
+        request.blocks = []
+        request.computed = 0
+        request.named = 0
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.pool.block_size)

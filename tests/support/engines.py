@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from penstock_worker.attention.reference import ReferenceAttention
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine

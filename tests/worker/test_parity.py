@@ -12,11 +12,12 @@ import pytest
 import tiny_models
 import torch
 from engines import generate, torch_engine
+from transformers import AutoModelForCausalLM
+
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.reference import ReferenceAttention
 from penstock_worker.model.config import read_config
 from penstock_worker.model.decoder import load_decoder
-from transformers import AutoModelForCausalLM
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
@@ -96,7 +97,7 @@ def test_a_cached_prefix_changes_nothing(llama: tuple[Path, Any]) -> None:
     folder, model = llama
     engine = torch_engine(folder)
     shared = prompts(48)[0]
-    wanted = [shared, shared + [1, 2, 3], shared[:32] + [9], shared]
+    wanted = [shared, [*shared, 1, 2, 3], [*shared[:32], 9], shared]
     for prompt in wanted:
         assert generate(engine, [prompt], COUNT) == [expected(model, prompt)]
     assert engine.scheduler.prefix_hits >= 32 + 32 + 48

@@ -1,0 +1,224 @@
+"""`penstock-worker`: settings in, a serving process out."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from penstock_contract.api.base import quantity, seconds
+from penstock_worker.engine_process import EngineConfig
+from penstock_worker.model.config import UnsupportedModel, read_config
+from penstock_worker.server.app import create_app
+from penstock_worker.server.engine_client import EngineClient, EngineDied
+from penstock_worker.server.metrics import WorkerMetrics
+from penstock_worker.server.prepare import Served
+from penstock_worker.server.service import Service
+from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
+from penstock_worker.text.tokenizer import Tokenizer, TokenizerError
+
+log = logging.getLogger("penstock.worker")
+
+
+def main() -> None:
+    """Serve a model until told to stop."""
+    began = time.monotonic()
+    options = _parser().parse_args()
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    folder = Path(options.model)
+    try:
+        shape = read_config(folder)
+        tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
+        listener = _listen(options.host, options.port)
+    except (UnsupportedModel, TokenizerError, ChatTemplateError) as error:
+        sys.exit(_complaint(f"--model {folder}: {error}"))
+    except OSError as error:
+        address = f"{options.host}:{options.port}"
+        sys.exit(_complaint(f"--port: cannot listen on {address}: {error.strerror}"))
+    names = tuple(options.served_model_name or [folder.resolve().name])
+
+    def served(max_model_len: int) -> Served:
+        return Served(
+            names, tokenizer, template, shape.eos_token_ids, max_model_len, shape.vocab_size
+        )
+
+    runner = _Runner(options, names, listener, began)
+    sys.exit(asyncio.run(runner.run(served)))
+
+
+class _Runner:
+    """Ties the engine, the HTTP server and signals together."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        names: tuple[str, ...],
+        listener: socket.socket,
+        began: float,
+    ) -> None:
+        self._options = options
+        self._names = names
+        self._listener = listener
+        self._began = began
+
+    async def run(self, served: Callable[[int], Served]) -> int:
+        """Serve until drained or until the engine dies; return the exit status."""
+        registry = CollectorRegistry()
+        metrics = WorkerMetrics(registry, self._names[0])
+        client = EngineClient(_engine_config(self._options), metrics.batch)
+        service = Service(self._names, client, metrics)
+        server = _Server(service, registry, self._options)
+        await client.start()
+        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        watching = asyncio.create_task(self._watch(service, server, served))
+        await serving
+        watching.cancel()
+        failed = client.died.is_set()
+        await client.stop()
+        if failed:
+            log.error("the engine died: %s", client.failure)
+        return 1 if failed else 0
+
+    async def _watch(
+        self, service: Service, server: "_Server", served: Callable[[int], Served]
+    ) -> None:
+        """Open for requests when the engine is ready; close the server when it dies."""
+        try:
+            ready = await service.client.ready
+        except EngineDied:
+            server.should_exit = True
+            return
+        service.epoch = ready.epoch
+        service.served = served(ready.max_model_len)
+        service.metrics.loaded(time.monotonic() - self._began)
+        log.info(
+            "ready after %.1f s: %d KV blocks of %d tokens, context %d",
+            time.monotonic() - self._began,
+            ready.num_blocks,
+            ready.block_size,
+            ready.max_model_len,
+        )
+        await service.client.died.wait()
+        server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but the first signal drains instead of closing the door."""
+
+    def __init__(
+        self, service: Service, registry: CollectorRegistry, options: argparse.Namespace
+    ) -> None:
+        config = uvicorn.Config(
+            create_app(service, registry),
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=120,
+            timeout_graceful_shutdown=2,
+        )
+        super().__init__(config)
+        self._service = service
+        self._timeout: float = options.drain_timeout
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain on the first signal, leave at once on the second."""
+        self._loop.call_soon_threadsafe(self._on_signal, sig)
+
+    def _on_signal(self, sig: int) -> None:
+        if self._draining is None:
+            log.info("%s: draining", signal.Signals(sig).name)
+            self._draining = asyncio.create_task(self._drain())
+        else:
+            self.force_exit = self.should_exit = True
+
+    async def _drain(self) -> None:
+        if not await self._service.drain(self._timeout):
+            log.warning("requests were still running after %.0f s", self._timeout)
+        self.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def _engine_config(options: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        model=str(Path(options.model).resolve()),
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        block_size=options.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        prefix_caching=options.enable_prefix_caching,
+        kv_cache_bytes=options.kv_cache_memory,
+        threads=options.threads,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="penstock-worker", description=__doc__)
+    add = parser.add_argument
+    add("--model", required=True, help="folder of a checkpoint in Hugging Face layout")
+    add(
+        "--served-model-name",
+        action="append",
+        help="name that clients use; repeat it for aliases (default: the folder's name)",
+    )
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=8000)
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    add("--max-model-len", type=_positive, help="prompt + output (default: the model's limit)")
+    add("--block-size", type=_positive, default=16, help="tokens per KV block")
+    add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")
+    add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
+    add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
+    add("--kv-cache-memory", type=_quantity, help="like 512Mi (default: by memory, at most 1Gi)")
+    add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
+    add("--drain-timeout", type=_seconds, default=120.0, help="like 120s; for running requests")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _quantity(text: str) -> int:
+    try:
+        return int(quantity(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _complaint(problem: str) -> int:
+    """Say what is wrong on standard error; 2 is the status for wrong usage."""
+    sys.stderr.write(f"penstock-worker: {problem}\n")
+    return 2

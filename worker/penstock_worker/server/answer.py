@@ -1,0 +1,153 @@
+"""Turns a request's engine outputs into choices: text, stop strings, log-probabilities, usage."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_worker.messages import AddRequest, FinishReason, Output, TokenLogprobs
+from penstock_worker.server.engine_client import EngineClient, EngineDied
+from penstock_worker.server.metrics import RequestMetrics, WorkerMetrics
+from penstock_worker.text.stop import StopStrings
+from penstock_worker.text.tokenizer import TextStream
+
+
+@dataclass
+class Delta:
+    """What one engine output adds to one choice; empty deltas are not shown."""
+
+    index: int
+    text: str
+    tokens: list[int]
+    logprobs: list[TokenLogprobs]
+    finish_reason: str | None
+
+
+@dataclass
+class Usage:
+    """Tokens of a whole API request."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def body(self) -> dict[str, object]:
+        """Return the `usage` object of an answer."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+@dataclass
+class _Choice:
+    """One choice on its way: text that may still be a stop string is kept back with its tokens."""
+
+    index: int
+    text: TextStream
+    stop: StopStrings
+    metrics: RequestMetrics
+    pending: list[int] = field(default_factory=list)
+    pending_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    counted: bool = False
+    finished: bool = False
+
+    def take(self, output: Output) -> Delta | None:
+        """Return what an output makes visible."""
+        piece = ""
+        for place, token in enumerate(output.tokens):
+            self.pending.append(token)
+            if output.logprobs:
+                self.pending_logprobs.append(output.logprobs[place])
+            ends = output.finish_reason is FinishReason.STOP and place == len(output.tokens) - 1
+            # The stop token itself is not part of the text.
+            piece += "" if ends else self.stop.feed(self.text.feed(token))
+        reason = output.finish_reason
+        if self.stop.matched:
+            reason = FinishReason.STOP
+        elif reason is not None:
+            piece += self.stop.flush()
+        if not piece and reason is None:
+            return None
+        self.finished = reason is not None
+        delta = Delta(
+            self.index, piece, self.pending, self.pending_logprobs, reason and str(reason)
+        )
+        self.pending, self.pending_logprobs = [], []
+        return delta
+
+
+class Answer:
+    """Generates all choices of an API request.
+
+    Args:
+        client: the engine.
+        requests: one engine request per choice, in the order of indices.
+        texts: an incremental decoder per choice.
+        stops: stop strings.
+        prompt_tokens: of all prompts together, each counted once.
+        metrics: where the requests' latencies and sizes are kept.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        requests: list[AddRequest],
+        texts: list[TextStream],
+        stops: list[str],
+        prompt_tokens: int,
+        metrics: WorkerMetrics,
+    ) -> None:
+        arrived = time.monotonic()
+        self.usage = Usage(prompt_tokens=prompt_tokens)
+        self._client = client
+        self._requests = requests
+        self._choices = {
+            request.id: _Choice(
+                index, text, StopStrings(stops), metrics.request(len(request.prompt), arrived)
+            )
+            for index, (request, text) in enumerate(zip(requests, texts, strict=True))
+        }
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """Yield deltas of all choices, interleaved as they come.
+
+        Raises:
+            ApiError: the engine refused a request or died.
+        """
+        try:
+            async with aclosing(self._client.generate(self._requests)) as outputs:
+                async for output in outputs:
+                    delta = self._take(output)
+                    if delta is not None:
+                        yield delta
+        except EngineDied as error:
+            raise ApiError(ErrorCode.INTERNAL_ERROR, f"the engine died: {error}") from error
+        finally:
+            for choice in self._choices.values():
+                if not choice.finished:
+                    choice.metrics.finished("abort", time.monotonic())
+
+    def _take(self, output: Output) -> Delta | None:
+        choice = self._choices[output.id]
+        if choice.finished:
+            return None
+        if output.finish_reason is FinishReason.ABORT:
+            raise ApiError(ErrorCode.INVALID_REQUEST, output.error)
+        self.usage.completion_tokens += len(output.tokens)
+        if not choice.counted:
+            choice.counted = True
+            # Choices after the first share its prompt; the request's figure is the first one's.
+            if choice.index == 0:
+                self.usage.cached_tokens = output.cached_tokens
+        now = time.monotonic()
+        choice.metrics.output(output, now)
+        delta = choice.take(output)
+        if delta is not None and delta.finish_reason is not None:
+            choice.metrics.finished(delta.finish_reason, now)
+        if choice.stop.matched and output.finish_reason is None:
+            self._client.finish_early(output.id)
+        return delta

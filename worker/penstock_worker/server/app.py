@@ -1,0 +1,165 @@
+"""The routes of a worker."""
+
+import re
+import time
+import uuid
+from importlib.metadata import version
+from typing import TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ValidationError
+
+from penstock_contract import headers
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_worker.server import errors
+from penstock_worker.server.prepare import chat_prompt
+from penstock_worker.server.protocol import (
+    MAX_BODY_BYTES,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from penstock_worker.server.reply import Reply
+from penstock_worker.server.service import Service, events, whole
+from penstock_worker.server.stream import EventStream, unless_disconnected
+
+_JSON = re.compile(r"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def create_app(service: Service, registry: CollectorRegistry) -> FastAPI:
+    """Return the worker's ASGI app."""
+    app = FastAPI(title="Penstock worker", version=version("penstock"), openapi_url=None)
+    errors.install(app)
+    _completion_routes(app, service)
+    _text_routes(app, service)
+    _state_routes(app, service, registry)
+    return app
+
+
+def _completion_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await _complete(service, request, await _body(request, ChatRequest))
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _complete(service, request, await _body(request, CompletionRequest))
+
+
+def _text_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await _body(request, TokenizeRequest)
+        served = service.model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(
+                ErrorCode.INVALID_REQUEST, "send either prompt or messages", param="prompt"
+            )
+        if body.messages is not None:
+            tokens = chat_prompt(served, body.messages)
+        else:
+            tokens = served.tokenizer.encode(
+                body.prompt or "", add_special_tokens=body.add_special_tokens
+            )
+        found = {
+            "count": len(tokens),
+            "max_model_len": served.max_model_len,
+            "tokens": tokens,
+        }
+        return Reply(found)
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        body = await _body(request, DetokenizeRequest)
+        served = service.model(body.model)
+        for token in body.tokens:
+            if token >= served.vocab_size:
+                raise ApiError(
+                    ErrorCode.INVALID_REQUEST, f"token {token} does not exist", param="tokens"
+                )
+        text = served.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return Reply({"prompt": text})
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return Reply({"object": "list", "data": [_model(service, n) for n in service.names]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        if name not in service.names:
+            raise ApiError(ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} is not served here.")
+        return Reply(_model(service, name))
+
+
+def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        state = service.state
+        return Reply({"status": state}, 200 if state == "ok" else 503)
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return await health()
+
+    @app.get("/version")
+    async def get_version() -> Response:
+        return Reply({"version": version("penstock")})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _complete(
+    service: Service, request: Request, body: ChatRequest | CompletionRequest
+) -> Response:
+    began = time.perf_counter()
+    answer, bodies, choices = await service.answer(body)
+    found = request.headers.get(headers.REQUEST_ID, "")
+    own = {
+        headers.REQUEST_ID: found
+        if headers.REQUEST_ID_PATTERN.fullmatch(found)
+        else f"req-{uuid.uuid4().hex}",
+        headers.EPOCH: service.epoch,
+    }
+    if body.stream:
+        stream = events(service, answer, bodies, body.include_usage)
+        return EventStream(stream, own)
+    result = await unless_disconnected(request, lambda: whole(service, answer, bodies, choices))
+    own[headers.PROCESSING_MS] = str(round((time.perf_counter() - began) * 1000))
+    return Reply(result, headers=own)
+
+
+async def _body(request: Request, kind: type[Body]) -> Body:
+    """Read and check a JSON body; errors name the field."""
+    if not _JSON.fullmatch(request.headers.get("content-type", "")):
+        raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send content-type: application/json")
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY_BYTES:
+            raise ApiError(
+                ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes"
+            )
+    try:
+        return kind.model_validate(orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
+    except ValidationError as error:
+        raise errors.from_validation(error) from error
+
+
+def _model(service: Service, name: str) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "penstock",
+        "root": service.names[0],
+        "max_model_len": service.served.max_model_len if service.served else None,
+    }

@@ -1,0 +1,155 @@
+"""The server's end of the socket to the engine: starts the process, feeds it, hands out output."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
+
+from penstock_worker.engine_process import EngineConfig
+from penstock_worker.messages import (
+    Abort,
+    AddRequest,
+    Batch,
+    Failed,
+    FinishReason,
+    Output,
+    Ready,
+    Stats,
+    Stop,
+)
+from penstock_worker.wire import encode, event_decoder
+
+
+class EngineDied(Exception):
+    """The engine process ended; nothing can be generated any more."""
+
+
+class EngineClient:
+    """One engine process and the requests that it works on.
+
+    Args:
+        config: settings of the engine.
+        on_batch: called with every batch of the engine, for metrics.
+    """
+
+    def __init__(self, config: EngineConfig, on_batch: Callable[[Batch], None]) -> None:
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self.stats: Stats | None = None
+        self.died = asyncio.Event()
+        self.failure = ""
+        self._config = config
+        self._on_batch = on_batch
+        self._streams: dict[str, asyncio.Queue[Output | None]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the process; `ready` resolves when it can generate."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "penstock_worker.engine_process",
+                str(theirs.fileno()),
+                msgspec.json.encode(self._config).decode(),
+                pass_fds=[theirs.fileno()],
+            )
+        ours.setblocking(False)
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self._reading = asyncio.create_task(self._read(reader))
+
+    async def stop(self) -> None:
+        """End the process and wait for it."""
+        if self._writer is not None and not self.died.is_set():
+            self._writer.write(encode(Stop()))
+        if self._reading is not None:
+            await self._reading
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is not None:
+            await self._process.wait()
+
+    async def generate(self, requests: list[AddRequest]) -> AsyncGenerator[Output, None]:
+        """Yield the outputs of all requests as they come, until each has finished.
+
+        Whoever stops iterating early must close the generator: that aborts what is unfinished.
+
+        Raises:
+            EngineDied: before or while generating.
+        """
+        if self.died.is_set():
+            raise EngineDied(self.failure)
+        queue: asyncio.Queue[Output | None] = asyncio.Queue()
+        for request in requests:
+            self._streams[request.id] = queue
+            self._send(request)
+        try:
+            unfinished = len(requests)
+            while unfinished:
+                output = await queue.get()
+                if output is None:
+                    raise EngineDied(self.failure)
+                if output.finish_reason is not None:
+                    unfinished -= 1
+                yield output
+        finally:
+            self._forget([request.id for request in requests])
+
+    def finish_early(self, request_id: str) -> None:
+        """End one request (its stop string came): it reports `stop` and no more tokens."""
+        queue = self._streams.get(request_id)
+        self._forget([request_id])
+        if queue is not None:
+            queue.put_nowait(_ended(request_id))
+
+    def _forget(self, ids: list[str]) -> None:
+        live = [request_id for request_id in ids if self._streams.pop(request_id, None) is not None]
+        if live and not self.died.is_set():
+            self._send(Abort(live))
+
+    def _send(self, message: AddRequest | Abort) -> None:
+        if self._writer is not None:
+            self._writer.write(encode(message))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        decoder = event_decoder()
+        try:
+            while data := await reader.read(1 << 18):
+                for event in decoder.feed(data):
+                    self._handle(event)
+        except ConnectionError:
+            pass  # the same as the end of the stream
+        self._end()
+
+    def _handle(self, event: Ready | Batch | Failed) -> None:
+        match event:
+            case Ready():
+                self.ready.set_result(event)
+            case Failed(message):
+                self.failure = message
+            case Batch(outputs, stats):
+                self.stats = stats
+                self._on_batch(event)
+                for output in outputs:
+                    queue = self._streams.get(output.id)
+                    if queue is not None:
+                        if output.finish_reason is not None:
+                            del self._streams[output.id]
+                        queue.put_nowait(output)
+
+    def _end(self) -> None:
+        self.failure = self.failure or "the engine process ended unexpectedly"
+        self.died.set()
+        for queue in set(self._streams.values()):
+            queue.put_nowait(None)
+        if not self.ready.done():
+            self.ready.set_exception(EngineDied(self.failure))
+            self.ready.exception()  # the server asks later; an unasked exception would be logged
+
+
+def _ended(request_id: str) -> Output:
+    return Output(id=request_id, tokens=[], finish_reason=FinishReason.STOP)

@@ -1,0 +1,48 @@
+"""Every failure as an OpenAI error body, whatever raised it."""
+
+from fastapi import FastAPI, Request
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_worker.server.reply import Reply
+
+_BY_STATUS = {
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+}
+
+
+def response(error: ApiError) -> Reply:
+    """Return the HTTP response of an error."""
+    return Reply(error.body(), error.code.status, error.headers())
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """Return the first problem of a body, with the path of its field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier():  # pydantic adds the names of tried types; those are not fields
+            path += f".{part}" if path else part
+    return ApiError(ErrorCode.INVALID_REQUEST, f"{path}: {first['msg']}", param=path or None)
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every error in OpenAI's shape."""
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> Reply:
+        return response(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Reply:
+        code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
+        return response(ApiError(code, f"{request.method} {request.url.path}: {error.detail}"))
+
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, error: Exception) -> Reply:  # noqa: ARG001
+        # The text of an unexpected exception may quote a prompt: it stays out of the answer.
+        return response(ApiError(ErrorCode.INTERNAL_ERROR, "the worker failed on this request"))

@@ -1,0 +1,199 @@
+"""From a request body to engine requests: checks, prompts, sampling. Pure but for its arguments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from penstock_contract.blocks import MAX_SALT
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_worker.messages import AddRequest, Sampling
+from penstock_worker.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    Message,
+)
+from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
+from penstock_worker.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server knows of its model."""
+
+    names: tuple[str, ...]
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    eos_token_ids: tuple[int, ...]
+    max_model_len: int
+    vocab_size: int
+
+
+def chat_prompt(served: Served, messages: list[Message]) -> list[int]:
+    """Return the token ids of a conversation."""
+    plain = [_plain(message, index) for index, message in enumerate(messages)]
+    try:
+        text = served.chat_template.render(plain)
+    except ChatTemplateError as error:
+        raise ApiError(ErrorCode.INVALID_REQUEST, str(error), param="messages") from error
+    # The template writes its own special tokens.
+    return served.tokenizer.encode(text, add_special_tokens=False)
+
+
+def completion_prompts(served: Served, request: CompletionRequest) -> list[list[int]]:
+    """Return the token ids of each prompt of a completion request."""
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return [served.tokenizer.encode(prompt, add_special_tokens=True)]
+    if isinstance(prompt[0], int):
+        return [_known(served, prompt)]
+    if isinstance(prompt[0], str):
+        return [served.tokenizer.encode(str(p), add_special_tokens=True) for p in prompt]
+    return [_known(served, ids) for ids in prompt]
+
+
+def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
+    """Refuse what would otherwise be answered wrongly."""
+    if isinstance(request, ChatRequest):
+        if request.tools and request.tool_choice != "none":
+            raise _unsupported("tools", "send tool_choice 'none' or no tools")
+        if (request.response_format or {}).get("type", "text") != "text":
+            raise _unsupported("response_format", "only {'type': 'text'} is known")
+        if request.top_logprobs is not None and not request.logprobs:
+            raise ApiError(
+                ErrorCode.INVALID_REQUEST,
+                "top_logprobs needs logprobs: true",
+                param="top_logprobs",
+            )
+        return
+    if request.suffix:
+        raise _unsupported("suffix", "leave it out")
+    if request.best_of is not None and request.best_of != request.n:
+        raise _unsupported("best_of", "use n")
+    if request.echo and request.logprobs is not None:
+        raise _unsupported("echo", "echo and logprobs do not go together yet")
+
+
+def engine_requests(
+    served: Served,
+    request: ChatRequest | CompletionRequest,
+    prompts: list[list[int]],
+    request_id: str,
+    seed: int,
+) -> list[AddRequest]:
+    """Return one engine request per prompt and choice, in the order of choice indices.
+
+    Args:
+        served: the model.
+        request: the checked body.
+        prompts: token ids of each prompt.
+        request_id: prefix of the engine requests' ids.
+        seed: used when the request has none.
+    """
+    max_tokens = _max_tokens(request)
+    for prompt in prompts:
+        _check_length(served, len(prompt), max_tokens)
+    salt = (request.cache_salt or "").encode()
+    if len(salt) > MAX_SALT:
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            f"cache_salt must be at most {MAX_SALT} bytes",
+            param="cache_salt",
+        )
+    _check_tokens(served, list(request.logit_bias or {}), "logit_bias")
+    _check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
+    stop_tokens = list(request.stop_token_ids or [])
+    if not request.ignore_eos:
+        stop_tokens += served.eos_token_ids
+    return [
+        AddRequest(
+            id=f"{request_id}-{index * request.n + choice}",
+            prompt=prompt,
+            max_tokens=max_tokens or served.max_model_len - len(prompt),
+            min_tokens=request.min_tokens,
+            sampling=_sampling(request, seed, choice),
+            stop_token_ids=stop_tokens,
+            priority=request.priority,
+            salt=salt,
+        )
+        for index, prompt in enumerate(prompts)
+        for choice in range(request.n)
+    ]
+
+
+def _sampling(request: ChatRequest | CompletionRequest, seed: int, choice: int) -> Sampling:
+    if isinstance(request, ChatRequest):
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    else:
+        logprobs = request.logprobs
+    return Sampling(
+        temperature=_or(request.temperature, 1.0),
+        top_k=max(0, request.top_k or 0),
+        top_p=_or(request.top_p, 1.0),
+        min_p=_or(request.min_p, 0.0),
+        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        presence_penalty=_or(request.presence_penalty, 0.0),
+        frequency_penalty=_or(request.frequency_penalty, 0.0),
+        logit_bias=request.logit_bias or {},
+        seed=seed if request.seed is None else request.seed,
+        choice=choice,
+        logprobs=logprobs,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _max_tokens(request: GenerationRequest) -> int | None:
+    """Return the output bound, or None for the rest of the context (chat's default)."""
+    if isinstance(request, ChatRequest):
+        return request.max_completion_tokens or request.max_tokens
+    return request.max_tokens or 16  # OpenAI's default for plain completions
+
+
+def _check_length(served: Served, prompt: int, output: int | None) -> None:
+    if prompt == 0:
+        raise ApiError(ErrorCode.INVALID_REQUEST, "the prompt has no tokens", param="prompt")
+    if prompt + (output or 1) > served.max_model_len:
+        raise ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            f"This model's maximum context length is {served.max_model_len} tokens; the prompt has "
+            f"{prompt} and {output or 1} were asked for. Shorten the prompt or lower max_tokens.",
+            param="messages" if output is None else "max_tokens",
+        )
+
+
+def _check_tokens(served: Served, tokens: list[int], param: str) -> None:
+    for token in tokens:
+        if not 0 <= token < served.vocab_size:
+            raise ApiError(
+                ErrorCode.INVALID_REQUEST,
+                f"{param}: token {token} does not exist; the vocabulary has {served.vocab_size}",
+                param=param,
+            )
+
+
+def _known(served: Served, ids: Any) -> list[int]:
+    _check_tokens(served, ids, "prompt")
+    return list(ids)
+
+
+def _plain(message: Message, index: int) -> dict[str, Any]:
+    """Return a message as templates expect it: content a string."""
+    content = message.content
+    if isinstance(content, list):
+        for place, part in enumerate(content):
+            if part.type != "text":
+                raise _unsupported(
+                    f"messages[{index}].content[{place}].type", f"{part.type!r}; send text"
+                )
+        content = "".join(part.text or "" for part in content)
+    plain = message.model_dump(exclude_none=True)
+    plain["content"] = content or ""
+    return plain
+
+
+def _unsupported(param: str, fix: str) -> ApiError:
+    return ApiError(
+        ErrorCode.UNSUPPORTED_PARAMETER, f"{param} is not supported here: {fix}", param=param
+    )

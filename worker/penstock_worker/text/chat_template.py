@@ -1,0 +1,87 @@
+"""Renders conversations with the model's own chat template, in a sandbox.
+
+A template comes with the checkpoint, so it is code of somebody else: it runs in Jinja's immutable
+sandbox, without access to attributes, files or imports.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class ChatTemplateError(ValueError):
+    """The model has no template, or the template refuses this conversation."""
+
+
+class ChatTemplate:
+    """The `chat_template` of `tokenizer_config.json` (or `chat_template.jinja`).
+
+    Raises:
+        ChatTemplateError: the template is not valid Jinja.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = _read(folder / "tokenizer_config.json")
+        source = config.get("chat_template")
+        if (folder / "chat_template.jinja").is_file():
+            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        if isinstance(source, list):  # several named templates
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        self._tokens = {
+            name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
+        }
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = _now
+        try:
+            self._template = environment.from_string(source) if source else None
+        except TemplateError as error:
+            raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """Return the prompt text of a conversation, ready for the assistant's answer.
+
+        Raises:
+            ChatTemplateError: the model has none, or it refuses these messages.
+        """
+        if self._template is None:
+            raise ChatTemplateError(
+                "this model has no chat template: use /v1/completions with a prompt"
+            )
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, tools=None, **self._tokens
+            )
+        except (TemplateError, TypeError) as error:
+            raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _token_text(value: Any) -> str:
+    return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)

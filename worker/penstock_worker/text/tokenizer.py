@@ -1,0 +1,62 @@
+"""The model's tokenizer, and turning tokens back into text one at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot be loaded, or was given token ids that do not exist."""
+
+
+class Tokenizer:
+    """A Hugging Face `tokenizer.json`.
+
+    Raises:
+        TokenizerError: the file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"{path} does not exist")
+        try:
+            self._inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more specific
+            raise TokenizerError(f"{path} is damaged: {error}") from error
+        self.vocab_size = self._inner.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of token ids."""
+        text: str = self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def stream(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> "TextStream":
+        """Return an incremental decoder of what follows a prompt."""
+        return TextStream(self._inner, prompt, skip_special_tokens)
+
+
+class TextStream:
+    """Decodes token by token; what it returns is always whole characters.
+
+    Bytes of a character that is not complete yet are kept back. If the output ends inside one, it
+    never appears: half a character is not text.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, prompt: Sequence[int], skip_special_tokens: bool
+    ) -> None:
+        self._inner = inner
+        # The last prompt tokens decide, in some tokenizers, whether the output starts with a space.
+        self._stream = DecodeStream(ids=list(prompt[-4:]), skip_special_tokens=skip_special_tokens)
+
+    def feed(self, token: int) -> str:
+        """Return the text that a token completes; often a word, sometimes nothing."""
+        return self._stream.step(self._inner, token) or ""

@@ -26,3 +26,6 @@ DRAINING: Final = f"{GROUP}/draining"
 
 FIELD_MANAGER_OPERATOR: Final = "penstock-operator"
 FIELD_MANAGER_AUTOSCALER: Final = "penstock-autoscaler"
+SPEC_REPLICAS: Final = f"{GROUP}/spec-replicas"
+"""Annotation on an EnginePool: the parent's fixed `replicas` that was applied last. Only a change
+of it overrides the pool's size, so that `kubectl scale` is not undone by the next reconcile."""

@@ -38,7 +38,7 @@ class EventStream(Response):
     def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
         super().__init__()
         self._events = events
-        self._headers = {**SSE_HEADERS, **headers}
+        self._own = {**SSE_HEADERS, **headers}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Serve the response (ASGI)."""
@@ -53,7 +53,7 @@ class EventStream(Response):
                 raise results[0]
 
     async def _send(self, events: AsyncGenerator[bytes, None], send: Send) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        headers = [(name.encode(), value.encode()) for name, value in self._own.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for data in events:

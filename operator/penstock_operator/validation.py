@@ -1,0 +1,189 @@
+"""Checks manifests before anything acts on them, and says what to change, by path.
+
+The same three gates as in a cluster: YAML, the types, the CEL rules that the CRDs carry. The API
+server evaluates the rules from 1.25 on; here the very same text is evaluated for `penstock up` and
+for older clusters.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cel
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+
+from penstock_contract.api import ApiModel, EnginePool, InferenceDeployment, Tenant
+from penstock_contract.labels import API_VERSION
+
+Manifest = InferenceDeployment | EnginePool | Tenant
+
+KINDS: Mapping[str, type[Manifest]] = {
+    "InferenceDeployment": InferenceDeployment,
+    "EnginePool": EnginePool,
+    "Tenant": Tenant,
+}
+
+MAX_BYTES = 1 << 20
+"""Larger manifests are refused, as etcd would."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, and what to do about it."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidManifest(Exception):
+    """A manifest that cannot be used; lists every problem that was found."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{source} is not valid:\n{lines}")
+        self.source = source
+        self.problems = problems
+
+
+def load_manifests(text: str, source: str) -> list[Manifest]:
+    """Return the objects in a YAML text of one or several documents.
+
+    Args:
+        text: the YAML.
+        source: its name, for messages.
+
+    Raises:
+        InvalidManifest: anything is wrong with any of the documents.
+    """
+    if len(text) > MAX_BYTES:
+        raise InvalidManifest(source, [Problem("", f"larger than {MAX_BYTES} bytes")])
+    try:
+        documents = [d for d in yaml.load_all(text, _Loader) if d is not None]
+    except yaml.YAMLError as error:
+        raise InvalidManifest(source, [Problem("", f"not YAML: {_one_line(error)}")]) from error
+    if not documents:
+        raise InvalidManifest(source, [Problem("", "holds no object")])
+    found: list[Manifest] = []
+    problems: list[Problem] = []
+    for number, document in enumerate(documents, 1):
+        prefix = f"document {number}: " if len(documents) > 1 else ""
+        try:
+            found.append(parse(document))
+        except InvalidManifest as error:
+            problems += [Problem(prefix + p.path, p.message) for p in error.problems]
+    if problems:
+        raise InvalidManifest(source, problems)
+    return found
+
+
+def parse(document: Any, source: str = "the object") -> Manifest:
+    """Return one object from its JSON form, checked by types and rules.
+
+    Raises:
+        InvalidManifest: it is not a valid object of a known kind.
+    """
+    if not isinstance(document, dict):
+        raise InvalidManifest(source, [Problem("", "not an object with apiVersion and kind")])
+    kind = document.get("kind")
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise InvalidManifest(source, [Problem("kind", f"{kind!r} is unknown; known: {known}")])
+    if document.get("apiVersion") != API_VERSION:
+        raise InvalidManifest(source, [Problem("apiVersion", f"must be {API_VERSION}")])
+    model = KINDS[kind]
+    try:
+        found = model.model_validate(document)
+    except ValidationError as error:
+        raise InvalidManifest(source, [_problem(e, model) for e in error.errors()]) from error
+    problems = list(broken_rules(found.spec, "spec"))
+    if problems:
+        raise InvalidManifest(source, problems)
+    return found
+
+
+def broken_rules(value: Any, path: str) -> Iterator[Problem]:
+    """Yield the CEL rules that a value or anything inside it breaks.
+
+    Rules about changes (`oldSelf`) need two objects and are left to the API server.
+    """
+    if isinstance(value, ApiModel):
+        extra = type(value).model_config.get("json_schema_extra")
+        rules = extra.get("x-kubernetes-validations", []) if isinstance(extra, dict) else []
+        for rule in rules if isinstance(rules, list) else []:
+            if not isinstance(rule, dict) or "oldSelf" in str(rule["rule"]):
+                continue
+            if cel.evaluate(str(rule["rule"]), {"self": value.to_json()}) is not True:
+                yield Problem(path, str(rule["message"]))
+        for name, field in type(value).model_fields.items():
+            yield from broken_rules(getattr(value, name), f"{path}.{field.alias or to_camel(name)}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from broken_rules(item, f"{path}[{index}]")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that is given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; ConstructorError on a repeated key."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                )
+            seen.add(str(key_node.value))
+        return super().construct_mapping(node, deep)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+def _problem(error: Any, model: type[BaseModel]) -> Problem:
+    location = [part for part in error["loc"] if part not in ("function-after", "str", "int")]
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    if error["type"] == "extra_forbidden":
+        return Problem(path, f"unknown field{_suggestion(location, model)}")
+    if error["type"] == "missing":
+        return Problem(path, "is required")
+    return Problem(path, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}")
+
+
+def _suggestion(location: list[Any], model: type[BaseModel]) -> str:
+    """Return `; did you mean …` when a known field of the same object is close."""
+    known = _field_names(model)
+    schema = model.model_json_schema()
+    for part in location[:-1]:
+        schema = _step(schema, part, model.model_json_schema().get("$defs", {}))
+        known = list(schema.get("properties", {}))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _step(schema: dict[str, Any], part: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field or item."""
+    found: Any = schema.get("items", {})
+    if isinstance(part, str):
+        found = schema.get("properties", {}).get(part, {})
+    for choice in (found, *found.get("anyOf", [])):
+        if "$ref" in choice:
+            resolved: dict[str, Any] = definitions[choice["$ref"].rsplit("/", 1)[1]]
+            return resolved
+    return dict(found)

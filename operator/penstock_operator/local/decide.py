@@ -138,7 +138,7 @@ def decide(
         if pool := pools.get(key):
             actions += _resize(pool, staying, backoffs.get(key, Backoff()), now)
         else:
-            actions += [Drain(p.id, f"pool {key} is gone") for p in staying]
+            actions += [Drain(p.id, "no longer wanted") for p in staying]
     return actions
 
 
@@ -170,7 +170,7 @@ def _resize(pool: Wanted, staying: list[Process], backoff: Backoff, now: float) 
     room = pool.replicas + (pool.max_surge if old else 0) - len(staying)
     missing = min(pool.replicas - len(current), room)
     if missing > 0 and now >= backoff.retry_at:
-        why = f"{len(current)} of {pool.replicas} run revision {pool.revision or 'current'}"
+        why = f"{len(current)} of {pool.replicas} run" + f" revision {pool.revision}" * bool(old)
         return [*_retire(pool, current, old), *([Start(pool.key, why)] * missing)]
     return _retire(pool, current, old)
 

@@ -1,0 +1,43 @@
+"""The command line of a worker process, taken from the pod template that the planner made.
+
+Pure. A process differs from a pod in its address and in where the model lies, and in nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program's arguments and what is added to its environment."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def worker_command(container: Mapping[str, Any], *, port: int, model: str) -> Command:
+    """Return how to run a planned container as a process.
+
+    Args:
+        container: the engine's container in the planned pod template.
+        port: where it listens, on 127.0.0.1.
+        model: folder of the model on this machine.
+    """
+    argv = [*container.get("command", []), *container.get("args", [])]
+    for flag, value in (("--host", HOST), ("--port", str(port)), ("--model", model)):
+        argv = with_flag(argv, flag, value)
+    fixed = {e["name"]: e["value"] for e in container.get("env", []) if "value" in e}
+    return Command(tuple(argv), fixed)
+
+
+def with_flag(argv: list[str], flag: str, value: str) -> list[str]:
+    """Return arguments in which a flag has a value: replaced where it stands, else appended."""
+    for place, argument in enumerate(argv):
+        if argument == flag:
+            return [*argv[: place + 1], value, *argv[place + 2 :]]
+        if argument.startswith(f"{flag}="):
+            return [*argv[:place], f"{flag}={value}", *argv[place + 1 :]]
+    return [*argv, flag, value]

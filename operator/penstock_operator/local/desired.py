@@ -1,0 +1,94 @@
+"""What is wanted on this machine: the plan of every stored InferenceDeployment, written back.
+
+The same plan and the same pod templates as in a cluster; only the last step differs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api.base import seconds
+from penstock_operator.local.decide import PoolKey, Wanted
+from penstock_operator.local.manifest import model_folder
+from penstock_operator.local.store import Store
+from penstock_operator.manifests import pool_objects
+from penstock_operator.plan import plan
+
+
+@dataclass(frozen=True)
+class PlannedPool:
+    """A pool and how its workers are run."""
+
+    deployment: InferenceDeployment
+    pool: EnginePool
+    container: Mapping[str, Any]
+    """The engine's container in the planned pod template."""
+
+    @property
+    def key(self) -> PoolKey:
+        """Names it."""
+        return PoolKey(self.pool.spec.deployment, self.pool.spec.pool)
+
+    @property
+    def model_folder(self) -> str:
+        """Where the model lies on this machine."""
+        return str(model_folder(self.deployment))
+
+    @property
+    def wanted(self) -> Wanted:
+        """Return what decisions are made from."""
+        spec = self.deployment.spec
+        return Wanted(
+            key=self.key,
+            replicas=self.pool.spec.replicas,
+            revision=self.pool.spec.rollout_hash,
+            max_surge=spec.rollout.max_surge,
+            max_unavailable=spec.rollout.max_unavailable,
+            drain_timeout=seconds(spec.drain.timeout),
+        )
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Everything that is wanted."""
+
+    deployments: tuple[InferenceDeployment, ...] = ()
+    pools: Mapping[PoolKey, PlannedPool] = field(default_factory=dict)
+
+
+def reconcile(store: Store, now: str) -> Desired:
+    """Bring the stored pools in line with the stored deployments; return what is wanted.
+
+    Writes nothing when nothing is to change. `now` is RFC 3339.
+    """
+    deployments = store.list(InferenceDeployment)
+    planned = [found for d in deployments for found in _reconcile_one(store, d, now)]
+    return Desired(tuple(deployments), {pool.key: pool for pool in planned})
+
+
+def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> list[PlannedPool]:
+    name = deployment.metadata.name
+    existing = {p.metadata.name: p for p in store.list(EnginePool) if p.spec.deployment == name}
+    pools = {pool.metadata.name: pool for pool in plan(deployment, existing).pools}
+    for gone in existing.keys() - pools.keys():
+        store.delete(EnginePool, gone)
+    stored = []
+    for pool_name, pool in pools.items():
+        if pool_name not in existing:
+            stored.append(store.put(pool, now))
+        else:
+            # Planned again inside the update: somebody may have scaled the pool since it was read.
+            stored.append(store.update(EnginePool, pool_name, lambda old: _replan(deployment, old)))
+    return [PlannedPool(deployment, pool, _container(deployment, pool)) for pool in stored]
+
+
+def _replan(deployment: InferenceDeployment, old: EnginePool) -> EnginePool:
+    name = old.metadata.name
+    return next(p for p in plan(deployment, {name: old}).pools if p.metadata.name == name)
+
+
+def _container(deployment: InferenceDeployment, pool: EnginePool) -> Mapping[str, Any]:
+    template = pool_objects(deployment, pool)["Deployment"]["spec"]["template"]
+    containers: list[Mapping[str, Any]] = template["spec"]["containers"]
+    return containers[0]

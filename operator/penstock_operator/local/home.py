@@ -1,0 +1,63 @@
+"""The state folder of the local runtime: where everything that it remembers lies.
+
+The files are the control plane: commands write desired state, the running loop picks it up, and
+what it observed can be read back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths inside one state folder."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Home":
+        """Return $PENSTOCK_HOME, else penstock's folder under the XDG state home."""
+        if own := environment.get("PENSTOCK_HOME"):
+            return cls(Path(own).absolute())
+        state = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return cls(Path(state).absolute() / "penstock")
+
+    @property
+    def objects(self) -> Path:
+        """Desired objects: `objects/<kind>/<name>.json`."""
+        return self.root / "objects"
+
+    @property
+    def logs(self) -> Path:
+        """What processes print: `logs/<process>.log`."""
+        return self.root / "logs"
+
+    @property
+    def status(self) -> Path:
+        """What the runtime observed."""
+        return self.root / "status.json"
+
+    @property
+    def fleet(self) -> Path:
+        """What the gateway reads."""
+        return self.root / "fleet.json"
+
+    @property
+    def processes(self) -> Path:
+        """Process ids with start times, to clean up after a runtime that was killed."""
+        return self.root / "processes.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the running runtime; holds its pid."""
+        return self.root / "runtime.lock"
+
+    def log(self, process: str) -> Path:
+        """Return the log file of a process."""
+        return self.logs / f"{process}.log"
+
+    def make(self) -> None:
+        """Create the folders, readable by their owner only."""
+        for folder in (self.root, self.objects, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,78 @@
+"""Reading a manifest for the local runtime: what the API server would check, and what this machine
+needs on top: a model that is here.
+"""
+
+from pathlib import Path
+
+from penstock_contract.api import EngineType, InferenceDeployment
+from penstock_operator.local.errors import UserError
+from penstock_operator.validation import InvalidManifest, load_manifests
+
+FILE = "file://"
+
+
+def read_manifest(file: Path) -> list[InferenceDeployment]:
+    """Return the InferenceDeployments in a YAML file, with absolute model folders.
+
+    Raises:
+        UserError: no such file, no YAML, or not valid; it names the field and the fix.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"cannot read {file}: {reason}") from None
+    try:
+        found = load_manifests(text, str(file))
+    except InvalidManifest as error:
+        raise UserError(str(error)) from None
+    others = [m for m in found if not isinstance(m, InferenceDeployment)]
+    if others:
+        name = f"{others[0].kind} {others[0].metadata.name}"
+        raise UserError(f"{file}: {name}: only InferenceDeployments are used locally; take it out")
+    folder = file.absolute().parent
+    return [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
+
+
+def check_models(deployments: list[InferenceDeployment]) -> list[InferenceDeployment]:
+    """Return the deployments, once it is clear that this machine can run them.
+
+    Raises:
+        UserError: it cannot.
+    """
+    for deployment in deployments:
+        _check(deployment)
+    return deployments
+
+
+def model_folder(deployment: InferenceDeployment) -> Path:
+    """Return where the model of an anchored deployment lies."""
+    return Path(deployment.spec.model.uri.removeprefix(FILE))
+
+
+def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeployment:
+    """Make a relative `file://./model` absolute: the runtime has another working directory."""
+    model = deployment.spec.model
+    if not model.uri.startswith(FILE):
+        return deployment
+    path = (folder / model.uri.removeprefix(FILE)).resolve()
+    model = model.model_copy(update={"uri": f"{FILE}{path}"})
+    spec = deployment.spec.model_copy(update={"model": model})
+    return deployment.model_copy(update={"spec": spec})
+
+
+def _check(deployment: InferenceDeployment) -> None:
+    where = f"InferenceDeployment {deployment.metadata.name}"
+    spec = deployment.spec
+    if spec.engine.type is not EngineType.PENSTOCK:
+        raise UserError(f"{where}: spec.engine.type: only Penstock runs locally")
+    if not spec.model.uri.startswith(FILE):
+        raise UserError(
+            f"{where}: spec.model.uri: {spec.model.uri} cannot be fetched locally; download the "
+            "model and write file://./folder, relative to the manifest"
+        )
+    if not (model_folder(deployment) / "config.json").is_file():
+        raise UserError(
+            f"{where}: spec.model.uri: there is no model in {model_folder(deployment)} (a folder "
+            "with config.json, tokenizer.json and *.safetensors is expected)"
+        )

@@ -1,0 +1,68 @@
+"""Watching one process over HTTP: is it up, can it generate, is it still well.
+
+`/health` says that a server answers; only a generated token says that a worker can serve. Both are
+asked before it is called ready, and health from then on.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import httpx
+
+STARTING_PAUSE = 0.1
+READY_PAUSE = 1.0
+HEALTH_TIMEOUT = 5.0
+TOKEN_TIMEOUT = 120.0
+"""Seconds. The first token may have to wait for compilation and warm-up."""
+
+
+class Prober:
+    """Asks one server. `ready` and `healthy` are called back as the answers come."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        model: str | None,
+        *,
+        ready: Callable[[], None],
+        healthy: Callable[[], None],
+    ) -> None:
+        """`model` is the served name to generate a token with; None asks for health only."""
+        self._client = client
+        self._url = url
+        self._model = model
+        self._ready = ready
+        self._healthy = healthy
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        await self._until(self._health)
+        if self._model is not None:
+            await self._until(self._token)
+        self._ready()
+        while True:
+            await asyncio.sleep(READY_PAUSE)
+            if await self._health():
+                self._healthy()
+
+    async def _until(self, passed: Callable[[], Awaitable[bool]]) -> None:
+        while not await passed():  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(STARTING_PAUSE)
+
+    async def _health(self) -> bool:
+        try:
+            answer = await self._client.get(f"{self._url}/health", timeout=HEALTH_TIMEOUT)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    async def _token(self) -> bool:
+        body = {"model": self._model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        try:
+            answer = await self._client.post(
+                f"{self._url}/v1/completions", json=body, timeout=TOKEN_TIMEOUT
+            )
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK

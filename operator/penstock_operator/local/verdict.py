@@ -1,0 +1,71 @@
+"""Is what was applied serving yet, will it ever: read from the status that the runtime reports.
+
+Pure. `up` asks again and again until the answer is Ready or Failed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HOPELESS = 3
+"""Failures in a row, with nothing ready, after which waiting longer makes no sense."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that was applied serves, in the applied revision."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Not yet; `reason` says for what."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It will not, without a change; `process` is the one whose log tells why."""
+
+    reason: str
+    process: str
+
+
+Verdict = Ready | Waiting | Failed
+
+
+def judge(status: Mapping[str, Any] | None, generations: Mapping[str, int]) -> Verdict:
+    """Return how far the named InferenceDeployments are.
+
+    Args:
+        status: the content of status.json, None before the runtime has written one.
+        generations: name → generation that was applied.
+    """
+    if status is None:
+        return Waiting("the runtime is starting")
+    items = {item["metadata"]["name"]: item for item in status["items"]}
+    for name, generation in generations.items():
+        verdict = _judge_item(items.get(name), name, generation)
+        if not isinstance(verdict, Ready):
+            return verdict
+    gateway = status["gateway"]
+    if gateway["failuresInARow"] >= HOPELESS and gateway["state"] != "Ready":
+        return Failed(f"the gateway {gateway['lastEnd']}", "gateway")
+    return Ready() if gateway["state"] == "Ready" else Waiting("the gateway is starting")
+
+
+def _judge_item(item: Mapping[str, Any] | None, name: str, generation: int) -> Verdict:
+    if item is None or item["status"].get("observedGeneration", 0) < generation:
+        return Waiting(f"{name} is not planned yet")
+    unready = [pool for pool in item["status"]["pools"] if pool["ready"] < pool["desired"]]
+    for failure in item["failures"]:
+        if failure["failuresInARow"] >= HOPELESS and failure["pool"] in {
+            p["name"] for p in unready
+        }:
+            times = f"{failure['failuresInARow']} times in a row"
+            return Failed(f"{failure['process']} {failure['lastEnd']}, {times}", failure["process"])
+    for condition in item["status"]["conditions"]:
+        if condition["type"] in ("Ready", "PoolsReady") and condition["status"] != "True":
+            return Waiting(f"{name}: {condition['message'] or condition['reason']}")
+    outdated = [w["id"] for w in item["workers"] if not w["current"]]
+    return Waiting(f"{name}: {', '.join(outdated)} still to be replaced") if outdated else Ready()

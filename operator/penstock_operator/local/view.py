@@ -1,0 +1,130 @@
+"""What the runtime tells: the fleet for the gateway, the status for the user.
+
+Pure: both are computed from what is wanted and what was observed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from penstock_contract.api import InferenceDeployment, InferenceDeploymentStatus
+from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+from penstock_operator.local.decide import Phase, PoolKey
+from penstock_operator.local.desired import Desired
+from penstock_operator.local.member import Member
+
+SERVING = {
+    Phase.READY: WorkerState.READY,
+    Phase.DRAINING: WorkerState.DRAINING,
+    Phase.TERMINATING: WorkerState.DRAINING,
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last time that a process of a pool ended unasked."""
+
+    process: str
+    ended: str
+    """How, in words."""
+    in_a_row: int
+    restarts: int
+    """All of them since the runtime began, or since the revision changed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the status shows it."""
+        return {
+            "process": self.process,
+            "lastEnd": self.ended,
+            "failuresInARow": self.in_a_row,
+            "restarts": self.restarts,
+        }
+
+
+def restarts(failure: Failure | None) -> int:
+    """Return how often a pool's processes ended unasked."""
+    return failure.restarts if failure else 0
+
+
+def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet:
+    """Return the models that are served and the workers that answer."""
+    models = [
+        FleetModel(
+            name=deployment.served_name,
+            aliases=tuple(deployment.spec.model.aliases),
+            deployment=deployment.metadata.name,
+            created=_unix(deployment.metadata.creation_timestamp),
+        )
+        for deployment in desired.deployments
+    ]
+    workers = [
+        FleetWorker(
+            id=member.id,
+            url=member.url,
+            deployment=member.key.deployment,
+            pool=member.key.pool,
+            role=member.role,
+            state=SERVING[member.phase],
+        )
+        for member in members
+        if member.role is not None and member.phase in SERVING
+    ]
+    return Fleet(generation=generation, models=tuple(models), workers=tuple(workers))
+
+
+def _unix(timestamp: str | None) -> int:
+    return int(datetime.fromisoformat(timestamp).timestamp()) if timestamp else 0
+
+
+def item(
+    deployment: InferenceDeployment,
+    status: InferenceDeploymentStatus,
+    desired: Desired,
+    members: Sequence[Member],
+    failures: Mapping[PoolKey, Failure],
+) -> dict[str, Any]:
+    """Return a deployment with its status and what runs for it, as `penstock get` shows it."""
+    name = deployment.metadata.name
+    revisions = {key: planned.wanted.revision for key, planned in desired.pools.items()}
+    return {
+        **deployment.model_copy(update={"status": status}).to_json(),
+        "servedName": deployment.served_name,
+        "workers": [
+            worker(member, current=member.wanted.revision == revisions.get(member.key))
+            for member in members
+            if member.key.deployment == name
+        ],
+        "failures": [
+            {"pool": key.pool, **failure.to_json()}
+            for key, failure in sorted(failures.items())
+            if key.deployment == name
+        ],
+    }
+
+
+def worker(member: Member, *, current: bool) -> dict[str, Any]:
+    """Return a process as `penstock get` shows it."""
+    return {
+        "id": member.id,
+        "pool": member.key.pool,
+        "role": str(member.role or "Gateway"),
+        "state": member.phase.value,
+        "pid": member.process.pid,
+        "url": member.url,
+        "revision": member.wanted.revision,
+        "current": current,
+        "startedAt": member.started_at,
+    }
+
+
+def gateway(members: Iterable[Member], failure: Failure | None) -> dict[str, Any]:
+    """Return how the gateway is."""
+    found = next((member for member in members if member.role is None), None)
+    return {
+        "state": found.phase.value if found else "Absent",
+        "pid": found.process.pid if found else None,
+        "lastEnd": failure.ended if failure else None,
+        "failuresInARow": failure.in_a_row if failure else 0,
+        "restarts": failure.restarts if failure else 0,
+    }

@@ -1,0 +1,117 @@
+"""The gateway's routes: an allow-list; whatever is not here is not reachable through it."""
+
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.fleet import FleetModel
+from penstock_gateway.relay.relay import Relay
+
+RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+_BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
+
+
+def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
+    """Return the gateway's ASGI app."""
+    app = FastAPI(title="Penstock gateway", version=version("penstock"), openapi_url=None)
+    _error_handlers(app)
+    for path in RELAYED:
+        app.add_route(path, _relayed(relay), methods=["POST"])
+    _model_routes(app, relay)
+    _state_routes(app, relay, registry)
+    return app
+
+
+def _relayed(relay: Relay) -> Any:
+    async def endpoint(request: Request) -> Response:
+        return _Relayed(relay, request)
+
+    return endpoint
+
+
+class _Relayed(Response):
+    """An ASGI response that the relay writes itself."""
+
+    def __init__(self, relay: Relay, request: Request) -> None:
+        super().__init__()
+        self._relay = relay
+        self._request = request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._relay.handle(self._request, send)
+        except ApiError as error:
+            await _refusal(error)(scope, receive, send)
+
+
+def _model_routes(app: FastAPI, relay: Relay) -> None:
+    @app.get("/v1/models")
+    async def models() -> Response:
+        directory = relay.directory()
+        found = [_model(name, directory.model(name)) for name in directory.names]
+        return _json({"object": "list", "data": found})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        found = relay.directory().model(name)
+        if found is None:
+            raise ApiError(
+                ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} does not exist.", param="model"
+            )
+        return _json(_model(name, found))
+
+
+def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> None:
+    @app.get("/health")
+    @app.get("/livez")
+    @app.get("/ping")
+    async def health() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        if relay.directory().any_ready:
+            return _json({"status": "ok"})
+        return _json({"status": "no worker is ready"}, 503)
+
+    @app.get("/version")
+    async def get_version() -> Response:
+        return _json({"version": version("penstock")})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> Response:
+        return _refusal(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
+        return _refusal(ApiError(code, f"{request.method} {request.url.path}: {error.detail}"))
+
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, error: Exception) -> Response:  # noqa: ARG001 - may quote a prompt
+        return _refusal(ApiError(ErrorCode.INTERNAL_ERROR, "the gateway failed on this request"))
+
+
+def _model(name: str, model: FleetModel | None) -> dict[str, object]:
+    created = model.created if model else 0
+    return {"id": name, "object": "model", "created": created, "owned_by": "penstock"}
+
+
+def _refusal(error: ApiError) -> Response:
+    return _json(error.body(), error.code.status, error.headers())
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")

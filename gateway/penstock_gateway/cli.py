@@ -1,0 +1,138 @@
+"""`penstock-gateway`: settings in, a serving process out."""
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from penstock_contract.api.base import quantity, seconds
+from penstock_contract.fleet import Fleet
+from penstock_gateway.app import create_app
+from penstock_gateway.fleet.directory import Directory
+from penstock_gateway.fleet.source import FleetFile, FleetSource
+from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.relay.relay import Relay, RelaySettings
+from penstock_gateway.relay.upstream import Pool
+from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.prefix_index import PrefixIndex
+
+log = logging.getLogger("penstock.gateway")
+
+
+def main() -> None:
+    """Serve a fleet until told to stop."""
+    options = _parser().parse_args()
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        listener = _listen(options.host, options.port)
+    except OSError as error:
+        address = f"{options.host}:{options.port}"
+        sys.stderr.write(
+            f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n"
+        )
+        sys.exit(2)
+    asyncio.run(_serve(options, listener))
+
+
+async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
+    registry = CollectorRegistry()
+    gateway = Gateway(FleetFile(options.fleet), GatewayMetrics(registry))
+    settings = RelaySettings(options.max_body, options.debug_headers)
+    relay = Relay(
+        settings, gateway.metrics, gateway.router, gateway.pool, lambda: gateway.directory
+    )
+    config = uvicorn.Config(
+        create_app(relay, registry),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=120,
+        timeout_graceful_shutdown=round(options.drain_timeout),
+    )
+    # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    watching = asyncio.create_task(gateway.watch())
+    log.info("listening on http://%s:%d", *listener.getsockname()[:2])
+    await _Server(config).serve(sockets=[listener])
+    watching.cancel()
+
+
+class Gateway:
+    """The present fleet, and everything that follows its changes."""
+
+    def __init__(self, source: FleetSource, metrics: GatewayMetrics) -> None:
+        self.metrics = metrics
+        self.router = Router(PrefixIndex())
+        self.pool = Pool()
+        self.directory = Directory(Fleet())
+        self._source = source
+
+    async def watch(self) -> None:
+        """Follow the fleet until cancelled."""
+        await self._source.run(self.change)
+
+    def change(self, fleet: Fleet) -> None:
+        """Take over a new snapshot; requests under way keep the worker that they have."""
+        self.directory = Directory(fleet)
+        self.router.keep_only(worker.id for worker in fleet.workers)
+        self.pool.keep_only({worker.url for worker in fleet.workers})
+        self.metrics.fleet(fleet)
+        log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which on a signal stops accepting and finishes its streams, but exits with 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain on the first signal, leave at once on the second."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="penstock-gateway", description=__doc__)
+    add = parser.add_argument
+    add("--fleet", type=Path, required=True, help="file that lists models and workers")
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=8000)
+    add("--drain-timeout", type=_seconds, default=30.0, help="like 30s; for running streams")
+    add("--max-body", type=_quantity, default=32 << 20, help="like 32Mi; largest request body")
+    add(
+        "--debug-headers",
+        action="store_true",
+        help="tell clients which worker answered and why it was chosen",
+    )
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def _quantity(text: str) -> int:
+    try:
+        return int(quantity(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

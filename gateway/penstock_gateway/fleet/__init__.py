@@ -1,0 +1,1 @@
+"""Where the gateway learns which models and workers exist."""

@@ -1,0 +1,40 @@
+"""Looks up models and their workers in a fleet snapshot."""
+
+from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+
+
+class Directory:
+    """A fleet snapshot, indexed by served name."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._models = {
+            name: model for model in fleet.models for name in (model.name, *model.aliases)
+        }
+        self._ready: dict[str, list[FleetWorker]] = {}
+        for worker in fleet.workers:
+            if worker.state is WorkerState.READY:
+                self._ready.setdefault(worker.deployment, []).append(worker)
+        self._workers = {worker.id: worker for worker in fleet.workers}
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether at least one model could be served."""
+        return any(self._ready.get(model.deployment) for model in self.fleet.models)
+
+    @property
+    def names(self) -> list[str]:
+        """All names and aliases that clients may use."""
+        return list(self._models)
+
+    def model(self, name: str) -> FleetModel | None:
+        """Return the model that a name or alias stands for."""
+        return self._models.get(name)
+
+    def ready(self, model: FleetModel) -> list[FleetWorker]:
+        """Return the workers that take new requests for a model."""
+        return self._ready.get(model.deployment, [])
+
+    def worker(self, worker_id: str) -> FleetWorker | None:
+        """Return a worker by id."""
+        return self._workers.get(worker_id)

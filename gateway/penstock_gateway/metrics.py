@@ -1,0 +1,69 @@
+"""Keeps the gateway's metrics, as declared in the contract; one outcome per admitted request."""
+
+from collections import Counter
+
+from prometheus_client import CollectorRegistry
+
+from penstock_contract import metrics as declared
+from penstock_contract.errors import ErrorCode
+from penstock_contract.fleet import Fleet
+from penstock_contract.instruments import Instruments
+from penstock_contract.metrics import Outcome
+
+
+class GatewayMetrics:
+    """All instruments of a gateway."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._instruments = Instruments(registry, declared.GATEWAY)
+
+    def refused(self, code: ErrorCode) -> None:
+        """A request was refused before it was admitted."""
+        self._instruments.counter(declared.GATEWAY_REFUSALS).labels(code.code).inc()
+
+    def fleet(self, fleet: Fleet) -> None:
+        """The fleet changed."""
+        gauge = self._instruments.gauge(declared.GATEWAY_WORKERS)
+        gauge.clear()
+        for (deployment, state), count in Counter(
+            (worker.deployment, worker.state) for worker in fleet.workers
+        ).items():
+            gauge.labels(deployment, state).set(count)
+
+    def request(self, model: str, prompt_bytes: int, arrived: float) -> "RequestMetrics":
+        """A request was admitted."""
+        self._instruments.counter(declared.GATEWAY_ARRIVALS).labels(model).inc()
+        self._instruments.counter(declared.GATEWAY_PROMPT_BYTES).labels(model).inc(prompt_bytes)
+        self._instruments.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).inc()
+        return RequestMetrics(self._instruments, model, arrived)
+
+
+class RequestMetrics:
+    """The metrics of one admitted request. Times are monotonic seconds."""
+
+    def __init__(self, instruments: Instruments, model: str, arrived: float) -> None:
+        self._instruments = instruments
+        self._model = model
+        self._arrived = arrived
+
+    def dispatched(self, received: float, predicted_bytes: int, now: float) -> None:
+        """The request goes to a worker that probably has so many bytes of it cached."""
+        i, model = self._instruments, self._model
+        i.histogram(declared.GATEWAY_OVERHEAD).labels(model).observe(now - received)
+        i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model).inc(predicted_bytes)
+
+    def retried(self) -> None:
+        """The request is sent once more."""
+        self._instruments.counter(declared.GATEWAY_RETRIES).labels(self._model).inc()
+
+    def first_byte(self, now: float) -> None:
+        """The answer begins."""
+        histogram = self._instruments.histogram(declared.GATEWAY_TTFT)
+        histogram.labels(self._model).observe(now - self._arrived)
+
+    def ended(self, outcome: Outcome, now: float) -> None:
+        """The request is over."""
+        i, model = self._instruments, self._model
+        i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).dec()
+        i.counter(declared.GATEWAY_OUTCOMES).labels(model, outcome.value).inc()
+        i.histogram(declared.GATEWAY_DURATION).labels(model).observe(now - self._arrived)

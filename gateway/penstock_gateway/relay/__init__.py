@@ -1,0 +1,1 @@
+"""Carries requests to workers and their answers back."""

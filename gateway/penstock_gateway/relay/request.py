@@ -1,0 +1,98 @@
+"""A client's request as the gateway understands it, and as it goes on to a worker. Pure.
+
+The body is parsed once, for the few fields that routing needs; its bytes go on untouched. The head
+is written anew from what is known to be harmless, so nothing that a client puts into it (hop-by-hop
+headers, a second length, forged `x-penstock-*`) can reach a worker.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from penstock_contract import headers
+from penstock_contract.errors import ApiError, ErrorCode
+
+_JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
+_FORWARDED = (headers.TRACEPARENT.encode(), b"accept")
+_HOP_BY_HOP = {
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
+    b"trailer", b"transfer-encoding", b"upgrade", b"server", b"date",
+}  # fmt: skip
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What routing needs of a body."""
+
+    model: str
+    stream: bool
+    prompt: bytes
+    """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
+
+
+def check_content_type(value: bytes) -> None:
+    """Refuse anything but JSON."""
+    if not _JSON.fullmatch(value):
+        raise ApiError(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the header content-type: application/json"
+        )
+
+
+def parse(body: bytes) -> Wanted:
+    """Return what routing needs.
+
+    Raises:
+        ApiError: the body is not a JSON object with a model.
+    """
+    try:
+        found: Any = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ApiError(ErrorCode.INVALID_JSON, "the body is not a JSON object")
+    model = found.get("model")
+    if not isinstance(model, str) or not model:
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "model is required: the name of a served model",
+            param="model",
+        )
+    return Wanted(model, found.get("stream") is True, _prompt(found))
+
+
+def worker_request(path: str, host: str, request_id: str, incoming: Headers, body: bytes) -> bytes:
+    """Return the bytes of the request to a worker."""
+    lines = [
+        f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers.REQUEST_ID}: {request_id}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n".encode()
+    ]
+    lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
+    return b"".join([*lines, b"\r\n", body])
+
+
+def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:
+    """Return the headers for the client: the worker's, without what is internal, and our own."""
+    ours = [(name.encode(), value.encode()) for name, value in own]
+    replaced = {name for name, _ in ours}
+    internal = headers.INTERNAL_PREFIX.encode()
+    passed = [
+        (name, value)
+        for name, value in found
+        if name not in _HOP_BY_HOP and name not in replaced and not name.startswith(internal)
+    ]
+    return passed + ours
+
+
+def _prompt(body: dict[str, Any]) -> bytes:
+    for field in ("messages", "prompt"):
+        value = body.get(field)
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogatepass")
+        if value:
+            return orjson.dumps(value)[:-1]  # a longer conversation begins with the shorter one
+    return b""

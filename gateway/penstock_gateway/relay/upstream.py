@@ -1,0 +1,214 @@
+"""A pooled HTTP/1.1 client for workers: one request at a time per connection, body as it comes.
+
+httpx costs milliseconds of CPU per request; this costs tens of microseconds, because it does only
+what the gateway needs. httptools parses the framing. Reading stops while the client does not keep
+up, so a slow reader holds back its worker instead of filling the gateway's memory.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
+
+import httptools
+
+HIGH_WATER = 256 * 1024
+"""Bytes of one answer held for a slow client before reading stops."""
+MAX_IDLE = 128
+"""Idle connections kept per worker."""
+MAX_HEAD = 64 * 1024
+"""Bytes before the end of the response head; more is garbage."""
+
+
+class UpstreamError(Exception):
+    """The worker could not be reached, answered garbage, or broke off."""
+
+
+class Response:
+    """The head of an answer; `body` yields the rest."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.headers = headers
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header's value, or nothing."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a worker."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.closed = False
+        self.reusable = False
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head: asyncio.Future[Response] | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._arrived = asyncio.Event()
+        self._complete = False
+        self._failure = ""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the worker sent."""
+        if self._parser is None:
+            self.abort("the worker spoke without being asked")
+            return
+        if self._head is not None and not self._head.done():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD and not self._chunks:
+                self.abort("the worker's response head is too large")
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.abort(f"the worker answered with something that is not HTTP: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker, or the network between, has gone."""
+        self.closed = True
+        self._fail(f"the worker closed the connection{f': {exc}' if exc else ''}")
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is there, unless it is an interim one."""
+        if self._parser is None or self._head is None:
+            return
+        status = self._parser.get_status_code()
+        if status >= 200 and not self._head.done():
+            self._head.set_result(Response(status, self._headers))
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body; stop reading when the client is behind."""
+        self._chunks.append(body)
+        self._held += len(body)
+        self._arrived.set()
+        if self._held > HIGH_WATER and self.transport is not None and not self.closed:
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self._parser is not None and self._parser.get_status_code() >= 200:
+            self._complete = True
+            self.reusable = self._parser.should_keep_alive()
+            self._arrived.set()
+
+    # use
+
+    async def send(self, request: bytes) -> Response:
+        """Send a request and return the head of its answer.
+
+        Raises:
+            UpstreamError: the connection broke before the head was complete.
+        """
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = asyncio.get_running_loop().create_future()
+        self._headers, self._head_bytes = [], 0
+        self._chunks.clear()
+        self._held = 0
+        self._complete = self.reusable = False
+        self._failure = ""
+        self._arrived.clear()
+        if self.closed or self.transport is None:
+            raise UpstreamError("the worker closed the connection")
+        self.transport.write(request)
+        return await self._head
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body in the pieces in which it comes.
+
+        Raises:
+            UpstreamError: the answer ended before its end.
+        """
+        while True:
+            while self._chunks:
+                chunk = self._chunks.popleft()
+                self._held -= len(chunk)
+                if self._held <= HIGH_WATER // 2 and self.transport and not self.closed:
+                    self.transport.resume_reading()
+                yield chunk
+            if self._complete:
+                return
+            if self._failure:
+                raise UpstreamError(self._failure)
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def abort(self, reason: str = "the request was given up") -> None:
+        """Close at once; a worker takes that as a cancelled request."""
+        self._fail(reason)
+        if self.transport is not None:
+            self.transport.abort()
+        self.closed = True
+
+    def _fail(self, reason: str) -> None:
+        if self._complete:
+            return
+        self._failure = self._failure or reason
+        self._arrived.set()
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(UpstreamError(self._failure))
+            self._head.exception()  # nobody may be waiting any more
+
+
+class Pool:
+    """Connections to all workers, by base URL."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[Connection]] = {}
+
+    def idle(self, url: str) -> Connection | None:
+        """Return an open idle connection, newest first (the oldest may be about to time out)."""
+        connections = self._idle.get(url, [])
+        while connections:
+            connection = connections.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def connect(self, url: str) -> Connection:
+        """Return a new connection.
+
+        Raises:
+            UpstreamError: the worker does not accept one.
+        """
+        where = urlsplit(url)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(5.0):
+                _, connection = await loop.create_connection(
+                    Connection, where.hostname or "", where.port or 80
+                )
+        except (OSError, TimeoutError) as error:
+            raise UpstreamError(f"cannot connect to {url}: {error or 'timed out'}") from error
+        return connection
+
+    def give_back(self, url: str, connection: Connection) -> None:
+        """Keep a connection whose answer was read to the end; abort any other."""
+        idle = self._idle.setdefault(url, [])
+        if connection.reusable and not connection.closed and len(idle) < MAX_IDLE:
+            idle.append(connection)
+        else:
+            connection.abort()
+
+    def keep_only(self, urls: set[str]) -> None:
+        """Close the connections to workers that are gone."""
+        for url in self._idle.keys() - urls:
+            for connection in self._idle.pop(url):
+                connection.abort()

@@ -1,0 +1,99 @@
+"""Conditions of an InferenceDeployment: which types there are, and every reason each can give.
+
+Scripts and alerts match on these words, so they are part of the contract: a reason may be added,
+never renamed. The reference page is generated from this file.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class ConditionType(StrEnum):
+    """Which aspect of the state a condition tells about."""
+
+    READY = "Ready"
+    MODEL_RESOLVED = "ModelResolved"
+    POOLS_READY = "PoolsReady"
+    ROUTER_READY = "RouterReady"
+    ROLLOUT_COMPLETE = "RolloutComplete"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    SERVING = "Serving"
+    MODEL_NOT_RESOLVED = "ModelNotResolved"
+    NO_READY_WORKERS = "NoReadyWorkers"
+    SCALED_TO_ZERO = "ScaledToZero"
+    ROUTER_NOT_READY = "RouterNotReady"
+
+    RESOLVED = "Resolved"
+    UNSUPPORTED_SOURCE = "UnsupportedSource"
+    MODEL_NOT_FOUND = "ModelNotFound"
+
+    AS_DESIRED = "AsDesired"
+    UNSUPPORTED_SPEC = "UnsupportedSpec"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    PODS_FAILING = "PodsFailing"
+    PODS_NOT_READY = "PodsNotReady"
+    UPDATING = "Updating"
+
+    ROUTER_SERVING = "RouterServing"
+
+    COMPLETE = "Complete"
+    IN_PROGRESS = "InProgress"
+    STALLED = "Stalled"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A condition type, its meaning when True, and the reasons it can give."""
+
+    type: ConditionType
+    meaning: str
+    reasons: tuple[Reason, ...]
+
+
+CONDITIONS: Final = (
+    Declared(
+        ConditionType.READY,
+        "At least one worker that can answer requests has generated a token, and the gateway "
+        "reaches it.",
+        (
+            Reason.SERVING,
+            Reason.MODEL_NOT_RESOLVED,
+            Reason.UNSUPPORTED_SPEC,
+            Reason.NO_READY_WORKERS,
+            Reason.SCALED_TO_ZERO,
+            Reason.ROUTER_NOT_READY,
+        ),
+    ),
+    Declared(
+        ConditionType.MODEL_RESOLVED,
+        "The model's source is known and can be read.",
+        (Reason.RESOLVED, Reason.UNSUPPORTED_SOURCE, Reason.MODEL_NOT_FOUND),
+    ),
+    Declared(
+        ConditionType.POOLS_READY,
+        "Every pool has the workers it should have, of the current revision.",
+        (
+            Reason.AS_DESIRED,
+            Reason.UNSUPPORTED_SPEC,
+            Reason.INSUFFICIENT_CAPACITY,
+            Reason.PODS_FAILING,
+            Reason.PODS_NOT_READY,
+            Reason.UPDATING,
+        ),
+    ),
+    Declared(
+        ConditionType.ROUTER_READY,
+        "A gateway answers.",
+        (Reason.ROUTER_SERVING, Reason.ROUTER_NOT_READY),
+    ),
+    Declared(
+        ConditionType.ROLLOUT_COMPLETE,
+        "No worker of an older revision is left, and the new ones serve.",
+        (Reason.COMPLETE, Reason.IN_PROGRESS, Reason.STALLED, Reason.UNSUPPORTED_SPEC),
+    ),
+)

@@ -1,0 +1,228 @@
+"""Status of an InferenceDeployment, computed from a snapshot of what serves it.
+
+Pure: observations, the status before and the time go in. Nothing changes in the result unless
+something changed in the world, so that a quiet deployment is never written. `Ready` needs a worker
+that has generated a token; a process that merely runs is not enough.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock_contract.api import (
+    Condition,
+    ConditionStatus,
+    InferenceDeployment,
+    InferenceDeploymentStatus,
+    PoolStatus,
+    Role,
+)
+from penstock_contract.api.inference import Revision
+from penstock_contract.conditions import ConditionType, Reason
+from penstock_operator.manifests import Unsupported
+from penstock_operator.plan import rollout_hash
+
+MAX_MESSAGE = 1024
+"""Longest condition message; words of schedulers and containers can be endless."""
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """What is seen of one pool's workers."""
+
+    name: str
+    """As in `spec.pools`."""
+    desired: int
+    """Replicas that the pool's EnginePool asks for."""
+    ready: int = 0
+    """Workers that take requests and have generated a token, whatever their revision."""
+    outdated: int = 0
+    """Workers of another revision that still exist."""
+    draining: int = 0
+    """Workers that finish their requests and take no new ones."""
+    unschedulable: str = ""
+    """Why workers find no place, in the scheduler's words; empty: they do."""
+    failure: str = ""
+    """How workers of the pool keep ending; empty: they do not."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is seen of a deployment at one moment."""
+
+    pools: tuple[PoolSnapshot, ...]
+    router_ready: bool
+    """A gateway answers."""
+    url: str | None = None
+    """Base URL of the OpenAI endpoint."""
+    unsupported: Unsupported | None = None
+    """What the spec asks for and this version does not build."""
+    model_missing: str = ""
+    """Why the model cannot be found; empty: it can, as far as is known."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One aspect of the state, before it becomes a condition with a time."""
+
+    status: bool
+    reason: Reason
+    message: str = ""
+
+
+def status(
+    deployment: InferenceDeployment,
+    snapshot: Snapshot,
+    before: InferenceDeploymentStatus | None,
+    now: str,
+) -> InferenceDeploymentStatus:
+    """Return the status to report.
+
+    Args:
+        deployment: the spec that the snapshot was taken for.
+        snapshot: what was seen.
+        before: the status that was reported last.
+        now: RFC 3339; the time of transitions that happen with this status.
+    """
+    before = before or InferenceDeploymentStatus()
+    updated = revision(deployment)
+    findings = _findings(deployment, snapshot, rolled_out=before.revision.current == updated)
+    complete = findings[ConditionType.ROLLOUT_COMPLETE].status
+    ready = sum(pool.ready for pool in snapshot.pools)
+    desired = sum(pool.desired for pool in snapshot.pools)
+    return InferenceDeploymentStatus(
+        observed_generation=deployment.metadata.generation,
+        url=snapshot.url,
+        revision=Revision(
+            current=updated if complete else before.revision.current, updated=updated
+        ),
+        pools_summary=f"{ready}/{desired}",
+        conditions=[
+            _condition(kind, finding, before.conditions, deployment.metadata.generation, now)
+            for kind, finding in findings.items()
+        ],
+        pools=[_pool_status(pool, before.pools) for pool in snapshot.pools],
+    )
+
+
+def revision(deployment: InferenceDeployment) -> str:
+    """Return the revision of a whole deployment: that of all its pools."""
+    hashes = sorted((pool.name, rollout_hash(deployment, pool)) for pool in deployment.spec.pools)
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:16]
+
+
+def _findings(
+    deployment: InferenceDeployment, snapshot: Snapshot, *, rolled_out: bool
+) -> dict[ConditionType, Finding]:
+    model, router = _model(snapshot), _router(snapshot)
+    return {
+        ConditionType.READY: _ready(deployment, snapshot, model, router),
+        ConditionType.MODEL_RESOLVED: model,
+        ConditionType.POOLS_READY: _pools(snapshot),
+        ConditionType.ROUTER_READY: router,
+        ConditionType.ROLLOUT_COMPLETE: _rollout(snapshot, rolled_out=rolled_out),
+    }
+
+
+def _model(snapshot: Snapshot) -> Finding:
+    gap = snapshot.unsupported
+    if gap is not None and gap.field.startswith("spec.model"):
+        return Finding(False, Reason.UNSUPPORTED_SOURCE, str(gap))
+    if snapshot.model_missing:
+        return Finding(False, Reason.MODEL_NOT_FOUND, snapshot.model_missing)
+    return Finding(True, Reason.RESOLVED)
+
+
+def _router(snapshot: Snapshot) -> Finding:
+    if snapshot.router_ready:
+        return Finding(True, Reason.ROUTER_SERVING)
+    return Finding(False, Reason.ROUTER_NOT_READY, "no gateway answers yet")
+
+
+def _ready(
+    deployment: InferenceDeployment, snapshot: Snapshot, model: Finding, router: Finding
+) -> Finding:
+    """Workers of an older revision count: they serve, also when the new spec cannot be built."""
+    answering = {p.name for p in deployment.spec.pools if p.role is not Role.PREFILL}
+    pools = [pool for pool in snapshot.pools if pool.name in answering]
+    if any(pool.ready for pool in pools):
+        return Finding(True, Reason.SERVING) if router.status else router
+    if not model.status:
+        return Finding(False, Reason.MODEL_NOT_RESOLVED, model.message)
+    if snapshot.unsupported is not None:
+        return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    if pools and not any(pool.desired for pool in pools):
+        return Finding(False, Reason.SCALED_TO_ZERO, "no worker is wanted")
+    return Finding(False, Reason.NO_READY_WORKERS, _pools(snapshot).message)
+
+
+def _pools(snapshot: Snapshot) -> Finding:
+    """The gravest trouble of any pool is the reason; the message names every pool in trouble."""
+    if snapshot.unsupported is not None:
+        return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]
+    if not troubles:
+        return Finding(True, Reason.AS_DESIRED)
+    reasons = {trouble.reason for _, trouble in troubles}
+    gravest = next(reason for reason in _BY_GRAVITY if reason in reasons)
+    return Finding(False, gravest, "; ".join(f"{p.name}: {t.message}" for p, t in troubles))
+
+
+_BY_GRAVITY = (
+    Reason.INSUFFICIENT_CAPACITY,
+    Reason.PODS_FAILING,
+    Reason.PODS_NOT_READY,
+    Reason.UPDATING,
+)
+
+
+def _trouble(pool: PoolSnapshot) -> Finding | None:
+    count = f"{pool.ready} of {pool.desired} workers ready"
+    if pool.ready < pool.desired and pool.unschedulable:
+        return Finding(False, Reason.INSUFFICIENT_CAPACITY, f"{count}: {pool.unschedulable}")
+    if pool.ready < pool.desired and pool.failure:
+        return Finding(False, Reason.PODS_FAILING, f"{count}: {pool.failure}")
+    if pool.outdated:
+        message = f"{count}, {pool.outdated} of an older revision to be replaced"
+        return Finding(False, Reason.UPDATING, message)
+    if pool.ready < pool.desired:
+        return Finding(False, Reason.PODS_NOT_READY, count)
+    return None
+
+
+def _rollout(snapshot: Snapshot, *, rolled_out: bool) -> Finding:
+    """A rollout that was complete stays so when a worker dies or the pool is scaled."""
+    if snapshot.unsupported is not None:
+        return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    pools = _pools(snapshot)
+    if pools.status or (rolled_out and not any(pool.outdated for pool in snapshot.pools)):
+        return Finding(True, Reason.COMPLETE)
+    stuck = pools.reason in (Reason.INSUFFICIENT_CAPACITY, Reason.PODS_FAILING)
+    return Finding(False, Reason.STALLED if stuck else Reason.IN_PROGRESS, pools.message)
+
+
+def _condition(
+    kind: ConditionType, finding: Finding, before: Sequence[Condition], generation: int, now: str
+) -> Condition:
+    """`lastTransitionTime` moves with `status` only, as in all of Kubernetes."""
+    found = ConditionStatus.TRUE if finding.status else ConditionStatus.FALSE
+    old = next((c for c in before if c.type == kind), None)
+    return Condition(
+        type=kind,
+        status=found,
+        reason=finding.reason,
+        message=finding.message[:MAX_MESSAGE],
+        observed_generation=generation,
+        last_transition_time=old.last_transition_time if old and old.status is found else now,
+    )
+
+
+def _pool_status(pool: PoolSnapshot, before: Sequence[PoolStatus]) -> PoolStatus:
+    last_scale = next((p.last_scale for p in before if p.name == pool.name), None)
+    return PoolStatus(
+        name=pool.name,
+        desired=pool.desired,
+        ready=pool.ready,
+        draining=pool.draining,
+        last_scale=last_scale,
+    )

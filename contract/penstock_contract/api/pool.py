@@ -103,6 +103,7 @@ class Pool(PoolShape):
 
     model_config = rules(
         ("has(self.replicas) != has(self.scaling)", "set exactly one of replicas and scaling"),
+        ("self.role == oldSelf.role", "role is immutable: add a pool of the other role instead"),
     )
 
     name: DnsLabel

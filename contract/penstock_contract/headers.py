@@ -13,7 +13,9 @@ REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Use with fullmatch. Anything else could break log lines or header framing."""
 
 TRACEPARENT: Final = "traceparent"
+"""W3C trace context, handed on to the worker."""
 SESSION_AFFINITY: Final = "x-session-affinity"
+"""Requests of one session prefer one worker."""
 
 INTERNAL_PREFIX: Final = "x-penstock-"
 PRIORITY: Final = "x-penstock-priority"
@@ -33,6 +35,7 @@ ROUTE_REASON: Final = "x-penstock-route-reason"
 """Response header: why the gateway chose that worker (debugging)."""
 
 PROCESSING_MS: Final = "openai-processing-ms"
+"""Response header: milliseconds until the response began."""
 
 SSE_HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",

@@ -1,9 +1,13 @@
 """The reference pages under docs/reference/, made from the same declarations as everything else."""
 
+import ast
+import inspect
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
-from penstock_contract import metrics
+from penstock_contract import headers, metrics
+from penstock_contract.conditions import CONDITIONS
 from penstock_contract.crd import RESOURCES, Resource, schema
 from penstock_contract.errors import ErrorCode
 from penstock_contract.labels import API_VERSION
@@ -18,6 +22,8 @@ def pages() -> dict[str, str]:
     found = {f"{resource.kind.lower()}.md": _resource_page(resource) for resource in RESOURCES}
     found["metrics.md"] = _metrics_page()
     found["errors.md"] = _errors_page()
+    found["headers.md"] = _headers_page()
+    found["conditions.md"] = _conditions_page()
     links = "\n".join(f"- [{name.removesuffix('.md')}]({name})" for name in found)
     found["README.md"] = f"{NOTICE}\n\n# Reference\n\n{links}\n"
     return found
@@ -93,6 +99,29 @@ def _errors_page() -> str:
     rows = [(f"`{code.code}`", str(code.status), f"`{code.type}`") for code in ErrorCode]
     intro = 'Every error has the body `{"error": {"message", "type", "param", "code"}}`.'
     return f"{NOTICE}\n\n# Errors\n\n{intro}\n\n{_table(('code', 'HTTP status', 'type'), rows)}"
+
+
+def _headers_page() -> str:
+    """The meaning of a header is the docstring under its constant, which only the source has."""
+    rows = []
+    for line, text in pairwise(ast.parse(inspect.getsource(headers)).body):
+        match line, text:
+            case (
+                ast.AnnAssign(value=ast.Constant(value=str(name))),
+                ast.Expr(value=ast.Constant(value=str(meaning))),
+            ) if not name.endswith("-"):
+                rows.append((f"`{name}`", meaning))
+    return f"{NOTICE}\n\n# Headers\n\n{_table(('header', 'meaning'), rows)}"
+
+
+def _conditions_page() -> str:
+    rows = [
+        (f"`{c.type}`", c.meaning, ", ".join(f"`{reason}`" for reason in c.reasons))
+        for c in CONDITIONS
+    ]
+    intro = "Conditions of an InferenceDeployment. `reason` is one of these words, for machines."
+    head = ("type", "True means", "reasons")
+    return f"{NOTICE}\n\n# Conditions\n\n{intro}\n\n{_table(head, rows)}"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -28,7 +28,27 @@ def structural(schema: Schema) -> Schema:
     Raises:
         Untranslatable: naming the path of what cannot be said.
     """
+    _refuse_recursion(schema)
     return _convert(schema, schema.get("$defs", {}), "")
+
+
+def _refuse_recursion(schema: Schema) -> None:
+    """A structural schema is a finite tree; a type inside itself would never end."""
+    definitions: dict[str, Schema] = schema.get("$defs", {})
+
+    def visit(part: Any, inside: tuple[str, ...]) -> None:
+        if isinstance(part, list):
+            for item in part:
+                visit(item, inside)
+        elif isinstance(part, dict):
+            name = str(part.get("$ref", "")).rsplit("/", 1)[-1]
+            if name in inside:
+                raise Untranslatable(f"{name} contains itself")
+            if name in definitions:
+                visit(definitions[name], (*inside, name))
+            visit([value for key, value in part.items() if key not in ("$defs", "default")], inside)
+
+    visit(schema, ())
 
 
 def _convert(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
@@ -42,7 +62,7 @@ def _convert(schema: Schema, definitions: dict[str, Schema], path: str) -> Schem
         if key in _KEPT or key.startswith(_EXTENSION):
             found[key] = value
         elif key == "const":
-            found.update({"type": "string", "enum": [value]})
+            found["enum"] = [value]
         elif key == "additionalProperties":
             _add_map(found, value, definitions, path)
         elif key not in _IGNORED:
@@ -58,7 +78,8 @@ def _convert(schema: Schema, definitions: dict[str, Schema], path: str) -> Schem
         }
     if schema.get("required"):
         found["required"] = schema["required"]
-    if schema.get("default") is not None:
+    # Absent and empty strings mean the same, and Kubernetes 1.20 refuses an empty default.
+    if schema.get("default") not in (None, ""):
         found["default"] = _default(schema["default"], found)
     return found
 
@@ -81,8 +102,15 @@ def _resolved(schema: Schema, definitions: dict[str, Schema], path: str) -> Sche
 
 
 def _int_or_string(schema: Schema) -> Schema:
+    """As controller-gen writes it; a bound applies to values of its own type only."""
+    bounds = {
+        key: value
+        for choice in schema.get("anyOf", [])
+        for key, value in choice.items()
+        if key in _KEPT - {"type", "description"}
+    }
     choices = [{"type": "integer"}, {"type": "string"}]
-    return {INT_OR_STRING: True, "anyOf": choices, **_described(schema)}
+    return {INT_OR_STRING: True, "anyOf": choices, **bounds, **_described(schema)}
 
 
 def _described(schema: Schema) -> Schema:

@@ -62,7 +62,7 @@ Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=32)]
 Quantile = Annotated[str, Field(pattern=r"^0(\.[0-9]+)?$", max_length=8)]
 """A number from 0 up to but excluding 1, in a string."""
 Quantity = Annotated[
-    str | int,
+    Annotated[str, Field(pattern=QUANTITY, max_length=32)] | Annotated[int, Field(ge=0)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}, union_mode="left_to_right"),
 ]
 """A Kubernetes quantity, like `500m`, `8Gi` or `1`."""

@@ -16,6 +16,7 @@ from penstock_contract.api.base import (
     DnsLabel,
     ObjectMeta,
     Quantity,
+    list_map,
     rules,
 )
 
@@ -151,7 +152,9 @@ class EnginePoolStatus(ApiModel):
     """Workers that finish their requests and take no new ones."""
     selector: str = ""
     """Label selector of the pool's pods, for the scale subresource."""
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Annotated[
+        list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))
+    ] = []
     """metav1 conditions."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from penstock_contract.api.base import ApiModel, Condition, DnsLabel, ObjectMeta
+from penstock_contract.api.base import ApiModel, Condition, DnsLabel, ObjectMeta, list_map
 
 
 class SecretKeyRef(ApiModel):
@@ -49,7 +49,9 @@ class TenantStatus(ApiModel):
 
     observed_generation: int | None = None
     """The generation that this status describes."""
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Annotated[
+        list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))
+    ] = []
     """metav1 conditions."""
 
 

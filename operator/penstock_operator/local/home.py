@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock_operator.local.errors import UserError
+
 
 @dataclass(frozen=True)
 class Home:
@@ -58,6 +60,16 @@ class Home:
         return self.logs / f"{process}.log"
 
     def make(self) -> None:
-        """Create the folders, readable by their owner only."""
-        for folder in (self.root, self.objects, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Create the folders, readable by their owner only.
+
+        Raises:
+            UserError: they cannot be made.
+        """
+        try:
+            for folder in (self.root, self.objects, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep state in {self.root}: {error.strerror}; set PENSTOCK_HOME to a "
+                "folder that can be written"
+            ) from None

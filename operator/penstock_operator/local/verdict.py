@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 HOPELESS = 3
-"""Failures in a row, with nothing ready, after which waiting longer makes no sense."""
+"""Failures in a row after which waiting longer makes no sense."""
+NEEDED = ("PoolsReady", "RolloutComplete")
+"""Conditions that say: all workers serve, and all in the revision that was applied."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,12 @@ def judge(status: Mapping[str, Any] | None, generations: Mapping[str, int]) -> V
 def _judge_item(item: Mapping[str, Any] | None, name: str, generation: int) -> Verdict:
     if item is None or item["status"].get("observedGeneration", 0) < generation:
         return Waiting(f"{name} is not planned yet")
-    unready = [pool for pool in item["status"]["pools"] if pool["ready"] < pool["desired"]]
+    conditions = {condition["type"]: condition for condition in item["status"]["conditions"]}
+    unmet = [conditions[kind] for kind in NEEDED if conditions[kind]["status"] != "True"]
+    if not unmet:
+        return Ready()
     for failure in item["failures"]:
-        if failure["failuresInARow"] >= HOPELESS and failure["pool"] in {
-            p["name"] for p in unready
-        }:
+        if failure["failuresInARow"] >= HOPELESS:
             times = f"{failure['failuresInARow']} times in a row"
             return Failed(f"{failure['process']} {failure['lastEnd']}, {times}", failure["process"])
-    for condition in item["status"]["conditions"]:
-        if condition["type"] in ("Ready", "PoolsReady") and condition["status"] != "True":
-            return Waiting(f"{name}: {condition['message'] or condition['reason']}")
-    outdated = [w["id"] for w in item["workers"] if not w["current"]]
-    return Waiting(f"{name}: {', '.join(outdated)} still to be replaced") if outdated else Ready()
+    return Waiting(f"{name}: {unmet[0]['message']}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from penstock_contract.api import InferenceDeployment, InferenceDeploymentStatus
+from penstock_contract.api import InferenceDeployment
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
-from penstock_operator.local.decide import Phase, PoolKey
+from penstock_operator.local.conditions import PoolSnapshot
+from penstock_operator.local.decide import Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
 
@@ -77,24 +78,48 @@ def _unix(timestamp: str | None) -> int:
     return int(datetime.fromisoformat(timestamp).timestamp()) if timestamp else 0
 
 
-def item(
-    deployment: InferenceDeployment,
-    status: InferenceDeploymentStatus,
+def pools(
+    deployment: str,
     desired: Desired,
     members: Sequence[Member],
     failures: Mapping[PoolKey, Failure],
+) -> list[PoolSnapshot]:
+    """Return what was observed of a deployment's pools, in the order of its spec."""
+    return [
+        _snapshot(planned.wanted, [m for m in members if m.key == key], failures.get(key))
+        for key, planned in desired.pools.items()
+        if key.deployment == deployment
+    ]
+
+
+def _snapshot(wanted: Wanted, members: list[Member], failure: Failure | None) -> PoolSnapshot:
+    ready = [m for m in members if m.phase is Phase.READY]
+    current = [m for m in ready if m.wanted.revision == wanted.revision]
+    staying = [m for m in members if not m.observed().leaving]
+    failing = failure is not None and len(current) < wanted.replicas
+    return PoolSnapshot(
+        name=wanted.key.pool,
+        desired=wanted.replicas,
+        revision=wanted.revision,
+        ready=len(ready),
+        ready_current=len(current),
+        outdated=sum(m.wanted.revision != wanted.revision for m in staying),
+        draining=len(members) - len(staying),
+        failure=f"{failure.process} {failure.ended}" if failure and failing else "",
+    )
+
+
+def item(
+    deployment: InferenceDeployment,
+    members: Sequence[Member],
+    failures: Mapping[PoolKey, Failure],
 ) -> dict[str, Any]:
-    """Return a deployment with its status and what runs for it, as `penstock get` shows it."""
+    """Return a deployment (with its status) and what runs for it, as `penstock get` shows it."""
     name = deployment.metadata.name
-    revisions = {key: planned.wanted.revision for key, planned in desired.pools.items()}
     return {
-        **deployment.model_copy(update={"status": status}).to_json(),
+        **deployment.to_json(),
         "servedName": deployment.served_name,
-        "workers": [
-            worker(member, current=member.wanted.revision == revisions.get(member.key))
-            for member in members
-            if member.key.deployment == name
-        ],
+        "workers": [_worker(member) for member in members if member.key.deployment == name],
         "failures": [
             {"pool": key.pool, **failure.to_json()}
             for key, failure in sorted(failures.items())
@@ -103,8 +128,7 @@ def item(
     }
 
 
-def worker(member: Member, *, current: bool) -> dict[str, Any]:
-    """Return a process as `penstock get` shows it."""
+def _worker(member: Member) -> dict[str, Any]:
     return {
         "id": member.id,
         "pool": member.key.pool,
@@ -113,7 +137,6 @@ def worker(member: Member, *, current: bool) -> dict[str, Any]:
         "pid": member.process.pid,
         "url": member.url,
         "revision": member.wanted.revision,
-        "current": current,
         "startedAt": member.started_at,
     }
 

@@ -1,0 +1,210 @@
+"""The `penstock` command. Every command imports what it needs itself, so that help is instant."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from penstock_operator.local.home import Home
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end with code 2 and never with a traceback."""
+    commands(prog_name="penstock")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn errors that a user can put right into a message."""
+    from penstock_operator.local.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), code=2)
+
+
+def fail(message: str, *, code: int) -> None:
+    """Say what is wrong and end."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def home() -> "Home":
+    """Return the state folder that the environment names."""
+    import os
+
+    from penstock_operator.local.home import Home
+
+    return Home.of(os.environ)
+
+
+def running_status() -> dict[str, Any]:
+    """Return the status of the running runtime.
+
+    Raises:
+        UserError: none is running.
+    """
+    from penstock_operator.local.errors import UserError
+    from penstock_operator.local.follow import read_status
+    from penstock_operator.local.ownership import owner
+
+    status = read_status(home()) if owner(home()) else None
+    if status is None:
+        raise UserError("nothing is running; start it with: penstock up FILE")
+    return status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Serve large language models: the plan of the operator, run on this machine."""
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--detach", "-d", is_flag=True, help="Return once it is ready, and leave it running.")
+@click.option("--port", type=click.IntRange(1, 65_535), show_default="8000",
+              help="Port of the OpenAI endpoint on 127.0.0.1.")  # fmt: skip
+@click.option("--timeout", default="120s", show_default=True, help="How long it may take.")
+def up(file: Path, detach: bool, port: int | None, timeout: str) -> None:
+    """Run the InferenceDeployments of FILE; when something runs already, apply FILE to it."""
+    from penstock_contract.api.base import seconds
+    from penstock_operator.local.follow import NotReady
+    from penstock_operator.local.up import up as serve
+
+    try:
+        patience = seconds(timeout)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--timeout") from None
+    with told():
+        try:
+            serve(home(), file, port=port, timeout=patience, detach=detach, show=click.echo)
+        except NotReady as error:
+            fail(str(error), code=1)
+
+
+@commands.command()
+@click.option("--output", "-o", type=click.Choice(["json", "wide"]), help="Another form.")
+def get(output: str | None) -> None:
+    """Show what is served, its pools and its workers."""
+    import json
+    from datetime import UTC, datetime
+
+    from penstock_operator.local.table import render
+
+    with told():
+        status = running_status()
+    if output == "json":
+        click.echo(json.dumps(status, indent=2))
+    else:
+        click.echo(render(status, datetime.now(UTC), wide=output == "wide"))
+
+
+@commands.command()
+@click.argument("message", required=False)
+@click.option("--model", help="Served name; needed when several models are served.")
+@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(min=1))
+@click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(min=0))
+def chat(message: str | None, model: str | None, max_tokens: int, temperature: float) -> None:
+    """Ask a served model; without MESSAGE, converse line by line."""
+    from penstock_operator.local.chat import Chat, ChatError, choose_model
+
+    with told():
+        status = running_status()
+        names = [item["servedName"] for item in status["items"]]
+        conversation = Chat(
+            status["endpoint"],
+            {
+                "model": choose_model(names, model),
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+            },
+        )
+    for question in [message] if message else _questions():
+        started = False
+        try:
+            for piece in conversation.ask(question):
+                click.echo(piece, nl=False)
+                started = True
+        except ChatError as error:
+            if started:
+                click.echo()
+            fail(str(error), code=1)
+        click.echo()
+
+
+def _questions() -> Iterator[str]:
+    """Yield lines from the keyboard (with a prompt) or from a pipe."""
+    while True:
+        try:
+            question = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if question.strip():
+            yield question
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
+def logs(name: str | None, follow: bool) -> None:
+    """Show what processes print: NAME is a worker, a pool, `gateway` or `runtime`."""
+    from penstock_operator.local.logs import choose, lines
+    from penstock_operator.local.ownership import owner
+
+    with told():
+        chosen = choose(home(), name)
+    try:
+        for line in lines(chosen, follow=lambda: follow and owner(home()) is not None):
+            click.echo(line)
+    except KeyboardInterrupt:
+        return
+
+
+@commands.command(context_settings={"ignore_unknown_options": True})  # -1 is no option
+@click.argument("target", metavar="NAME/POOL")
+@click.argument("replicas", type=int)
+def scale(target: str, replicas: int) -> None:
+    """Set the number of workers of a pool."""
+    from penstock_operator.local.scale import scale as set_replicas
+    from penstock_operator.local.store import Store
+
+    with told():
+        running_status()
+        before = set_replicas(Store(home().objects), target, replicas)
+    click.echo(f"{target} scaled from {before} to {replicas}")
+
+
+@commands.command()
+def down() -> None:
+    """Drain everything, end it, and wait until it is gone."""
+    from penstock_operator.local.down import stop
+
+    with told():
+        stop(home(), show=click.echo)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def validate(file: Path) -> None:
+    """Check FILE as the API server would."""
+    from penstock_operator.local.manifest import read_manifest
+
+    with told():
+        for deployment in read_manifest(file):
+            click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
+
+
+@commands.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"penstock {version_of('penstock')}")
+
+
+if __name__ == "__main__":
+    main()

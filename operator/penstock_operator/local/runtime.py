@@ -1,0 +1,218 @@
+"""The loop of `penstock up`: observe processes, decide, act, tell.
+
+This is the shell around the pure parts: `desired` says what is wanted, `decide` what to do about
+it, `view` what to tell the gateway and the user. It runs on one thread; every file that it writes
+is replaced atomically, and only when its content changes.
+"""
+
+import asyncio
+import signal
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from penstock_contract.api import InferenceDeploymentStatus
+from penstock_contract.fleet import Fleet
+from penstock_operator.local import view
+from penstock_operator.local.backoff import Backoff
+from penstock_operator.local.command import HOST, Command, worker_command
+from penstock_operator.local.conditions import status_of
+from penstock_operator.local.crew import Crew, Recipe
+from penstock_operator.local.decide import (
+    Action,
+    Drain,
+    Kill,
+    Phase,
+    PoolKey,
+    Start,
+    Terminate,
+    Wanted,
+    decide,
+)
+from penstock_operator.local.desired import Desired, reconcile
+from penstock_operator.local.home import Home
+from penstock_operator.local.journal import Journal
+from penstock_operator.local.member import Member, how_it_ended
+from penstock_operator.local.ports import free_port
+from penstock_operator.local.spawn import end_stale
+from penstock_operator.local.store import Store, write_json
+
+TICK = 0.1
+"""Seconds between two looks at processes and desired state."""
+GATEWAY = Wanted(key=PoolKey("", "gateway"), replicas=1, revision="", settle=0)
+
+
+async def run(home: Home, port: int) -> None:
+    """Run the processes of a state folder, whose lock the caller holds, until SIGINT or SIGTERM."""
+    journal = Journal(now_text)
+    if stale := end_stale(home):
+        journal.tell("runtime", f"ended {stale} processes of a runtime that was killed")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        runtime = Runtime(home, port, Crew(home, client, journal), journal)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, runtime.stop)
+        await runtime.run()
+
+
+class Runtime:
+    """Keeps one state folder's processes as its objects want them."""
+
+    def __init__(self, home: Home, port: int, crew: Crew, journal: Journal) -> None:
+        self._home = home
+        self._port = port
+        self._crew = crew
+        self._journal = journal
+        self._store = Store(home.objects)
+        self._store_version: object = None
+        self._desired = Desired()
+        self._backoffs: dict[PoolKey, Backoff] = {}
+        self._failures: dict[PoolKey, view.Failure] = {}
+        self._workers_started = 0
+        self._fleet = Fleet()
+        self._statuses: dict[str, InferenceDeploymentStatus] = {}
+        self._written: dict[str, Any] = {}
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Keep the processes as desired; after `stop`, drain them and return."""
+        try:
+            while True:
+                self._step()
+                if self._stopping and not self._crew.members:
+                    return
+                await asyncio.sleep(TICK)
+        finally:
+            self._crew.end_everything()
+            self._home.fleet.unlink(missing_ok=True)
+            self._home.processes.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Drain and end everything; a second call kills instead."""
+        if self._stopping:
+            for member in self._crew.members:
+                self._crew.kill(member.id, "stopped twice")
+        else:
+            self._journal.tell("runtime", "stopping: first the gateway, then the workers")
+        self._stopping = True
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        self._read_desired()
+        for member, returncode in self._crew.reap():
+            self._note_end(member, how_it_ended(returncode), now)
+        for action in decide(self._wanted(), self._crew.observed(), self._backoffs, now):
+            self._act(action)
+        self._write_fleet()
+        self._write_status()
+
+    def _read_desired(self) -> None:
+        """Plan anew when an object changed; new revisions get a fresh chance at once."""
+        if self._store.version() == self._store_version:
+            return
+        before = self._desired.pools
+        self._desired = reconcile(self._store, now_text())
+        self._store_version = self._store.version()
+        for key, planned in self._desired.pools.items():
+            if key in before and before[key].wanted.revision != planned.wanted.revision:
+                self._backoffs.pop(key, None)
+                self._failures.pop(key, None)
+
+    def _wanted(self) -> list[Wanted]:
+        """Return what to run; while stopping, the workers outlive the gateway."""
+        workers = [planned.wanted for planned in self._desired.pools.values()]
+        if not self._stopping:
+            return [GATEWAY, *workers]
+        gateway_lives = any(member.role is None for member in self._crew.members)
+        return workers if gateway_lives else []
+
+    def _note_end(self, member: Member, ended: str, now: float) -> None:
+        """Record an end; one that nobody asked for counts as a failure of its pool."""
+        if member.observed().leaving:
+            self._journal.tell(member.id, f"stopped: it {ended}")
+            return
+        before = self._backoffs.get(member.key, Backoff())
+        backoff = before.after_exit(member.started, member.ready_since, now)
+        self._backoffs[member.key] = backoff
+        self._failures[member.key] = view.Failure(
+            process=member.id,
+            ended=ended,
+            in_a_row=backoff.failures,
+            restarts=view.restarts(self._failures.get(member.key)) + 1,
+        )
+        wait = max(0.0, backoff.retry_at - now)
+        self._journal.tell(member.id, f"{ended}; the next one starts in {wait:.0f} s")
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Start(key, reason):
+                self._start(key, reason)
+            case Drain(name, reason):
+                self._crew.drain(name, reason)
+            case Terminate(name):
+                self._crew.terminate(name)
+            case Kill(name, reason):
+                self._crew.kill(name, reason)
+
+    def _start(self, key: PoolKey, reason: str) -> None:
+        planned = self._desired.pools.get(key)
+        if planned is None:
+            self._crew.start("gateway", self._gateway(), reason, now_text())
+            return
+        self._workers_started += 1
+        name = f"{key.deployment}-{key.pool}-{self._workers_started}"
+        port = free_port(avoid={self._port, *self._crew.ports})
+        recipe = Recipe(
+            wanted=planned.wanted,
+            command=worker_command(planned.container, port=port, model=planned.model_folder),
+            port=port,
+            role=planned.pool.spec.role,
+            model=planned.deployment.served_name,
+        )
+        self._crew.start(name, recipe, reason, now_text())
+
+    def _gateway(self) -> Recipe:
+        argv = ["penstock-gateway", "--fleet", str(self._home.fleet)]
+        argv += ["--host", HOST, "--port", str(self._port)]
+        argv += ["--drain-timeout", f"{GATEWAY.drain_timeout:.0f}s"]
+        command = Command(tuple(argv), {})
+        return Recipe(GATEWAY, command, self._port, role=None, model=None)
+
+    def _write_fleet(self) -> None:
+        """Tell the gateway, when there is something new to tell."""
+        fleet = view.fleet(self._desired, self._crew.members, self._fleet.generation)
+        if fleet != self._fleet or not self._home.fleet.exists():
+            self._fleet = fleet.model_copy(update={"generation": fleet.generation + 1})
+            self._fleet.write(self._home.fleet)
+
+    def _write_status(self) -> None:
+        """Tell the user, when there is something new to tell."""
+        members, failures = self._crew.members, self._failures
+        gateway = view.gateway(members, failures.get(GATEWAY.key))
+        endpoint = f"http://{HOST}:{self._port}"
+        items = []
+        for deployment in self._desired.deployments:
+            name = deployment.metadata.name
+            pools = view.pools(name, self._desired, members, failures)
+            self._statuses[name] = status_of(
+                deployment,
+                pools,
+                gateway_ready=gateway["state"] == Phase.READY,
+                url=f"{endpoint}/v1",
+                before=self._statuses.get(name),
+                now=now_text(),
+            )
+            current = deployment.model_copy(update={"status": self._statuses[name]})
+            items.append(view.item(current, members, failures))
+        events = self._journal.to_json()
+        document = {"endpoint": endpoint, "gateway": gateway, "items": items, "events": events}
+        if document != self._written:
+            self._written = document
+            write_json(self._home.status, document)
+
+
+def now_text() -> str:
+    """Return the wall clock as RFC 3339."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

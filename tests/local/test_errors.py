@@ -1,0 +1,113 @@
+"""What a user sees after a mistake: what is wrong, where, what to do; code 2, no traceback."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Write = Callable[..., Path]
+
+
+def test_help_is_instant(machine: Any) -> None:
+    def took() -> float:
+        began = time.monotonic()
+        assert "chat" in machine.run("--help")
+        return time.monotonic() - began
+
+    assert min(took() for _ in range(5)) < 0.3
+
+
+def test_a_missing_file_is_named(machine: Any) -> None:
+    assert "cannot read nowhere.yaml" in machine.run("up", "nowhere.yaml", code=2)
+
+
+def test_a_folder_is_no_manifest(machine: Any, tmp_path: Path) -> None:
+    assert "Is a directory" in machine.run("validate", tmp_path, code=2)
+
+
+def test_broken_yaml_is_named_by_line(machine: Any, manifest: Write) -> None:
+    assert "line 2" in machine.run("validate", manifest("a: b\nc: d: e\n"), code=2)
+
+
+def test_a_wrong_field_is_named_by_path_with_the_fix(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    path.write_text(path.read_text().replace("replicas", "replica"))
+    said = machine.run("up", path, code=2)
+    assert "spec.pools[0].replica" in said
+    assert "did you mean replicas?" in said
+
+
+def test_a_broken_rule_is_told_in_words(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    path.write_text(path.read_text().replace("replicas: 1, ", ""))
+    assert "set exactly one of replicas and scaling" in machine.run("validate", path, code=2)
+
+
+def test_a_missing_model_folder_is_named(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    text = path.read_text()
+    path.write_text(
+        text[: text.index("file://")] + "file://./nothing" + text[text.index('", name') :]
+    )
+    said = machine.run("up", path, code=2)
+    assert "spec.model.uri" in said
+    assert str(path.parent / "nothing") in said
+
+
+def test_a_model_that_would_have_to_be_fetched_is_refused(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    text = path.read_text()
+    path.write_text(text[: text.index("file://")] + "hf://a/b" + text[text.index('", name') :])
+    assert "cannot be fetched locally" in machine.run("up", path, code=2)
+
+
+def test_other_kinds_are_refused(machine: Any, manifest: Write) -> None:
+    tenant = (
+        "apiVersion: penstock.dev/v1alpha1\nkind: Tenant\nmetadata: {name: team}\n"
+        "spec: {apiKeys: [{name: team}]}\n"
+    )
+    assert "Tenant team" in machine.run("up", manifest(tenant), code=2)
+
+
+def test_a_taken_port_names_who_has_it(machine: Any, manifest: Write) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        said = machine.run("up", manifest(), "--detach", "--port", port, code=2)
+    assert f"port {port} is taken by" in said
+    assert "(pid " in said
+    assert "--port" in said
+
+
+def test_a_bad_timeout_is_refused(machine: Any, manifest: Write) -> None:
+    said = machine.run("up", manifest(), "--timeout", "soon", code=2)
+    assert "'soon' is not a duration" in said
+
+
+@pytest.mark.parametrize(
+    "command", [["get"], ["chat", "hello"], ["scale", "small/default", "2"], ["down"]]
+)
+def test_commands_that_need_a_runtime_say_so(machine: Any, command: list[str]) -> None:
+    assert "nothing is running" in machine.run(*command, code=2)
+
+
+def test_logs_without_a_run_say_so(machine: Any) -> None:
+    assert "there is no log" in machine.run("logs", code=2)
+
+
+def test_validate_accepts_the_examples(machine: Any) -> None:
+    example = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+    assert "InferenceDeployment quickstart is valid" in machine.run("validate", example)
+
+
+def test_version_is_told(machine: Any) -> None:
+    assert machine.run("version").startswith("penstock 0.")
+
+
+def test_an_unwritable_state_folder_is_named(machine: Any, manifest: Write) -> None:
+    machine.home.write_text("in the way")
+    said = machine.run("up", manifest(), "--detach", code=2)
+    assert str(machine.home) in said
+    machine.home.unlink()

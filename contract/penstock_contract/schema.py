@@ -126,14 +126,14 @@ def _add_map(found: Schema, value: Any, definitions: dict[str, Schema], path: st
 
 
 def _default(value: Any, schema: Schema) -> Any:
-    """Return a default without nulls and without what the nested defaults say already."""
+    """Return a default without what absence says, or what the nested defaults say already."""
     if not isinstance(value, dict):
         return value
     properties = schema.get("properties", {})
     return {
         name: _default(inner, properties.get(name, {}))
         for name, inner in value.items()
-        if inner is not None and not _implied(inner, properties.get(name, {}))
+        if inner not in (None, "") and not _implied(inner, properties.get(name, {}))
     }
 
 

@@ -73,18 +73,27 @@ def _adjust(logits: Tensor, row: Row) -> None:
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Draw from each row by inverting its cumulative distribution at a counter-based number."""
+    """Draw from each row by inverting its cumulative distribution at a counter-based number.
+
+    Rows with a filter are drawn in sorted order, the others as they lie; each row takes the same
+    way whatever its neighbours want, or its draw would depend on them.
+    """
     wanted = [row.sampling for row in rows]
     scaled = logits / torch.tensor([s.temperature for s in wanted])[:, None]
     numbers = torch.tensor(
         [uniform(s.seed, s.choice, len(r.output)) for s, r in zip(wanted, rows, strict=True)],
         dtype=torch.float64,
     )
-    if all(s.top_k == 0 and s.top_p >= 1.0 and s.min_p == 0.0 for s in wanted):
-        return _invert(scaled.softmax(-1).double(), numbers)
-    ranked, tokens = torch.sort(scaled, dim=-1, descending=True, stable=True)
-    kept = _keep(ranked.softmax(-1).double(), wanted)
-    return tokens.gather(-1, _invert(kept, numbers)[:, None])[:, 0]
+    tokens = torch.empty(len(rows), dtype=torch.long)
+    filtered = [i for i, s in enumerate(wanted) if s.top_k or s.top_p < 1.0 or s.min_p > 0.0]
+    plain = [i for i in range(len(rows)) if i not in set(filtered)]
+    if plain:
+        tokens[plain] = _invert(scaled[plain].softmax(-1).double(), numbers[plain])
+    if filtered:
+        ranked, order = torch.sort(scaled[filtered], dim=-1, descending=True, stable=True)
+        kept = _keep(ranked.softmax(-1).double(), [wanted[i] for i in filtered])
+        tokens[filtered] = order.gather(-1, _invert(kept, numbers[filtered])[:, None])[:, 0]
+    return tokens
 
 
 def _keep(mass: Tensor, wanted: Sequence[Sampling]) -> Tensor:

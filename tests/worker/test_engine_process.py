@@ -1,0 +1,156 @@
+"""The engine as a process: what it says over the socket, and when it ends."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tiny_models
+
+from penstock_worker.engine_process import EngineConfig
+from penstock_worker.messages import (
+    Abort,
+    AddRequest,
+    Batch,
+    Event,
+    Failed,
+    FinishReason,
+    Output,
+    Ready,
+    Sampling,
+    Stop,
+)
+from penstock_worker.wire import encode, event_decoder
+
+
+class Process:
+    """An engine process and our end of its socket."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(60)
+        text = msgspec.json.encode(config).decode()
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "penstock_worker.engine_process",
+                    str(theirs.fileno()),
+                    text,
+                ],
+                pass_fds=[theirs.fileno()],
+            )
+        self._decoder = event_decoder()
+        self._events: list[Event] = []
+
+    def send(self, *messages: Any) -> None:
+        for message in messages:
+            self.socket.sendall(encode(message))
+
+    def event(self) -> Event | None:
+        """Return the next event; None when the engine has closed the socket."""
+        while not self._events:
+            data = self.socket.recv(1 << 16)
+            if not data:
+                return None
+            self._events = self._decoder.feed(data)
+        return self._events.pop(0)
+
+    def until_idle(self) -> list[Output]:
+        outputs: list[Output] = []
+        while True:
+            event = self.event()
+            assert isinstance(event, Batch)
+            outputs += event.outputs
+            if not event.stats.running and not event.stats.waiting and outputs:
+                assert event.stats.blocks_used == 0 or event.outputs
+                if not event.outputs:
+                    return outputs
+
+    def close(self) -> int:
+        self.socket.close()
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("model")
+    tiny_models.make("llama-gqa", found)
+    return found
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[Process]:
+    found = Process(EngineConfig(model=str(folder), threads=1))
+    ready = found.event()
+    assert isinstance(ready, Ready)
+    assert ready.max_model_len == 512
+    yield found
+    found.close()
+
+
+def test_requests_come_back_whole(engine: Process) -> None:
+    greedy = Sampling(temperature=0.0)
+    engine.send(
+        *(AddRequest(id=f"r{i}", prompt=[i, 2, 3], max_tokens=5, sampling=greedy) for i in range(4))
+    )
+    outputs = engine.until_idle()
+    for i in range(4):
+        mine = [o for o in outputs if o.id == f"r{i}"]
+        assert sum(len(o.tokens) for o in mine) == 5
+        assert mine[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_an_abort_ends_the_output(engine: Process) -> None:
+    engine.send(AddRequest(id="long", prompt=[1], max_tokens=400))
+    first = next(e for e in iter(engine.event, None) if isinstance(e, Batch) and e.outputs)
+    assert first.outputs[0].id == "long"
+    engine.send(Abort(["long"]))
+    last = next(
+        e
+        for e in iter(engine.event, None)
+        if isinstance(e, Batch) and not e.stats.running and not e.outputs
+    )
+    assert last.stats.blocks_used == 0
+
+
+def test_a_refused_request_says_why(engine: Process) -> None:
+    engine.send(AddRequest(id="big", prompt=[1] * 512, max_tokens=1))
+    refusal = next(e for e in iter(engine.event, None) if isinstance(e, Batch) and e.outputs)
+    assert refusal.outputs[0].finish_reason is FinishReason.ABORT
+    assert "511 tokens" in refusal.outputs[0].error
+
+
+def test_it_ends_when_told(folder: Path) -> None:
+    process = Process(EngineConfig(model=str(folder), threads=1))
+    process.send(Stop())
+    assert process.process.wait(timeout=60) == 0
+    process.socket.close()
+
+
+def test_it_never_outlives_its_server(folder: Path) -> None:
+    process = Process(EngineConfig(model=str(folder), threads=1))
+    assert isinstance(process.event(), Ready)
+    process.send(AddRequest(id="long", prompt=[1], max_tokens=500))
+    assert process.close() == 0
+
+
+def test_what_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
+    process = Process(EngineConfig(model=str(tmp_path)))
+    event = process.event()
+    assert isinstance(event, Failed)
+    assert "config.json" in event.message
+    assert process.close() == 1
+
+
+def test_a_pool_that_is_too_small_names_the_flag(folder: Path) -> None:
+    process = Process(EngineConfig(model=str(folder), kv_cache_bytes=4096))
+    event = process.event()
+    assert isinstance(event, Failed)
+    assert "--kv-cache-memory" in event.message
+    assert process.close() == 1

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import httpx
+
 from penstock_operator.local.home import Home
-from penstock_operator.local.verdict import Failed, Ready, judge
+from penstock_operator.local.probe import generates
+from penstock_operator.local.verdict import Failed, Ready, Verdict, Waiting, judge
 
 PAUSE = 0.1
 TAIL = 15
@@ -50,21 +53,28 @@ class Follower:
         Raises:
             NotReady: they do not in time, or never will.
         """
-        while True:
-            lives = alive()
-            status = read_status(self._home)
-            self._show_events(status)
-            verdict = judge(status, generations)
-            if isinstance(verdict, Ready) and status is not None:
-                return str(status["endpoint"])
-            if isinstance(verdict, Failed):
-                raise NotReady(f"{verdict.reason}\n{self.tail(verdict.process)}")
-            if not lives:
-                raise NotReady(f"the runtime ended\n{self.tail('runtime')}")
-            if time.monotonic() - self._began > patience:
-                reason = getattr(verdict, "reason", "")
-                raise NotReady(f"not ready within {patience:.0f} s: {reason}")
-            await asyncio.sleep(PAUSE)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while True:
+                lives = alive()
+                status = read_status(self._home)
+                self._show_events(status)
+                verdict = judge(status, generations)
+                if status and isinstance(verdict, Ready):
+                    if await _answers(client, status, generations):
+                        return str(status["endpoint"])
+                    verdict = Waiting("the endpoint does not answer yet")
+                self._check(verdict, lives=lives, patience=patience)
+                await asyncio.sleep(PAUSE)
+
+    def _check(self, verdict: Verdict, *, lives: bool, patience: float) -> None:
+        """Raise NotReady when waiting on makes no sense."""
+        if isinstance(verdict, Failed):
+            raise NotReady(f"{verdict.reason}\n{self.tail(verdict.process)}")
+        if not lives:
+            raise NotReady(f"the runtime ended\n{self.tail('runtime')}")
+        if time.monotonic() - self._began > patience:
+            reason = verdict.reason if isinstance(verdict, Waiting) else ""
+            raise NotReady(f"not ready within {patience:.0f} s: {reason}")
 
     def show_new_events(self) -> None:
         """Show what has happened since the last call."""
@@ -89,3 +99,17 @@ class Follower:
     @staticmethod
     def _last_sequence(status: Mapping[str, Any] | None) -> int:
         return max((event["sequence"] for event in status["events"]), default=0) if status else 0
+
+
+async def _answers(
+    client: httpx.AsyncClient, status: Mapping[str, Any], names: Iterable[str]
+) -> bool:
+    """Whether the endpoint generates a token of every named deployment that wants workers."""
+    models = [
+        item["servedName"]
+        for item in status["items"]
+        if item["metadata"]["name"] in set(names)
+        and any(pool["desired"] for pool in item["status"]["pools"])
+    ]
+    asked = (generates(client, status["endpoint"], model) for model in models)
+    return all(await asyncio.gather(*asked))

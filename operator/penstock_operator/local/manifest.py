@@ -50,6 +50,17 @@ def model_folder(deployment: InferenceDeployment) -> Path:
     return Path(deployment.spec.model.uri.removeprefix(FILE))
 
 
+def missing_model(deployment: InferenceDeployment) -> str:
+    """Return why the model of an anchored deployment cannot be loaded; nothing when it is there."""
+    folder = model_folder(deployment)
+    if (folder / "config.json").is_file():
+        return ""
+    return (
+        f"there is no model in {folder} (a folder with config.json, tokenizer.json and "
+        "*.safetensors is expected)"
+    )
+
+
 def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeployment:
     """Make a relative `file://./model` absolute: the runtime has another working directory."""
     model = deployment.spec.model
@@ -71,8 +82,5 @@ def _check(deployment: InferenceDeployment) -> None:
             f"{where}: spec.model.uri: {spec.model.uri} cannot be fetched locally; download the "
             "model and write file://./folder, relative to the manifest"
         )
-    if not (model_folder(deployment) / "config.json").is_file():
-        raise UserError(
-            f"{where}: spec.model.uri: there is no model in {model_folder(deployment)} (a folder "
-            "with config.json, tokenizer.json and *.safetensors is expected)"
-        )
+    if missing := missing_model(deployment):
+        raise UserError(f"{where}: spec.model.uri: {missing}")

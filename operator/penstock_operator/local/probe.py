@@ -39,7 +39,8 @@ class Prober:
         """Probe until cancelled."""
         await self._until(self._health)
         if self._model is not None:
-            await self._until(self._token)
+            model = self._model
+            await self._until(lambda: generates(self._client, self._url, model))
         self._ready()
         while True:
             await asyncio.sleep(READY_PAUSE)
@@ -57,12 +58,12 @@ class Prober:
             return False
         return answer.status_code == httpx.codes.OK
 
-    async def _token(self) -> bool:
-        body = {"model": self._model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-        try:
-            answer = await self._client.post(
-                f"{self._url}/v1/completions", json=body, timeout=TOKEN_TIMEOUT
-            )
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
+
+async def generates(client: httpx.AsyncClient, url: str, model: str) -> bool:
+    """Whether a server generates a token of a model: the only proof that it serves."""
+    body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+    try:
+        answer = await client.post(f"{url}/v1/completions", json=body, timeout=TOKEN_TIMEOUT)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == httpx.codes.OK

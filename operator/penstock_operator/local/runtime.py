@@ -18,7 +18,6 @@ from penstock_contract.fleet import Fleet
 from penstock_operator.local import view
 from penstock_operator.local.backoff import Backoff
 from penstock_operator.local.command import HOST, Command, worker_command
-from penstock_operator.local.conditions import status_of
 from penstock_operator.local.crew import Crew, Recipe
 from penstock_operator.local.decide import (
     Action,
@@ -34,10 +33,13 @@ from penstock_operator.local.decide import (
 from penstock_operator.local.desired import Desired, reconcile
 from penstock_operator.local.home import Home
 from penstock_operator.local.journal import Journal
+from penstock_operator.local.manifest import missing_model
 from penstock_operator.local.member import Member, how_it_ended
 from penstock_operator.local.ports import free_port
 from penstock_operator.local.spawn import end_stale
 from penstock_operator.local.store import Store, write_json
+from penstock_operator.status import Snapshot
+from penstock_operator.status import status as compute_status
 
 TICK = 0.1
 """Seconds between two looks at processes and desired state."""
@@ -141,6 +143,7 @@ class Runtime:
             ended=ended,
             in_a_row=backoff.failures,
             restarts=view.restarts(self._failures.get(member.key)) + 1,
+            at=now,
         )
         wait = max(0.0, backoff.retry_at - now)
         self._journal.tell(member.id, f"{ended}; the next one starts in {wait:.0f} s")
@@ -196,14 +199,14 @@ class Runtime:
         for deployment in self._desired.deployments:
             name = deployment.metadata.name
             pools = view.pools(name, self._desired, members, failures)
-            self._statuses[name] = status_of(
-                deployment,
-                pools,
-                gateway_ready=gateway["state"] == Phase.READY,
+            seen = Snapshot(
+                tuple(pools),
+                router_ready=gateway["state"] == Phase.READY,
                 url=f"{endpoint}/v1",
-                before=self._statuses.get(name),
-                now=now_text(),
+                model_missing=missing_model(deployment),
             )
+            before = self._statuses.get(name)
+            self._statuses[name] = compute_status(deployment, seen, before, now_text())
             current = deployment.model_copy(update={"status": self._statuses[name]})
             items.append(view.item(current, members, failures))
         events = self._journal.to_json()

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock_contract.conditions import ConditionType
+
 HOPELESS = 3
 """Failures in a row after which waiting longer makes no sense."""
-NEEDED = ("PoolsReady", "RolloutComplete")
+NEEDED = (ConditionType.POOLS_READY, ConditionType.ROLLOUT_COMPLETE)
 """Conditions that say: all workers serve, and all in the revision that was applied."""
 
 
@@ -64,7 +66,7 @@ def _judge_item(item: Mapping[str, Any] | None, name: str, generation: int) -> V
     if not unmet:
         return Ready()
     for failure in item["failures"]:
-        if failure["failuresInARow"] >= HOPELESS:
+        if failure["failuresInARow"] >= HOPELESS and not failure["over"]:
             times = f"{failure['failuresInARow']} times in a row"
             return Failed(f"{failure['process']} {failure['lastEnd']}, {times}", failure["process"])
     return Waiting(f"{name}: {unmet[0]['message']}")

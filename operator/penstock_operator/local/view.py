@@ -10,10 +10,10 @@ from typing import Any
 
 from penstock_contract.api import InferenceDeployment
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
-from penstock_operator.local.conditions import PoolSnapshot
 from penstock_operator.local.decide import Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
+from penstock_operator.status import PoolSnapshot
 
 SERVING = {
     Phase.READY: WorkerState.READY,
@@ -32,6 +32,12 @@ class Failure:
     in_a_row: int
     restarts: int
     """All of them since the runtime began, or since the revision changed."""
+    at: float
+    """When, in monotonic seconds."""
+
+    def is_over(self, members: Iterable[Member]) -> bool:
+        """Whether a process of the pool has become ready since."""
+        return any(m.ready_since is not None and m.ready_since > self.at for m in members)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the status shows it."""
@@ -86,26 +92,27 @@ def pools(
 ) -> list[PoolSnapshot]:
     """Return what was observed of a deployment's pools, in the order of its spec."""
     return [
-        _snapshot(planned.wanted, [m for m in members if m.key == key], failures.get(key))
+        _snapshot(planned.wanted, _of(members, key), failures.get(key))
         for key, planned in desired.pools.items()
         if key.deployment == deployment
     ]
 
 
+def _of(members: Iterable[Member], key: PoolKey) -> list[Member]:
+    return [member for member in members if member.key == key]
+
+
 def _snapshot(wanted: Wanted, members: list[Member], failure: Failure | None) -> PoolSnapshot:
-    ready = [m for m in members if m.phase is Phase.READY]
-    current = [m for m in ready if m.wanted.revision == wanted.revision]
-    staying = [m for m in members if not m.observed().leaving]
-    failing = failure is not None and len(current) < wanted.replicas
+    staying = [member for member in members if not member.observed().leaving]
     return PoolSnapshot(
         name=wanted.key.pool,
         desired=wanted.replicas,
-        revision=wanted.revision,
-        ready=len(ready),
-        ready_current=len(current),
-        outdated=sum(m.wanted.revision != wanted.revision for m in staying),
+        ready=sum(member.phase is Phase.READY for member in members),
+        outdated=sum(member.wanted.revision != wanted.revision for member in staying),
         draining=len(members) - len(staying),
-        failure=f"{failure.process} {failure.ended}" if failure and failing else "",
+        failure=f"{failure.process} {failure.ended}"
+        if failure and not failure.is_over(members)
+        else "",
     )
 
 
@@ -121,7 +128,7 @@ def item(
         "servedName": deployment.served_name,
         "workers": [_worker(member) for member in members if member.key.deployment == name],
         "failures": [
-            {"pool": key.pool, **failure.to_json()}
+            {"pool": key.pool, "over": failure.is_over(_of(members, key)), **failure.to_json()}
             for key, failure in sorted(failures.items())
             if key.deployment == name
         ],

@@ -1,0 +1,24 @@
+"""The planned container as a local command: another address, another model path, nothing else."""
+
+from penstock_operator.local.command import with_flag, worker_command
+
+CONTAINER = {
+    "command": ["penstock-worker"],
+    "args": ["--model", "/models/model", "--host", "0.0.0.0", "--port", "8000", "--dtype", "auto"],
+    "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "SECRET", "valueFrom": {}}],
+}
+
+
+def test_only_address_and_model_differ_from_the_pod() -> None:
+    command = worker_command(CONTAINER, port=41234, model="/home/me/model")
+    assert command.argv == (
+        *("penstock-worker", "--model", "/home/me/model", "--host", "127.0.0.1"),
+        *("--port", "41234", "--dtype", "auto"),
+    )
+    assert command.environment == {"OMP_NUM_THREADS": "2"}
+
+
+def test_a_flag_is_replaced_in_either_spelling_or_appended() -> None:
+    assert with_flag(["a", "--x", "1", "b"], "--x", "2") == ["a", "--x", "2", "b"]
+    assert with_flag(["a", "--x=1"], "--x", "2") == ["a", "--x=2"]
+    assert with_flag(["a"], "--x", "2") == ["a", "--x", "2"]

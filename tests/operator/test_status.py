@@ -1,0 +1,146 @@
+"""Status: the truth about what was seen, and no change without a change."""
+
+from typing import Any
+
+import pytest
+from deployments import deployment
+
+from penstock_contract.api import Condition, InferenceDeploymentStatus
+from penstock_contract.conditions import CONDITIONS, ConditionType
+from penstock_operator.manifests import Unsupported
+from penstock_operator.status import PoolSnapshot, Snapshot, revision, status
+
+THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+UP = PoolSnapshot("default", desired=2, ready=2)
+
+
+def seen(*pools: PoolSnapshot, router_ready: bool = True, **more: Any) -> Snapshot:
+    return Snapshot(pools or (UP,), router_ready, **more)
+
+
+def conditions(snapshot: Snapshot, **spec: Any) -> dict[str, Condition]:
+    found = status(deployment(**spec), snapshot, None, NOW)
+    return {c.type: c for c in found.conditions}
+
+
+def reason(kind: str, snapshot: Snapshot) -> tuple[str, str]:
+    found = conditions(snapshot)[kind]
+    return found.status, found.reason
+
+
+def test_a_deployment_whose_workers_all_serve_is_ready() -> None:
+    assert {c.status for c in conditions(seen()).values()} == {"True"}
+
+
+@pytest.mark.parametrize("declared", CONDITIONS, ids=lambda d: d.type)
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        seen(),
+        seen(router_ready=False),
+        seen(PoolSnapshot("default", 0)),
+        seen(PoolSnapshot("default", 2)),
+        seen(PoolSnapshot("default", 2, failure="exit 1")),
+        seen(PoolSnapshot("default", 2, unschedulable="no GPU")),
+        seen(PoolSnapshot("default", 2, ready=2, outdated=1)),
+        seen(PoolSnapshot("default", 2), model_missing="no such claim"),
+        seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.model.uri", "no")),
+        seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.engine.type", "no")),
+    ],
+)
+def test_every_reason_is_a_declared_one(declared: Any, snapshot: Snapshot) -> None:
+    assert conditions(snapshot)[declared.type].reason in declared.reasons
+
+
+@pytest.mark.parametrize("router_ready", [True, False])
+@pytest.mark.parametrize("draining", [0, 2])
+def test_ready_is_never_true_without_a_worker_that_generated_a_token(
+    router_ready: bool, draining: int
+) -> None:
+    snapshot = seen(PoolSnapshot("default", 2, draining=draining), router_ready=router_ready)
+    assert conditions(snapshot)["Ready"].status == "False"
+
+
+def test_prefill_workers_alone_do_not_make_a_deployment_ready() -> None:
+    pools = (
+        {"name": "prefill", "role": "Prefill", "replicas": 1},
+        {"name": "decode", "role": "Decode", "replicas": 1},
+    )
+    snapshot = seen(PoolSnapshot("prefill", 1, ready=1), PoolSnapshot("decode", 1))
+    found = status(deployment(*pools), snapshot, None, NOW)
+    ready = next(c for c in found.conditions if c.type == "Ready")
+    assert (ready.status, ready.reason) == ("False", "NoReadyWorkers")
+
+
+def test_one_worker_of_two_serves_but_the_pool_is_not_as_desired() -> None:
+    found = conditions(seen(PoolSnapshot("default", 2, ready=1)))
+    assert found["Ready"].status == "True"
+    assert found["PoolsReady"].status == "False"
+    assert found["PoolsReady"].message == "default: 1 of 2 workers ready"
+
+
+def test_reasons_say_what_hinders() -> None:
+    assert reason("Ready", seen(PoolSnapshot("default", 0))) == ("False", "ScaledToZero")
+    assert reason("Ready", seen(router_ready=False)) == ("False", "RouterNotReady")
+    lacking = seen(PoolSnapshot("default", 2, unschedulable="0/3 nodes have a GPU"))
+    assert reason("PoolsReady", lacking) == ("False", "InsufficientCapacity")
+    assert "0/3 nodes have a GPU" in conditions(lacking)["PoolsReady"].message
+
+
+def test_the_gravest_trouble_of_any_pool_is_the_reason_and_all_are_told() -> None:
+    waiting = PoolSnapshot("a", 1)
+    broken = PoolSnapshot("b", 1, failure="exit 1")
+    found = conditions(seen(waiting, broken))["PoolsReady"]
+    assert found.reason == "PodsFailing"
+    assert found.message == "a: 0 of 1 workers ready; b: 0 of 1 workers ready: exit 1"
+
+
+def test_a_spec_that_is_not_built_says_so_while_the_old_revision_serves_on() -> None:
+    gap = Unsupported("spec.model.uri", "s3:// is not available; use pvc://")
+    found = conditions(seen(UP, unsupported=gap))
+    assert found["ModelResolved"].reason == "UnsupportedSource"
+    assert found["ModelResolved"].message.startswith("spec.model.uri: s3://")
+    assert found["Ready"].status == "True"
+
+
+def test_nothing_changes_when_nothing_changed() -> None:
+    infd, snapshot = deployment(), seen()
+    first = status(infd, snapshot, None, THEN)
+    assert status(infd, snapshot, first, NOW) == first
+
+
+def test_a_transition_time_moves_only_with_its_status() -> None:
+    infd = deployment()
+    up = status(infd, seen(), None, THEN)
+    degraded = status(infd, seen(PoolSnapshot("default", 2, ready=1)), up, NOW)
+    times = {c.type: c.last_transition_time for c in degraded.conditions}
+    assert times["PoolsReady"] == NOW
+    assert times["Ready"] == THEN
+
+
+def test_a_rollout_is_complete_once_no_older_worker_is_left() -> None:
+    infd = deployment()
+    new = revision(infd)
+    during = status(infd, seen(PoolSnapshot("default", 2, ready=2, outdated=1)), None, THEN)
+    assert (during.revision.current, during.revision.updated) == ("", new)
+    after = status(infd, seen(), during, NOW)
+    assert (after.revision.current, after.revision.updated) == (new, new)
+
+
+def test_a_worker_that_dies_does_not_reopen_a_rollout() -> None:
+    infd = deployment()
+    done = status(infd, seen(), None, THEN)
+    later = status(infd, seen(PoolSnapshot("default", 2, ready=1)), done, NOW)
+    rollout = next(c for c in later.conditions if c.type == ConditionType.ROLLOUT_COMPLETE)
+    assert rollout.status == "True"
+
+
+def test_endless_words_of_others_are_cut() -> None:
+    found = conditions(seen(PoolSnapshot("default", 2, failure="x" * 100_000)))
+    assert len(found["PoolsReady"].message) <= 1024
+
+
+def test_the_summary_counts_over_all_pools() -> None:
+    found = status(deployment(), seen(UP, PoolSnapshot("b", 3, ready=1)), None, NOW)
+    assert found.pools_summary == "3/5"
+    assert InferenceDeploymentStatus.model_validate(found.to_json()) == found

@@ -103,12 +103,7 @@ def _resolved(schema: Schema, definitions: dict[str, Schema], path: str) -> Sche
 
 def _int_or_string(schema: Schema) -> Schema:
     """As controller-gen writes it; a bound applies to values of its own type only."""
-    bounds = {
-        key: value
-        for choice in schema.get("anyOf", [])
-        for key, value in choice.items()
-        if key in _KEPT - {"type", "description"}
-    }
+    bounds = {key: value for key, value in schema.items() if key in _KEPT - {"description"}}
     choices = [{"type": "integer"}, {"type": "string"}]
     return {INT_OR_STRING: True, "anyOf": choices, **bounds, **_described(schema)}
 

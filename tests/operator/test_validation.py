@@ -122,6 +122,21 @@ def test_a_number_where_a_string_belongs_is_to_be_quoted() -> None:
     assert "quotes" in wrong({**POOL, "costPerHour": 2.1})["spec.pools[0].costPerHour"]
 
 
+def test_what_is_no_quantity_is_refused_with_an_example() -> None:
+    found = wrong({**POOL, "resources": {"limits": {"cpu": "banana"}}})
+    assert "500m, 8Gi or 2" in found["spec.pools[0].resources.limits.cpu"]
+
+
+@pytest.mark.xfail(strict=True, reason="some YAML still ends in a traceback")
+@pytest.mark.parametrize(
+    "text",
+    ["apiVersion: penstock.dev/v1alpha1\nkind: [a]", "? [a]\n: b", "[" * 3000],
+    ids=["kind is a list", "key is a list", "deeply nested"],
+)
+def test_hostile_yaml_is_refused_without_a_traceback(text: str) -> None:
+    assert problems(text)
+
+
 @pytest.mark.xfail(strict=True, reason="a union reports each of its choices as a problem")
 def test_a_bad_quantity_is_one_problem() -> None:
     text = yaml.safe_dump(manifest({**POOL, "resources": {"limits": {"cpu": 0.5}}}))

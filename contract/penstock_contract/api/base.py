@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -61,11 +61,6 @@ Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=32)]
 """A non-negative decimal in a string, like `0.9`."""
 Quantile = Annotated[str, Field(pattern=r"^0(\.[0-9]+)?$", max_length=8)]
 """A number from 0 up to but excluding 1, in a string."""
-Quantity = Annotated[
-    Annotated[str, Field(pattern=QUANTITY, max_length=32)] | Annotated[int, Field(ge=0)],
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}, union_mode="left_to_right"),
-]
-"""A Kubernetes quantity, like `500m`, `8Gi` or `1`."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
 """A DNS-1123 label."""
 
@@ -90,6 +85,22 @@ def quantity(value: str | int) -> float:
     if match is None or match[2] not in _FACTORS:
         raise ValueError(f"{value!r} is not a quantity like 500m, 8Gi or 2")
     return float(match[1]) * _FACTORS[match[2]]
+
+
+def _checked_quantity(value: str | int) -> str | int:
+    quantity(value)
+    return value
+
+
+Quantity = Annotated[
+    str | int,
+    Field(
+        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "minimum": 0},
+        union_mode="left_to_right",
+    ),
+    AfterValidator(_checked_quantity),
+]
+"""A Kubernetes quantity, like `500m`, `8Gi` or `1`."""
 
 
 class ObjectMeta(ApiModel):

@@ -1,0 +1,162 @@
+"""A worker that behaves as badly as a test needs: raw asyncio, scripted by the request's model.
+
+The gateway's failure handling cannot be provoked at will with a real engine; everything that a real
+worker can show is tested with real ones (tests/e2e).
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+OK = b'{"object":"chat.completion","choices":[]}'
+EVENTS = [b'data: {"n":%d}\n\n' % n for n in range(5)] + [b"data: [DONE]\n\n"]
+
+
+@dataclass
+class Seen:
+    """One request as it arrived."""
+
+    head: bytes
+    body: bytes
+
+
+@dataclass
+class StubWorker:
+    """Listens on a free port; `script` says what it does with each request."""
+
+    script: str = "json"
+    seen: list[Seen] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the gateway closes a connection in the middle of an answer."""
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """Lets a paused stream go on."""
+    port: int = 0
+    _server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> "StubWorker":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Stop listening: connections are refused from now on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._request(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length:")
+        )
+        self.seen.append(Seen(head, await reader.readexactly(length)))
+        return bool(await getattr(self, f"_{self.script}")(reader, writer))
+
+    async def _json(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(_head(200, "application/json", f"content-length: {len(OK)}") + OK)
+        await writer.drain()
+        return True
+
+    async def _json_once(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer, and close the connection although it could be kept."""
+        await self._json(reader, writer)
+        return False
+
+    async def _refuse(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        body = b'{"error":{"message":"no","code":"context_length_exceeded"}}'
+        writer.write(_head(400, "application/json", f"content-length: {len(body)}") + body)
+        await writer.drain()
+        return True
+
+    async def _stream(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        for event in EVENTS:
+            writer.write(_chunk(event))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _paused(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Stream one event, then wait: for `release`, or for the gateway to go."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        writer.write(_chunk(EVENTS[0]))
+        await writer.drain()
+        gone = asyncio.create_task(reader.read(1))
+        released = asyncio.create_task(self.release.wait())
+        await asyncio.wait({gone, released}, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            self.closed.set()
+            released.cancel()
+            return False
+        gone.cancel()
+        writer.write(_chunk(EVENTS[-1]) + b"0\r\n\r\n")
+        await writer.drain()
+        return False
+
+    async def _silent(self, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> bool:
+        """Never answer."""
+        await reader.read(1)
+        self.closed.set()
+        return False
+
+    async def _die(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Close before the first byte."""
+        writer.transport.abort()
+        return False
+
+    async def _cut(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Die in the middle of a stream."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        writer.write(_chunk(EVENTS[0]) + _chunk(EVENTS[1]))
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.close()
+        return False
+
+    async def _short(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Die in the middle of a body that is not streamed."""
+        writer.write(_head(200, "application/json", "content-length: 1000") + OK)
+        await writer.drain()
+        return False
+
+    async def _garbage(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"\x00\x01 this is not HTTP\r\n\r\n")
+        await writer.drain()
+        return False
+
+    async def _flood(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Stream as fast as the gateway takes it, for ever."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        self.sent = 0
+        while True:
+            writer.write(_chunk(b"data: " + b"x" * 65_000 + b"\n\n"))
+            await writer.drain()
+            self.sent += 65_000
+
+
+def _head(status: int, content_type: str, framing: str) -> bytes:
+    return (
+        f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{framing}\r\n"
+        "x-penstock-epoch: secret\r\nkeep-alive: timeout=5\r\n\r\n"
+    ).encode()
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)

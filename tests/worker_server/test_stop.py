@@ -1,5 +1,7 @@
 """Stop strings against an oracle that reads the whole text at once."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def cut_texts(draw: st.DrawFn) -> list[str]:
     """A text in pieces, cut anywhere."""
     text = draw(TEXTS)
     cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=10)) | {0, len(text)})
-    return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(cuts)]
 
 
 def shown(pieces: list[str], stops: list[str]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from penstock_worker.text.tokenizer import Tokenizer, TokenizerError
 
-# U+FFFD is what a decoder shows for half a character, so at the end it is indistinguishable from one.
+# U+FFFD is what a decoder shows for half a character: at the end the two cannot be told apart.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=60)
 
 
@@ -43,6 +43,9 @@ def test_half_a_character_at_the_end_never_appears(tokenizer: Tokenizer) -> None
     assert "".join(streamed(tokenizer, [], ids)).strip() == "ok"
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the prompt's last tokens are repeated when they end in half a character"
+)
 def test_after_a_prompt_that_ends_inside_a_character_only_new_text_comes(
     tokenizer: Tokenizer,
 ) -> None:

@@ -63,9 +63,7 @@ def test_a_worker_that_cannot_start_is_reported_and_nothing_is_left(
     assert "nothing is running" in machine.run("get", code=2)
 
 
-def test_a_crash_loop_backs_off_while_the_old_revision_serves(
-    machine: Any, manifest: Write
-) -> None:
+def test_bad_changes_leave_what_serves_alone(machine: Any, manifest: Write) -> None:
     machine.up(manifest())
     (serving,) = machine.ready()
     broken = manifest(engine='{extraArgs: ["--no-such-flag"]}')
@@ -79,6 +77,14 @@ def test_a_crash_loop_backs_off_while_the_old_revision_serves(
     machine.run("up", healed)
     assert len(machine.ready()) == 1
     assert machine.ready() != [serving]
+
+    # What cannot be read changes nothing either.
+    serving = machine.ready()[0]
+    (machine.state.objects / "InferenceDeployment" / "small.json").write_text("{")
+    machine.eventually(lambda: "is damaged" in machine.run("logs", "runtime"), "the damage is told")
+    assert machine.run("chat", "Hi", "--max-tokens", "2").strip()
+    machine.run("up", healed)
+    assert machine.ready() == [serving]
 
 
 def test_in_the_foreground_an_interrupt_drains_everything(machine: Any, manifest: Write) -> None:

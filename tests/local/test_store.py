@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from penstock_contract.api import InferenceDeployment
+from penstock_operator.local.errors import UserError
 from penstock_operator.local.store import Store
 from penstock_operator.validation import parse
 
@@ -101,3 +102,14 @@ def test_deleting_twice_is_fine(tmp_path: Path) -> None:
     store.delete(InferenceDeployment, "quickstart")
     store.delete(InferenceDeployment, "quickstart")
     assert store.list(InferenceDeployment) == []
+
+
+def test_a_damaged_object_is_named_and_mended_by_the_next_put(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(deployment(), NOW)
+    path = tmp_path / "InferenceDeployment" / "quickstart.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=str(path)):
+        store.list(InferenceDeployment)
+    stored = store.put(deployment(), NOW)
+    assert store.list(InferenceDeployment) == [stored]

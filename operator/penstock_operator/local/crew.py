@@ -105,7 +105,8 @@ class Crew:
             end_group(member.process.pid)  # it may have left children behind
             del self._members[member.id]
             self._probes.pop(member.id).cancel()
-            self._keep_log(self._home.log(member.id))
+            if member.role is not None:  # the gateway's next process goes on with the same log
+                self._keep_log(self._home.log(member.id))
         if ended:
             self._remember()
         return ended
@@ -133,7 +134,6 @@ class Crew:
         remember(self._home, [member.process.pid for member in self.members])
 
     def _keep_log(self, log: Path) -> None:
-        if log not in self._dead_logs:
-            self._dead_logs.append(log)
+        self._dead_logs.append(log)
         while len(self._dead_logs) > DEAD_LOGS:
             self._dead_logs.popleft().unlink(missing_ok=True)

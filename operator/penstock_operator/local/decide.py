@@ -170,7 +170,7 @@ def _resize(pool: Wanted, staying: list[Process], backoff: Backoff, now: float) 
     room = pool.replicas + (pool.max_surge if old else 0) - len(staying)
     missing = min(pool.replicas - len(current), room)
     if missing > 0 and now >= backoff.retry_at:
-        why = f"{len(current)} of {pool.replicas} run" + f" revision {pool.revision}" * bool(old)
+        why = f"{len(current)} of {pool.replicas} run" + (f" {pool.revision}" if old else "")
         return [*_retire(pool, current, old), *([Start(pool.key, why)] * missing)]
     return _retire(pool, current, old)
 

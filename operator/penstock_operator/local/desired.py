@@ -12,7 +12,7 @@ from penstock_contract.api.base import seconds
 from penstock_operator.local.decide import PoolKey, Wanted
 from penstock_operator.local.manifest import model_folder
 from penstock_operator.local.store import Store
-from penstock_operator.manifests import pool_objects
+from penstock_operator.manifests import worker_container
 from penstock_operator.plan import plan
 
 
@@ -80,15 +80,9 @@ def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> l
         else:
             # Planned again inside the update: somebody may have scaled the pool since it was read.
             stored.append(store.update(EnginePool, pool_name, lambda old: _replan(deployment, old)))
-    return [PlannedPool(deployment, pool, _container(deployment, pool)) for pool in stored]
+    return [PlannedPool(deployment, pool, worker_container(deployment, pool)) for pool in stored]
 
 
 def _replan(deployment: InferenceDeployment, old: EnginePool) -> EnginePool:
     name = old.metadata.name
     return next(p for p in plan(deployment, {name: old}).pools if p.metadata.name == name)
-
-
-def _container(deployment: InferenceDeployment, pool: EnginePool) -> Mapping[str, Any]:
-    template = pool_objects(deployment, pool)["Deployment"]["spec"]["template"]
-    containers: list[Mapping[str, Any]] = template["spec"]["containers"]
-    return containers[0]

@@ -31,6 +31,7 @@ from penstock_operator.local.decide import (
     decide,
 )
 from penstock_operator.local.desired import Desired, reconcile
+from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
 from penstock_operator.local.journal import Journal
 from penstock_operator.local.manifest import missing_model
@@ -38,6 +39,7 @@ from penstock_operator.local.member import Member, how_it_ended
 from penstock_operator.local.ports import free_port
 from penstock_operator.local.spawn import end_stale
 from penstock_operator.local.store import Store, write_json
+from penstock_operator.manifests import Unsupported
 from penstock_operator.status import Snapshot
 from penstock_operator.status import status as compute_status
 
@@ -77,12 +79,13 @@ class Runtime:
         self._statuses: dict[str, InferenceDeploymentStatus] = {}
         self._written: dict[str, Any] = {}
         self._stopping = False
+        self._trouble = ""
 
     async def run(self) -> None:
         """Keep the processes as desired; after `stop`, drain them and return."""
         try:
             while True:
-                self._step()
+                self._step_or_tell()
                 if self._stopping and not self._crew.members:
                     return
                 await asyncio.sleep(TICK)
@@ -100,6 +103,16 @@ class Runtime:
             self._journal.tell("runtime", "stopping: first the gateway, then the workers")
         self._stopping = True
 
+    def _step_or_tell(self) -> None:
+        """A full disk or a machine without free processes is no reason to stop serving."""
+        try:
+            self._step()
+            self._trouble = ""
+        except OSError as error:
+            if str(error) != self._trouble:
+                self._journal.tell("runtime", f"trying again: {error}")
+            self._trouble = str(error)
+
     def _step(self) -> None:
         now = time.monotonic()
         self._read_desired()
@@ -111,15 +124,21 @@ class Runtime:
         self._write_status()
 
     def _read_desired(self) -> None:
-        """Plan anew when an object changed; new revisions get a fresh chance at once."""
-        if self._store.version() == self._store_version:
+        """Plan anew when an object changed; what cannot be used changes nothing."""
+        version = self._store.version()
+        if version == self._store_version:
             return
+        # Taken before reading: a write that comes in between is seen the next time.
+        self._store_version = version
         before = self._desired.pools
-        self._desired = reconcile(self._store, now_text())
-        self._store_version = self._store.version()
+        try:
+            self._desired = reconcile(self._store, now_text())
+        except (UserError, Unsupported) as error:
+            self._journal.tell("runtime", f"stays with what it had: {error}")
+            return
         for key, planned in self._desired.pools.items():
             if key in before and before[key].wanted.revision != planned.wanted.revision:
-                self._backoffs.pop(key, None)
+                self._backoffs.pop(key, None)  # a new revision gets its chance at once
                 self._failures.pop(key, None)
 
     def _wanted(self) -> list[Wanted]:

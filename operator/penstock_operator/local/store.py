@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_operator.local.errors import UserError
 
 Stored = TypeVar("Stored", InferenceDeployment, EnginePool)
 
@@ -32,7 +33,11 @@ class Store:
             now: RFC 3339, the creation time of a new object.
         """
         with self._locked():
-            return self._write(obj, now)
+            try:
+                before = self.get(type(obj), obj.metadata.name)
+            except UserError:  # damaged: this is what mends it
+                before = None
+            return self._write(obj, before, now)
 
     def update(self, kind: type[Stored], name: str, change: Callable[[Stored], Stored]) -> Stored:
         """Replace an object by what `change` makes of it.
@@ -44,7 +49,7 @@ class Store:
             found = self.get(kind, name)
             if found is None:
                 raise KeyError(name)
-            return self._write(change(found))
+            return self._write(change(found), found)
 
     def delete(self, kind: type[Stored], name: str) -> None:
         """Remove an object; fine when there is none."""
@@ -58,11 +63,20 @@ class Store:
                 path.unlink()
 
     def get(self, kind: type[Stored], name: str) -> Stored | None:
-        """Return an object, or None."""
+        """Return an object, or None.
+
+        Raises:
+            UserError: the file was edited by hand, and is no object any more.
+        """
+        path = self._path(kind, name)
         try:
-            return kind.model_validate_json(self._path(kind, name).read_text())
+            return kind.model_validate_json(path.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged: apply the manifest again, or remove the file ({error})"
+            ) from None
 
     def list(self, kind: type[Stored]) -> list[Stored]:
         """Return all objects of a kind, by name."""
@@ -82,8 +96,7 @@ class Store:
     def _path(self, kind: type[Stored], name: str) -> Path:
         return self._folder / kind.__name__ / f"{name}.json"
 
-    def _write(self, obj: Stored, now: str | None = None) -> Stored:
-        before = self.get(type(obj), obj.metadata.name)
+    def _write(self, obj: Stored, before: Stored | None, now: str | None = None) -> Stored:
         own: dict[str, Any] = {"generation": 1, "creation_timestamp": now}
         if before:
             own["generation"] = before.metadata.generation + (before.spec != obj.spec)

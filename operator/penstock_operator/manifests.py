@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Resources, Role
 from penstock_contract.api.base import quantity, seconds
+from penstock_contract.api.inference import Dtype
 from penstock_contract.labels import (
     COMPONENT,
     DEPLOYMENT,
@@ -39,21 +40,36 @@ class Unsupported(Exception):
         self.field = field
 
 
-def pool_objects(deployment: InferenceDeployment, pool: EnginePool) -> dict[str, Object]:
+def pool_objects(
+    deployment: InferenceDeployment, pool: EnginePool, system_namespace: str = "penstock-system"
+) -> dict[str, Object]:
     """Return the objects of a pool by kind.
 
+    Args:
+        deployment: what the pool belongs to.
+        pool: the pool.
+        system_namespace: where gateway and operator run; nobody else reaches the workers.
+
     Raises:
-        Unsupported: the engine or the model source is not built yet.
+        Unsupported: the engine, one of its settings or the model source is not built yet.
     """
-    if deployment.spec.engine.type is not EngineType.PENSTOCK:
-        raise Unsupported("spec.engine.type", "VLLM is not available in this version; use Penstock")
     return {
         "ServiceAccount": _object("v1", "ServiceAccount", pool, automountServiceAccountToken=False),
         "Deployment": _deployment(deployment, pool),
         "Service": _service(pool),
         "PodDisruptionBudget": _disruption_budget(pool),
-        "NetworkPolicy": _network_policy(pool),
+        "NetworkPolicy": _network_policy(pool, system_namespace),
     }
+
+
+def worker_container(deployment: InferenceDeployment, pool: EnginePool) -> Object:
+    """Return the container that runs a worker; the local runtime runs its command line.
+
+    Raises:
+        Unsupported: the worker of this version cannot do what is asked of it.
+    """
+    _refuse_unsupported(deployment, pool)
+    return _container(deployment, pool)
 
 
 def worker_arguments(deployment: InferenceDeployment) -> list[str]:
@@ -63,7 +79,7 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     for name in (deployment.served_name, *deployment.spec.model.aliases):
         arguments += ["--served-model-name", name]
     arguments += [
-        "--dtype", engine.dtype,
+        "--dtype", str(engine.dtype),
         "--block-size", str(engine.block_size),
         "--max-num-seqs", str(engine.max_num_seqs),
         "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
@@ -74,6 +90,22 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     if not engine.prefix_caching:
         arguments.append("--no-enable-prefix-caching")
     return [*arguments, *engine.extra_args]
+
+
+def _refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> None:
+    engine, parallelism = deployment.spec.engine, pool.spec.parallelism
+    for refused, field, fix in (
+        (engine.type is not EngineType.PENSTOCK, "spec.engine.type", "use Penstock"),
+        (engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto, float32 or bfloat16"),
+        (bool(deployment.spec.model.adapters), "spec.model.adapters", "leave it out"),
+        (
+            parallelism.tensor * parallelism.pipeline > 1,
+            f"spec.pools[{pool.spec.pool}].parallelism",
+            "use 1",
+        ),
+    ):
+        if refused:
+            raise Unsupported(field, f"not available in this version; {fix}")
 
 
 def _deployment(deployment: InferenceDeployment, pool: EnginePool) -> Object:
@@ -110,7 +142,7 @@ def _pod_template(deployment: InferenceDeployment, pool: EnginePool) -> Object:
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(deployment, pool)],
+        "containers": [worker_container(deployment, pool)],
         "volumes": [volume, {"name": "tmp", "emptyDir": {}}],
     }
     for field, value in (
@@ -172,7 +204,7 @@ def _model_volume(deployment: InferenceDeployment) -> Object:
         claim = rest.partition("/")[0]
         return {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     if scheme == "file":
-        return {"name": "model", "emptyDir": {}}  # the local runtime puts its own path in
+        raise Unsupported("spec.model.uri", "file:// is for `penstock up`; in a cluster use pvc://")
     raise Unsupported("spec.model.uri", f"{scheme}:// is not available in this version; use pvc://")
 
 
@@ -213,11 +245,14 @@ def _disruption_budget(pool: EnginePool) -> Object:
     return _object("policy/v1", "PodDisruptionBudget", pool, spec=spec)
 
 
-def _network_policy(pool: EnginePool) -> Object:
+def _network_policy(pool: EnginePool, system_namespace: str) -> Object:
     """Only the gateway, the operator and other workers of the deployment reach a worker."""
-    peers = [
-        {"namespaceSelector": {}, "podSelector": {"matchLabels": {COMPONENT: "gateway"}}},
-        {"namespaceSelector": {}, "podSelector": {"matchLabels": {COMPONENT: "operator"}}},
+    system = {"matchLabels": {"kubernetes.io/metadata.name": system_namespace}}
+    peers: list[Object] = [
+        {"namespaceSelector": system, "podSelector": {"matchLabels": {COMPONENT: component}}}
+        for component in ("gateway", "operator")
+    ]
+    peers += [
         {"podSelector": {"matchLabels": {DEPLOYMENT: pool.spec.deployment}}},
     ]
     spec = {

@@ -14,6 +14,9 @@ from penstock_contract.api import EnginePool, EnginePoolSpec, InferenceDeploymen
 from penstock_contract.api.pool import PoolShape
 from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_REPLICAS
 
+LONGEST_NAME = 63
+"""Characters of a DNS label."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -62,8 +65,16 @@ def plan(deployment: InferenceDeployment, existing: Mapping[str, EnginePool]) ->
 
 
 def pool_name(deployment: str, pool: str) -> str:
-    """Return the name of a pool's objects."""
-    return f"{deployment}-{pool}"
+    """Return the name of a pool's objects: a DNS label that belongs to this pool alone.
+
+    `a-b` + `c` and `a` + `b-c` must differ, so a pool name with a dash gets a hash behind it, as
+    does whatever would be too long for a Service.
+    """
+    name = f"{deployment}-{pool}"
+    if "-" not in pool and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(f"{deployment}/{pool}".encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
 
 
 def rollout_hash(deployment: InferenceDeployment, pool: Pool) -> str:

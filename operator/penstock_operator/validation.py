@@ -6,6 +6,7 @@ for older clusters.
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ def load_manifests(text: str, source: str) -> list[Manifest]:
         documents = [d for d in yaml.load_all(text, _Loader) if d is not None]
     except yaml.YAMLError as error:
         raise InvalidManifest(source, [Problem("", f"not YAML: {_one_line(error)}")]) from error
+    except RecursionError as error:
+        raise InvalidManifest(source, [Problem("", "nested too deeply")]) from error
     if not documents:
         raise InvalidManifest(source, [Problem("", "holds no object")])
     found: list[Manifest] = []
@@ -91,16 +94,20 @@ def parse(document: Any, source: str = "the object") -> Manifest:
     if not isinstance(document, dict):
         raise InvalidManifest(source, [Problem("", "not an object with apiVersion and kind")])
     kind = document.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         known = ", ".join(KINDS)
         raise InvalidManifest(source, [Problem("kind", f"{kind!r} is unknown; known: {known}")])
     if document.get("apiVersion") != API_VERSION:
         raise InvalidManifest(source, [Problem("apiVersion", f"must be {API_VERSION}")])
     model = KINDS[kind]
     try:
-        found = model.model_validate(document)
+        # As strict as an API server: nothing is coerced, a quoted number is a string.
+        found = model.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        raise InvalidManifest(source, [_problem(e, model) for e in error.errors()]) from error
+        problems = [_problem(e, model) for e in error.errors()]
+        # A union reports every choice that failed; the first says enough.
+        first = {problem.path: problem for problem in reversed(problems)}
+        raise InvalidManifest(source, list(reversed(first.values()))) from error
     problems = list(broken_rules(found.spec, "spec"))
     if problems:
         raise InvalidManifest(source, problems)
@@ -134,6 +141,10 @@ class _Loader(yaml.SafeLoader):
         """Build a mapping; ConstructorError on a repeated key."""
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain value", key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
@@ -157,6 +168,8 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
         return Problem(path, f"unknown field{_suggestion(location, model)}")
     if error["type"] == "missing":
         return Problem(path, "is required")
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        return Problem(path, f'must be a string: write it in quotes, "{error["input"]}"')
     return Problem(path, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}")
 
 

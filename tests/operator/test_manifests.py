@@ -158,12 +158,10 @@ def test_what_is_not_built_is_named_by_its_field(spec: dict[str, Any], field: st
     assert caught.value.field == field
 
 
-@pytest.mark.xfail(strict=True, reason="the argument of --dtype is an enum's member")
 def test_objects_are_plain_data_that_yaml_can_write() -> None:
     yaml.safe_dump(objects(deployment()))
 
 
-@pytest.mark.xfail(strict=True, reason="manifests render what the worker cannot run")
 @pytest.mark.parametrize(
     "spec",
     [
@@ -177,13 +175,11 @@ def test_what_the_worker_cannot_run_is_unsupported_too(spec: dict[str, Any]) -> 
         objects(deployment(**spec))
 
 
-@pytest.mark.xfail(strict=True, reason="a file:// model is rendered as an empty volume")
 def test_a_model_on_somebodys_machine_is_no_model_in_a_cluster() -> None:
     with pytest.raises(Unsupported):
         objects(deployment(model={"uri": "file:///home/me/model"}))
 
 
-@pytest.mark.xfail(strict=True, reason="the policy admits gateway-labelled pods of any namespace")
 def test_only_gateways_of_known_namespaces_reach_a_worker() -> None:
     infd = deployment()
     policy = pool_objects(infd, plan(infd, {}).pools[0])["NetworkPolicy"]

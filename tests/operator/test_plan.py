@@ -114,7 +114,6 @@ def test_the_rollout_hash_never_changes_between_versions() -> None:
     assert hash_of(deployment()) == "517de4545d2febf1"
 
 
-@pytest.mark.xfail(strict=True, reason="plan.pool_name joins without a bound or a separator")
 def test_names_of_pools_fit_a_service_and_belong_to_one_pool() -> None:
     assert len(pool_name("d" * 40, "p" * 40)) <= 63
     assert pool_name("a-b", "c") != pool_name("a", "b-c")

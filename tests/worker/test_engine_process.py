@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import tiny_models
 
-from penstock_worker.engine_process import EngineConfig
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
     Abort,
     AddRequest,

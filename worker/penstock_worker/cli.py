@@ -15,7 +15,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.api.base import quantity, seconds
-from penstock_worker.engine_process import EngineConfig
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
     Abort,
     AddRequest,
@@ -34,25 +35,6 @@ from penstock_worker.wire import command_decoder, encode, receive
 
 if TYPE_CHECKING:  # torch takes a second to import: the process first says that it lives
     from penstock_worker.engine import Engine
-
-
-class EngineConfig(msgspec.Struct, frozen=True):
-    """Settings of an engine process."""
-
-    model: str
-    """Folder of the checkpoint."""
-    dtype: str = "auto"
-    """auto (float32 on a CPU), float32 or bfloat16."""
-    max_model_len: int | None = None
-    """Default: the model's own limit."""
-    block_size: int = 16
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    prefix_caching: bool = True
-    kv_cache_bytes: int | None = None
-    """Default: enough for max_num_seqs full contexts, at most a quarter of free memory or 1 GiB."""
-    threads: int | None = None
-    """Compute threads; default: torch's choice."""
 
 
 DEFAULT_KV_BYTES = 1 << 30

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
-from penstock_worker.engine_process import EngineConfig
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
     Abort,
     AddRequest,

@@ -7,7 +7,7 @@ test's own steps and not of timing.
 import asyncio
 import socket
 
-from penstock_worker.engine_process import EngineConfig
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import Abort, AddRequest, Batch, FinishReason, Output, Ready, Stats
 from penstock_worker.server.engine_client import EngineClient
 from penstock_worker.wire import command_decoder, encode

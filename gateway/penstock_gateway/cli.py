@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.api.base import quantity, seconds
@@ -39,7 +40,7 @@ def main() -> None:
             f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n"
         )
         sys.exit(2)
-    asyncio.run(_serve(options, listener))
+    uvloop.run(_serve(options, listener))
 
 
 async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
@@ -51,7 +52,6 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     )
     config = uvicorn.Config(
         create_app(relay, registry),
-        loop="uvloop",
         http="httptools",
         log_config=None,
         access_log=False,

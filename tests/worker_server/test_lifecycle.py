@@ -47,19 +47,11 @@ def test_the_server_process_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="asyncio.run makes the loop, so uvicorn's loop setting has no effect"
-)
 def test_the_server_runs_on_uvloop(served: WorkerProcess) -> None:
     assert "uvloop" in Path(f"/proc/{served.process.pid}/maps").read_text()
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(
-    strict=True,
-    raises=asyncio.InvalidStateError,
-    reason="who stops waiting for `ready` cancels it: SIGTERM while loading ends in a traceback",
-)
 async def test_a_worker_stopped_while_loading_stops_quietly() -> None:
     client = FakeEngineClient()
     await client.start()
@@ -101,9 +93,6 @@ async def test_a_signal_lets_running_streams_finish_and_then_ends_with_0(
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(
-    strict=True, reason="what still runs after --drain-timeout is cut off without an error event"
-)
 async def test_what_outlives_the_drain_timeout_ends_with_an_error(tmp_path: Path) -> None:
     with worker(tmp_path / "log", "--drain-timeout", "10ms") as found:
         await asyncio.to_thread(become_ready, found)
@@ -187,9 +176,6 @@ def test_missing_weights_are_named_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only the engine looks for weights: status 1, and the flag is not named"
-)
 def test_missing_weights_are_a_bad_model_flag(tmp_path: Path) -> None:
     model = copied_model(tmp_path / "m", without="model.safetensors")
     status, said = complaint(tmp_path / "log", model)

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import pytest
 from openai import OpenAI
 from worker_process import ALIAS, NAME, WorkerProcess
 
@@ -114,6 +113,7 @@ def test_several_prompts_are_answered_in_order(client: OpenAI) -> None:
 def test_token_ids_are_prompts_too_and_echo_repeats_the_prompt(client: OpenAI) -> None:
     options: dict[str, Any] = {**GREEDY, "max_tokens": 5}
     text = client.completions.create(**options, prompt="A list is").choices[0].text
+    # Behind the begin token comes the first byte of the character.
     found = client.post("/../tokenize", body={"prompt": "A list is"}, cast_to=object)
     ids: Any = dict(found)["tokens"]  # type: ignore[call-overload]
     assert client.completions.create(**options, prompt=ids).choices[0].text == text
@@ -164,7 +164,6 @@ def test_different_salts_share_nothing(client: OpenAI) -> None:
         assert answer.usage.prompt_tokens_details.cached_tokens == 0
 
 
-@pytest.mark.xfail(strict=True, reason="only the first prompt's cached tokens are counted")
 def test_cached_tokens_of_all_prompts_are_counted(client: OpenAI) -> None:
     prompts = [f"Chapter {n} is about many things that are worth knowing. " * 6 for n in (5, 6)]
     for _ in range(2):
@@ -176,10 +175,10 @@ def test_cached_tokens_of_all_prompts_are_counted(client: OpenAI) -> None:
     assert cached >= answer.usage.prompt_tokens - 2 * 16
 
 
-@pytest.mark.xfail(strict=True, reason="the bytes of U+FFFD are reported instead of the token's")
 def test_logprob_bytes_of_a_split_character_join_to_it(client: OpenAI) -> None:
+    # Behind the begin token comes the first byte of the character.
     found = client.post("/../tokenize", body={"prompt": "𓀀"}, cast_to=object)
-    first: Any = dict(found)["tokens"][0]  # type: ignore[call-overload]
+    first: Any = dict(found)["tokens"][1]  # type: ignore[call-overload]
     answer = client.chat.completions.create(
         **GREEDY, **QUESTION, max_tokens=1, logprobs=True, logit_bias={str(first): 100}
     )
@@ -187,7 +186,6 @@ def test_logprob_bytes_of_a_split_character_join_to_it(client: OpenAI) -> None:
     assert bytes((answer.choices[0].logprobs.content or [])[0].bytes or []) == "𓀀".encode()[:1]
 
 
-@pytest.mark.xfail(strict=True, reason="a stop string ends the answer before min_tokens")
 def test_nothing_ends_an_answer_before_min_tokens(client: OpenAI) -> None:
     answer = client.completions.create(
         **GREEDY, prompt="A list is", max_tokens=16, stop=[" "], extra_body={"min_tokens": 8}

@@ -180,9 +180,6 @@ async def test_an_engine_that_dies_fails_whole_answers_with_500(stand: Stand) ->
     assert (await record(stand.url, CHAT, payload)).status == 503
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a failure before the first event is a 200 that a caller cannot retry"
-)
 async def test_what_fails_before_the_first_event_has_a_status_of_its_own(stand: Stand) -> None:
     reading = asyncio.create_task(record(stand.url, CHAT, chat()))
     stand.engine.refuse(await stand.added(), "it can never fit")

@@ -43,9 +43,6 @@ def test_half_a_character_at_the_end_never_appears(tokenizer: Tokenizer) -> None
     assert "".join(streamed(tokenizer, [], ids)).strip() == "ok"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the prompt's last tokens are repeated when they end in half a character"
-)
 def test_after_a_prompt_that_ends_inside_a_character_only_new_text_comes(
     tokenizer: Tokenizer,
 ) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.api.base import quantity, seconds
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import UnsupportedModel, read_config
+from penstock_worker.model.files import weight_files
 from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied
 from penstock_worker.server.metrics import WorkerMetrics
@@ -38,6 +40,7 @@ def main() -> None:
     folder = Path(options.model)
     try:
         shape = read_config(folder)
+        weight_files(folder)
         tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
         listener = _listen(options.host, options.port)
     except (UnsupportedModel, TokenizerError, ChatTemplateError) as error:
@@ -53,7 +56,7 @@ def main() -> None:
         )
 
     runner = _Runner(options, names, listener, began)
-    sys.exit(asyncio.run(runner.run(served)))
+    sys.exit(uvloop.run(runner.run(served)))
 
 
 class _Runner:
@@ -94,7 +97,7 @@ class _Runner:
     ) -> None:
         """Open for requests when the engine is ready; close the server when it dies."""
         try:
-            ready = await service.client.ready
+            ready = await asyncio.shield(service.client.ready)
         except EngineDied:
             server.should_exit = True
             return
@@ -120,7 +123,6 @@ class _Server(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             create_app(service, registry),
-            loop="uvloop",
             http="httptools",
             log_config=None,
             access_log=False,
@@ -148,6 +150,7 @@ class _Server(uvicorn.Server):
     async def _drain(self) -> None:
         if not await self._service.drain(self._timeout):
             log.warning("requests were still running after %.0f s", self._timeout)
+            await self._service.give_up()
         self.should_exit = True
 
 

@@ -4,8 +4,6 @@ safetensors only: a pickle can run code when it is read. Shards may lie nowhere 
 Files are mapped, not read, so only what is used is paged in.
 """
 
-import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from penstock_worker.model.config import UnsupportedModel
+from penstock_worker.model.files import weight_files
 
 
 class Checkpoint:
@@ -32,7 +31,7 @@ class Checkpoint:
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}
         self._unread: set[str] = set()
-        for path in _files(folder):
+        for path in weight_files(folder):
             try:
                 opened = self._stack.enter_context(safe_open(str(path), framework="pt"))
             except (OSError, SafetensorError) as error:
@@ -71,22 +70,3 @@ class Checkpoint:
         )
         if extra:
             raise UnsupportedModel(f"the checkpoint has tensors of another model: {extra[:3]}")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise UnsupportedModel(
-                f"{folder} has no model.safetensors (other formats are not read: they can run code)"
-            )
-        yield folder / "model.safetensors"
-        return
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UnsupportedModel(f"{index.name} is damaged: {error!r}") from error
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UnsupportedModel(f"{index.name} names {name!r}, which is outside the folder")
-        yield folder / name

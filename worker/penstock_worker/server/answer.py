@@ -42,6 +42,14 @@ class Usage:
         }
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """Stop strings, which count only after `min_tokens`."""
+
+    strings: tuple[str, ...] = ()
+    min_tokens: int = 0
+
+
 @dataclass
 class _Choice:
     """One choice on its way: text that may still be a stop string is kept back with its tokens."""
@@ -50,6 +58,8 @@ class _Choice:
     text: TextStream
     stop: StopStrings
     metrics: RequestMetrics
+    min_tokens: int
+    tokens: int = 0
     pending: list[int] = field(default_factory=list)
     pending_logprobs: list[TokenLogprobs] = field(default_factory=list)
     counted: bool = False
@@ -63,8 +73,10 @@ class _Choice:
             if output.logprobs:
                 self.pending_logprobs.append(output.logprobs[place])
             ends = output.finish_reason is FinishReason.STOP and place == len(output.tokens) - 1
-            # The stop token itself is not part of the text.
-            piece += "" if ends else self.stop.feed(self.text.feed(token))
+            self.tokens += 1
+            if not ends:  # the stop token itself is not part of the text
+                text = self.text.feed(token)
+                piece += text if self.tokens < self.min_tokens else self.stop.feed(text)
         reason = output.finish_reason
         if self.stop.matched:
             reason = FinishReason.STOP
@@ -87,8 +99,9 @@ class Answer:
         client: the engine.
         requests: one engine request per choice, in the order of indices.
         texts: an incremental decoder per choice.
-        stops: stop strings.
+        stopping: when text ends an answer.
         prompt_tokens: of all prompts together, each counted once.
+        choices_per_prompt: the API request's `n`.
         metrics: where the requests' latencies and sizes are kept.
     """
 
@@ -97,17 +110,23 @@ class Answer:
         client: EngineClient,
         requests: list[AddRequest],
         texts: list[TextStream],
-        stops: list[str],
+        stopping: Stopping,
         prompt_tokens: int,
+        choices_per_prompt: int,
         metrics: WorkerMetrics,
     ) -> None:
         arrived = time.monotonic()
         self.usage = Usage(prompt_tokens=prompt_tokens)
         self._client = client
         self._requests = requests
+        self._choices_per_prompt = choices_per_prompt
         self._choices = {
             request.id: _Choice(
-                index, text, StopStrings(stops), metrics.request(len(request.prompt), arrived)
+                index,
+                text,
+                StopStrings(stopping.strings),
+                metrics.request(len(request.prompt), arrived),
+                stopping.min_tokens,
             )
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
         }
@@ -140,9 +159,9 @@ class Answer:
         self.usage.completion_tokens += len(output.tokens)
         if not choice.counted:
             choice.counted = True
-            # Choices after the first share its prompt; the request's figure is the first one's.
-            if choice.index == 0:
-                self.usage.cached_tokens = output.cached_tokens
+            # Further choices of a prompt find it cached by the first: only the first one counts.
+            if choice.index % self._choices_per_prompt == 0:
+                self.usage.cached_tokens += output.cached_tokens
         now = time.monotonic()
         choice.metrics.output(output, now)
         delta = choice.take(output)

@@ -2,7 +2,6 @@
 
 import re
 import time
-import uuid
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from penstock_worker.server.protocol import (
     TokenizeRequest,
 )
 from penstock_worker.server.reply import Reply
+from penstock_worker.server.request_id import RequestId
 from penstock_worker.server.service import Service, events, whole
 from penstock_worker.server.stream import EventStream, unless_disconnected
 
@@ -35,6 +35,7 @@ def create_app(service: Service, registry: CollectorRegistry) -> FastAPI:
     """Return the worker's ASGI app."""
     app = FastAPI(title="Penstock worker", version=version("penstock"), openapi_url=None)
     errors.install(app)
+    app.add_middleware(RequestId)
     _completion_routes(app, service)
     _text_routes(app, service)
     _state_routes(app, service, registry)
@@ -120,13 +121,7 @@ async def _complete(
 ) -> Response:
     began = time.perf_counter()
     answer, bodies, choices = await service.answer(body)
-    found = request.headers.get(headers.REQUEST_ID, "")
-    own = {
-        headers.REQUEST_ID: found
-        if headers.REQUEST_ID_PATTERN.fullmatch(found)
-        else f"req-{uuid.uuid4().hex}",
-        headers.EPOCH: service.epoch,
-    }
+    own = {headers.EPOCH: service.epoch}
     if body.stream:
         stream = events(service, answer, bodies, body.include_usage)
         return EventStream(stream, own)
@@ -147,7 +142,10 @@ async def _body(request: Request, kind: type[Body]) -> Body:
                 ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes"
             )
     try:
-        return kind.model_validate(orjson.loads(data))
+        found = orjson.loads(data)
+        if isinstance(found, dict):  # null means the default, as in OpenAI's schema
+            found = {name: value for name, value in found.items() if value is not None}
+        return kind.model_validate(found)
     except orjson.JSONDecodeError as error:
         raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
     except ValidationError as error:

@@ -86,7 +86,7 @@ class ChatBodies:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": text, "logprob": logprob, "bytes": list(self.tokenizer.bytes_of(token))}
 
 
 @dataclass

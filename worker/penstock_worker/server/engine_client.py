@@ -52,6 +52,7 @@ class EngineClient:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # never import from the working directory
                 "-m",
                 "penstock_worker.engine_process",
                 str(theirs.fileno()),
@@ -99,6 +100,12 @@ class EngineClient:
         finally:
             self._forget([request.id for request in requests])
 
+    def give_up(self, reason: str) -> None:
+        """End every request with an error; the engine itself goes on."""
+        self.failure = reason
+        for queue in set(self._streams.values()):
+            queue.put_nowait(None)
+
     def finish_early(self, request_id: str) -> None:
         """End one request (its stop string came): it reports `stop` and no more tokens."""
         queue = self._streams.get(request_id)
@@ -128,7 +135,8 @@ class EngineClient:
     def _handle(self, event: Ready | Batch | Failed) -> None:
         match event:
             case Ready():
-                self.ready.set_result(event)
+                if not self.ready.done():
+                    self.ready.set_result(event)
             case Failed(message):
                 self.failure = message
             case Batch(outputs, stats):

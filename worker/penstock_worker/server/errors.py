@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.reply import Reply
 
+_UNION_CHOICES = {"str", "int"}
 _BY_STATUS = {
     404: ErrorCode.NOT_FOUND,
     405: ErrorCode.METHOD_NOT_ALLOWED,
@@ -23,9 +24,11 @@ def from_validation(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = ""
     for part in first["loc"]:
+        if part in _UNION_CHOICES:
+            continue  # pydantic adds the type that was tried; that is not a field
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier():  # pydantic adds the names of tried types; those are not fields
+        elif part.isidentifier():
             path += f".{part}" if path else part
     return ApiError(ErrorCode.INVALID_REQUEST, f"{path}: {first['msg']}", param=path or None)
 

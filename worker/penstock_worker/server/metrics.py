@@ -56,7 +56,6 @@ class WorkerMetrics:
             tokens = self._instruments.counter(declared.WORKER_STEP_TOKENS)
             tokens.labels(self._model, "prefill").inc(stats.prefill_tokens)
             tokens.labels(self._model, "decode").inc(stats.decode_tokens)
-        self._add(declared.VLLM_PROMPT_TOKENS, stats.prefill_tokens)
         self._add(declared.VLLM_GENERATION_TOKENS, sum(len(o.tokens) for o in batch.outputs))
 
     def request(self, prompt_tokens: int, arrived: float) -> "RequestMetrics":
@@ -92,6 +91,8 @@ class RequestMetrics:
         if output.tokens:
             if self._first is None:
                 self._first = now
+                prompt_tokens = self._instruments.counter(declared.VLLM_PROMPT_TOKENS)
+                prompt_tokens.labels(self._model).inc(self._prompt_tokens)
                 self._observe(declared.VLLM_TTFT, now - self._arrived)
                 self._observe(declared.VLLM_QUEUE_TIME, output.queue_seconds)
             else:

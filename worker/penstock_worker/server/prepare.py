@@ -53,7 +53,14 @@ def completion_prompts(served: Served, request: CompletionRequest) -> list[list[
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Refuse what would otherwise be answered wrongly."""
+    for field in ("structured_outputs", "guided_json"):
+        if getattr(request, field) is not None:
+            raise _unsupported(field, "leave it out")
     if isinstance(request, ChatRequest):
+        if request.functions:
+            raise _unsupported("functions", "leave it out")
+        if request.tool_choice not in (None, "none", "auto"):
+            raise _unsupported("tool_choice", "send 'none' or leave it out")
         if request.tools and request.tool_choice != "none":
             raise _unsupported("tools", "send tool_choice 'none' or no tools")
         if (request.response_format or {}).get("type", "text") != "text":
@@ -91,7 +98,7 @@ def engine_requests(
     """
     max_tokens = _max_tokens(request)
     for prompt in prompts:
-        _check_length(served, len(prompt), max_tokens)
+        _check_length(served, len(prompt), max_tokens, _blamed(request))
     salt = (request.cache_salt or "").encode()
     if len(salt) > MAX_SALT:
         raise ApiError(
@@ -151,7 +158,16 @@ def _max_tokens(request: GenerationRequest) -> int | None:
     return request.max_tokens or 16  # OpenAI's default for plain completions
 
 
-def _check_length(served: Served, prompt: int, output: int | None) -> None:
+def _blamed(request: ChatRequest | CompletionRequest) -> str:
+    """Return the field to shorten: the output bound that was sent, else the prompt."""
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        return "max_completion_tokens"
+    if request.max_tokens is not None:
+        return "max_tokens"
+    return "messages" if isinstance(request, ChatRequest) else "prompt"
+
+
+def _check_length(served: Served, prompt: int, output: int | None, param: str) -> None:
     if prompt == 0:
         raise ApiError(ErrorCode.INVALID_REQUEST, "the prompt has no tokens", param="prompt")
     if prompt + (output or 1) > served.max_model_len:
@@ -159,7 +175,7 @@ def _check_length(served: Served, prompt: int, output: int | None) -> None:
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"This model's maximum context length is {served.max_model_len} tokens; the prompt has "
             f"{prompt} and {output or 1} were asked for. Shorten the prompt or lower max_tokens.",
-            param="messages" if output is None else "max_tokens",
+            param=param,
         )
 
 

@@ -57,6 +57,8 @@ class GenerationRequest(BaseModel):
     ) = None
     skip_special_tokens: bool = True
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
     cache_salt: Annotated[str, Field(max_length=64)] | None = None
 
     @property
@@ -103,6 +105,7 @@ class ChatRequest(GenerationRequest):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
 
 
 class CompletionRequest(GenerationRequest):

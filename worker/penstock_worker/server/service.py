@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_worker.server.answer import Answer, Delta
+from penstock_worker.server.answer import Answer, Delta, Stopping
 from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head
 from penstock_worker.server.engine_client import EngineClient
 from penstock_worker.server.metrics import WorkerMetrics
@@ -105,12 +105,19 @@ class Service:
             return False
         return True
 
+    async def give_up(self) -> None:
+        """End what still runs, each with an error that its client sees."""
+        self.client.give_up("the worker was stopped before the answer was complete")
+        async with asyncio.timeout(1.0):
+            await self._idle.wait()
+
     async def answer(self, request: ChatRequest | CompletionRequest) -> tuple[Answer, Bodies, int]:
         """Return the answer to a request, how it is shaped, and its number of choices."""
         served = self.model(request.model)
         refuse_unsupported(request)
         # Tokenising a long prompt takes milliseconds, in which other streams must go on.
-        prompts = await asyncio.to_thread(_prompts, served, request)
+        with self.in_flight():
+            prompts = await asyncio.to_thread(_prompts, served, request)
         chat = isinstance(request, ChatRequest)
         request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         seed = random.getrandbits(63)
@@ -118,7 +125,8 @@ class Service:
         skip = request.skip_special_tokens
         texts = [served.tokenizer.stream(r.prompt, skip_special_tokens=skip) for r in requests]
         count = sum(map(len, prompts))
-        answer = Answer(self.client, requests, texts, request.stops, count, self.metrics)
+        stopping = Stopping(tuple(request.stops), request.min_tokens)
+        answer = Answer(self.client, requests, texts, stopping, count, request.n, self.metrics)
         head = Head(request_id, int(time.time()), request.model)
         return answer, _bodies(served, request, prompts, head), len(requests)
 

@@ -54,8 +54,11 @@ class EventStream(Response):
 
     async def _send(self, events: AsyncGenerator[bytes, None], send: Send) -> None:
         headers = [(name.encode(), value.encode()) for name, value in self._own.items()]
+        # What fails before the first event still has a status of its own.
+        first = await anext(events)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
+            await send({"type": "http.response.body", "body": first, "more_body": True})
             async for data in events:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         except ApiError as error:

@@ -60,14 +60,17 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, add_generation_prompt=True, tools=None, **self._tokens
             )
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ChatTemplateError(f"{path.name} is not JSON: {error}") from error
     return found
 
 

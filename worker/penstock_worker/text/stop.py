@@ -20,11 +20,14 @@ class StopStrings:
         if self.matched or not self._stops:
             return "" if self.matched else piece
         text = self._held + piece
-        found = [position for stop in self._stops if (position := text.find(stop)) >= 0]
+        # The stop string that is complete first wins: how the text was cut must not matter.
+        found = [
+            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
+        ]
         if found:
             self.matched = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

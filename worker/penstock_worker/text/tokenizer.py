@@ -1,10 +1,13 @@
 """The model's tokenizer, and turning tokens back into text one at a time."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers.decoders import DecodeStream
+
+from penstock_worker.text.token_bytes import token_bytes
 
 
 class TokenizerError(ValueError):
@@ -26,6 +29,7 @@ class Tokenizer:
             self._inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise TokenizerError(f"{path} is damaged: {error}") from error
+        self._byte_level = "ByteLevel" in str(json.loads(self._inner.to_str())["decoder"])
         self.vocab_size = self._inner.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -37,6 +41,11 @@ class Tokenizer:
         """Return the text of token ids."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the exact bytes of a token, which may be a part of a character."""
+        spelling: str | None = self._inner.id_to_token(token)
+        return token_bytes(spelling or "", byte_level=self._byte_level)
 
     def stream(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> "TextStream":
         """Return an incremental decoder of what follows a prompt."""
@@ -54,9 +63,17 @@ class TextStream:
         self, inner: tokenizers.Tokenizer, prompt: Sequence[int], skip_special_tokens: bool
     ) -> None:
         self._inner = inner
-        # The last prompt tokens decide, in some tokenizers, whether the output starts with a space.
-        self._stream = DecodeStream(ids=list(prompt[-4:]), skip_special_tokens=skip_special_tokens)
+        # The last prompt tokens decide, in some tokenizers, whether the output starts with a space;
+        # but half a character among them would come out again with what follows.
+        seed = list(prompt[-4:])
+        if self._ends_in_half(seed):
+            seed = []
+        self._stream = DecodeStream(ids=seed, skip_special_tokens=skip_special_tokens)
 
     def feed(self, token: int) -> str:
         """Return the text that a token completes; often a word, sometimes nothing."""
         return self._stream.step(self._inner, token) or ""
+
+    def _ends_in_half(self, ids: list[int]) -> bool:
+        text: str = self._inner.decode(ids, skip_special_tokens=False)
+        return text.endswith("\ufffd")

@@ -1,0 +1,104 @@
+"""Loads over any course of events; test_routing.py has the single decisions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from penstock_contract.api import Role
+from penstock_contract.fleet import FleetWorker
+from penstock_gateway.routing.load import Router, Ticket
+from penstock_gateway.routing.policy import CROWD
+from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
+
+
+def worker(name: str) -> FleetWorker:
+    return FleetWorker(id=name, url=f"http://{name}", deployment="d", pool="p", role=Role.UNIFIED)
+
+
+FLEET = [worker("a"), worker("b"), worker("c")]
+
+
+def cost(router: Router, name: str, now: float = 0.0) -> int:
+    return router.rank([worker(name)], [], 0, tie=0.0, now=now)[0].cost
+
+
+def send(router: Router, prompt: bytes = b"", now: float = 0.0) -> Ticket:
+    keys = prefix_keys(prompt)
+    choice = router.rank(FLEET, keys, len(prompt), tie=0.0, now=now)[0]
+    return router.take(choice, keys, len(prompt))
+
+
+def test_requests_spread_over_idle_workers() -> None:
+    router = Router(PrefixIndex())
+    assert {send(router).worker for _ in FLEET} == {"a", "b", "c"}
+
+
+def test_a_conversation_returns_to_the_worker_that_knows_it() -> None:
+    router, prompt = Router(PrefixIndex()), b"system prompt " * 1000
+    first = send(router, prompt)
+    router.answered(first)
+    router.ended(first)
+    assert send(router, prompt + b"next turn").worker == first.worker
+
+
+@pytest.mark.xfail(strict=True, reason="a returning worker's old tickets make its load negative")
+def test_a_worker_that_was_away_for_a_moment_has_no_negative_load() -> None:
+    router = Router(PrefixIndex())
+    ticket = send(router)
+    router.keep_only([])
+    fresh = cost(router, ticket.worker)
+    router.ended(ticket)
+    assert fresh == 0
+    assert cost(router, ticket.worker) >= 0
+
+
+@pytest.mark.xfail(
+    strict=True, reason="each of several streams that break at once doubles the pause"
+)
+@given(st.integers(2, 40))
+def test_one_accident_is_one_failure_however_many_streams_it_broke(streams: int) -> None:
+    router, only = Router(PrefixIndex()), [worker("a"), worker("b")]
+    choice = router.rank(only, [], 0, tie=0.0, now=0.0)[0]
+    tickets = [router.take(choice, [], 0) for _ in range(streams)]
+    for ticket in tickets:
+        router.ended(ticket, failed_at=5.0)
+    ranking = router.rank(only, [], 0, tie=0.0, now=6.0)
+    assert cost(router, choice.id) == cost(router, "b")
+    assert ranking[0].id == choice.id
+
+
+class Loads(RuleBasedStateMachine):
+    """On a steady fleet, loads are exactly the tickets that are out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = Router(PrefixIndex())
+        self.out: list[tuple[Ticket, bool]] = []
+
+    @rule(size=st.integers(0, 5000))
+    def take(self, size: int) -> None:
+        self.out.append((send(self.router, bytes(size)), False))
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(0, len(self.out) - 1))
+        self.router.answered(self.out[number][0])
+        self.out[number] = (self.out[number][0], True)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        ticket, _ = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.router.ended(ticket)
+
+    @invariant()
+    def loads_add_up(self) -> None:
+        for one in FLEET:
+            mine = [(ticket, heard) for ticket, heard in self.out if ticket.worker == one.id]
+            waiting = sum(ticket.waiting_bytes for ticket, heard in mine if not heard)
+            assert cost(self.router, one.id) == waiting + CROWD * len(mine)
+
+
+TestLoads = Loads.TestCase

@@ -19,8 +19,27 @@ def generated() -> dict[str, str]:
         + yaml.safe_dump(crd(resource), sort_keys=False, width=110, allow_unicode=True)
         for resource in RESOURCES
     }
+    found["charts/penstock/templates/crds.yaml"] = _chart_template()
     found |= {f"docs/reference/{name}": content for name, content in pages().items()}
     return found
+
+
+def _chart_template() -> str:
+    """Return the CRDs as a Helm template: behind a flag, and kept on uninstall unless told not to.
+
+    They are templates and not in the chart's `crds/` folder because Helm never upgrades that one.
+    """
+    documents = []
+    for resource in RESOURCES:
+        found = crd(resource)
+        found["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+        text = yaml.safe_dump(found, sort_keys=False, width=110, allow_unicode=True)
+        kept = "  annotations:\n    helm.sh/resource-policy: keep\n"
+        documents.append(
+            text.replace(kept, "{{- if .Values.crds.keep }}\n" + kept + "{{- end }}\n")
+        )
+    body = "---\n".join(documents)
+    return f"{HEADER}{{{{- if .Values.crds.install }}}}\n{body}{{{{- end }}}}\n"
 
 
 def main() -> None:

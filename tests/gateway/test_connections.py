@@ -135,7 +135,6 @@ async def test_a_stream_that_is_not_done_in_time_is_told_so(hurried: Any) -> Non
         assert "error" in json.loads(recording.events()[-1])
 
 
-@pytest.mark.xfail(strict=True, reason="the event loop is asyncio's own: serve() ignores `loop`")
 async def test_the_event_loop_is_uvloop(gateway: Any) -> None:
     maps = await asyncio.to_thread(Path(f"/proc/{gateway.process.pid}/maps").read_text)
     assert "/uvloop/" in maps

@@ -8,6 +8,7 @@ up, so a slow reader holds back its worker instead of filling the gateway's memo
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -57,8 +58,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         """Parse what the worker sent."""

@@ -4,6 +4,7 @@ Client-sent `x-penstock-*` headers are dropped at the gateway: inside, they are 
 """
 
 import re
+import uuid
 from typing import Final
 
 REQUEST_ID: Final = "x-request-id"
@@ -11,6 +12,12 @@ REQUEST_ID: Final = "x-request-id"
 
 REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Use with fullmatch. Anything else could break log lines or header framing."""
+
+
+def request_id(found: str | None) -> str:
+    """Return the caller's request id if it is harmless, else a new one."""
+    return found if found and REQUEST_ID_PATTERN.fullmatch(found) else f"req-{uuid.uuid4().hex}"
+
 
 TRACEPARENT: Final = "traceparent"
 """W3C trace context, handed on to the worker."""

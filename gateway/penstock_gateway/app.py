@@ -1,5 +1,7 @@
 """The gateway's routes: an allow-list; whatever is not here is not reachable through it."""
 
+import logging
+import traceback
 from importlib.metadata import version
 from typing import Any
 
@@ -9,9 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetModel
 from penstock_gateway.relay.relay import Relay
+
+log = logging.getLogger("penstock.gateway")
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -19,7 +24,12 @@ _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
     """Return the gateway's ASGI app."""
-    app = FastAPI(title="Penstock gateway", version=version("penstock"), openapi_url=None)
+    app = FastAPI(
+        title="Penstock gateway",
+        version=version("penstock"),
+        openapi_url=None,
+        redirect_slashes=False,  # a redirect would go to a host that the client named
+    )
     _error_handlers(app)
     for path in RELAYED:
         app.add_route(path, _relayed(relay), methods=["POST"])
@@ -47,7 +57,7 @@ class _Relayed(Response):
         try:
             await self._relay.handle(self._request, send)
         except ApiError as error:
-            await _refusal(error)(scope, receive, send)
+            await _refusal(error, self._request)(scope, receive, send)
 
 
 def _model_routes(app: FastAPI, relay: Relay) -> None:
@@ -91,17 +101,22 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
 
 def _error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def on_api_error(_: Request, error: ApiError) -> Response:
-        return _refusal(error)
+    async def on_api_error(request: Request, error: ApiError) -> Response:
+        return _refusal(error, request)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
-        return _refusal(ApiError(code, f"{request.method} {request.url.path}: {error.detail}"))
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _refusal(ApiError(code, message), request)
 
     @app.exception_handler(Exception)
-    async def on_bug(_: Request, error: Exception) -> Response:  # noqa: ARG001 - may quote a prompt
-        return _refusal(ApiError(ErrorCode.INTERNAL_ERROR, "the gateway failed on this request"))
+    async def on_bug(request: Request, error: Exception) -> Response:
+        # The text of an unexpected exception may quote a prompt: it stays out of answer and log.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s in %s, line %s", type(error).__name__, where.filename, where.lineno)
+        message = "the gateway failed on this request"
+        return _refusal(ApiError(ErrorCode.INTERNAL_ERROR, message), request)
 
 
 def _model(name: str, model: FleetModel | None) -> dict[str, object]:
@@ -109,9 +124,10 @@ def _model(name: str, model: FleetModel | None) -> dict[str, object]:
     return {"id": name, "object": "model", "created": created, "owned_by": "penstock"}
 
 
-def _refusal(error: ApiError) -> Response:
-    return _json(error.body(), error.code.status, error.headers())
+def _refusal(error: ApiError, request: Request) -> Response:
+    own = headers.request_id(request.headers.get(headers.REQUEST_ID))
+    return _json(error.body(), error.code.status, {**error.headers(), headers.REQUEST_ID: own})
 
 
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, headers, "application/json")
+def _json(body: Any, status: int = 200, own: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, own, "application/json")

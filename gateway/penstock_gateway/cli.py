@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import socket
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from penstock_gateway.app import create_app
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.protocol import BoundedProtocol
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
@@ -52,18 +54,18 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     )
     config = uvicorn.Config(
         create_app(relay, registry),
-        http="httptools",
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_keep_alive=120,
-        timeout_graceful_shutdown=round(options.drain_timeout),
+        timeout_graceful_shutdown=math.ceil(options.drain_timeout) + 2,
     )
     # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     watching = asyncio.create_task(gateway.watch())
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
-    await _Server(config).serve(sockets=[listener])
+    await _Server(config, relay, options.drain_timeout).serve(sockets=[listener])
     watching.cancel()
 
 
@@ -93,10 +95,21 @@ class Gateway:
 class _Server(uvicorn.Server):
     """uvicorn, which on a signal stops accepting and finishes its streams, but exits with 0."""
 
+    def __init__(self, config: uvicorn.Config, relay: Relay, drain_timeout: float) -> None:
+        super().__init__(config)
+        self._relay = relay
+        self._drain_timeout = drain_timeout
+        self._loop = asyncio.get_running_loop()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, leave at once on the second."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        """What is not done in time ends with an error that its client sees."""
+        self._loop.call_later(self._drain_timeout, self._relay.give_up)
 
 
 def _listen(host: str, port: int) -> socket.socket:

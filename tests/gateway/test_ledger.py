@@ -72,7 +72,6 @@ async def test_a_name_and_its_alias_are_counted_as_one_model(gateway: Any) -> No
         assert await gateway.metric("penstock_gateway_arrivals_total", model="m") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the head of the answer is taken for its first byte")
 async def test_the_first_byte_is_one_of_the_body(gateway: Any) -> None:
     async with Slow("late") as worker:
         await gateway.serve(worker)

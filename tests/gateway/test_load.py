@@ -1,6 +1,5 @@
 """Loads over any course of events; test_routing.py has the single decisions."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -42,7 +41,6 @@ def test_a_conversation_returns_to_the_worker_that_knows_it() -> None:
     assert send(router, prompt + b"next turn").worker == first.worker
 
 
-@pytest.mark.xfail(strict=True, reason="a returning worker's old tickets make its load negative")
 def test_a_worker_that_was_away_for_a_moment_has_no_negative_load() -> None:
     router = Router(PrefixIndex())
     ticket = send(router)
@@ -53,9 +51,6 @@ def test_a_worker_that_was_away_for_a_moment_has_no_negative_load() -> None:
     assert cost(router, ticket.worker) >= 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="each of several streams that break at once doubles the pause"
-)
 @given(st.integers(2, 40))
 def test_one_accident_is_one_failure_however_many_streams_it_broke(streams: int) -> None:
     router, only = Router(PrefixIndex()), [worker("a"), worker("b")]

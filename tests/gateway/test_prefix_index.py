@@ -1,6 +1,5 @@
 """The prefix index over any course of events, and what it forgets first."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -90,10 +89,6 @@ def test_what_was_used_last_outlives_what_was_not() -> None:
     assert not index.match(two)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="eviction takes a chain's shortest prefix first, which hides all longer ones",
-)
 def test_eviction_shortens_a_match_before_it_loses_it() -> None:
     keys = prefix_keys(bytes(FIRST_BOUNDARY * 4))
     index = PrefixIndex(len(keys))

@@ -174,9 +174,6 @@ def test_a_worker_that_speaks_unasked_is_hung_up_on() -> None:
     run(scenario)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UpstreamError, reason="body bytes beside the head count as head"
-)
 def test_a_small_head_may_come_together_with_a_large_body() -> None:
     async def scenario(connection: Connection, wire: Wire) -> None:
         head = await asked(connection)
@@ -188,7 +185,6 @@ def test_a_small_head_may_come_together_with_a_large_body() -> None:
     run(scenario)
 
 
-@pytest.mark.xfail(strict=True, reason="a second answer's body is appended to the first's")
 def test_an_answer_ends_where_its_length_says_whatever_the_worker_sends_then() -> None:
     async def scenario(connection: Connection, wire: Wire) -> None:
         head = await asked(connection)
@@ -199,7 +195,6 @@ def test_an_answer_ends_where_its_length_says_whatever_the_worker_sends_then() -
     run(scenario)
 
 
-@pytest.mark.xfail(strict=True, reason="a connection that sent too much stays in the pool")
 def test_a_connection_on_which_too_much_came_is_not_used_again() -> None:
     async def scenario(connection: Connection, wire: Wire) -> None:
         pool = Pool()
@@ -214,7 +209,6 @@ def test_a_connection_on_which_too_much_came_is_not_used_again() -> None:
     run(scenario)
 
 
-@pytest.mark.xfail(strict=True, reason="headers of an interim answer stay in the final one's")
 def test_the_headers_of_an_interim_answer_are_not_the_answers() -> None:
     async def scenario(connection: Connection, wire: Wire) -> None:
         head = await asked(connection)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from penstock_contract.fleet import Fleet
 
 log = logging.getLogger("penstock.gateway.fleet")
@@ -49,7 +47,7 @@ class FleetFile:
             if identity == self._seen:
                 return None
             fleet = Fleet.read(self._path)
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # not UTF-8, not JSON, not a fleet
             self._complain(f"{self._path}: {error}")
             return None
         self._seen = identity

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -32,7 +31,7 @@ from penstock_gateway.relay.request import (
     worker_request,
 )
 from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
-from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.load import Router, Ticket
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixKey, prefix_keys
 
@@ -65,6 +64,13 @@ class Relay:
     directory: Callable[[], Directory]
     """Returns the present fleet."""
     clock: Callable[[], float] = field(default=time.monotonic)
+    live: set[Connection] = field(default_factory=set)
+    """Connections with an answer under way."""
+
+    def give_up(self) -> None:
+        """End every answer under way; their clients see an error."""
+        for connection in self.live:
+            connection.abort("the gateway is stopping")
 
     async def handle(self, request: Request, send: Send) -> None:
         """Serve one request whose body names a model.
@@ -170,9 +176,8 @@ class _Exchange:
                 opening.cancel()
                 return Outcome.CANCELLED
             connection, response = opening.result()
-            router.answered(ticket)
-            self.metrics.first_byte(self.relay.clock())
-            sending = asyncio.create_task(self._send(connection, response, choice, send))
+            self.relay.live.add(connection)
+            sending = asyncio.create_task(self._send(connection, response, choice, ticket, send))
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 sending.cancel()
@@ -190,15 +195,13 @@ class _Exchange:
             leaving.cancel()
             router.ended(ticket, failed_at=failed_at)
             if connection is not None:
+                self.relay.live.discard(connection)
                 pool.give_back(url, connection)
 
     async def _open(self, url: str) -> tuple[Connection, Response]:
         """Send the request; a kept connection that turns out dead is replaced by a new one."""
         where = urlsplit(url)
-        found = self.request.headers.get(headers.REQUEST_ID, "")
-        self.request_id = (
-            found if headers.REQUEST_ID_PATTERN.fullmatch(found) else f"req-{uuid.uuid4().hex}"
-        )
+        self.request_id = headers.request_id(self.request.headers.get(headers.REQUEST_ID))
         data = worker_request(
             self.request.url.path,
             where.netloc,
@@ -215,7 +218,12 @@ class _Exchange:
         return await _sent(await self.relay.pool.connect(url), data)
 
     async def _send(
-        self, connection: Connection, response: Response, choice: Choice, send: Send
+        self,
+        connection: Connection,
+        response: Response,
+        choice: Choice,
+        ticket: Ticket,
+        send: Send,
     ) -> str:
         """Relay an answer; returns why it could not be finished, or nothing."""
         own = [(headers.REQUEST_ID, self.request_id)]
@@ -227,8 +235,13 @@ class _Exchange:
             "headers": client_headers(response.headers, own),
         }
         await send(head)
+        answered = False
         try:
             async for chunk in connection.body():
+                if not answered:
+                    answered = True
+                    self.relay.router.answered(ticket)
+                    self.metrics.first_byte(self.relay.clock())
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except UpstreamError as error:
             if response.header(b"content-type").startswith(b"text/event-stream"):

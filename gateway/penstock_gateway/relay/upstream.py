@@ -62,18 +62,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what the worker sent."""
-        if self._parser is None:
+        if self._parser is None or self._complete:
             self.abort("the worker spoke without being asked")
             return
-        if self._head is not None and not self._head.done():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self._chunks:
-                self.abort("the worker's response head is too large")
-                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.abort(f"the worker answered with something that is not HTTP: {error}")
+            return
+        if self._head is not None and not self._head.done():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self.abort("the worker's response head is too large")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker, or the network between, has gone."""
@@ -81,6 +81,12 @@ class Connection(asyncio.Protocol):
         self._fail(f"the worker closed the connection{f': {exc}' if exc else ''}")
 
     # httptools
+
+    def on_message_begin(self) -> None:
+        """An answer begins: the one asked for, an interim one before it, or one too many."""
+        self._headers = []
+        if self._complete:
+            self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header."""
@@ -91,11 +97,15 @@ class Connection(asyncio.Protocol):
         if self._parser is None or self._head is None:
             return
         status = self._parser.get_status_code()
+        if self._complete:
+            return
         if status >= 200 and not self._head.done():
             self._head.set_result(Response(status, self._headers))
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body; stop reading when the client is behind."""
+        if self._complete:
+            return
         self._chunks.append(body)
         self._held += len(body)
         self._arrived.set()
@@ -104,7 +114,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
-        if self._parser is not None and self._parser.get_status_code() >= 200:
+        if self._complete:
+            self.reusable = False
+        elif self._parser is not None and self._parser.get_status_code() >= 200:
             self._complete = True
             self.reusable = self._parser.should_keep_alive()
             self._arrived.set()

@@ -18,7 +18,12 @@ class Breaker:
         return now >= self.open_until
 
     def failed(self, now: float) -> "Breaker":
-        """Return the state after a failure: twice the pause of the one before."""
+        """Return the state after a failure: twice the pause of the one before.
+
+        Failures during a pause belong to the accident that began it: many streams break at once.
+        """
+        if now < self.open_until:
+            return self
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 16))
         return Breaker(self.failures + 1, now + pause)
 

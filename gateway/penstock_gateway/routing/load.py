@@ -23,7 +23,8 @@ class Ticket:
 class _Load:
     waiting: dict[int, int] = field(default_factory=dict)
     """Uncached bytes by ticket, until the first byte of the answer."""
-    in_flight: int = 0
+    in_flight: set[int] = field(default_factory=set)
+    """Numbers of the tickets that are out; those of an earlier life do not count."""
     breaker: Breaker = field(default_factory=Breaker)
 
 
@@ -57,7 +58,10 @@ class Router:
         for worker in workers:
             load = self._loads.setdefault(worker.id, _Load())
             candidate = Candidate(
-                worker.id, load.in_flight, sum(load.waiting.values()), matched.get(worker.id, 0)
+                worker.id,
+                len(load.in_flight),
+                sum(load.waiting.values()),
+                matched.get(worker.id, 0),
             )
             (healthy if load.breaker.allows(now) else broken).append(candidate)
         return rank(healthy, prompt_bytes, tie) + rank(broken, prompt_bytes, tie)
@@ -66,7 +70,7 @@ class Router:
         """Record that a request goes to a worker."""
         ticket = Ticket(choice.id, max(0, prompt_bytes - choice.matched_bytes), next(self._numbers))
         load = self._loads.setdefault(choice.id, _Load())
-        load.in_flight += 1
+        load.in_flight.add(ticket.number)
         load.waiting[ticket.number] = ticket.waiting_bytes
         self._index.record(keys, choice.id)
         return ticket
@@ -83,6 +87,6 @@ class Router:
         load = self._loads.get(ticket.worker)
         if load is not None:
             load.waiting.pop(ticket.number, None)
-            load.in_flight -= 1
+            load.in_flight.discard(ticket.number)
             if failed_at is not None:
                 load.breaker = load.breaker.failed(failed_at)

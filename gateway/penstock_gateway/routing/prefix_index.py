@@ -48,6 +48,7 @@ class PrefixIndex:
         self._capacity = capacity
         self._workers_of: OrderedDict[int, int] = OrderedDict()  # digest → bit set of slots
         self._slot_of: dict[str, int] = {}
+        self._worker_at: list[str] = []
         self._free_slots: list[int] = []
 
     def __len__(self) -> int:
@@ -55,15 +56,23 @@ class PrefixIndex:
 
     def match(self, keys: Sequence[PrefixKey]) -> dict[str, int]:
         """Return the bytes that each worker has probably cached; workers without any are absent."""
-        matched: dict[str, int] = {}
+        holders: list[int] = []
         for key in keys:
-            holders = self._workers_of.get(key.digest, 0)
-            if not holders:
+            found = self._workers_of.get(key.digest, 0)
+            if not found:
                 break
-            self._workers_of.move_to_end(key.digest)
-            for worker, slot in self._slot_of.items():
-                if holders >> slot & 1:
-                    matched[worker] = key.length
+            holders.append(found)
+        self._use([key.digest for key in keys[: len(holders)]])
+        # Longest first, so that each worker is looked at once, however many keys it holds.
+        matched: dict[str, int] = {}
+        seen = 0
+        for key, found in zip(reversed(keys[: len(holders)]), reversed(holders), strict=True):
+            fresh = found & ~seen
+            seen |= fresh
+            while fresh:
+                lowest = fresh & -fresh
+                matched[self._worker_at[lowest.bit_length() - 1]] = key.length
+                fresh ^= lowest
         return matched
 
     def record(self, keys: Sequence[PrefixKey], worker: str) -> None:
@@ -71,7 +80,7 @@ class PrefixIndex:
         bit = 1 << self._slot(worker)
         for key in keys:
             self._workers_of[key.digest] = self._workers_of.get(key.digest, 0) | bit
-            self._workers_of.move_to_end(key.digest)
+        self._use([key.digest for key in keys])
         while len(self._workers_of) > self._capacity:
             self._workers_of.popitem(last=False)
 
@@ -88,8 +97,17 @@ class PrefixIndex:
                 del self._workers_of[digest]
         self._free_slots.append(slot)
 
+    def _use(self, digests: Sequence[int]) -> None:
+        """Mark prefixes as used, the shortest last: without it the longer ones are never found."""
+        for digest in reversed(digests):
+            self._workers_of.move_to_end(digest)
+
     def _slot(self, worker: str) -> int:
         if worker not in self._slot_of:
-            slot = self._free_slots.pop() if self._free_slots else len(self._slot_of)
+            if not self._free_slots:
+                self._free_slots.append(len(self._worker_at))
+                self._worker_at.append("")
+            slot = self._free_slots.pop()
             self._slot_of[worker] = slot
+            self._worker_at[slot] = worker
         return self._slot_of[worker]

@@ -1,11 +1,9 @@
 """Puts x-request-id on every answer, errors included: the caller's own where it is harmless."""
 
-import uuid
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from penstock_contract.headers import REQUEST_ID, REQUEST_ID_PATTERN
+from penstock_contract.headers import REQUEST_ID, request_id
 
 
 class RequestId:
@@ -19,8 +17,7 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        found = Headers(scope=scope).get(REQUEST_ID, "")
-        own = found if REQUEST_ID_PATTERN.fullmatch(found) else f"req-{uuid.uuid4().hex}"
+        own = request_id(Headers(scope=scope).get(REQUEST_ID))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

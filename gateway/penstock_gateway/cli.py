@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from penstock_contract.api.base import quantity, seconds
+from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.fleet import Fleet
 from penstock_gateway.app import create_app
 from penstock_gateway.fleet.directory import Directory
@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--fleet", type=Path, required=True, help="file that lists models and workers")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
-    add("--drain-timeout", type=_seconds, default=30.0, help="like 30s; for running streams")
-    add("--max-body", type=_quantity, default=32 << 20, help="like 32Mi; largest request body")
+    add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
+    add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
     add(
         "--debug-headers",
         action="store_true",
@@ -135,17 +135,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
-
-
-def _quantity(text: str) -> int:
-    try:
-        return int(quantity(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

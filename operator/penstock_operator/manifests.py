@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Resources, Role
 from penstock_contract.api.base import quantity, seconds
-from penstock_contract.api.inference import Dtype
+from penstock_contract.api.engine import Dtype
 from penstock_contract.labels import (
     COMPONENT,
     DEPLOYMENT,

@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from penstock_contract.api.base import quantity, seconds
+from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
@@ -193,9 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")
     add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
-    add("--kv-cache-memory", type=_quantity, help="like 512Mi (default: by memory, at most 1Gi)")
+    add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
     add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
-    add("--drain-timeout", type=_seconds, default=120.0, help="like 120s; for running requests")
+    add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
 
@@ -205,20 +205,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
-
-
-def _quantity(text: str) -> int:
-    try:
-        return int(quantity(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _complaint(problem: str) -> int:

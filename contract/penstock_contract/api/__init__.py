@@ -5,17 +5,13 @@ them (`make generate`). Evolution is additive: no field is renamed or re-typed i
 """
 
 from penstock_contract.api.base import ApiModel, Condition, ConditionStatus, ObjectMeta
+from penstock_contract.api.engine import Engine, EngineType
 from penstock_contract.api.inference import (
     Autoscaling,
     Disaggregation,
     Drain,
-    Engine,
-    EngineType,
     InferenceDeployment,
     InferenceDeploymentSpec,
-    InferenceDeploymentStatus,
-    Model,
-    PoolStatus,
     Queue,
     RequestClass,
     Rollout,
@@ -23,6 +19,7 @@ from penstock_contract.api.inference import (
     ScalingPolicy,
     Slo,
 )
+from penstock_contract.api.model import Model
 from penstock_contract.api.pool import (
     EnginePool,
     EnginePoolSpec,
@@ -33,6 +30,7 @@ from penstock_contract.api.pool import (
     Role,
     Scaling,
 )
+from penstock_contract.api.status import InferenceDeploymentStatus, PoolStatus
 from penstock_contract.api.tenant import Tenant, TenantSpec, TenantStatus
 
 __all__ = [

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from penstock_contract.api.base import (
     ApiModel,
-    Condition,
     DnsLabel,
     Duration,
     ObjectMeta,
@@ -15,136 +14,10 @@ from penstock_contract.api.base import (
     list_map,
     rules,
 )
+from penstock_contract.api.engine import Engine
+from penstock_contract.api.model import Model
 from penstock_contract.api.pool import Pool
-
-ModelUri = Annotated[
-    str,
-    Field(pattern=r"^(hf|pvc|s3|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]),
-]
-ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=253)]
-
-
-class LocalRef(ApiModel):
-    """A reference by name inside the namespace."""
-
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of the object."""
-
-
-class CacheRef(ApiModel):
-    """Where downloaded models are kept between pods."""
-
-    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
-    """A PersistentVolumeClaim."""
-
-
-class Adapter(ApiModel):
-    """A LoRA adapter, served under its own name."""
-
-    name: ServedName
-    """Name that clients send as `model`."""
-    uri: ModelUri
-    """Where the adapter comes from."""
-
-
-class Model(ApiModel):
-    """Which model, and what clients call it."""
-
-    uri: ModelUri
-    """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `oci://image`, `file://path`."""
-    revision: Annotated[str, Field(max_length=253)] = "main"
-    """Branch, tag or commit; part of the rollout hash."""
-    name: ServedName | None = None
-    """Served name; default: the object's name."""
-    aliases: Annotated[list[ServedName], Field(max_length=16)] = []
-    """Other names for the same model."""
-    secret_ref: LocalRef | None = None
-    """Secret with credentials of the source."""
-    cache: CacheRef | None = None
-    """Where downloads are kept."""
-    adapters: Annotated[
-        list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))
-    ] = []
-    """LoRA adapters."""
-
-
-class EngineType(StrEnum):
-    """Which engine the workers run; both speak the same contract on the wire."""
-
-    PENSTOCK = "Penstock"
-    VLLM = "VLLM"
-
-
-class Dtype(StrEnum):
-    """Compute type; auto chooses from the device."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class WeightQuantization(StrEnum):
-    """How weights are stored."""
-
-    NONE = "none"
-
-
-class KvCacheDtype(StrEnum):
-    """How KV blocks are stored; auto means as computed."""
-
-    AUTO = "auto"
-
-
-class Quantization(ApiModel):
-    """Lower precision for speed and room."""
-
-    weights: WeightQuantization = WeightQuantization.NONE
-    """Weight format."""
-    kv_cache: KvCacheDtype = KvCacheDtype.AUTO
-    """KV cache format."""
-
-
-class SpeculativeMethod(StrEnum):
-    """How draft tokens are proposed."""
-
-    NONE = "none"
-
-
-class Speculative(ApiModel):
-    """Speculative decoding."""
-
-    method: SpeculativeMethod = SpeculativeMethod.NONE
-    """Proposer of draft tokens."""
-    num_tokens: Annotated[int, Field(ge=1, le=32)] = 4
-    """Draft tokens per step."""
-
-
-class Engine(ApiModel):
-    """How the engine runs; every field is part of the rollout hash."""
-
-    type: EngineType = EngineType.PENSTOCK
-    """Penstock's own engine, or vLLM behind the same gateway."""
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Container image; default: the operator's."""
-    dtype: Dtype = Dtype.AUTO
-    """Compute type."""
-    quantization: Quantization = Quantization()
-    """Lower precision."""
-    max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
-    """Longest prompt + output in tokens; default: the model's own limit."""
-    block_size: Literal[8, 16, 32, 64, 128] = 16
-    """Tokens per KV block."""
-    max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] = 256
-    """Sequences that run at once."""
-    max_num_batched_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 8192
-    """Token budget of one step."""
-    prefix_caching: bool = True
-    """Reuse KV blocks of equal prefixes."""
-    speculative: Speculative = Speculative()
-    """Speculative decoding."""
-    extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
-    """Appended to the engine's command line."""
+from penstock_contract.api.status import InferenceDeploymentStatus
 
 
 class DisaggregationMode(StrEnum):
@@ -379,66 +252,6 @@ class InferenceDeploymentSpec(ApiModel):
     """Replacing workers by a new revision."""
     drain: Drain = Drain()
     """Leaving of workers."""
-
-
-class Revision(ApiModel):
-    """Rollout hashes."""
-
-    current: str = ""
-    """The revision that all workers ran last."""
-    updated: str = ""
-    """The revision that the spec asks for."""
-
-
-class LastScale(ApiModel):
-    """The last change of a pool's size, with its arithmetic."""
-
-    from_: Annotated[int, Field(alias="from")]
-    """Replicas before."""
-    to: int
-    """Replicas after."""
-    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """When."""
-    reason: str
-    """Why, in words."""
-    inputs: dict[str, str] = {}
-    """The numbers that it came from."""
-
-
-class PoolStatus(ApiModel):
-    """Observed state of one pool."""
-
-    name: str
-    """Name of the pool."""
-    desired: int = 0
-    """Workers wanted."""
-    ready: int = 0
-    """Workers that serve."""
-    draining: int = 0
-    """Workers that finish and go."""
-    last_scale: LastScale | None = None
-    """Last change of size."""
-
-
-class InferenceDeploymentStatus(ApiModel):
-    """Observed state of a served model."""
-
-    observed_generation: int | None = None
-    """The generation that this status describes."""
-    url: str | None = None
-    """Base URL of the OpenAI endpoint."""
-    revision: Revision = Revision()
-    """Rollout progress."""
-    pools_summary: str = ""
-    """`ready/desired` over all pools, for `kubectl get`."""
-    conditions: Annotated[
-        list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))
-    ] = []
-    """metav1 conditions: Ready, ModelResolved, PoolsReady, RouterReady, …"""
-    pools: Annotated[
-        list[PoolStatus], Field(max_length=16, json_schema_extra=list_map("name"))
-    ] = []
-    """Per pool."""
 
 
 class InferenceDeployment(ApiModel):

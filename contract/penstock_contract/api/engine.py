@@ -1,0 +1,89 @@
+"""How the engine of an InferenceDeployment runs; all of it is part of the rollout hash."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from penstock_contract.api.base import (
+    ApiModel,
+)
+
+
+class EngineType(StrEnum):
+    """Which engine the workers run; both speak the same contract on the wire."""
+
+    PENSTOCK = "Penstock"
+    VLLM = "VLLM"
+
+
+class Dtype(StrEnum):
+    """Compute type; auto chooses from the device."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class WeightQuantization(StrEnum):
+    """How weights are stored."""
+
+    NONE = "none"
+
+
+class KvCacheDtype(StrEnum):
+    """How KV blocks are stored; auto means as computed."""
+
+    AUTO = "auto"
+
+
+class Quantization(ApiModel):
+    """Lower precision for speed and room."""
+
+    weights: WeightQuantization = WeightQuantization.NONE
+    """Weight format."""
+    kv_cache: KvCacheDtype = KvCacheDtype.AUTO
+    """KV cache format."""
+
+
+class SpeculativeMethod(StrEnum):
+    """How draft tokens are proposed."""
+
+    NONE = "none"
+
+
+class Speculative(ApiModel):
+    """Speculative decoding."""
+
+    method: SpeculativeMethod = SpeculativeMethod.NONE
+    """Proposer of draft tokens."""
+    num_tokens: Annotated[int, Field(ge=1, le=32)] = 4
+    """Draft tokens per step."""
+
+
+class Engine(ApiModel):
+    """How the engine runs; every field is part of the rollout hash."""
+
+    type: EngineType = EngineType.PENSTOCK
+    """Penstock's own engine, or vLLM behind the same gateway."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Container image; default: the operator's."""
+    dtype: Dtype = Dtype.AUTO
+    """Compute type."""
+    quantization: Quantization = Quantization()
+    """Lower precision."""
+    max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
+    """Longest prompt + output in tokens; default: the model's own limit."""
+    block_size: Literal[8, 16, 32, 64, 128] = 16
+    """Tokens per KV block."""
+    max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Sequences that run at once."""
+    max_num_batched_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 8192
+    """Token budget of one step."""
+    prefix_caching: bool = True
+    """Reuse KV blocks of equal prefixes."""
+    speculative: Speculative = Speculative()
+    """Speculative decoding."""
+    extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
+    """Appended to the engine's command line."""

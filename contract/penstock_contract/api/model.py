@@ -1,0 +1,60 @@
+"""Which model an InferenceDeployment serves, where it comes from, and what clients call it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from penstock_contract.api.base import (
+    ApiModel,
+    list_map,
+)
+
+ModelUri = Annotated[
+    str,
+    Field(pattern=r"^(hf|pvc|s3|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]),
+]
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=253)]
+
+
+class LocalRef(ApiModel):
+    """A reference by name inside the namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the object."""
+
+
+class CacheRef(ApiModel):
+    """Where downloaded models are kept between pods."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """A PersistentVolumeClaim."""
+
+
+class Adapter(ApiModel):
+    """A LoRA adapter, served under its own name."""
+
+    name: ServedName
+    """Name that clients send as `model`."""
+    uri: ModelUri
+    """Where the adapter comes from."""
+
+
+class Model(ApiModel):
+    """Which model, and what clients call it."""
+
+    uri: ModelUri
+    """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `oci://image`, `file://path`."""
+    revision: Annotated[str, Field(max_length=253)] = "main"
+    """Branch, tag or commit; part of the rollout hash."""
+    name: ServedName | None = None
+    """Served name; default: the object's name."""
+    aliases: Annotated[list[ServedName], Field(max_length=16)] = []
+    """Other names for the same model."""
+    secret_ref: LocalRef | None = None
+    """Secret with credentials of the source."""
+    cache: CacheRef | None = None
+    """Where downloads are kept."""
+    adapters: Annotated[
+        list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))
+    ] = []
+    """LoRA adapters."""

@@ -1,0 +1,71 @@
+"""What is observed of an InferenceDeployment."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from penstock_contract.api.base import (
+    ApiModel,
+    Condition,
+    list_map,
+)
+
+
+class Revision(ApiModel):
+    """Rollout hashes."""
+
+    current: str = ""
+    """The revision that all workers ran last."""
+    updated: str = ""
+    """The revision that the spec asks for."""
+
+
+class LastScale(ApiModel):
+    """The last change of a pool's size, with its arithmetic."""
+
+    from_: Annotated[int, Field(alias="from")]
+    """Replicas before."""
+    to: int
+    """Replicas after."""
+    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When."""
+    reason: str
+    """Why, in words."""
+    inputs: dict[str, str] = {}
+    """The numbers that it came from."""
+
+
+class PoolStatus(ApiModel):
+    """Observed state of one pool."""
+
+    name: str
+    """Name of the pool."""
+    desired: int = 0
+    """Workers wanted."""
+    ready: int = 0
+    """Workers that serve."""
+    draining: int = 0
+    """Workers that finish and go."""
+    last_scale: LastScale | None = None
+    """Last change of size."""
+
+
+class InferenceDeploymentStatus(ApiModel):
+    """Observed state of a served model."""
+
+    observed_generation: int | None = None
+    """The generation that this status describes."""
+    url: str | None = None
+    """Base URL of the OpenAI endpoint."""
+    revision: Revision = Revision()
+    """Rollout progress."""
+    pools_summary: str = ""
+    """`ready/desired` over all pools, for `kubectl get`."""
+    conditions: Annotated[
+        list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))
+    ] = []
+    """metav1 conditions: Ready, ModelResolved, PoolsReady, RouterReady, …"""
+    pools: Annotated[
+        list[PoolStatus], Field(max_length=16, json_schema_extra=list_map("name"))
+    ] = []
+    """Per pool."""

@@ -1,5 +1,6 @@
 """The engine as a process: what it says over the socket, and when it ends."""
 
+import select
 import socket
 import subprocess
 import sys
@@ -61,16 +62,17 @@ class Process:
             self._events = self._decoder.feed(data)
         return self._events.pop(0)
 
-    def until_idle(self) -> list[Output]:
+    def until_idle(self, requests: int) -> list[Output]:
+        """Return all outputs, once so many requests have finished and the engine says it rests."""
         outputs: list[Output] = []
-        while True:
-            event = self.event()
+        for event in iter(self.event, None):
             assert isinstance(event, Batch)
             outputs += event.outputs
-            if not event.stats.running and not event.stats.waiting and outputs:
-                assert event.stats.blocks_used == 0 or event.outputs
-                if not event.outputs:
-                    return outputs
+            finished = sum(1 for output in outputs if output.finish_reason)
+            if finished == requests and not event.outputs and not event.stats.running:
+                assert event.stats.blocks_used == 0
+                return outputs
+        raise AssertionError("the engine has ended")
 
     def close(self) -> int:
         self.socket.close()
@@ -99,7 +101,7 @@ def test_requests_come_back_whole(engine: Process) -> None:
     engine.send(
         *(AddRequest(id=f"r{i}", prompt=[i, 2, 3], max_tokens=5, sampling=greedy) for i in range(4))
     )
-    outputs = engine.until_idle()
+    outputs = engine.until_idle(4)
     for i in range(4):
         mine = [o for o in outputs if o.id == f"r{i}"]
         assert sum(len(o.tokens) for o in mine) == 5
@@ -138,6 +140,24 @@ def test_it_never_outlives_its_server(folder: Path) -> None:
     assert isinstance(process.event(), Ready)
     process.send(AddRequest(id="long", prompt=[1], max_tokens=500))
     assert process.close() == 0
+
+
+def test_a_server_that_was_killed_with_unread_output_takes_it_along(folder: Path) -> None:
+    process = Process(EngineConfig(model=str(folder), threads=1))
+    assert isinstance(process.event(), Ready)
+    assert isinstance(process.event(), Batch)
+    process.send(Abort(["nobody"]))
+    # The answer lies unread in our buffer: closing now resets the connection.
+    assert select.select([process.socket], [], [], 60)[0]
+    assert process.close() == 0
+
+
+def test_a_message_that_nobody_can_read_ends_it_with_a_reason(folder: Path) -> None:
+    process = Process(EngineConfig(model=str(folder), threads=1))
+    process.socket.sendall(b"\x01\x00\x00\x00\xc1")
+    failed = [event for event in iter(process.event, None) if isinstance(event, Failed)]
+    assert "Decode" in failed[0].message
+    assert process.close() == 1
 
 
 def test_what_cannot_be_loaded_is_reported(tmp_path: Path) -> None:

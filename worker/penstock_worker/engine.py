@@ -66,16 +66,22 @@ class Engine:
         )
         if not message.prompt or len(message.prompt) >= self._max_model_len:
             limit = self._max_model_len - 1
-            return _refusal(message, f"the prompt must have 1 to {limit} tokens")
+            return _gave_up(message.id, f"the prompt must have 1 to {limit} tokens")
         try:
             self.scheduler.add(request)
         except ValueError as error:
-            return _refusal(message, str(error))
+            return _gave_up(message.id, str(error))
         return None
 
     def abort(self, ids: list[str]) -> None:
         """Forget requests and free their blocks."""
         self.scheduler.abort(ids)
+
+    def give_up(self, reason: str) -> Batch:
+        """End every request with an error; for when a step has failed."""
+        ids = self.scheduler.ids()
+        self.abort(ids)
+        return Batch([_gave_up(request_id, reason) for request_id in ids], self.stats())
 
     def step(self) -> Batch:
         """Compute one step for everything that was scheduled, and return what came of it."""
@@ -135,8 +141,8 @@ def _finish_reason(request: Request, token: int) -> FinishReason | None:
     return None
 
 
-def _refusal(message: AddRequest, error: str) -> Output:
-    return Output(id=message.id, tokens=[], finish_reason=FinishReason.ABORT, error=error)
+def _gave_up(request_id: str, error: str) -> Output:
+    return Output(id=request_id, tokens=[], finish_reason=FinishReason.ABORT, error=error)
 
 
 def _listed(logprobs: TokenLogprobs | None) -> list[TokenLogprobs]:

@@ -5,6 +5,7 @@ a socket pair and CONFIG an `EngineConfig` as JSON. It announces `Ready` after i
 token, and ends when the socket closes, so it never outlives its server.
 """
 
+import contextlib
 import queue
 import secrets
 import signal
@@ -37,6 +38,9 @@ if TYPE_CHECKING:  # torch takes a second to import: the process first says that
     from penstock_worker.engine import Engine
 
 
+Inbox = queue.SimpleQueue[Command | Exception]
+"""What the server sent, in order; an exception when it sent something unreadable."""
+
 DEFAULT_KV_BYTES = 1 << 30
 
 
@@ -52,40 +56,46 @@ def main() -> None:
 
 def run_engine(connection: socket.socket, config: EngineConfig) -> int:
     """Serve one connection until it closes; return the exit status."""
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, commands), daemon=True).start()
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     try:
         engine, ready = _load(config)
         _send(connection, ready)
-        _serve(connection, commands, engine)
-    except BrokenPipeError:
+        _serve(connection, inbox, engine)
+    except ConnectionError:
         return 0  # the server has gone
     except Exception as error:
         # The process ends here; the server must learn why, whatever it was.
-        _send(connection, Failed(f"{type(error).__name__}: {error}"))
+        with contextlib.suppress(ConnectionError):
+            _send(connection, Failed(f"{type(error).__name__}: {error}"))
         return 1
     return 0
 
 
-def _read(connection: socket.socket, commands: "queue.SimpleQueue[Command]") -> None:
+def _read(connection: socket.socket, inbox: Inbox) -> None:
+    """Put commands into the inbox; however this thread ends, the engine hears of it."""
     decoder = command_decoder()
-    while messages := receive(connection, decoder):
-        for message in messages:
-            commands.put(message)
-    commands.put(Stop())
+    try:
+        while messages := receive(connection, decoder):
+            for message in messages:
+                inbox.put(message)
+    except ConnectionError:
+        pass  # a server that was killed with unread output resets the connection
+    except msgspec.MsgspecError as error:
+        inbox.put(error)
+        return
+    inbox.put(Stop())
 
 
-def _serve(
-    connection: socket.socket, commands: "queue.SimpleQueue[Command]", engine: "Engine"
-) -> None:
+def _serve(connection: socket.socket, inbox: Inbox, engine: "Engine") -> None:
     """Alternate between taking commands and computing; sleep only when there is nothing to do."""
     _send(connection, Batch([], engine.stats()))
     while True:
         idle = not engine.busy
         refused: list[Output] = []
-        while idle or not commands.empty():
+        while idle or not inbox.empty():
             idle = False
-            match commands.get():
+            match inbox.get():
                 case AddRequest() as message:
                     refusal = engine.add(message)
                     if refusal is not None:
@@ -94,13 +104,24 @@ def _serve(
                     engine.abort(ids)
                 case Stop():
                     return
+                case unreadable:
+                    raise unreadable
         if refused:
             _send(connection, Batch(refused, engine.stats()))
         if engine.busy:
-            _send(connection, engine.step())
+            _send(connection, _step(connection, engine))
         if not engine.busy:
             engine.pool.check()
             _send(connection, Batch([], engine.stats()))
+
+
+def _step(connection: socket.socket, engine: "Engine") -> Batch:
+    """Step; when that fails, nobody is left waiting: every request ends with the reason."""
+    try:
+        return engine.step()
+    except Exception as error:
+        _send(connection, engine.give_up(f"the engine failed: {type(error).__name__}: {error}"))
+        raise
 
 
 def _send(connection: socket.socket, event: Event) -> None:

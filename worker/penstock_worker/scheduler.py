@@ -64,6 +64,10 @@ class Scheduler:
         """Requests that wait for admission."""
         return len(self._waiting)
 
+    def ids(self) -> list[str]:
+        """Return the ids of all requests, waiting or running, in order of arrival."""
+        return list(self._requests)
+
     def fits(self, request: Request) -> bool:
         """Return whether the request could ever run to its end, alone in the pool."""
         return self._blocks_for(request.max_length) <= self.pool.num_blocks

@@ -21,8 +21,8 @@ from penstock_worker.model.loader import Checkpoint
 class _Layer:
     input_norm: Tensor
     qkv: Linear
-    query_norm: Tensor | None
-    key_norm: Tensor | None
+    query_key_norm: Tensor | None
+    """[heads + kv_heads, head_dim]"""
     output: Linear
     mlp_norm: Tensor
     gate_up: Linear
@@ -50,24 +50,22 @@ class Decoder:
         tied = config.tie_word_embeddings
         self._head = Linear(self._embeddings if tied else checkpoint.take("lm_head.weight", vocab))
         checkpoint.refuse_leftovers(*(["lm_head.weight"] if tied else []))
-        self._cos, self._sin = rotary_tables(config, max_model_len)
+        cos, sin = rotary_tables(config, max_model_len)
+        self._cos, self._sin = cos.to(self._embeddings.dtype), sin.to(self._embeddings.dtype)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Return the last hidden states. tokens, positions [tokens]; result [tokens, hidden]."""
         config = self.config
         cos, sin = self._cos[positions], self._sin[positions]
-        dtype = self._embeddings.dtype
-        cos, sin = cos.to(dtype), sin.to(dtype)
         heads, kv_heads = config.num_heads, config.num_kv_heads
         x = self._embeddings[tokens]
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._normed(x, layer.input_norm))
             qkv = qkv.view(-1, heads + 2 * kv_heads, config.head_dim)
-            query, key, value = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
-            if layer.query_norm is not None and layer.key_norm is not None:
-                query = self._normed(query, layer.query_norm)
-                key = self._normed(key, layer.key_norm)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
+            if layer.query_key_norm is not None:
+                query_key = self._normed(query_key) * layer.query_key_norm
+            query, key = torch.split(rotate(query_key, cos, sin), [heads, kv_heads], 1)
             x = x + layer.output(attention.attend(index, query, key, value))
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
             x = x + layer.down(functional.silu(gate) * up)
@@ -77,8 +75,8 @@ class Decoder:
         """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
         return self._head(hidden).float()
 
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+    def _normed(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        return functional.rms_norm(x, x.shape[-1:], weight, self.config.rms_norm_eps)
 
 
 def _layer(config: ModelConfig, checkpoint: Checkpoint, index: int) -> _Layer:
@@ -101,12 +99,19 @@ def _layer(config: ModelConfig, checkpoint: Checkpoint, index: int) -> _Layer:
     ]
     output_bias = f"{attention}o_proj.bias"
     has_output_bias = config.qkv_bias and prefix + output_bias in checkpoint
+    query_key_norm = None
+    if config.qk_norm:
+        query_key_norm = torch.cat(
+            [
+                take(f"{attention}q_norm.weight", dim).expand(config.num_heads, -1),
+                take(f"{attention}k_norm.weight", dim).expand(config.num_kv_heads, -1),
+            ]
+        )
     gate_up = [take(f"mlp.{name}_proj.weight", inner, hidden) for name in ("gate", "up")]
     return _Layer(
         input_norm=take("input_layernorm.weight", hidden),
         qkv=Linear(torch.cat(weights), torch.cat(biases) if biases else None),
-        query_norm=take(f"{attention}q_norm.weight", dim) if config.qk_norm else None,
-        key_norm=take(f"{attention}k_norm.weight", dim) if config.qk_norm else None,
+        query_key_norm=query_key_norm,
         output=Linear(
             take(f"{attention}o_proj.weight", hidden, query),
             take(output_bias, hidden) if has_output_bias else None,

@@ -40,6 +40,7 @@ def torch_engine(
     return Engine(
         TorchRunner(decoder, attention),
         BlockPool(num_blocks, block_size, caching=caching),
+        vocab_size=config.vocab_size,
         max_model_len=config.max_position,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,

@@ -15,8 +15,7 @@ VOCAB = 12
 
 
 def row(position: int = 0, forbidden: tuple[int, ...] = (), **options: Any) -> Row:
-    output = list(range(position))
-    return Row(Sampling(**options), prompt=[1, 2], output=output, forbidden=forbidden)
+    return Row(Sampling(**options), [1, 2, *range(position)], 2, forbidden)
 
 
 def logits(rows: int = 1) -> torch.Tensor:
@@ -89,11 +88,11 @@ def test_penalties_push_seen_tokens_down() -> None:
     # Output 0..10: with a strong presence penalty only 11 is unseen there.
     greedy = {"temperature": 0.0, "position": 12}
     assert sample(logits(), [row(**greedy, frequency_penalty=0.0)])[0] == [11]
-    unseen = Row(Sampling(temperature=0.0, presence_penalty=2.0), [], [11, 10, 9], ())
+    unseen = Row(Sampling(temperature=0.0, presence_penalty=2.0), [11, 10, 9], 0, ())
     assert sample(logits(), [unseen])[0] == [8]
-    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), [], [11, 11], ())
+    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), [11, 11], 0, ())
     assert sample(logits(), [twice])[0] == [10]
-    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), [11, 10], [], ())
+    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), [11, 10], 2, ())
     assert sample(logits(), [prompt])[0] == [9]
 
 

@@ -5,6 +5,7 @@ tokens come out exactly once and in order.
 """
 
 from collections.abc import Callable
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
-from penstock_worker.messages import AddRequest, FinishReason, Output
+from penstock_worker.messages import AddRequest, FinishReason, Output, Sampling
 from penstock_worker.runner import Sampled
 from penstock_worker.scheduler import Slice
 
@@ -36,14 +37,21 @@ class CountingRunner:
         return [(len(part.request.tokens), None) for part in slices if part.samples]
 
 
-def make(blocks: int = 64, budget: int = 16, seqs: int = 4, caching: bool = True) -> Engine:
+def make(
+    blocks: int = 64,
+    budget: int = 16,
+    seqs: int = 4,
+    caching: bool = True,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Engine:
     return Engine(
         CountingRunner(budget),
         BlockPool(blocks, BLOCK, caching=caching),
+        vocab_size=1000,
         max_model_len=blocks * BLOCK,
         max_num_seqs=seqs,
         max_num_batched_tokens=budget,
-        clock=lambda: 0.0,
+        clock=clock,
     )
 
 
@@ -124,6 +132,16 @@ def test_decoding_goes_on_beside_a_long_prompt() -> None:
         assert "short" in {o.id for o in engine.step().outputs}
 
 
+def test_decoding_goes_on_even_beside_a_more_urgent_prompt() -> None:
+    engine = make(budget=8)
+    engine.add(AddRequest(id="short", prompt=[1], max_tokens=20))
+    engine.step()
+    engine.add(AddRequest(id="long", prompt=[2] * 60, max_tokens=1, priority=1))
+    engine.step()
+    for _ in range(5):
+        assert "short" in {o.id for o in engine.step().outputs}
+
+
 def test_the_more_urgent_request_is_admitted_first_and_preempted_last() -> None:
     engine = make(blocks=12, budget=64, seqs=8)
     engine.add(AddRequest(id="low", prompt=[1] * 20, max_tokens=20, priority=-1))
@@ -161,6 +179,56 @@ def test_what_can_never_fit_is_refused_at_once(prompt: list[int]) -> None:
     assert refusal is not None
     assert refusal.finish_reason is FinishReason.ABORT
     assert "1 to 15 tokens" in refusal.error
+    assert not engine.busy
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"prompt": [1, 1000]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"stop_token_ids": [1000]}, "stop_token_ids"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"salt": b"x" * 65}, "salt"),
+        ({"sampling": Sampling(logit_bias={1000: 1.0})}, "logit_bias"),
+        ({"sampling": Sampling(logit_bias={1: inf})}, "biases"),
+        ({"sampling": Sampling(temperature=nan)}, "temperature"),
+        ({"sampling": Sampling(top_k=1 << 63)}, "top_k"),
+        ({"sampling": Sampling(top_p=0.0)}, "top_p"),
+        ({"sampling": Sampling(min_p=2.0)}, "min_p"),
+        ({"sampling": Sampling(repetition_penalty=0.0)}, "repetition_penalty"),
+        ({"sampling": Sampling(seed=1 << 63)}, "seed"),
+        ({"sampling": Sampling(choice=-1)}, "choice"),
+        ({"sampling": Sampling(logprobs=1001)}, "logprobs"),
+    ],
+)
+def test_what_would_break_a_shared_step_is_refused(options: dict[str, Any], field: str) -> None:
+    engine = make()
+    refusal = engine.add(AddRequest(**{"id": "a", "prompt": [1], "max_tokens": 1, **options}))
+    assert refusal is not None
+    assert field in refusal.error
+    assert not engine.busy
+
+
+def test_queueing_is_counted_until_first_scheduled_and_told_once() -> None:
+    now = iter(range(100))
+    engine = make(seqs=1, budget=2, clock=lambda: float(next(now)))
+    engine.add(AddRequest(id="a", prompt=[1] * 6, max_tokens=2))  # at 0; scheduled at 1
+    outputs = run(engine)
+    assert [o.queue_seconds for o in outputs] == [1.0, 0.0]
+
+
+def test_when_a_step_fails_every_request_is_told() -> None:
+    engine = make(seqs=1)
+    for name in ("running", "waiting"):
+        engine.add(AddRequest(id=name, prompt=[1], max_tokens=5))
+    engine.step()
+    batch = engine.give_up("the disk is on fire")
+    assert [(o.id, o.finish_reason, o.error) for o in batch.outputs] == [
+        ("running", FinishReason.ABORT, "the disk is on fire"),
+        ("waiting", FinishReason.ABORT, "the disk is on fire"),
+    ]
+    assert batch.stats.blocks_used == 0
     assert not engine.busy
 
 

@@ -19,6 +19,7 @@ from penstock_worker.messages import (
 from penstock_worker.request import Request
 from penstock_worker.runner import Runner, Sampled
 from penstock_worker.scheduler import Scheduler, Step
+from penstock_worker.validation import problem
 
 
 class Engine:
@@ -27,6 +28,7 @@ class Engine:
     Args:
         runner: computes tokens.
         pool: KV blocks.
+        vocab_size: token ids run up to it.
         max_model_len: longest prompt + output in tokens.
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
@@ -38,6 +40,7 @@ class Engine:
         runner: Runner,
         pool: BlockPool,
         *,
+        vocab_size: int,
         max_model_len: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
@@ -46,6 +49,7 @@ class Engine:
         self.pool = pool
         self.scheduler = Scheduler(pool, max_num_seqs, max_num_batched_tokens)
         self._runner = runner
+        self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._clock = clock
         self._arrivals = 0
@@ -57,6 +61,9 @@ class Engine:
 
     def add(self, message: AddRequest) -> Output | None:
         """Accept a request; an Output is a refusal, with the reason."""
+        wrong = problem(message, vocab_size=self._vocab_size, max_model_len=self._max_model_len)
+        if wrong is not None:
+            return _gave_up(message.id, wrong)
         self._arrivals += 1
         request = Request.from_message(
             message,
@@ -64,9 +71,6 @@ class Engine:
             now=self._clock(),
             max_model_len=self._max_model_len,
         )
-        if not message.prompt or len(message.prompt) >= self._max_model_len:
-            limit = self._max_model_len - 1
-            return _gave_up(message.id, f"the prompt must have 1 to {limit} tokens")
         try:
             self.scheduler.add(request)
         except ValueError as error:
@@ -87,10 +91,11 @@ class Engine:
         """Compute one step for everything that was scheduled, and return what came of it."""
         began = self._clock()
         step = self.scheduler.schedule()
+        _note_queueing(step, began)
         sampled = iter(self._runner.run(step.slices) if step.slices else [])
         self.scheduler.commit(step)
         outputs = [
-            self._append(part.request, next(sampled), began) for part in step.slices if part.samples
+            self._append(part.request, next(sampled)) for part in step.slices if part.samples
         ]
         return Batch(outputs, self.stats(step, self._clock() - began))
 
@@ -114,11 +119,8 @@ class Engine:
             decode_tokens=decoding,
         )
 
-    def _append(self, request: Request, sampled: Sampled, now: float) -> Output:
+    def _append(self, request: Request, sampled: Sampled) -> Output:
         token, logprobs = sampled
-        first = request.queue_seconds is None
-        if first:
-            request.queue_seconds = max(0.0, now - request.arrived_at)
         request.tokens.append(token)
         reason = _finish_reason(request, token)
         if reason is not None:
@@ -129,8 +131,13 @@ class Engine:
             finish_reason=reason,
             logprobs=_listed(logprobs),
             cached_tokens=request.cached_tokens,
-            queue_seconds=request.queue_seconds or 0.0,
+            queue_seconds=request.queue_seconds if request.output_length == 1 else 0.0,
         )
+
+
+def _note_queueing(step: Step, now: float) -> None:
+    for request in step.admitted:
+        request.queue_seconds = max(0.0, now - request.arrived_at)
 
 
 def _finish_reason(request: Request, token: int) -> FinishReason | None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # torch takes a second to import: the process first says that
 Inbox = queue.SimpleQueue[Command | Exception]
 """What the server sent, in order; an exception when it sent something unreadable."""
 
+DTYPES = ("auto", "float32", "bfloat16")
+
 DEFAULT_KV_BYTES = 1 << 30
 
 
@@ -131,6 +133,8 @@ def _send(connection: socket.socket, event: Event) -> None:
 def _load(config: EngineConfig) -> "tuple[Engine, Ready]":
     """Load the model, allocate the pool, and generate a token to warm everything up."""
     began = time.monotonic()
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype {config.dtype!r} is not one of {', '.join(DTYPES)}")
     import torch
 
     from penstock_worker.attention.reference import ReferenceAttention
@@ -142,7 +146,7 @@ def _load(config: EngineConfig) -> "tuple[Engine, Ready]":
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
+    dtype = {"bfloat16": torch.bfloat16}.get(config.dtype, torch.float32)
     folder = Path(config.model)
     shape = read_config(folder)
     max_model_len = min(config.max_model_len or shape.max_position, shape.max_position)
@@ -157,15 +161,20 @@ def _load(config: EngineConfig) -> "tuple[Engine, Ready]":
         block_size=config.block_size,
         dtype=dtype,
     )
-    engine = Engine(
-        TorchRunner(decoder, attention),
-        BlockPool(num_blocks, config.block_size, caching=config.prefix_caching),
-        max_model_len=max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-    )
-    _warm_up(engine)
-    return engine, Ready(
+    runner = TorchRunner(decoder, attention)
+
+    def engine() -> Engine:
+        return Engine(
+            runner,
+            BlockPool(num_blocks, config.block_size, caching=config.prefix_caching),
+            vocab_size=shape.vocab_size,
+            max_model_len=max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+        )
+
+    _warm_up(engine())  # another one, so that its counters start at nothing
+    return engine(), Ready(
         epoch=secrets.token_hex(8),
         num_blocks=num_blocks,
         block_size=config.block_size,

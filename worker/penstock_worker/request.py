@@ -34,7 +34,7 @@ class Request:
     """Whether it ever ran; a preempted request is admitted again but counted once."""
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache gave on first admission."""
-    queue_seconds: float | None = None
+    queue_seconds: float = 0.0
     """Time until first scheduled."""
 
     @classmethod

@@ -54,11 +54,10 @@ class TorchRunner:
 
 
 def _row(request: Request) -> Row:
-    split = request.prompt_length
     early = request.output_length < request.min_tokens
     return Row(
         sampling=request.sampling,
-        prompt=request.tokens[:split],
-        output=request.tokens[split:],
+        tokens=request.tokens,
+        prompt_length=request.prompt_length,
         forbidden=tuple(request.stop_tokens) if early else (),
     )

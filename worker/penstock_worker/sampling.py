@@ -15,16 +15,25 @@ from torch import Tensor
 
 from penstock_worker.messages import Sampling, TokenLogprobs
 
+GREEDY_BELOW = 1e-5
+"""Lower temperatures would overflow; what they would draw is the likeliest token."""
+
 
 @dataclass(frozen=True)
 class Row:
     """What one row of logits is sampled with."""
 
     sampling: Sampling
-    prompt: Sequence[int]
-    output: Sequence[int]
+    tokens: Sequence[int]
+    """Prompt and output so far."""
+    prompt_length: int
     forbidden: Sequence[int]
     """Tokens that must not be drawn (stop tokens before `min_tokens`)."""
+
+    @property
+    def position(self) -> int:
+        """Index of the token to draw in the output."""
+        return len(self.tokens) - self.prompt_length
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLogprobs | None]]:
@@ -38,7 +47,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
     for index, row in enumerate(rows):
         _adjust(logits[index], row)
     tokens = logits.argmax(-1)
-    drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+    drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= GREEDY_BELOW]
     if drawn:
         tokens[drawn] = _draw(logits[drawn], [rows[index] for index in drawn])
     chosen: list[int] = tokens.tolist()
@@ -59,12 +68,13 @@ def _adjust(logits: Tensor, row: Row) -> None:
     """Apply penalties, bias and bans to one row. Order as in vLLM; most rows have none of them."""
     wanted = row.sampling
     if wanted.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*row.prompt, *row.output}))
+        seen = torch.tensor(sorted(set(row.tokens)))
         values = logits[seen]
         factor = wanted.repetition_penalty
         logits[seen] = torch.where(values > 0, values / factor, values * factor)
-    if row.output and (wanted.frequency_penalty or wanted.presence_penalty):
-        seen, counts = torch.unique(torch.tensor(row.output), return_counts=True)
+    if row.position and (wanted.frequency_penalty or wanted.presence_penalty):
+        output = torch.tensor(row.tokens[row.prompt_length :])
+        seen, counts = torch.unique(output, return_counts=True)
         logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias
@@ -81,7 +91,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     wanted = [row.sampling for row in rows]
     scaled = logits / torch.tensor([s.temperature for s in wanted])[:, None]
     numbers = torch.tensor(
-        [uniform(s.seed, s.choice, len(r.output)) for s, r in zip(wanted, rows, strict=True)],
+        [uniform(s.seed, s.choice, r.position) for s, r in zip(wanted, rows, strict=True)],
         dtype=torch.float64,
     )
     tokens = torch.empty(len(rows), dtype=torch.long)

@@ -2,11 +2,11 @@
 
 There is no prefill phase and no decode phase: every request catches up from computed to known
 tokens under one token budget per step. A decoding request is one token behind, a new one its whole
-prompt, and long prompts are cut into chunks by the budget. Running requests come first, so a prompt
-never stalls decoding; waiting ones are admitted by priority, then arrival, while blocks last. When
-a running request needs a block and none is left, the least urgent running request is preempted: its
-blocks are released and it is computed again later (recompute, Kwon et al., "PagedAttention", SOSP
-2023, §4.5), most of it from the prefix cache.
+prompt, and long prompts are cut into chunks by the budget. Running requests come first, and each
+leaves a token for those behind it, so a prompt never stalls decoding; waiting ones are admitted by
+priority, then arrival, while blocks last. When a running request needs a block and none is left,
+the least urgent running request is preempted: its blocks are released and it is computed again
+later (recompute, Kwon et al., "PagedAttention", SOSP 2023, §4.5), most of it from the prefix cache.
 """
 
 import heapq
@@ -33,9 +33,10 @@ class Slice:
 
 @dataclass
 class Step:
-    """One step's work, and who had to give way for it."""
+    """One step's work, who runs for the first time, and who had to give way."""
 
     slices: list[Slice] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
 
 
@@ -122,12 +123,12 @@ class Scheduler:
                 request.named = full
 
     def _schedule_running(self, step: Step, budget: int) -> int:
-        for request in list(self.running):
-            if budget == 0:
-                break
-            if request not in self.running:  # preempted for a more urgent one
-                continue
-            count = min(request.pending, budget)
+        index = 0
+        while budget and index < len(self.running):  # preemption shortens it from the end
+            request = self.running[index]
+            index += 1
+            # A long prompt leaves a token for everyone behind it: decoding never stalls.
+            count = min(request.pending, max(1, budget - (len(self.running) - index)))
             if self._grow(request, request.computed + count, step):
                 step.slices.append(Slice(request, request.computed, count))
                 budget -= count
@@ -142,6 +143,7 @@ class Scheduler:
             if not count:
                 break
             heapq.heappop(self._waiting)
+            self._count_first_admission(request, step)
             self.running.append(request)
             self.running.sort(key=lambda running: running.urgency)
             step.slices.append(Slice(request, request.computed, count))
@@ -159,12 +161,17 @@ class Scheduler:
         request.blocks = prefix + self.pool.allocate(fresh)
         request.computed = cached
         request.named = len(prefix)
-        if not request.admitted:
-            request.admitted = True
-            request.cached_tokens = cached
-            self.prefix_queries += request.prompt_length
-            self.prefix_hits += cached
         return count
+
+    def _count_first_admission(self, request: Request, step: Step) -> None:
+        """Count what the prefix cache gave; a preempted request would be counted again."""
+        if request.admitted:
+            return
+        request.admitted = True
+        request.cached_tokens = request.computed
+        self.prefix_queries += request.prompt_length
+        self.prefix_hits += request.computed
+        step.admitted.append(request)
 
     def _cached_prefix(self, request: Request) -> list[int]:
         if not self.pool.caching:
@@ -177,21 +184,21 @@ class Scheduler:
         """Extend the block table to `length` tokens, preempting less urgent requests for it."""
         missing = self._blocks_for(length) - len(request.blocks)
         while missing > self.pool.available:
-            victim = self.running[-1]
-            self._preempt(victim, step)
+            victim = self._preempt(step)
             if victim is request:
                 return False
         if missing > 0:
             request.blocks += self.pool.allocate(missing)
         return True
 
-    def _preempt(self, victim: Request, step: Step) -> None:
-        self.running.remove(victim)
+    def _preempt(self, step: Step) -> Request:
+        """Send the least urgent running request back to wait. It has no slice in this step yet."""
+        victim = self.running.pop()
         self._release(victim)
         heapq.heappush(self._waiting, (victim.urgency, victim))
-        step.slices = [part for part in step.slices if part.request is not victim]
         step.preempted.append(victim)
         self.preemptions += 1
+        return victim
 
     def _release(self, request: Request) -> None:
         self.pool.release(request.blocks)

@@ -4,7 +4,7 @@ from penstock_operator.local.command import with_flag, worker_command
 
 CONTAINER = {
     "command": ["penstock-worker"],
-    "args": ["--model", "/models/model", "--host", "0.0.0.0", "--port", "8000", "--dtype", "auto"],
+    "args": ["--model", "/models", "--host", "0.0.0.0", "--port", "8000", "--dtype", "auto"],
     "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "SECRET", "valueFrom": {}}],
 }
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock_operator.manifests.sources import MODELS
+
 HOST = "127.0.0.1"
 
 
@@ -24,10 +26,11 @@ def worker_command(container: Mapping[str, Any], *, port: int, model: str) -> Co
     Args:
         container: the engine's container in the planned pod template.
         port: where it listens, on 127.0.0.1.
-        model: folder of the model on this machine.
+        model: folder of the model on this machine; it stands where the container has /models.
     """
     argv = [*container.get("command", []), *container.get("args", [])]
-    for flag, value in (("--host", HOST), ("--port", str(port)), ("--model", model)):
+    argv[argv.index(MODELS)] = model
+    for flag, value in (("--host", HOST), ("--port", str(port))):
         argv = with_flag(argv, flag, value)
     fixed = {e["name"]: e["value"] for e in container.get("env", []) if "value" in e}
     return Command(tuple(argv), fixed)

@@ -1,0 +1,26 @@
+"""The Kubernetes objects of an InferenceDeployment. Pure: API objects in, dicts out.
+
+Pods meet the `restricted` Pod Security Standard. The local runtime runs the very command line that
+is planned here, so a pod and a local process never differ in more than their address.
+"""
+
+from penstock_operator.manifests.children import deployment_objects, pool_objects
+from penstock_operator.manifests.objects import Object
+from penstock_operator.manifests.pods import worker_container
+from penstock_operator.manifests.settings import Settings
+from penstock_operator.manifests.unsupported import Unsupported
+from penstock_operator.manifests.versions import Unserved, for_cluster
+from penstock_operator.manifests.workload import workload, workload_name
+
+__all__ = [
+    "Object",
+    "Settings",
+    "Unserved",
+    "Unsupported",
+    "deployment_objects",
+    "for_cluster",
+    "pool_objects",
+    "worker_container",
+    "workload",
+    "workload_name",
+]

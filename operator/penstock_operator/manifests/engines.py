@@ -1,0 +1,114 @@
+"""The command lines of the engines, and what else differs between them.
+
+Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, /health.
+"""
+
+from dataclasses import dataclass, field
+
+from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
+from penstock_operator.manifests.objects import Object
+from penstock_operator.manifests.settings import Settings
+
+PORT = 8000
+
+
+@dataclass(frozen=True)
+class EngineContainer:
+    """What of a worker's container depends on its engine."""
+
+    image: str
+    command: tuple[str, ...]
+    arguments: tuple[str, ...]
+    probe: Object
+    """Succeeds for the first time when the worker has generated a token."""
+    environment: dict[str, str] = field(default_factory=dict)
+    shared_memory: bool = False
+
+
+def engine_container(
+    deployment: InferenceDeployment, pool: EnginePool, path: str, settings: Settings
+) -> EngineContainer:
+    """Return the engine's part of a worker's container; `path` is where the model lies."""
+    if deployment.spec.engine.type is EngineType.VLLM:
+        return _vllm(deployment, pool, path, settings)
+    return EngineContainer(
+        image=deployment.spec.engine.image or settings.worker_image,
+        command=("penstock-worker",),
+        arguments=(
+            "--model", path,
+            "--host", "0.0.0.0",
+            "--port", str(PORT),
+            *worker_arguments(deployment),
+        ),
+        # A worker of ours says that it is well only after its engine has generated a token.
+        probe={"httpGet": {"path": "/health", "port": "http"}},
+    )  # fmt: skip
+
+
+def worker_arguments(deployment: InferenceDeployment) -> list[str]:
+    """Return the command line of Penstock's worker, without its address and model path."""
+    engine = deployment.spec.engine
+    arguments: list[str] = []
+    for name in (deployment.served_name, *deployment.spec.model.aliases):
+        arguments += ["--served-model-name", name]
+    arguments += ["--dtype", str(engine.dtype), *_limits(deployment)]
+    arguments += ["--drain-timeout", deployment.spec.drain.timeout]
+    return [*arguments, *engine.extra_args]
+
+
+def _limits(deployment: InferenceDeployment) -> list[str]:
+    """Return the flags that both engines have."""
+    engine = deployment.spec.engine
+    arguments = [
+        "--block-size", str(engine.block_size),
+        "--max-num-seqs", str(engine.max_num_seqs),
+        "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
+    ]  # fmt: skip
+    if engine.max_model_len is not None:
+        arguments += ["--max-model-len", str(engine.max_model_len)]
+    if not engine.prefix_caching:
+        arguments.append("--no-enable-prefix-caching")
+    return arguments
+
+
+def _vllm(
+    deployment: InferenceDeployment, pool: EnginePool, path: str, settings: Settings
+) -> EngineContainer:
+    engine = deployment.spec.engine
+    names = (deployment.served_name, *deployment.spec.model.aliases)
+    return EngineContainer(
+        image=engine.image or settings.vllm_image,
+        command=("vllm", "serve"),
+        arguments=(
+            path,
+            "--host", "0.0.0.0",
+            "--port", str(PORT),
+            "--served-model-name", *names,
+            "--dtype", str(engine.dtype),
+            "--tensor-parallel-size", str(pool.spec.parallelism.tensor),
+            *_limits(deployment),
+            *engine.extra_args,
+        ),
+        # vLLM answers /health before it has generated anything, so a token is asked for.
+        probe={"exec": {"command": ["python3", "-c", _ONE_TOKEN, names[0]]}, "timeoutSeconds": 30},
+        environment=_VLLM_ENVIRONMENT,
+        shared_memory=True,
+    )  # fmt: skip
+
+
+_ONE_TOKEN = f"""\
+import json, sys, urllib.request
+body = {{"model": sys.argv[1], "prompt": "1", "max_tokens": 1}}
+urllib.request.urlopen(urllib.request.Request(
+    "http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(),
+    {{"content-type": "application/json"}}), timeout=25).read()
+"""
+
+# The root file system is read-only and the uid has no entry in /etc/passwd.
+_VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HOME": "/tmp",  # noqa: S108
+    "USER": "penstock",
+    "VLLM_NO_USAGE_STATS": "1",
+    "XDG_CACHE_HOME": "/tmp/.cache",  # noqa: S108
+}

@@ -1,0 +1,143 @@
+"""The pod of a worker, and its container: what meets the `restricted` Pod Security Standard."""
+
+from math import floor
+
+from penstock_contract.api import EnginePool, InferenceDeployment, Resources
+from penstock_contract.api.base import quantity, seconds
+from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
+from penstock_operator.manifests.engines import PORT, EngineContainer, engine_container
+from penstock_operator.manifests.objects import Object, pool_labels
+from penstock_operator.manifests.settings import Settings
+from penstock_operator.manifests.sources import MODELS, Source, download, source
+from penstock_operator.manifests.unsupported import refuse_unsupported
+
+USER = 10001
+DRAIN_MARGIN = 10.0
+"""Seconds that a pod gets beyond its drain timeout, to end in order."""
+LOADING = 1800
+"""Seconds that a worker gets to load its model and generate its first token."""
+_TMP = "/tmp"  # noqa: S108 - the container's own
+
+
+def worker_container(
+    deployment: InferenceDeployment, pool: EnginePool, settings: Settings | None = None
+) -> Object:
+    """Return the container that runs a worker; the local runtime runs its command line.
+
+    Raises:
+        Unsupported: the engine of this version cannot do what is asked of it.
+    """
+    refuse_unsupported(deployment, pool)
+    path = MODELS  # the local runtime puts its own in its place
+    engine = engine_container(deployment, pool, path, settings or Settings())
+    return _container(pool, engine, mounted=True)
+
+
+def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Settings) -> Object:
+    """Return the pod template of a pool's wanted revision.
+
+    Raises:
+        Unsupported: the spec asks for what this version does not build.
+    """
+    refuse_unsupported(deployment, pool)
+    template, found = pool.spec.template, source(deployment)
+    engine = engine_container(deployment, pool, found.path, settings)
+    fetch = download(deployment, settings)
+    spec: Object = {
+        "serviceAccountName": pool.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": round(
+            seconds(deployment.spec.drain.timeout) + DRAIN_MARGIN
+        ),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            # A cache of terabytes is not walked through at every start.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(pool, engine, mounted=found.volume is not None)],
+        "volumes": _volumes(found, engine),
+    }
+    if fetch is not None:
+        spec["initContainers"] = [{**fetch, "securityContext": _confined()}]
+    for field, value in (
+        ("nodeSelector", template.node_selector),
+        ("tolerations", template.tolerations),
+        ("affinity", template.affinity),
+        ("priorityClassName", template.priority_class_name),
+        ("runtimeClassName", template.runtime_class_name),
+    ):
+        if value:
+            spec[field] = value
+    labels = {**template.labels, **pool_labels(pool), ROLLOUT_HASH: pool.spec.rollout_hash}
+    annotations = {**template.annotations, SERVED_MODEL: deployment.served_name}
+    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+
+
+def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> Object:
+    limits = pool.spec.resources
+    environment = {**_threads(limits), **engine.environment, **pool.spec.template.env}
+    mounts: list[Object] = [{"name": "tmp", "mountPath": _TMP}]
+    if mounted:
+        mounts.insert(0, {"name": "model", "mountPath": MODELS, "readOnly": True})
+    if engine.shared_memory:
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - NCCL's
+    return {
+        "name": "worker",
+        "image": engine.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(engine.command),
+        "args": list(engine.arguments),
+        "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": _resources(limits),
+        # Only when it has succeeded do the others begin.
+        "startupProbe": {**engine.probe, "periodSeconds": 2, "failureThreshold": LOADING // 2},
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": "http"},
+            "periodSeconds": 2,
+            "failureThreshold": 1,
+        },
+        "livenessProbe": {
+            "tcpSocket": {"port": "http"},
+            "periodSeconds": 10,
+            "failureThreshold": 6,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": _confined(),
+        "volumeMounts": mounts,
+    }
+
+
+def _volumes(found: Source, engine: EngineContainer) -> list[Object]:
+    volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
+    if found.volume is not None:
+        volumes.insert(0, found.volume)
+    if engine.shared_memory:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    return volumes
+
+
+def _confined() -> Object:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _resources(resources: Resources) -> Object:
+    limits = {name: str(value) for name, value in resources.limits.items()}
+    requests = {name: str(value) for name, value in resources.requests.items()}
+    return {"limits": limits, "requests": {**limits, **requests}}
+
+
+def _threads(resources: Resources) -> dict[str, str]:
+    """Return thread counts for the CPU limit: more threads than cores would be throttled."""
+    cpu = resources.limits.get("cpu")
+    return {} if cpu is None else {"OMP_NUM_THREADS": str(max(1, floor(quantity(cpu))))}

@@ -1,0 +1,28 @@
+"""What a spec may ask for and this version does not build."""
+
+from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
+from penstock_contract.api.engine import Dtype
+
+
+class Unsupported(Exception):
+    """The spec asks for something that this version does not build; `field` says where."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> None:
+    """Raise Unsupported for the first setting that the chosen engine cannot do."""
+    engine, parallelism = deployment.spec.engine, pool.spec.parallelism
+    ours = engine.type is EngineType.PENSTOCK
+    where = f"spec.pools[{pool.spec.pool}].parallelism"
+    adapters = bool(deployment.spec.model.adapters)
+    for refused, field, fix in (
+        (ours and engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto or bfloat16"),
+        (adapters, "spec.model.adapters", "leave it out"),
+        (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),
+        (parallelism.pipeline > 1, where, "use pipeline: 1"),
+    ):
+        if refused:
+            raise Unsupported(field, f"not available in this version; {fix}")

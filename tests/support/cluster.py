@@ -1,0 +1,74 @@
+"""A real control plane for tests: the one that KUBECONFIG names, or one started for the session.
+
+`PENSTOCK_TEST_CLUSTER` names a script whose `up` starts a control plane and prints the path of its
+kubeconfig, and whose `down` ends it. Old state is dropped first; what was started is ended.
+"""
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from kube import Access, Kube, Object
+from waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+MISSING = "no cluster: set KUBECONFIG, or PENSTOCK_TEST_CLUSTER to a script that starts one"
+
+
+def available() -> bool:
+    """Return whether a control plane can be had."""
+    return bool(os.environ.get("KUBECONFIG") or os.environ.get("PENSTOCK_TEST_CLUSTER"))
+
+
+@contextmanager
+def control_plane() -> Iterator[Path]:
+    """Yield the kubeconfig of a running control plane that knows Penstock's API types."""
+    script = os.environ.get("PENSTOCK_TEST_CLUSTER", "")
+    ours = not os.environ.get("KUBECONFIG")
+    if ours:
+        _call(script, "down")
+    kubeconfig = Path(_call(script, "up") if ours else os.environ["KUBECONFIG"])
+    try:
+        with Kube(Access.read(kubeconfig)) as kube:
+            install_types(kube)
+        yield kubeconfig
+    finally:
+        if ours:
+            _call(script, "down")
+
+
+def install_types(kube: Kube) -> None:
+    """Apply the CRDs and wait until they are served."""
+    crds = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    for crd in crds:
+        kube.put(crd)
+    for crd in crds:
+        eventually(lambda crd=crd: _established(kube, crd["metadata"]["name"]), "CRD established")
+
+
+def _established(kube: Kube, name: str) -> bool:
+    crd: Object = kube.get("CustomResourceDefinition", name) or {}
+    conditions = crd.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+
+def _call(script: str, verb: str) -> str:
+    done = subprocess.run([script, verb], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+@contextmanager
+def namespace(access: Access) -> Iterator[Kube]:
+    """Yield a client of a fresh namespace, deleted afterwards without waiting for it."""
+    name = f"test-{random.getrandbits(40):010x}"
+    with Kube(access, name) as kube:
+        kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        eventually(lambda: kube.get("ServiceAccount", "default"), "default service account")
+        try:
+            yield kube
+        finally:
+            kube.delete("Namespace", name)

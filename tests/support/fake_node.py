@@ -1,0 +1,284 @@
+"""A node that runs nothing: the scheduler places pods on it, and it says of them what it is told.
+
+The control plane is real; only the kubelet is played here. Each pod gets a loopback address of its
+own where a stub worker answers `/health` and `/drain`, as a worker's server does.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import json
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from enum import StrEnum
+from typing import Any
+
+import httpx
+from kube import Access, Object
+
+LABEL = "penstock.dev/test-node"
+PORT = 8000
+
+
+class Fate(StrEnum):
+    """What becomes of a pod that is placed on the node."""
+
+    READY = "ready"
+    NEVER_READY = "never ready"
+    CRASHES = "crash loop"
+    NO_IMAGE = "image cannot be pulled"
+
+
+class FakeNode:
+    """Plays the kubelet of one node, in its own thread."""
+
+    def __init__(self, access: Access) -> None:
+        self.name = f"fake-{random.getrandbits(32):08x}"
+        self.fates: dict[str, Callable[[Object], Fate]] = {}
+        """By namespace; without one, pods become ready."""
+        self.graces: dict[str, float] = defaultdict(float)
+        """By namespace: seconds from SIGTERM until the containers have ended."""
+        self.drains: dict[str, list[str]] = defaultdict(list)
+        """By pod uid: the methods that its `/drain` was called with."""
+        self._access = access
+        self._pods: dict[str, Object] = {}
+        self._servers: dict[str, asyncio.Server] = {}
+        self._addresses = (
+            f"127.{random.randrange(20, 250)}.{b}.{c}" for b in range(256) for c in range(1, 255)
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-node")
+        self._running: list[Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def template(self) -> Object:
+        """Return the pool template that brings pods here, and nothing else does."""
+        taint = {"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}
+        return {"nodeSelector": {LABEL: self.name}, "tolerations": [taint]}
+
+    def __enter__(self) -> "FakeNode":
+        self._thread.start()
+        self._wait(self._register())
+        self._running = [self._spawn(self._heartbeat()), self._spawn(self._watch())]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wait(self._leave())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def decide(self, namespace: str, fate: Callable[[Object], Fate] | Fate) -> None:
+        """Set what becomes of a namespace's pods, those that run included."""
+        self.fates[namespace] = (lambda _pod: fate) if isinstance(fate, Fate) else fate
+        self._wait(self._review(namespace))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, None]) -> None:
+        self._spawn(work).result(60)
+
+    async def _register(self) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=self._access.url,
+            verify=self._access.verify,
+            headers=self._access.headers,
+            timeout=30,
+            limits=httpx.Limits(max_connections=32),
+        )
+        taint = {"key": LABEL, "effect": "NoSchedule"}
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": {LABEL: self.name}},
+            "spec": {"taints": [taint]},
+        }
+        (await self._http.post("/api/v1/nodes", json=node)).raise_for_status()
+        await self._report_ready()
+
+    async def _report_ready(self) -> None:
+        room = {"cpu": "10k", "memory": "100Ti", "pods": "20k", "ephemeral-storage": "100Ti"}
+        ready = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "lastHeartbeatTime": _now(),
+        }
+        status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+        await self._patch(f"/api/v1/nodes/{self.name}/status", {"status": status})
+
+    async def _heartbeat(self) -> None:
+        """Without heartbeats the node would be taken for dead and its pods evicted."""
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                await self._report_ready()
+            await asyncio.sleep(10)
+
+    async def _leave(self) -> None:
+        for task in self._running:
+            task.cancel()
+        for server in self._servers.values():
+            server.close()
+        await self._http.delete(f"/api/v1/nodes/{self.name}")
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                await self._follow()
+            await asyncio.sleep(0.1)
+
+    async def _follow(self) -> None:
+        selector = {"fieldSelector": f"spec.nodeName={self.name}"}
+        listed = (await self._http.get("/api/v1/pods", params=selector)).raise_for_status().json()
+        for pod in listed["items"]:
+            self._see("ADDED", pod)
+        start = listed["metadata"]["resourceVersion"]
+        parameters = {**selector, "watch": "true", "resourceVersion": start}
+        async with self._http.stream(
+            "GET", "/api/v1/pods", params=parameters, timeout=httpx.Timeout(30, read=None)
+        ) as events:
+            async for line in events.aiter_lines():
+                event = _parse(line)
+                if event["type"] == "ERROR":
+                    return
+                self._see(event["type"], event["object"])
+
+    def _see(self, event: str, pod: Object) -> None:
+        uid = pod["metadata"]["uid"]
+        known = self._pods.get(uid)
+        if event == "DELETED":
+            self._pods.pop(uid, None)
+            if server := self._servers.pop(uid, None):
+                server.close()
+            return
+        self._pods[uid] = pod
+        leaving = "deletionTimestamp" in pod["metadata"]
+        was_leaving = known is not None and "deletionTimestamp" in known["metadata"]
+        if leaving and not was_leaving:
+            self._go(self._terminate(pod))
+        elif known is None and not leaving:
+            self._go(self._run(pod))
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _review(self, namespace: str) -> None:
+        """Say again of every pod what its fate is now."""
+        pods = [p for p in self._pods.values() if p["metadata"]["namespace"] == namespace]
+        await asyncio.gather(*(self._say(pod) for pod in pods))
+
+    async def _run(self, pod: Object) -> None:
+        uid = pod["metadata"]["uid"]
+        address = next(self._addresses)
+        self._servers[uid] = await asyncio.start_server(
+            lambda reader, writer: self._serve(uid, reader, writer), address, PORT
+        )
+        await self._say(pod, address)
+
+    async def _say(self, pod: Object, address: str = "") -> None:
+        meta = pod["metadata"]
+        fate = self.fates.get(meta["namespace"], lambda _pod: Fate.READY)(pod)
+        if self.drains[meta["uid"]][-1:] == ["POST"] and fate is Fate.READY:
+            fate = Fate.NEVER_READY
+        status = _status(pod, fate)
+        if address:
+            status |= {"podIP": address, "podIPs": [{"ip": address}], "startTime": _now()}
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+        await self._patch(f"{path}/status", {"status": status})
+
+    async def _terminate(self, pod: Object) -> None:
+        meta = pod["metadata"]
+        await asyncio.sleep(self.graces[meta["namespace"]])
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+        await self._http.request("DELETE", path, json=body)
+
+    async def _patch(self, path: str, patch: Object) -> None:
+        headers = {"content-type": "application/strategic-merge-patch+json"}
+        await self._http.patch(path, json=patch, headers=headers)
+
+    async def _serve(
+        self, uid: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer one request of a stub worker: `/health`, and `/drain` by POST and DELETE."""
+        try:
+            request = (await reader.readuntil(b"\r\n\r\n")).decode()
+            method, path = request.split(" ")[:2]
+            if path == "/drain":
+                self.drains[uid].append(method)
+                if pod := self._pods.get(uid):
+                    self._go(self._say(pod))
+            draining = self.drains[uid][-1:] == ["POST"]
+            status = "503 draining" if path == "/health" and draining else "200 OK"
+            body = b"{}"
+            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+            writer.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode())
+            writer.write(body)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def _status(pod: Object, fate: Fate) -> Object:
+    names = [c["name"] for c in pod["spec"]["containers"]]
+    image = pod["spec"]["containers"][0]["image"]
+    state, restarts = _container_state(fate)
+    ready = fate is Fate.READY
+    truth = "True" if ready else "False"
+    containers = [
+        {
+            "name": name,
+            "ready": ready,
+            "started": ready,
+            "restartCount": restarts,
+            "image": image,
+            "imageID": "",
+            "state": dict.fromkeys(("waiting", "running", "terminated")) | state,
+            "lastState": CRASHED if restarts else {},
+        }
+        for name in names
+    ]
+    return {
+        "phase": "Pending" if fate is Fate.NO_IMAGE else "Running",
+        "conditions": [
+            {"type": kind, "status": truth, "lastTransitionTime": _now()}
+            for kind in ("Ready", "ContainersReady")
+        ]
+        + [{"type": "Initialized", "status": "True", "lastTransitionTime": _now()}],
+        "containerStatuses": containers,
+    }
+
+
+CRASHED = {
+    "terminated": {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None},
+}
+
+
+def _container_state(fate: Fate) -> tuple[Object, int]:
+    if fate is Fate.CRASHES:
+        message = "back-off 5m0s restarting failed container"
+        return {"waiting": {"reason": "CrashLoopBackOff", "message": message}}, 6
+    if fate is Fate.NO_IMAGE:
+        message = "Back-off pulling image"
+        return {"waiting": {"reason": "ImagePullBackOff", "message": message}}, 0
+    return {"running": {"startedAt": _now()}}, 0
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _parse(line: str) -> Object:
+    event: Object = json.loads(line)
+    return event

@@ -1,0 +1,78 @@
+"""A gateway as the operator sees it: it tells its view of the workers, and confirms drains.
+
+It reads the pods from the API server itself, as the gateway does, so that what it confirms is what
+was really written.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from kube import Kube, Object
+
+DRAINING = "penstock.dev/draining"
+DEPLOYMENT = "penstock.dev/deployment"
+
+
+class StubGateway:
+    """Serves `/internal/workers` and `/health` on a free port."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.confirms = True
+        """Whether it sees that workers are draining."""
+        self.counts: dict[str, Object] = {}
+        """By pod uid: what it tells of a worker beyond its state."""
+        self.confirmed: set[str] = set()
+        """Uids of the workers that it has told to be draining."""
+        self._kube = kube
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> "StubGateway":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def workers(self) -> Object:
+        """Return the answer of `/internal/workers`."""
+        pods = self._kube.list("Pod", DEPLOYMENT)
+        return {"workers": {p["metadata"]["uid"]: self._worker(p) for p in pods if _ready(p)}}
+
+    def _worker(self, pod: Object) -> Object:
+        uid = pod["metadata"]["uid"]
+        draining = self.confirms and DRAINING in pod["metadata"].get("annotations", {})
+        if draining:
+            self.confirmed.add(uid)
+        idle = {"in_flight": 0, "outstanding_tokens": 0, "requests": 0, "failures": 0}
+        state = "Draining" if draining else "Ready"
+        return {"state": state, **idle, **self.counts.get(uid, {})}
+
+
+def _ready(pod: Object) -> bool:
+    """A worker that drains is not ready any more and still known."""
+    return bool(pod.get("status", {}).get("podIP"))
+
+
+def _handler(gateway: StubGateway) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            found: Any = gateway.workers() if self.path == "/internal/workers" else {}
+            body = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler

@@ -34,6 +34,8 @@ class Reason(StrEnum):
 
     AS_DESIRED = "AsDesired"
     UNSUPPORTED_SPEC = "UnsupportedSpec"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_TAKEN = "NameTaken"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     PODS_FAILING = "PodsFailing"
     PODS_NOT_READY = "PodsNotReady"
@@ -43,7 +45,9 @@ class Reason(StrEnum):
 
     COMPLETE = "Complete"
     IN_PROGRESS = "InProgress"
+    CANARY = "Canary"
     STALLED = "Stalled"
+    ROLLED_BACK = "RolledBack"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ CONDITIONS: Final = (
             Reason.SERVING,
             Reason.MODEL_NOT_RESOLVED,
             Reason.UNSUPPORTED_SPEC,
+            Reason.INVALID_SPEC,
             Reason.NO_READY_WORKERS,
             Reason.SCALED_TO_ZERO,
             Reason.ROUTER_NOT_READY,
@@ -80,6 +85,8 @@ CONDITIONS: Final = (
         (
             Reason.AS_DESIRED,
             Reason.UNSUPPORTED_SPEC,
+            Reason.INVALID_SPEC,
+            Reason.NAME_TAKEN,
             Reason.INSUFFICIENT_CAPACITY,
             Reason.PODS_FAILING,
             Reason.PODS_NOT_READY,
@@ -94,6 +101,14 @@ CONDITIONS: Final = (
     Declared(
         ConditionType.ROLLOUT_COMPLETE,
         "No worker of an older revision is left, and the new ones serve.",
-        (Reason.COMPLETE, Reason.IN_PROGRESS, Reason.STALLED, Reason.UNSUPPORTED_SPEC),
+        (
+            Reason.COMPLETE,
+            Reason.IN_PROGRESS,
+            Reason.CANARY,
+            Reason.STALLED,
+            Reason.ROLLED_BACK,
+            Reason.UNSUPPORTED_SPEC,
+            Reason.INVALID_SPEC,
+        ),
     ),
 )

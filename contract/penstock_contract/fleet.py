@@ -6,7 +6,7 @@ then rename), so a reader sees the old fleet or the new one and nothing between.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +32,18 @@ class FleetWorker(BaseModel):
     deployment: str
     pool: str
     role: Role
+    revision: str = ""
+    """Rollout hash that the worker runs."""
     state: WorkerState = WorkerState.READY
+
+
+class FleetCanary(BaseModel):
+    """A revision on trial: it gets `weight` percent of the requests, all others the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    revision: str
+    weight: Annotated[int, Field(ge=0, le=100)]
 
 
 class FleetModel(BaseModel):
@@ -45,6 +56,8 @@ class FleetModel(BaseModel):
     deployment: str
     created: int = 0
     """Unix seconds, shown in /v1/models."""
+    canary: FleetCanary | None = None
+    """A revision on trial."""
 
 
 class Fleet(BaseModel):
@@ -72,3 +85,31 @@ class Fleet(BaseModel):
             pydantic.ValidationError: it is not a fleet.
         """
         return cls.model_validate_json(path.read_text())
+
+
+GATEWAY_WORKERS_PATH: Final = "/internal/workers"
+"""Where a gateway tells what it has on its workers; for the operator, not for clients."""
+
+
+class WorkerLoad(BaseModel):
+    """What one gateway has on one worker, and what it saw of it since the gateway started."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: WorkerState
+    in_flight: int = 0
+    """Requests sent and not ended."""
+    outstanding_tokens: int = 0
+    """Prompt tokens of theirs that have no first token yet; estimated."""
+    requests: int = 0
+    """Ended requests."""
+    failures: int = 0
+    """Those that the worker failed: cut, refused, or answered with 5xx."""
+
+
+class GatewayWorkers(BaseModel):
+    """The answer to GATEWAY_WORKERS_PATH, by FleetWorker.id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    workers: dict[str, WorkerLoad] = {}

@@ -24,6 +24,9 @@ SERVED_MODEL: Final = f"{GROUP}/served-model"
 DRAINING: Final = f"{GROUP}/draining"
 """Annotation on a pod: no new requests; set before it is deleted."""
 
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation on a pod, Kubernetes' own: pods of the lowest cost leave a ReplicaSet first."""
+
 FIELD_MANAGER_OPERATOR: Final = "penstock-operator"
 FIELD_MANAGER_AUTOSCALER: Final = "penstock-autoscaler"
 SPEC_REPLICAS: Final = f"{GROUP}/spec-replicas"

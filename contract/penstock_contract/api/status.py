@@ -18,6 +18,19 @@ class Revision(ApiModel):
     """The revision that all workers ran last."""
     updated: str = ""
     """The revision that the spec asks for."""
+    rejected: str = ""
+    """A revision that failed and was rolled back; it stays out until the spec changes."""
+
+
+class CanaryStatus(ApiModel):
+    """A new revision on trial: the gateway sends it `weight` percent of the requests."""
+
+    revision: str
+    """Rollout hash of the pool's workers on trial."""
+    weight: int
+    """Percent of requests."""
+    since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When it was ready for its first request."""
 
 
 class LastScale(ApiModel):
@@ -59,6 +72,8 @@ class InferenceDeploymentStatus(ApiModel):
     """Base URL of the OpenAI endpoint."""
     revision: Revision = Revision()
     """Rollout progress."""
+    canary: CanaryStatus | None = None
+    """Present while a new revision is on trial."""
     pools_summary: str = ""
     """`ready/desired` over all pools, for `kubectl get`."""
     conditions: Annotated[

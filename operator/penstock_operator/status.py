@@ -17,7 +17,7 @@ from penstock_contract.api import (
     PoolStatus,
     Role,
 )
-from penstock_contract.api.status import Revision
+from penstock_contract.api.revision import Revision
 from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.manifests import Unsupported
 from penstock_operator.plan import rollout_hash

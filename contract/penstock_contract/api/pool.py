@@ -19,6 +19,7 @@ from penstock_contract.api.base import (
     list_map,
     rules,
 )
+from penstock_contract.api.revision import CanaryStatus, Revision
 
 
 class Role(StrEnum):
@@ -150,6 +151,10 @@ class EnginePoolStatus(ApiModel):
     """Workers that passed the one-token probe."""
     draining_replicas: int = 0
     """Workers that finish their requests and take no new ones."""
+    revision: Revision = Revision()
+    """Rollout progress: hashes of this pool's workers."""
+    canary: CanaryStatus | None = None
+    """Present while a new revision is on trial, and until it has replaced the old one."""
     selector: str = ""
     """Label selector of the pool's pods, for the scale subresource."""
     conditions: Annotated[

@@ -60,6 +60,16 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 	    --no-emit-package torch --no-header --quiet --output-file requirements/$$extra.txt || exit 1; done
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-package torch --no-header --quiet --output-file requirements/dev.txt
+	@echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
+	  --no-header --quiet --output-file requirements/build.txt
+	@echo 'torch==2.13.0' | $(BIN)/uv pip compile - --no-config --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --constraints requirements/worker.txt --generate-hashes \
+	  --custom-compile-command 'make lock: the CUDA build of torch, for the GPU image' \
+	  --quiet --output-file requirements/torch-cuda.txt
+
+.PHONY: images
+images:  ## Build the container images (docker or podman)
+	@hack/images.sh
 
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches

@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from penstock_worker.attention.reference import ReferenceAttention
+from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
 from penstock_worker.model.config import read_config
-from penstock_worker.model.decoder import load_decoder
-from penstock_worker.runner import TorchRunner
+from penstock_worker.model.interface import Model
+from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.runner import ModelRunner
 
 GREEDY = Sampling(temperature=0.0)
+TORCH = Computation()
 
 
 def torch_engine(
@@ -25,26 +25,33 @@ def torch_engine(
     budget: int = 4096,
     max_num_seqs: int = 64,
     caching: bool = True,
+    how: Computation = TORCH,
 ) -> Engine:
     """Return a real engine on the checkpoint in `folder`."""
     config = read_config(folder)
-    attention = ReferenceAttention(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        dtype=torch.float32,
-    )
-    decoder = load_decoder(folder, config, torch.float32, config.max_position)
+    model = load(folder, how, num_blocks=num_blocks, block_size=block_size)
     return Engine(
-        TorchRunner(decoder, attention),
+        ModelRunner(model),
         BlockPool(num_blocks, block_size, caching=caching),
         vocab_size=config.vocab_size,
         max_model_len=config.max_position,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,
     )
+
+
+def load(folder: Path, how: Computation, *, num_blocks: int, block_size: int = 16) -> Model:
+    """Return the model of the checkpoint in `folder`, over a pool of its own."""
+    config = read_config(folder)
+    pool = KVPool(
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        dtype=how.dtype,
+    )
+    return load_model(folder, config, pool, config.max_position, how)
 
 
 def drain(engine: Engine) -> list[Batch]:

@@ -1,8 +1,9 @@
 """The engine's numbers against transformers: every family, every way of cutting the work.
 
-Covered: logits within 1e-4 and 32 greedy tokens, for every supported family; then, on one family,
-the same tokens whatever the batch, the chunk size, the cache, or a preemption. Not covered here:
-sampled decoding (test_sampling).
+Covered, for PyTorch's kernels and the native ones: logits within 1e-4 and 32 greedy tokens, for
+every supported family; then, on one family, the same tokens whatever the batch, the chunk size, the
+cache, or a preemption. Not covered here: sampled decoding (test_sampling), shapes and types that
+only the native kernels distinguish (test_native).
 """
 
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from engines import generate, torch_engine
+from engines import generate, load, torch_engine
+from kernels import native_library
 from transformers import AutoModelForCausalLM
 
 from penstock_worker.attention.interface import Sequence
-from penstock_worker.attention.reference import ReferenceAttention
-from penstock_worker.model.config import read_config
-from penstock_worker.model.decoder import load_decoder
+from penstock_worker.model.interface import Batch
+from penstock_worker.model.loading import Computation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
@@ -29,6 +30,15 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["torch", "native"])
+def how(request: pytest.FixtureRequest) -> Computation:
+    if request.param == "torch":
+        return Computation()
+    if native_library() is None:
+        pytest.skip("no C++ compiler")
+    return Computation(kernels=native_library(), threads=2)
 
 
 def prompts(*lengths: int, vocab: int = 320) -> list[list[int]]:
@@ -56,46 +66,39 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_every_family_computes_what_transformers_computes(family: str, tmp_path: Path) -> None:
+def test_every_family_computes_what_transformers_computes(
+    family: str, how: Computation, tmp_path: Path
+) -> None:
     model = tiny_models.make(family, tmp_path)
-    config = read_config(tmp_path)
     prompt = prompts(45)[0]
-    decoder = load_decoder(tmp_path, config, torch.float32, config.max_position)
-    attention = ReferenceAttention(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        num_blocks=4,
-        block_size=16,
-        dtype=torch.float32,
-    )
+    batch = Batch(prompt, list(range(45)), [Sequence(0, 45, 0, [2, 0, 3])], list(range(45)))
     with torch.inference_mode():
-        step = attention.begin([Sequence(0, 45, 0, [2, 0, 3])])
-        hidden = decoder.hidden(torch.tensor(prompt), torch.arange(45), step)
-        ours = decoder.logits(hidden)
+        ours = load(tmp_path, how, num_blocks=4).logits(batch)
         theirs = model(torch.tensor([prompt])).logits[0]
     assert (ours - theirs).abs().max() < 1e-4
-    assert generate(torch_engine(tmp_path), [prompt], COUNT) == [expected(model, prompt)]
+    assert generate(torch_engine(tmp_path, how=how), [prompt], COUNT) == [expected(model, prompt)]
 
 
-def test_the_example_model_computes_what_transformers_computes() -> None:
+def test_the_example_model_computes_what_transformers_computes(how: Computation) -> None:
     model = AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32).eval()
     wanted = prompts(20, 70, vocab=model.config.vocab_size)
-    got = generate(torch_engine(EXAMPLE), wanted, COUNT)
+    got = generate(torch_engine(EXAMPLE, how=how), wanted, COUNT)
     assert got == [expected(model, prompt) for prompt in wanted]
 
 
 @pytest.mark.parametrize("budget", [1, 7, 16, 33, 4096])
-def test_chunks_and_batches_change_nothing(llama: tuple[Path, Any], budget: int) -> None:
+def test_chunks_and_batches_change_nothing(
+    llama: tuple[Path, Any], budget: int, how: Computation
+) -> None:
     folder, model = llama
     wanted = prompts(1, 16, 17, 40, 64)
-    got = generate(torch_engine(folder, budget=budget), wanted, COUNT)
+    got = generate(torch_engine(folder, budget=budget, how=how), wanted, COUNT)
     assert got == [expected(model, prompt) for prompt in wanted]
 
 
-def test_a_cached_prefix_changes_nothing(llama: tuple[Path, Any]) -> None:
+def test_a_cached_prefix_changes_nothing(llama: tuple[Path, Any], how: Computation) -> None:
     folder, model = llama
-    engine = torch_engine(folder)
+    engine = torch_engine(folder, how=how)
     shared = prompts(48)[0]
     wanted = [shared, [*shared, 1, 2, 3], [*shared[:32], 9], shared]
     for prompt in wanted:
@@ -103,10 +106,12 @@ def test_a_cached_prefix_changes_nothing(llama: tuple[Path, Any]) -> None:
     assert engine.scheduler.prefix_hits >= 32 + 32 + 48
 
 
-def test_preempted_requests_resume_as_if_nothing_had_happened(llama: tuple[Path, Any]) -> None:
+def test_preempted_requests_resume_as_if_nothing_had_happened(
+    llama: tuple[Path, Any], how: Computation
+) -> None:
     folder, model = llama
     wanted = prompts(30, 31, 32, 33)
-    engine = torch_engine(folder, num_blocks=10, budget=64)
+    engine = torch_engine(folder, num_blocks=10, budget=64, how=how)
     assert generate(engine, wanted, COUNT) == [expected(model, prompt) for prompt in wanted]
     assert engine.scheduler.preemptions > 0
 

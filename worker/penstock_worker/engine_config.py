@@ -9,7 +9,11 @@ class EngineConfig(msgspec.Struct, frozen=True):
     model: str
     """Folder of the checkpoint."""
     dtype: str = "auto"
-    """auto (float32 on a CPU), float32 or bfloat16."""
+    """float32, bfloat16, or auto: the checkpoint's own where that is fast, else float32."""
+    quantization: str = "none"
+    """Of the weights: none, int8 (dynamic W8A8) or int4 (weight-only, in groups)."""
+    kernels: str = "auto"
+    """native, torch, or auto: native where they were compiled."""
     max_model_len: int | None = None
     """Default: the model's own limit."""
     block_size: int = 16

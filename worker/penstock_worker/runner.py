@@ -1,12 +1,12 @@
-"""Turns a scheduled step into tensors, runs the model, and samples: the only torch in the loop."""
+"""Turns a scheduled step into a batch, runs the model, and samples."""
 
 from typing import Protocol
 
 import torch
 
-from penstock_worker.attention.interface import AttentionBackend, Sequence
+from penstock_worker.attention.interface import Sequence
 from penstock_worker.messages import TokenLogprobs
-from penstock_worker.model.decoder import Decoder
+from penstock_worker.model.interface import Batch, Model
 from penstock_worker.request import Request
 from penstock_worker.sampling import Row, sample
 from penstock_worker.scheduler import Slice
@@ -21,36 +21,34 @@ class Runner(Protocol):
         """Return a sampled token for every slice that reaches its last known token, in order."""
 
 
-class TorchRunner:
-    """Runs a decoder over an attention backend."""
+class ModelRunner:
+    """Runs a model and draws from what it predicts."""
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
-        self._decoder = decoder
-        self._attention = attention
+    def __init__(self, model: Model) -> None:
+        self._model = model
 
     @torch.inference_mode()
     def run(self, slices: list[Slice]) -> list[Sampled]:
         """See `Runner.run`."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[Sequence] = []
-        last_rows: list[int] = []
-        rows: list[Row] = []
-        for part in slices:
-            end = part.start + part.count
-            sequences.append(Sequence(len(tokens), part.count, part.start, part.request.blocks))
-            tokens += part.request.tokens[part.start : end]
-            positions += range(part.start, end)
-            if part.samples:
-                last_rows.append(len(tokens) - 1)
-                rows.append(_row(part.request))
-        hidden = self._decoder.hidden(
-            torch.tensor(tokens), torch.tensor(positions), self._attention.begin(sequences)
-        )
-        if not rows:
-            return []
-        chosen, logprobs = sample(self._decoder.logits(hidden[last_rows]), rows)
+        batch = _batch(slices)
+        rows = [_row(part.request) for part in slices if part.samples]
+        if all(row.plain for row in rows):
+            return [(token, None) for token in self._model.greedy(batch)]
+        chosen, logprobs = sample(self._model.logits(batch), rows)
         return list(zip(chosen, logprobs, strict=True))
+
+
+def _batch(slices: list[Slice]) -> Batch:
+    batch = Batch(tokens=[], positions=[], sequences=[], output_rows=[])
+    for part in slices:
+        end = part.start + part.count
+        first = len(batch.tokens)
+        batch.sequences.append(Sequence(first, part.count, part.start, part.request.blocks))
+        batch.tokens.extend(part.request.tokens[part.start : end])
+        batch.positions.extend(range(part.start, end))
+        if part.samples:
+            batch.output_rows.append(len(batch.tokens) - 1)
+    return batch
 
 
 def _row(request: Request) -> Row:

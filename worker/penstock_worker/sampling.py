@@ -35,6 +35,20 @@ class Row:
         """Index of the token to draw in the output."""
         return len(self.tokens) - self.prompt_length
 
+    @property
+    def plain(self) -> bool:
+        """Whether the model's likeliest token is all that is wanted, so no logits are needed."""
+        wanted = self.sampling
+        return (
+            wanted.temperature < GREEDY_BELOW
+            and wanted.logprobs is None
+            and not self.forbidden
+            and not wanted.logit_bias
+            and wanted.repetition_penalty == 1.0
+            and not wanted.presence_penalty
+            and not wanted.frequency_penalty
+        )
+
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLogprobs | None]]:
     """Return a token and, where asked for, log-probabilities for every row.

@@ -1,7 +1,6 @@
 """Paged attention in plain PyTorch: always there, and what faster backends are compared with.
 
-The pool is slot-major, [slots, kv_heads, head_dim] per layer, slot = block · block_size + offset,
-so a sequence's KV is one `index_select` by slot. Sequences that compute a single token (decoding)
+A sequence's KV is one `index_select` by slot. Sequences that compute a single token (decoding)
 are padded to the longest and handled together, with the query heads of a KV head folded into the
 query length, so that no KV is repeated; the others are handled one by one.
 """
@@ -9,41 +8,23 @@ query length, so that no KV is repeated; the others are handled one by one.
 from array import array
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from penstock_worker.attention.interface import Sequence
+from penstock_worker.attention.pool import KVPool
 
 
 class ReferenceAttention:
-    """The KV pool of all layers.
+    """Attention over a pool."""
 
-    Args:
-        num_layers, num_kv_heads, head_dim: shape of the model's KV.
-        num_blocks, block_size: shape of the pool.
-        dtype: of the stored KV.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-    ) -> None:
-        shape = (num_blocks * block_size, num_kv_heads, head_dim)
-        self.keys = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
-        self.values = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
-        self._block_size = block_size
+    def __init__(self, pool: KVPool) -> None:
+        self._pool = pool
 
     def begin(self, sequences: list[Sequence]) -> "ReferenceStep":
         """Return the attention of a step over these sequences."""
-        return ReferenceStep(self.keys, self.values, sequences, self._block_size)
+        return ReferenceStep(self._pool, sequences)
 
 
 @dataclass(frozen=True)
@@ -72,19 +53,12 @@ class _Chunk:
 class ReferenceStep:
     """Where each row of a step stores its KV and which slots it reads."""
 
-    def __init__(
-        self,
-        keys: list[Tensor],
-        values: list[Tensor],
-        sequences: list[Sequence],
-        block_size: int,
-    ) -> None:
-        self._keys = keys
-        self._values = values
+    def __init__(self, pool: KVPool, sequences: list[Sequence]) -> None:
+        self._keys, self._values = pool.keys, pool.values
         single = [sequence for sequence in sequences if sequence.count == 1]
         self._store = torch.empty(sum(s.count for s in sequences), dtype=torch.long)
-        self._chunks = [self._chunk(s, block_size) for s in sequences if s.count > 1]
-        self._decoding = self._decode_all(single, block_size, keys[0].dtype) if single else None
+        self._chunks = [self._chunk(s, pool.block_size) for s in sequences if s.count > 1]
+        self._decoding = self._decode_all(single, pool.block_size, pool.dtype) if single else None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store, then attend; see `StepAttention.attend`."""
@@ -166,9 +140,3 @@ def _attend_chunk(of: _Chunk, query: Tensor, keys: Tensor, values: Tensor) -> Te
 def _slots(blocks: Tensor, block_size: int) -> Tensor:
     """Return the slots of blocks, in order, flat."""
     return (blocks[:, None] * block_size + torch.arange(block_size)).view(-1)
-
-
-def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros that take memory only once they are written, unlike torch's own."""
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(size, dtype=numpy.uint8)).view(dtype).view(shape)

@@ -51,6 +51,8 @@ class ModelConfig:
     qkv_bias: bool
     qk_norm: bool
     eos_token_ids: tuple[int, ...]
+    dtype: str
+    """That the checkpoint says it is stored in."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -97,6 +99,7 @@ def read_config(folder: Path) -> ModelConfig:
         qkv_bias=bool(raw.get("attention_bias", family["qkv_bias"])),
         qk_norm=family["qk_norm"],
         eos_token_ids=_eos(raw, folder),
+        dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
 
 

@@ -7,22 +7,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.quantization import int4_values, int8_rows
 
 
 class Linear:
     """y = x Wᵀ + b.
 
     On a CPU in float32 the weight is packed once into oneDNN's blocked layout, which spares every
-    call the reordering: two to three times faster from two rows on. Shapes: weight [out, in],
-    x [tokens, in], y [tokens, out].
+    call the reordering: two to three times faster from two rows on. Quantised weights are computed
+    in floating point from the same values that the native kernels use: right, but not faster.
+    Shapes: weight [out, in], x [tokens, in], y [tokens, out].
     """
 
     # The layout is chosen for this many rows. One for 32 is as fast for a single row as one for 1,
     # which is half as fast for several.
     PACKED_FOR_ROWS = 32
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, quantization: str = "none"
+    ) -> None:
         self._bias = bias
+        self._scales: Tensor | None = None
+        if quantization == "int8":
+            weight, scales = int8_rows(weight.float())
+            self._scales = scales[:, 0]
+        elif quantization == "int4":
+            weight = int4_values(weight).to(weight.dtype)
         self._packed = weight.dtype is torch.float32 and torch._C._has_mkldnn
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.PACKED_FOR_ROWS)
@@ -32,12 +42,19 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b."""
+        if self._scales is None:
+            return self._product(x, self._bias)
+        whole, factors = int8_rows(x.float())
+        y = self._product(whole, None) * factors * self._scales
+        return (y if self._bias is None else y + self._bias).to(x.dtype)
+
+    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self._packed:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self._weight, self._bias, "none", [], ""
+                x, self._weight, bias, "none", [], ""
             )
             return packed
-        return functional.linear(x, self._weight, self._bias)
+        return functional.linear(x, self._weight, bias)
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:

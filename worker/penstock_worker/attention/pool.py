@@ -1,0 +1,41 @@
+"""The memory that holds every layer's keys and values, whoever computes attention over it."""
+
+import numpy
+import torch
+from torch import Tensor
+
+
+class KVPool:
+    """Keys and values of all layers, by slot.
+
+    Each layer has two tensors of shape [slots, kv_heads, head_dim], where slot = block · block_size
+    + offset: a block is contiguous, and a sequence's KV is one `index_select`. Memory is taken only
+    as blocks are first written.
+
+    Args:
+        num_layers, num_kv_heads, head_dim: shape of the model's KV.
+        num_blocks, block_size: shape of the pool.
+        dtype: of the stored KV.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (num_blocks * block_size, num_kv_heads, head_dim)
+        self.keys = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
+        self.values = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
+        self.block_size = block_size
+        self.dtype = dtype
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros that take memory only once they are written, unlike torch's own."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    return torch.from_numpy(numpy.zeros(size, dtype=numpy.uint8)).view(dtype).view(shape)

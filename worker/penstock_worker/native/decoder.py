@@ -1,0 +1,176 @@
+"""The decoder whose whole step is one native call: weights packed at load, no operator dispatch."""
+
+import ctypes
+import weakref
+from array import array
+from pathlib import Path
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penstock_worker.attention.interface import Sequence
+from penstock_worker.attention.pool import KVPool
+from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.interface import Batch
+from penstock_worker.model.layers import rotary_tables
+from penstock_worker.model.weights import LayerWeights, Weights
+from penstock_worker.native import library as native
+
+
+class NativeDecoder:
+    """A causal language model over paged KV, computed by `kernels.cpp`.
+
+    Sums, norms and the residual stream are float32, whatever the weights are stored in.
+
+    Args:
+        path: the compiled library.
+        config: the model's shape.
+        weights: its tensors.
+        pool: keeps its KV, float32 or bfloat16.
+        max_model_len: positions that the rotary tables cover.
+        kind: how weights are stored, one of `library.KINDS`.
+        threads: that compute a step, this one among them.
+
+    Raises:
+        MemoryError: the packed weights do not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: ModelConfig,
+        weights: Weights,
+        pool: KVPool,
+        max_model_len: int,
+        *,
+        kind: str,
+        threads: int,
+    ) -> None:
+        self._library = native.load_library(path)
+        self._vocab = config.vocab_size
+        self._kind = native.KINDS[kind]
+        self._pool = pool
+        self._kept: list[Tensor] = []
+        shape = native.Shape(
+            vocab=config.vocab_size,
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=pool.block_size,
+            qk_norm=config.qk_norm,
+            kv_bf16=pool.dtype is torch.bfloat16,
+            threads=threads,
+            eps=config.rms_norm_eps,
+        )
+        self._handle = self._library.penstock_create(ctypes.byref(shape))
+        if not self._handle:
+            raise MemoryError("the native kernels could not allocate their buffers")
+        weakref.finalize(self, self._library.penstock_destroy, self._handle)
+        self._set_tables(weights, rotary_tables(config, max_model_len))
+        for index, layer in enumerate(weights.layers()):
+            self._set_layer(index, layer)
+        self._set_linear(0, native.HEAD, weights.head, None)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """See `Model.logits`."""
+        logits = torch.empty(len(batch.output_rows), self._vocab)
+        self._step(batch, logits)
+        return logits
+
+    def greedy(self, batch: Batch) -> list[int]:
+        """See `Model.greedy`."""
+        found: list[int] = self._step(batch, None).tolist()
+        return found
+
+    def _step(self, batch: Batch, logits: Tensor | None) -> NDArray[numpy.int32]:
+        sequences = batch.sequences
+        columns = max(len(sequence.blocks) for sequence in sequences)
+        arrays = [
+            numpy.array(values, dtype=numpy.int32)
+            for values in (
+                batch.tokens,
+                batch.positions,
+                [sequence.first_row for sequence in sequences],
+                [sequence.count for sequence in sequences],
+                [sequence.computed for sequence in sequences],
+                _block_table(sequences, columns),
+                batch.output_rows,
+            )
+        ]
+        greedy = numpy.empty(len(batch.output_rows), dtype=numpy.int32)
+        step = native.Step(
+            len(batch.tokens),
+            len(sequences),
+            len(batch.output_rows),
+            columns,
+            *(values.ctypes.data for values in arrays),
+            greedy.ctypes.data,
+            None if logits is None else logits.data_ptr(),
+        )
+        if self._library.penstock_step(self._handle, ctypes.byref(step)):
+            raise MemoryError("the native kernels could not allocate a step's buffers")
+        return greedy
+
+    def _set_tables(self, weights: Weights, tables: tuple[Tensor, Tensor]) -> None:
+        embeddings = weights.embeddings
+        if embeddings.dtype is not torch.bfloat16:
+            embeddings = embeddings.float()
+        self._library.penstock_set_tables(
+            self._handle,
+            self._keep(embeddings),
+            embeddings.dtype is torch.bfloat16,
+            self._keep(weights.norm.float()),
+            *(self._keep(table) for table in tables),
+        )
+
+    def _set_layer(self, index: int, layer: LayerWeights) -> None:
+        norm = layer.query_key_norm
+        self._library.penstock_set_layer(
+            self._handle,
+            index,
+            self._keep(layer.input_norm.float()),
+            self._keep(layer.mlp_norm.float()),
+            None if norm is None else self._keep(norm.float()),
+            self._pool.keys[index].data_ptr(),
+            self._pool.values[index].data_ptr(),
+        )
+        self._set_linear(index, native.QKV, layer.qkv, layer.qkv_bias)
+        self._set_linear(index, native.OUTPUT, layer.output, layer.output_bias)
+        self._set_linear(index, native.GATE, layer.gate, None)
+        self._set_linear(index, native.UP, layer.up, None)
+        self._set_linear(index, native.DOWN, layer.down, None)
+
+    def _set_linear(self, layer: int, which: int, weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.float().contiguous()
+        bias = None if bias is None else bias.float().contiguous()
+        failed = self._library.penstock_set_linear(
+            self._handle,
+            layer,
+            which,
+            self._kind,
+            *weight.shape,
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+        )
+        if failed:
+            raise MemoryError("the packed weights do not fit into memory")
+
+    def _keep(self, tensor: Tensor) -> int:
+        """Return the address of a tensor's data, which lives as long as this decoder."""
+        self._kept.append(tensor.contiguous())
+        return self._kept[-1].data_ptr()
+
+
+def _block_table(sequences: list[Sequence], columns: int) -> "array[int]":
+    """Return the block tables as rows of equal length; what lies behind a row's end is not read."""
+    table = array("i")
+    padding = array("i", bytes(4 * columns))
+    for sequence in sequences:
+        table.extend(sequence.blocks)
+        table.extend(padding[len(sequence.blocks) :])
+    return table

@@ -1,0 +1,1158 @@
+// A whole step of the decoder on a CPU, behind a C interface: what Python calls once per step.
+//
+// Why one call: at 60 million parameters a step takes two milliseconds, and a framework's dispatch
+// of some hundred operators takes as long. Here a team of threads walks through the layers
+// together, with a barrier between phases; nothing is allocated and nothing is dispatched.
+//
+// The file is compiled once per instruction-set level (see levels.py): W, the number of floats in a
+// vector, and the dot-product instructions follow from the compiler's flags. Vectors are GCC's
+// vector extension, so the same text serves AVX-512, AVX2, SSE and NEON.
+//
+// Sources. Matrix products: Goto & van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication", 2008 (packed panels, register tiles). Attention: Kwon et al., "PagedAttention",
+// SOSP 2023 (block tables); Dao et al., "FlashAttention", 2022 (online softmax over chunks of KV).
+// exp: Cephes' expf (S. Moshier).
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sys/mman.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// ---------------------------------------------------------------------------------- vectors
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+constexpr int MAX_TILE = 14;  // rows of a register tile: 14 x 2 accumulators of 32 registers
+#elif defined(__AVX__)
+constexpr int W = 8;
+constexpr int MAX_TILE = 6;  // 6 x 2 of 16 registers
+#elif defined(__aarch64__)
+constexpr int W = 4;
+constexpr int MAX_TILE = 12;
+#else
+constexpr int W = 4;
+constexpr int MAX_TILE = 6;
+#endif
+constexpr int PANEL = 2 * W;  // columns of a register tile, and of a packed panel of weights
+
+template <int N>
+struct VectorOf {
+  typedef float floats __attribute__((vector_size(4 * N)));
+};
+typedef float Floats __attribute__((vector_size(4 * W)));
+typedef int32_t Ints __attribute__((vector_size(4 * W)));
+typedef uint32_t Words __attribute__((vector_size(4 * W)));
+typedef uint16_t Halves __attribute__((vector_size(2 * W)));
+
+template <class V, class T>
+inline V load(const T* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+inline void store(T* to, V v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+inline Floats all(float value) { return value - Floats{}; }
+
+inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
+
+template <int N>
+inline float sum(typename VectorOf<N>::floats v) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    struct Parts {
+      typename VectorOf<N / 2>::floats low, high;
+    };
+    const auto parts = std::bit_cast<Parts>(v);
+    return sum<N / 2>(parts.low + parts.high);
+  }
+}
+
+inline float largest(Floats v) {
+  float found = v[0];
+  for (int i = 1; i < W; i++) found = std::max(found, v[i]);
+  return found;
+}
+
+// e^x, relative error below 2e-7; everything below -87 gives (nearly) nothing.
+inline Floats exp(Floats x) {
+  x = max(x, all(-87.0f));
+  x = x < all(88.0f) ? x : all(88.0f);
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats n = (x * 1.44269504088896341f + magic) - magic;
+  const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return p * std::bit_cast<Floats>(power);
+}
+
+inline uint32_t bf16_bits(float value) {  // round to nearest even
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+inline float bf16_value(uint32_t bits) { return std::bit_cast<float>(bits << 16); }
+
+inline Floats widen(Halves bf16) {
+  return std::bit_cast<Floats>(__builtin_convertvector(bf16, Words) << 16);
+}
+
+inline Floats load_floats(const float* from) { return load<Floats>(from); }
+inline Floats load_floats(const uint16_t* from) { return widen(load<Halves>(from)); }
+
+inline float value_of(float stored) { return stored; }
+inline float value_of(uint16_t stored) { return bf16_value(stored); }
+inline void put(float* to, float value) { *to = value; }
+inline void put(uint16_t* to, float value) { *to = bf16_bits(value); }
+
+template <class T>
+inline float dot(const float* a, const T* b, int n) {
+  Floats total = {};
+  int i = 0;
+  for (; i + W <= n; i += W) total += load<Floats>(a + i) * load_floats(b + i);
+  float found = sum<W>(total);
+  for (; i < n; i++) found += a[i] * value_of(b[i]);
+  return found;
+}
+
+// ---------------------------------------------------------------------------------- memory
+
+// 64-byte aligned; large pieces ask for huge pages, since a step streams through all of them and
+// would miss the TLB at every fourth kilobyte.
+class Memory {
+ public:
+  void reserve(size_t bytes) {
+    if (bytes <= bytes_) return;
+    constexpr size_t huge = size_t{1} << 21;
+    const size_t alignment = bytes >= huge ? huge : 64;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void* found = std::aligned_alloc(alignment, rounded);
+    if (!found) throw std::bad_alloc();
+    if (alignment == huge) madvise(found, rounded, MADV_HUGEPAGE);
+    data_.reset(found);
+    bytes_ = bytes;
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  size_t bytes_ = 0;
+};
+
+// ---------------------------------------------------------------------------------- threads
+
+// A fixed team that runs one function together. Waiting threads spin for a few microseconds, as
+// phases are that short, then sleep, as a container may have fewer processors than threads.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {
+    for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { follow(i); });
+  }
+
+  ~Team() {
+    stop_ = true;
+    advance(round_);
+    for (auto& thread : threads_) thread.join();
+  }
+
+  int size() const { return size_; }
+
+  template <class F>
+  void run(F& work) {
+    call_ = [](void* f, int thread) { (*static_cast<F*>(f))(thread); };
+    argument_ = &work;
+    next_.store(0, std::memory_order_relaxed);
+    advance(round_);
+    work(0);
+    barrier();
+  }
+
+  // Within run: share out tasks 0 ... count - 1, first come first served, and wait for the last.
+  template <class F>
+  void each(int count, F task) {
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    barrier();
+  }
+
+ private:
+  void follow(int thread) {
+    for (uint32_t seen = 0;; seen++) {
+      await(round_, seen);
+      if (stop_) return;
+      call_(argument_, thread);
+      barrier();
+    }
+  }
+
+  void barrier() {
+    if (size_ == 1) {
+      next_.store(0, std::memory_order_relaxed);
+      return;
+    }
+    const uint32_t phase = phase_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      next_.store(0, std::memory_order_relaxed);
+      advance(phase_);
+    } else {
+      await(phase_, phase);
+    }
+  }
+
+  static void advance(std::atomic<uint32_t>& counter) {
+    counter.fetch_add(1, std::memory_order_acq_rel);
+    counter.notify_all();
+  }
+
+  static void await(const std::atomic<uint32_t>& counter, uint32_t seen) {
+    for (int spin = 0; spin < 4000; spin++) {
+      if (counter.load(std::memory_order_acquire) != seen) return;
+#if defined(__x86_64__)
+      _mm_pause();
+#endif
+    }
+    counter.wait(seen, std::memory_order_acquire);
+  }
+
+  const int size_;
+  std::atomic<bool> stop_{false};
+  void (*call_)(void*, int) = nullptr;
+  void* argument_ = nullptr;
+  alignas(64) std::atomic<uint32_t> round_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> next_{0};
+  std::vector<std::thread> threads_;
+};
+
+// ---------------------------------------------------------------------------------- tiles
+
+// Inputs and weights of a product are packed into 32-bit words along the inner dimension: one
+// float32, two bfloat16 or four bytes. Inputs lie as [tile][word][row], weights as
+// [panel][word][column], so the innermost loop reads both in order, whatever the type.
+// An operation multiplies a word of input with a vector of weight words and accumulates.
+
+struct Float32 {
+  static constexpr int PER_WORD = 1;
+  using Sum = Floats;
+  static void add(Sum& sum, uint32_t a, Words b) {
+    sum += std::bit_cast<float>(a) * std::bit_cast<Floats>(b);
+  }
+};
+
+struct BFloat16 {
+  static constexpr int PER_WORD = 2;
+  using Sum = Floats;
+  static void add(Sum& sum, uint32_t a, Words b) {
+#if defined(__AVX512BF16__)
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)(_mm512_set1_epi32(a)), (__m512bh)(b));
+#else
+    sum += std::bit_cast<float>(a << 16) * std::bit_cast<Floats>(b << 16);
+    sum += std::bit_cast<float>(a & 0xffff0000u) * std::bit_cast<Floats>(b & 0xffff0000u);
+#endif
+  }
+};
+
+struct Int8 {  // input bytes are unsigned with zero at 128, weight bytes are signed
+  static constexpr int PER_WORD = 4;
+  using Sum = Ints;
+  static void add(Sum& sum, uint32_t a, Words b) {
+#if defined(__AVX512VNNI__)
+    sum = (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(a), (__m512i)b);
+#else
+    const Ints bytes = (Ints)b;
+    sum += static_cast<int>(a & 255) * ((bytes << 24) >> 24);
+    sum += static_cast<int>(a >> 8 & 255) * ((bytes << 16) >> 24);
+    sum += static_cast<int>(a >> 16 & 255) * ((bytes << 8) >> 24);
+    sum += static_cast<int>(a >> 24) * (bytes >> 24);
+#endif
+  }
+};
+
+using Tile = void (*)(const uint32_t*, const uint32_t*, int, float*, bool);
+
+// sums[R][PANEL] (+)= inputs[words][R] . weights[words][PANEL]; all sums stay in registers.
+template <class Op, int R>
+void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fresh) {
+  typename Op::Sum left[R], right[R];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) {
+    left[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL);
+    right[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL + W);
+  }
+  for (int k = 0; k < words; k++, a += R, b += PANEL) {
+    const Words b0 = load<Words>(b), b1 = load<Words>(b + W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      Op::add(left[i], a[i], b0);
+      Op::add(right[i], a[i], b1);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) {
+    store(sums + i * PANEL, left[i]);
+    store(sums + i * PANEL + W, right[i]);
+  }
+}
+
+template <class Op, int... R>
+Tile pick(int rows, std::integer_sequence<int, R...>) {
+  static constexpr Tile tiles[] = {tile<Op, R + 1>...};
+  return tiles[rows - 1];
+}
+
+template <class Op>
+Tile tile_of(int rows) {
+  return pick<Op>(rows, std::make_integer_sequence<int, MAX_TILE>());
+}
+
+// Rows are spread evenly over tiles: 32 rows are three tiles of 11, not 14 + 14 + 4.
+int tile_rows(int rows) {
+  const int tiles = (rows + MAX_TILE - 1) / MAX_TILE;
+  return (rows + tiles - 1) / tiles;
+}
+
+// ---------------------------------------------------------------------------------- linear
+
+enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+
+constexpr int GROUP = 64;         // weights of a column that share an int4 scale and minimum
+constexpr int BLOCK_WORDS = 512;  // inner dimension per pass: a panel's block stays in L1 or L2
+constexpr int BLOCK_TILES = 16;   // tiles that a block of weights is used for before it is left
+
+int per_word(Kind kind) {
+  return kind == Kind::INT8 ? 4 : kind == Kind::BFLOAT16 ? 2 : 1;  // int4 is computed in float32
+}
+
+// Inputs of a product, packed for one kind of weights.
+struct Inputs {
+  Memory data, scales;  // [tiles][words][tile rows]; int8: a factor per row
+  Kind kind = Kind::FLOAT32;
+  int rows = 0, tile = 1, words = 0;
+
+  int tiles() const { return (rows + tile - 1) / tile; }
+
+  void shape(Kind as, int row_count, int columns) {
+    kind = as;
+    rows = row_count;
+    tile = tile_rows(row_count);
+    words = (columns + per_word(as) - 1) / per_word(as);
+    data.reserve(size_t{4} * words * tiles() * tile);
+    scales.reserve(size_t{4} * tiles() * tile);
+  }
+
+  uint32_t* at(int index) const { return data.as<uint32_t>() + size_t(index) * words * tile; }
+
+  void clear(int row) const {
+    uint32_t* to = at(row / tile) + row % tile;
+    for (int k = 0; k < words; k++) to[size_t(k) * tile] = 0;
+    scales.as<float>()[row] = 0;
+  }
+
+  // Pack one row of `columns` floats; whoever packs a tile must also clear the rows it lacks.
+  void pack(int row, const float* x, int columns) const {
+    uint32_t* to = at(row / tile) + row % tile;
+    if (kind == Kind::BFLOAT16) {
+      for (int k = 0; k < columns / 2; k++, to += tile)
+        *to = bf16_bits(x[2 * k]) | bf16_bits(x[2 * k + 1]) << 16;
+      if (columns % 2) *to = bf16_bits(x[columns - 1]);
+    } else if (kind == Kind::INT8) {
+      pack_bytes(row, x, columns, to);
+    } else {
+      for (int k = 0; k < columns; k++, to += tile) *to = std::bit_cast<uint32_t>(x[k]);
+    }
+  }
+
+ private:
+  void pack_bytes(int row, const float* x, int columns, uint32_t* to) const {
+    float top = 1e-12f;
+    for (int k = 0; k < columns; k++) top = std::max(top, std::fabs(x[k]));
+    const float inverse = 127.0f / top;
+    scales.as<float>()[row] = top / 127.0f;
+    for (int k = 0; k < columns; k += 4, to += tile) {
+      uint32_t word = 0;
+      for (int j = 0; j < 4 && k + j < columns; j++)
+        word |= static_cast<uint32_t>(std::lrintf(x[k + j] * inverse) + 128) << (8 * j);
+      *to = word;
+    }
+  }
+};
+
+// y = x W' + b with packed weights. An int8 column has one scale; an int4 column has a scale and a
+// minimum per GROUP weights, both bfloat16 in one word, followed by the weights, eight to a word.
+class Linear {
+ public:
+  Kind kind = Kind::FLOAT32;
+  int inputs = 0, outputs = 0;
+
+  int panels() const { return (outputs + PANEL - 1) / PANEL; }
+  int words() const { return (inputs + per_word(kind) - 1) / per_word(kind); }
+
+  void shape(Kind as, int out, int in) {
+    kind = as;
+    inputs = in;
+    outputs = out;
+    data_.reserve(panels() * panel_words() * 4);
+    bias_.assign(size_t(panels()) * PANEL, 0.0f);
+    if (kind == Kind::INT8) {
+      scales_.assign(bias_.size(), 0.0f);
+      offsets_.assign(bias_.size(), 0);
+    }
+  }
+
+  void set_bias(const float* bias) { std::copy(bias, bias + outputs, bias_.begin()); }
+
+  // Pack a panel of the weight [outputs][inputs]; columns that it lacks are zero.
+  void pack(int panel, const float* weight) {
+    uint32_t* to = data_.as<uint32_t>() + panel * panel_words();
+    std::memset(to, 0, panel_words() * 4);
+    for (int c = 0; c < PANEL && panel * PANEL + c < outputs; c++) {
+      const float* row = weight + size_t(panel * PANEL + c) * inputs;
+      switch (kind) {
+        case Kind::FLOAT32:
+          for (int k = 0; k < inputs; k++) to[size_t(k) * PANEL + c] = std::bit_cast<uint32_t>(row[k]);
+          break;
+        case Kind::BFLOAT16:
+          for (int k = 0; k < inputs; k++)
+            to[size_t(k / 2) * PANEL + c] |= bf16_bits(row[k]) << (k % 2 * 16);
+          break;
+        case Kind::INT8:
+          pack_int8(panel * PANEL + c, row, to + c);
+          break;
+        case Kind::INT4:
+          for (int g = 0; g * GROUP < inputs; g++)
+            pack_int4(row + g * GROUP, std::min(GROUP, inputs - g * GROUP), to + g * GROUP_WORDS + c);
+      }
+    }
+  }
+
+  // Compute tiles [first, first + count) of one panel into sums [count][tile][PANEL].
+  void multiply(int panel, const Inputs& x, int first, int count, float* sums, float* block) const {
+    const Tile kernel = kind == Kind::INT8       ? tile_of<Int8>(x.tile)
+                        : kind == Kind::BFLOAT16 ? tile_of<BFloat16>(x.tile)
+                                                 : tile_of<Float32>(x.tile);
+    const int total = words();
+    for (int k = 0; k < total; k += BLOCK_WORDS) {
+      const int part = std::min(BLOCK_WORDS, total - k);
+      const uint32_t* weights = data_.as<uint32_t>() + panel * panel_words();
+      if (kind == Kind::INT4) {
+        unpack_int4(weights, k, part, block);
+        weights = reinterpret_cast<const uint32_t*>(block);
+      } else {
+        weights += size_t(k) * PANEL;
+      }
+      for (int t = 0; t < count; t++)
+        kernel(x.at(first + t) + size_t(k) * x.tile, weights, part, sums + size_t(t) * x.tile * PANEL,
+               k == 0);
+    }
+    finish(panel, x, first, count, sums);
+  }
+
+ private:
+  static constexpr int GROUP_WORDS = (1 + GROUP / 8) * PANEL;
+
+  size_t panel_words() const {
+    if (kind == Kind::INT4) return size_t((inputs + GROUP - 1) / GROUP) * GROUP_WORDS;
+    return size_t(words()) * PANEL;
+  }
+
+  void pack_int8(int column, const float* row, uint32_t* to) {
+    float top = 1e-12f;
+    for (int k = 0; k < inputs; k++) top = std::max(top, std::fabs(row[k]));
+    scales_[column] = top / 127.0f;
+    int total = 0;
+    for (int k = 0; k < inputs; k++) {
+      const int value = std::lrintf(row[k] * (127.0f / top));
+      total += value;
+      to[size_t(k / 4) * PANEL] |= static_cast<uint32_t>(value & 255) << (k % 4 * 8);
+    }
+    offsets_[column] = -128 * total;  // takes back what the inputs' zero at 128 added
+  }
+
+  static void pack_int4(const float* row, int count, uint32_t* to) {
+    const auto [low, high] = std::minmax_element(row, row + count);
+    const uint32_t minimum = bf16_bits(*low);
+    const uint32_t scale = bf16_bits(std::max((*high - *low) / 15.0f, 1e-12f));
+    to[0] = minimum | scale << 16;
+    for (int k = 0; k < count; k++) {
+      const float steps = (row[k] - bf16_value(minimum)) / bf16_value(scale);
+      const int value = std::clamp(static_cast<int>(std::lrintf(steps)), 0, 15);
+      to[(1 + k / 8) * PANEL] |= static_cast<uint32_t>(value) << (k % 8 * 4);
+    }
+  }
+
+  static void unpack_int4(const uint32_t* panel, int first, int count, float* to) {
+    static_assert(BLOCK_WORDS % GROUP == 0);
+    for (int k = 0; k < count; k += GROUP) {
+      const uint32_t* group = panel + (first + k) / GROUP * GROUP_WORDS;
+      for (int half = 0; half < 2; half++, group += W) {
+        const Words header = load<Words>(group);
+        const Floats low = std::bit_cast<Floats>(header << 16);
+        const Floats scale = std::bit_cast<Floats>(header & 0xffff0000u);
+        for (int j = 0; j < std::min(GROUP, count - k); j++) {
+          const Words eight = load<Words>(group + (1 + j / 8) * PANEL);
+          const Floats steps = __builtin_convertvector((Ints)(eight >> (j % 8 * 4) & 15), Floats);
+          store(to + size_t(k + j) * PANEL + half * W, low + steps * scale);
+        }
+      }
+    }
+  }
+
+  void finish(int panel, const Inputs& x, int first, int count, float* sums) const {
+    const size_t column = size_t(panel) * PANEL;
+    for (int row = 0; row < count * x.tile; row++, sums += PANEL)
+      for (int half = 0; half < PANEL; half += W) {
+        Floats value = load<Floats>(sums + half);
+        if (kind == Kind::INT8) {
+          const Ints whole = std::bit_cast<Ints>(value) + load<Ints>(&offsets_[column + half]);
+          value = __builtin_convertvector(whole, Floats) * load<Floats>(&scales_[column + half]) *
+                  x.scales.as<float>()[first * x.tile + row];
+        }
+        store(sums + half, value + load<Floats>(&bias_[column + half]));
+      }
+  }
+
+  Memory data_;
+  std::vector<float> bias_, scales_;
+  std::vector<int32_t> offsets_;
+};
+
+// ---------------------------------------------------------------------------------- attention
+
+constexpr int CHUNK = 64;      // KV slots that are scored before they are weighed
+constexpr int FEW_ROWS = 8;    // up to so many queries per KV head, packing KV does not pay
+constexpr int MANY_ROWS = 128;  // queries per task where it does
+
+// The queries of a task: `tokens` tokens of a sequence, `group` heads each, that share a KV head.
+struct Queries {
+  const float* query;  // of the first token and head
+  float* out;
+  int tokens, group, head_dim;
+  size_t query_stride, out_stride;  // from token to token
+  int first_position;
+  float scale;
+
+  int rows() const { return tokens * group; }
+  const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
+  float* to(int row) const { return out + row / group * out_stride + row % group * head_dim; }
+  int sees(int row) const { return first_position + row / group + 1; }
+};
+
+// Where a sequence's KV for one KV head lies in the slot-major pool.
+template <class T>
+struct Cache {
+  const T* base;
+  const int32_t* blocks;
+  int block_size;
+  size_t stride;  // from slot to slot
+
+  const T* slot(int position) const {
+    return base + (size_t(blocks[position / block_size]) * block_size + position % block_size) * stride;
+  }
+};
+
+// Running maximum and sum of a row's softmax; returns what earlier results must be scaled with.
+struct Softmax {
+  float top = -INFINITY, total = 0;
+
+  // scores[CHUNK] become weights; those from `seen` on are zero. At least one must be seen.
+  float absorb(float* scores, int seen) {
+    for (int c = seen; c < CHUNK; c++) scores[c] = -INFINITY;
+    Floats high = load<Floats>(scores);
+    for (int c = W; c < CHUNK; c += W) high = max(high, load<Floats>(scores + c));
+    const float now = std::max(top, largest(high));
+    const float keep = std::exp(top - now);
+    Floats added = {};
+    for (int c = 0; c < CHUNK; c += W) {
+      const Floats raw = load<Floats>(scores + c);
+      const Floats weight = raw == all(-INFINITY) ? Floats{} : exp(raw - now);
+      added += weight;
+      store(scores + c, weight);
+    }
+    total = total * keep + sum<W>(added);
+    top = now;
+    return keep;
+  }
+};
+
+// out[n] = out[n] * keep + weights[count] . values[count][n], sums in registers four at a time.
+template <class T>
+void weigh(float* out, int n, float keep, const float* weights, const T* const* values, int count) {
+  int d = 0;
+  for (; d + 4 * W <= n; d += 4 * W) {
+    Floats sums[4];
+    for (int j = 0; j < 4; j++) sums[j] = load<Floats>(out + d + j * W) * keep;
+    for (int c = 0; c < count; c++)
+      for (int j = 0; j < 4; j++) sums[j] += weights[c] * load_floats(values[c] + d + j * W);
+    for (int j = 0; j < 4; j++) store(out + d + j * W, sums[j]);
+  }
+  for (; d + W <= n; d += W) {
+    Floats total = load<Floats>(out + d) * keep;
+    for (int c = 0; c < count; c++) total += weights[c] * load_floats(values[c] + d);
+    store(out + d, total);
+  }
+  for (; d < n; d++) {
+    float total = out[d] * keep;
+    for (int c = 0; c < count; c++) total += weights[c] * value_of(values[c][d]);
+    out[d] = total;
+  }
+}
+
+// Decoding: few queries, so every KV vector is used where it lies.
+template <class T>
+void attend_few(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
+  Softmax state[FEW_ROWS];
+  const int rows = q.rows(), total = q.sees(rows - 1);
+  for (int r = 0; r < rows; r++) std::fill(q.to(r), q.to(r) + q.head_dim, 0.0f);
+  for (int start = 0; start < total; start += CHUNK) {
+    const int count = std::min(CHUNK, total - start);
+    alignas(64) float scores[FEW_ROWS][CHUNK];
+    const T* at[CHUNK];
+    for (int c = 0; c < count; c++) {
+      const T* key = keys.slot(start + c);
+      for (int r = 0; r < rows; r++) scores[r][c] = dot(q.of(r), key, q.head_dim) * q.scale;
+      at[c] = values.slot(start + c);
+    }
+    for (int r = 0; r < rows; r++) {
+      const int seen = std::min(count, q.sees(r) - start);
+      if (seen <= 0) continue;
+      const float keep = state[r].absorb(scores[r], seen);
+      weigh(q.to(r), q.head_dim, keep, scores[r], at, seen);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int d = 0; d < q.head_dim; d++) q.to(r)[d] /= state[r].total;
+}
+
+// Prefill: many queries, so a chunk's keys and values are packed as panels, and scores and outputs
+// are products of tiles, as in a linear layer.
+class Prefill {
+ public:
+  static size_t scratch_bytes(int head_dim, int rows) {
+    const size_t wide = padded(head_dim), high = rows + MAX_TILE;
+    return 4 * (CHUNK * (head_dim + 2 * wide) + high * (head_dim + wide + 2) + 2 * MAX_TILE * CHUNK) + 1024;
+  }
+
+  template <class T>
+  static void attend(const Queries& q, const Cache<T>& keys, const Cache<T>& values, float* scratch) {
+    Prefill(q, scratch).run(q, keys, values);
+  }
+
+ private:
+  static int padded(int head_dim) { return (head_dim + PANEL - 1) / PANEL * PANEL; }
+
+  Prefill(const Queries& q, float* scratch) : dim_(q.head_dim), wide_(padded(q.head_dim)) {
+    tile_ = tile_rows(q.rows());
+    tiles_ = (q.rows() + tile_ - 1) / tile_;
+    auto take = [&](size_t count) { return std::exchange(scratch, scratch + (count + 15) / 16 * 16); };
+    keys_ = take(size_t(CHUNK) * dim_);               // [CHUNK / PANEL][dim][PANEL]
+    values_ = take(size_t(CHUNK) * wide_);            // [wide / PANEL][CHUNK][PANEL]
+    queries_ = take(size_t(tiles_) * dim_ * tile_);   // [tile][dim][row]
+    outputs_ = take(size_t(tiles_) * tile_ * wide_);  // [tile][wide / PANEL][row][PANEL]
+    scores_ = take(size_t(tile_) * CHUNK);            // [row][CHUNK]
+    weights_ = take(size_t(CHUNK) * tile_);           // [CHUNK][row]
+    states_ = reinterpret_cast<Softmax*>(take(2 * size_t(tiles_) * tile_));
+  }
+
+  template <class T>
+  void run(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
+    begin(q);
+    const int total = q.sees(q.rows() - 1);
+    for (int start = 0; start < total; start += CHUNK) {
+      pack(keys, values, start, std::min(CHUNK, total - start));
+      for (int t = 0; t < tiles_; t++) absorb(q, t, start);
+    }
+    finish(q);
+  }
+
+  void begin(const Queries& q) {
+    for (int row = 0; row < tiles_ * tile_; row++) {
+      float* to = queries_ + size_t(row / tile_) * dim_ * tile_ + row % tile_;
+      for (int d = 0; d < dim_; d++) to[d * tile_] = row < q.rows() ? q.of(row)[d] * q.scale : 0.0f;
+      states_[row] = Softmax{};
+    }
+    std::fill(outputs_, outputs_ + size_t(tiles_) * tile_ * wide_, 0.0f);
+  }
+
+  template <class T>
+  void pack(const Cache<T>& keys, const Cache<T>& values, int start, int count) {
+    for (int c = 0; c < CHUNK; c++) {
+      float* key = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
+      const T* k = c < count ? keys.slot(start + c) : nullptr;
+      const T* v = c < count ? values.slot(start + c) : nullptr;
+      for (int d = 0; d < dim_; d++) key[d * PANEL] = k ? value_of(k[d]) : 0.0f;
+      for (int d = 0; d < wide_; d++)
+        values_[(size_t(d / PANEL) * CHUNK + c) * PANEL + d % PANEL] =
+            v && d < dim_ ? value_of(v[d]) : 0.0f;
+    }
+  }
+
+  void absorb(const Queries& q, int t, int start) {
+    if (q.sees(std::min((t + 1) * tile_, q.rows()) - 1) <= start) return;  // all of it is ahead
+    const Tile kernel = tile_of<Float32>(tile_);
+    const auto* query = reinterpret_cast<uint32_t*>(queries_ + size_t(t) * dim_ * tile_);
+    float* out = outputs_ + size_t(t) * tile_ * wide_;
+    for (int p = 0; p < CHUNK / PANEL; p++) {
+      alignas(64) float part[MAX_TILE * PANEL];
+      kernel(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true);
+      for (int r = 0; r < tile_; r++)
+        std::memcpy(scores_ + r * CHUNK + p * PANEL, part + r * PANEL, PANEL * 4);
+    }
+    for (int r = 0; r < tile_; r++) weigh_row(q, t * tile_ + r, r, start, out);
+    for (int p = 0; p < wide_ / PANEL; p++)
+      kernel(reinterpret_cast<uint32_t*>(weights_),
+             reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), CHUNK,
+             out + size_t(p) * tile_ * PANEL, false);
+  }
+
+  void weigh_row(const Queries& q, int row, int r, int start, float* out) {
+    const int seen = row < q.rows() ? std::min(CHUNK, q.sees(row) - start) : 0;
+    float* scores = scores_ + r * CHUNK;
+    if (seen <= 0) {
+      for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = 0.0f;
+      return;
+    }
+    const float keep = states_[row].absorb(scores, seen);
+    for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = scores[c];
+    if (keep != 1.0f)
+      for (int p = 0; p < wide_ / PANEL; p++)
+        for (int d = 0; d < PANEL; d++) out[(size_t(p) * tile_ + r) * PANEL + d] *= keep;
+  }
+
+  void finish(const Queries& q) {
+    for (int row = 0; row < q.rows(); row++) {
+      const float* from = outputs_ + size_t(row / tile_) * tile_ * wide_ + row % tile_ * PANEL;
+      for (int d = 0; d < dim_; d++)
+        q.to(row)[d] = from[size_t(d / PANEL) * tile_ * PANEL + d % PANEL] / states_[row].total;
+    }
+  }
+
+  int dim_, wide_, tile_ = 1, tiles_ = 1;
+  float *keys_, *values_, *queries_, *outputs_, *scores_, *weights_;
+  Softmax* states_;
+};
+
+// ---------------------------------------------------------------------------------- decoder
+
+}  // namespace
+
+extern "C" {
+
+// Mirrored in library.py, field by field.
+struct PenstockShape {
+  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads;
+  float eps;
+};
+
+struct PenstockStep {
+  int32_t rows, sequences, outputs, block_columns;
+  const int32_t *tokens, *positions;         // [rows]
+  const int32_t *first_row, *count, *computed;  // [sequences]
+  const int32_t* blocks;                     // [sequences][block_columns]
+  const int32_t* output_rows;                // [outputs], ascending
+  int32_t* greedy;                           // [outputs], the likeliest token
+  float* logits;                             // [outputs][vocab], or null where only greedy is wanted
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr int PASS_ROWS = 1024;  // longer steps are computed in parts: buffers stay small and near
+
+struct Layer {
+  const float *input_norm, *mlp_norm, *query_key_norm;
+  Linear qkv, output, gate, up, down;
+  void *keys, *values;  // the pool: [slots][kv_heads][head_dim]
+};
+
+struct Piece {  // of a sequence, within a pass
+  int sequence, row, tokens, position;
+};
+
+struct AttentionTask {
+  int sequence, row, tokens, position, kv_head;
+};
+
+struct Best {
+  float value;
+  int32_t token;
+};
+
+}  // namespace
+
+struct PenstockDecoder {
+  explicit PenstockDecoder(const PenstockShape& of)
+      : shape(of), layers(of.layers), team(of.threads), scratch(of.threads), best(of.threads) {
+    const size_t sums = size_t{4} * BLOCK_TILES * MAX_TILE * PANEL;
+    const size_t block = size_t{4} * BLOCK_WORDS * PANEL;
+    const size_t row = size_t{4} * std::max({of.hidden, of.inner, of.heads * of.head_dim});
+    const size_t group = of.heads / of.kv_heads;
+    const size_t attention = Prefill::scratch_bytes(of.head_dim, std::max<size_t>(MANY_ROWS, group));
+    for (auto& memory : scratch) memory.reserve(std::max({2 * sums + block, row, attention}));
+  }
+
+  void step(const PenstockStep& asked) {
+    outputs.reserve(size_t{4} * std::max(1, asked.outputs) * shape.hidden);
+    int done = 0;
+    for (int first = 0; first < asked.rows; first += PASS_ROWS) {
+      const int rows = std::min(PASS_ROWS, asked.rows - first);
+      plan(asked, first, rows);
+      auto work = [&](int thread) { pass(asked, first, rows, thread); };
+      team.run(work);
+      for (; done < asked.outputs && asked.output_rows[done] < first + rows; done++)
+        std::memcpy(outputs.as<float>() + size_t(done) * shape.hidden,
+                    x.as<float>() + size_t(asked.output_rows[done] - first) * shape.hidden,
+                    size_t{4} * shape.hidden);
+    }
+    if (!asked.outputs) return;
+    for (auto& mine : best) mine.assign(asked.outputs, Best{-INFINITY, 0});
+    auto work = [&](int thread) { finish(asked, thread); };
+    packed.shape(head.kind, asked.outputs, shape.hidden);
+    team.run(work);
+    for (int row = 0; row < asked.outputs; row++) asked.greedy[row] = likeliest(row);
+  }
+
+  const PenstockShape shape;
+  const void* embedding = nullptr;
+  bool embedding_bf16 = false;
+  const float *norm = nullptr, *cos = nullptr, *sin = nullptr;  // tables: [positions][head_dim]
+  std::vector<Layer> layers;
+  Linear head;
+  Team team;
+
+ private:
+  int query_width() const { return shape.heads * shape.head_dim; }
+  int kv_width() const { return shape.kv_heads * shape.head_dim; }
+  int qkv_width() const { return query_width() + 2 * kv_width(); }
+
+  // Cut the sequences to the rows of a pass, and their attention into tasks.
+  void plan(const PenstockStep& asked, int first, int rows) {
+    x.reserve(size_t{4} * rows * shape.hidden);
+    qkv.reserve(size_t{4} * rows * qkv_width());
+    attended.reserve(size_t{4} * rows * query_width());
+    inner.reserve(size_t{4} * rows * shape.inner);
+    pieces.clear();
+    tasks.clear();
+    for (int s = 0; s < asked.sequences; s++) {
+      const int from = std::max(first, asked.first_row[s]);
+      const int to = std::min(first + rows, asked.first_row[s] + asked.count[s]);
+      if (from >= to) continue;
+      const int position = asked.computed[s] + from - asked.first_row[s];
+      pieces.push_back({s, from - first, to - from, position});
+      plan_attention(pieces.back());
+    }
+  }
+
+  void plan_attention(const Piece& piece) {
+    const int group = shape.heads / shape.kv_heads;
+    const int most = piece.tokens * group <= FEW_ROWS ? piece.tokens : std::max(1, MANY_ROWS / group);
+    for (int token = 0; token < piece.tokens; token += most)
+      for (int head = 0; head < shape.kv_heads; head++)
+        tasks.push_back({piece.sequence, piece.row + token, std::min(most, piece.tokens - token),
+                         piece.position + token, head});
+  }
+
+  auto residual() {
+    return [this](int row, int column, int count, const float* y) {
+      float* to = x.as<float>() + size_t(row) * shape.hidden + column;
+      for (int i = 0; i < count; i++) to[i] += y[i];
+    };
+  }
+
+  // What every thread of the team does in a pass. Buffers are shaped by all with the same values.
+  void pass(const PenstockStep& asked, int first, int rows, int thread) {
+    team.each(rows, [&](int row) { embed(asked.tokens[first + row], row); });
+    for (Layer& layer : layers) {
+      normed(x.as<float>(), layer.input_norm, layer.qkv.kind, rows, thread);
+      product(layer.qkv, thread, [&](int row, int column, int count, const float* y) {
+        std::memcpy(qkv.as<float>() + size_t(row) * qkv_width() + column, y, size_t{4} * count);
+      });
+      team.each(pieces.size(), [&](int piece) { place(layer, asked, pieces[piece], first); });
+      team.each(tasks.size(), [&](int task) { attend(layer, asked, tasks[task], thread); });
+      pack(attended.as<float>(), query_width(), layer.output.kind, rows, thread);
+      product(layer.output, thread, residual());
+      normed(x.as<float>(), layer.mlp_norm, layer.gate.kind, rows, thread);
+      gated(layer, thread);
+      pack(inner.as<float>(), shape.inner, layer.down.kind, rows, thread);
+      product(layer.down, thread, residual());
+    }
+  }
+
+  void embed(int token, int row) {
+    float* to = x.as<float>() + size_t(row) * shape.hidden;
+    const size_t from = size_t(token) * shape.hidden;
+    if (!embedding_bf16) {
+      std::memcpy(to, static_cast<const float*>(embedding) + from, size_t{4} * shape.hidden);
+      return;
+    }
+    for (int i = 0; i < shape.hidden; i++)
+      to[i] = bf16_value(static_cast<const uint16_t*>(embedding)[from + i]);
+  }
+
+  // packed = the rows of `from`, RMS-normed (Zhang & Sennrich, 2019).
+  void normed(const float* from, const float* weight, Kind kind, int rows, int thread) {
+    float* row_buffer = scratch[thread].as<float>();
+    shape_inputs(kind, rows, shape.hidden, thread);
+    each_packed([&](int row) {
+      norm_row(from + size_t(row) * shape.hidden, weight, shape.hidden, row_buffer);
+      packed.pack(row, row_buffer, shape.hidden);
+    });
+  }
+
+  void pack(const float* from, int width, Kind kind, int rows, int thread) {
+    shape_inputs(kind, rows, width, thread);
+    each_packed([&](int row) { packed.pack(row, from + size_t(row) * width, width); });
+  }
+
+  // One thread shapes the buffer; the barrier shows it to the others.
+  void shape_inputs(Kind kind, int rows, int width, int) {
+    team.each(1, [&](int) { packed.shape(kind, rows, width); });
+  }
+
+  template <class F>
+  void each_packed(F pack_row) {
+    team.each(packed.tiles(), [&](int t) {
+      for (int row = t * packed.tile; row < (t + 1) * packed.tile; row++)
+        row < packed.rows ? pack_row(row) : packed.clear(row);
+    });
+  }
+
+  void norm_row(const float* from, const float* weight, int width, float* to) const {
+    const float scale = 1.0f / std::sqrt(dot(from, from, width) / width + shape.eps);
+    for (int i = 0; i < width; i++) to[i] = from[i] * scale * weight[i];
+  }
+
+  // Multiply the packed rows; `emit(row, column, count, values)` takes what comes out.
+  template <class F>
+  void product(const Linear& linear, int thread, F emit) {
+    const int blocks = (packed.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
+    team.each(blocks * linear.panels(), [&](int task) {
+      const int panel = task % linear.panels(), first = task / linear.panels() * BLOCK_TILES;
+      const int count = std::min(BLOCK_TILES, packed.tiles() - first);
+      float* sums = scratch[thread].as<float>();
+      linear.multiply(panel, packed, first, count, sums, block_of(thread));
+      const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
+      const int end = std::min((first + count) * packed.tile, packed.rows);
+      for (int row = first * packed.tile; row < end; row++, sums += PANEL)
+        emit(row, panel * PANEL, columns, sums);
+    });
+  }
+
+  // inner = silu(x G') * (x U'), both products in one task, so that neither is ever stored.
+  void gated(const Layer& layer, int thread) {
+    const int panels = layer.gate.panels();
+    const int blocks = (packed.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
+    team.each(blocks * panels, [&](int task) {
+      const int panel = task % panels, first = task / panels * BLOCK_TILES;
+      const int count = std::min(BLOCK_TILES, packed.tiles() - first);
+      float* gate = scratch[thread].as<float>();
+      float* up = gate + BLOCK_TILES * MAX_TILE * PANEL;
+      layer.gate.multiply(panel, packed, first, count, gate, block_of(thread));
+      layer.up.multiply(panel, packed, first, count, up, block_of(thread));
+      const int columns = std::min(PANEL, shape.inner - panel * PANEL);
+      const int end = std::min((first + count) * packed.tile, packed.rows);
+      for (int row = first * packed.tile; row < end; row++, gate += PANEL, up += PANEL) {
+        for (int half = 0; half < PANEL; half += W) {
+          const Floats g = load<Floats>(gate + half);
+          store(gate + half, g / (1.0f + exp(-g)) * load<Floats>(up + half));
+        }
+        std::memcpy(inner.as<float>() + size_t(row) * shape.inner + panel * PANEL, gate, size_t{4} * columns);
+      }
+    });
+  }
+
+  float* block_of(int thread) const {
+    return scratch[thread].as<float>() + 2 * BLOCK_TILES * MAX_TILE * PANEL;
+  }
+
+  // Rotate a piece's queries and keys, and store its keys and values in the pool.
+  void place(const Layer& layer, const PenstockStep& asked, const Piece& piece, int) {
+    const int32_t* blocks = asked.blocks + size_t(piece.sequence) * asked.block_columns;
+    for (int t = 0; t < piece.tokens; t++) {
+      const int position = piece.position + t;
+      float* row = qkv.as<float>() + size_t(piece.row + t) * qkv_width();
+      for (int h = 0; h < shape.heads + shape.kv_heads; h++)
+        rotate(row + h * shape.head_dim, h, position, layer.query_key_norm);
+      const size_t slot = size_t(blocks[position / shape.block_size]) * shape.block_size +
+                          position % shape.block_size;
+      keep(layer.keys, slot, row + query_width());
+      keep(layer.values, slot, row + query_width() + kv_width());
+    }
+  }
+
+  void rotate(float* head, int index, int position, const float* norm_weights) const {
+    const int dim = shape.head_dim, half = dim / 2;
+    if (norm_weights) norm_row(head, norm_weights + size_t(index) * dim, dim, head);
+    const float* c = cos + size_t(position) * dim;
+    const float* s = sin + size_t(position) * dim + half;  // the table's first half is negated
+    for (int i = 0; i < half; i++) {
+      const float a = head[i], b = head[i + half];
+      head[i] = a * c[i] - b * s[i];
+      head[i + half] = b * c[i] + a * s[i];
+    }
+  }
+
+  void keep(void* pool, size_t slot, const float* from) const {
+    const size_t at = slot * kv_width();
+    if (!shape.kv_bf16) {
+      std::memcpy(static_cast<float*>(pool) + at, from, size_t{4} * kv_width());
+      return;
+    }
+    for (int i = 0; i < kv_width(); i++) put(static_cast<uint16_t*>(pool) + at + i, from[i]);
+  }
+
+  void attend(const Layer& layer, const PenstockStep& asked, const AttentionTask& task, int thread) {
+    if (shape.kv_bf16)
+      attend_as<uint16_t>(layer, asked, task, thread);
+    else
+      attend_as<float>(layer, asked, task, thread);
+  }
+
+  template <class T>
+  void attend_as(const Layer& layer, const PenstockStep& asked, const AttentionTask& task, int thread) {
+    const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
+    const size_t head = size_t(task.kv_head) * group * dim;
+    const Queries queries{qkv.as<float>() + size_t(task.row) * qkv_width() + head,
+                          attended.as<float>() + size_t(task.row) * query_width() + head,
+                          task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
+                          task.position, 1.0f / std::sqrt(static_cast<float>(dim))};
+    const int32_t* blocks = asked.blocks + size_t(task.sequence) * asked.block_columns;
+    const size_t offset = size_t(task.kv_head) * dim;
+    const Cache<T> keys{static_cast<const T*>(layer.keys) + offset, blocks, shape.block_size, size_t(kv_width())};
+    const Cache<T> values{static_cast<const T*>(layer.values) + offset, blocks, shape.block_size, size_t(kv_width())};
+    if (queries.rows() <= FEW_ROWS)
+      attend_few(queries, keys, values);
+    else
+      Prefill::attend(queries, keys, values, scratch[thread].as<float>());
+  }
+
+  // The head: logits where they are wanted, and each row's likeliest token.
+  void finish(const PenstockStep& asked, int thread) {
+    normed(outputs.as<float>(), norm, head.kind, asked.outputs, thread);
+    Best* mine = best[thread].data();
+    product(head, thread, [&](int row, int column, int count, const float* y) {
+      if (asked.logits)
+        std::memcpy(asked.logits + size_t(row) * shape.vocab + column, y, size_t{4} * count);
+      for (int i = 0; i < count; i++)
+        if (y[i] > mine[row].value) mine[row] = {y[i], column + i};
+    });
+  }
+
+  int32_t likeliest(int row) const {  // among equals the first, as everywhere
+    Best found = best[0][row];
+    for (const auto& theirs : best) {
+      const Best& other = theirs[row];
+      if (other.value > found.value || (other.value == found.value && other.token < found.token))
+        found = other;
+    }
+    return found.token;
+  }
+
+  std::vector<Memory> scratch;             // per thread
+  std::vector<std::vector<Best>> best;     // per thread, per output row
+  Memory x, qkv, attended, inner, outputs;  // rows of a pass
+  Inputs packed;
+  std::vector<Piece> pieces;
+  std::vector<AttentionTask> tasks;
+};
+
+// ---------------------------------------------------------------------------------- interface
+
+extern "C" {
+
+PenstockDecoder* penstock_create(const PenstockShape* shape) {
+  try {
+    return new PenstockDecoder(*shape);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void penstock_destroy(PenstockDecoder* decoder) { delete decoder; }
+
+// The caller keeps these arrays alive.
+void penstock_set_tables(PenstockDecoder* decoder, const void* embedding, int32_t embedding_bf16,
+                         const float* norm, const float* cos, const float* sin) {
+  decoder->embedding = embedding;
+  decoder->embedding_bf16 = embedding_bf16;
+  decoder->norm = norm;
+  decoder->cos = cos;
+  decoder->sin = sin;
+}
+
+void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const float* input_norm,
+                        const float* mlp_norm, const float* query_key_norm, void* keys, void* values) {
+  Layer& to = decoder->layers[layer];
+  to.input_norm = input_norm;
+  to.mlp_norm = mlp_norm;
+  to.query_key_norm = query_key_norm;
+  to.keys = keys;
+  to.values = values;
+}
+
+// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
+int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
+                            int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
+  Linear* to = &decoder->head;
+  if (which >= 0) {
+    Layer& of = decoder->layers[layer];
+    Linear* all[] = {&of.qkv, &of.output, &of.gate, &of.up, &of.down};
+    to = all[which];
+  }
+  try {
+    to->shape(static_cast<Kind>(kind), outputs, inputs);
+  } catch (const std::exception&) {
+    return 1;
+  }
+  if (bias) to->set_bias(bias);
+  auto work = [&](int) {
+    decoder->team.each(to->panels(), [&](int panel) { to->pack(panel, weight); });
+  };
+  decoder->team.run(work);
+  return 0;
+}
+
+int32_t penstock_step(PenstockDecoder* decoder, const PenstockStep* step) {
+  try {
+    decoder->step(*step);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+}  // extern "C"

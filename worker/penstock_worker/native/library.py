@@ -1,0 +1,75 @@
+"""The C interface of kernels.cpp: its structures, mirrored, and its functions, typed."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from pathlib import Path
+
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+"""How weights are stored."""
+
+QKV, OUTPUT, GATE, UP, DOWN = range(5)
+HEAD = -1
+
+
+class Shape(Structure):
+    """PenstockShape."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in (
+                "vocab",
+                "hidden",
+                "inner",
+                "layers",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "block_size",
+                "qk_norm",
+                "kv_bf16",
+                "threads",
+            )
+        ),
+        ("eps", c_float),
+    )
+
+
+class Step(Structure):
+    """PenstockStep."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("rows", "sequences", "outputs", "block_columns")),
+        *(
+            (name, c_void_p)
+            for name in (
+                "tokens",
+                "positions",
+                "first_row",
+                "count",
+                "computed",
+                "blocks",
+                "output_rows",
+                "greedy",
+                "logits",
+            )
+        ),
+    )
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Return the library with the signatures of its functions. Calls release Python's lock."""
+    library = ctypes.CDLL(str(path))
+    library.penstock_create.restype = c_void_p
+    library.penstock_create.argtypes = [POINTER(Shape)]
+    library.penstock_destroy.restype = None
+    library.penstock_destroy.argtypes = [c_void_p]
+    library.penstock_set_tables.restype = None
+    library.penstock_set_tables.argtypes = [c_void_p, c_void_p, c_int32, *[c_void_p] * 3]
+    library.penstock_set_layer.restype = None
+    library.penstock_set_layer.argtypes = [c_void_p, c_int32, *[c_void_p] * 5]
+    library.penstock_set_linear.restype = c_int32
+    library.penstock_set_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
+    library.penstock_step.restype = c_int32
+    library.penstock_step.argtypes = [c_void_p, POINTER(Step)]
+    return library

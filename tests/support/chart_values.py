@@ -1,0 +1,44 @@
+"""Sets of values that between them render every line of the chart."""
+
+from helm import Object
+
+EVERYTHING: Object = {
+    "image": {"registry": "registry.example/x", "tag": "1.2.3", "pullSecrets": [{"name": "pull"}]},
+    "operator": {
+        "replicas": 2,
+        "extraArgs": ["--resync=60s"],
+        "extraEnv": [{"name": "A", "value": "b"}],
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"example.com/note": "x"},
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
+    },
+    "gateway": {
+        "image": "registry.example/gateway@sha256:" + "0" * 64,
+        "debugHeaders": True,
+        "service": {"type": "LoadBalancer", "annotations": {"example.com/internal": "true"}},
+        "autoscaling": {"enabled": True},
+        "disruptionBudget": {"maxUnavailable": "25%"},
+        "priorityClassName": "high",
+    },
+    "networkPolicy": {
+        "denyNamespace": True,
+        "clients": [{"namespaceSelector": {"matchLabels": {"penstock.dev/client": "true"}}}],
+        "monitoring": [
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        ],
+    },
+    "metrics": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+    },
+}
+
+CASES: dict[str, Object] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "two namespaces": {"watchNamespaces": ["team-a", "team-b"], "crds": {"install": False}},
+    "no policies": {"networkPolicy": {"enabled": False}, "crds": {"keep": False}},
+}

@@ -44,7 +44,7 @@ def failures(*arguments: str) -> list[str]:
     )  # fmt: skip
     report = json.loads(done.stdout)
     summary = report["summary"]
-    assert summary["passed"] > 100, "too few checks for a check of everything"
+    assert summary["passed"] > 50, "too few checks for a check of everything"
     assert not summary["parsing_errors"]
     found = report["results"]["failed_checks"]
     return [f"{check['resource']}: {check['check_id']} {check['check_name']}" for check in found]

@@ -193,7 +193,33 @@ GATEWAY: Final = (
     GATEWAY_PREFIX_PREDICTED,
 )  # fmt: skip
 
-ALL: Final = WORKER + GATEWAY
+# --- operator -----------------------------------------------------------------------------------
+
+OPERATOR_RECONCILES: Final = _counter(
+    "penstock_operator_reconciles", "Reconciles of an InferenceDeployment, by result.", "result"
+)
+OPERATOR_RECONCILE_SECONDS: Final = _histogram(
+    "penstock_operator_reconcile_seconds", "Duration of a reconcile.", STEP_BUCKETS
+)
+OPERATOR_QUEUE: Final = _gauge(
+    "penstock_operator_queue", "InferenceDeployments that wait to be reconciled."
+)
+OPERATOR_LEADER: Final = _gauge(
+    "penstock_operator_leader", "1 in the replica that acts, 0 in those that stand by."
+)
+OPERATOR_API_CALLS: Final = _counter(
+    "penstock_operator_api_calls",
+    "Calls to the API server; code 0 is no answer.",
+    "verb",
+    "code",
+)
+
+OPERATOR: Final = (
+    OPERATOR_RECONCILES, OPERATOR_RECONCILE_SECONDS, OPERATOR_QUEUE, OPERATOR_LEADER,
+    OPERATOR_API_CALLS,
+)  # fmt: skip
+
+ALL: Final = WORKER + GATEWAY + OPERATOR
 
 
 class Outcome(Enum):

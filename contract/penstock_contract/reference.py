@@ -80,7 +80,11 @@ def _default(found: Schema) -> str:
 
 def _metrics_page() -> str:
     sections = [f"{NOTICE}\n\n# Metrics\n"]
-    for title, declared in (("Worker", metrics.WORKER), ("Gateway", metrics.GATEWAY)):
+    for title, declared in (
+        ("Worker", metrics.WORKER),
+        ("Gateway", metrics.GATEWAY),
+        ("Operator", metrics.OPERATOR),
+    ):
         sections.append(f"## {title}\n\n{_table(_METRIC_HEAD, _metric_rows(declared))}")
     return "\n".join(sections)
 

@@ -1,0 +1,1 @@
+"""The operator in a cluster: observe, decide, act, tell."""

@@ -1,0 +1,85 @@
+"""What the operator may do to the cluster; every action says why."""
+
+from dataclasses import dataclass, field
+
+from penstock_operator.manifests import Object
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create an object that is not there."""
+
+    body: Object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Make an object's fields what they should be (server-side apply)."""
+
+    body: Object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Change single fields of exactly the object that was read."""
+
+    kind: str
+    name: str
+    patch: Object
+    """With the resourceVersion that it was decided on."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Tell a worker, its gateways and its ReplicaSet that it drains, or that it does not."""
+
+    pod: str
+    address: str
+    draining: bool
+    patch: Object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete exactly the object that was read."""
+
+    kind: str
+    name: str
+    uid: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a status."""
+
+    kind: str
+    name: str
+    status: Object
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Tell people of something, as an Event on the InferenceDeployment."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+Action = Create | Apply | Merge | Mark | Delete | Report | Tell
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, in this order, and when to look again even if nothing happens."""
+
+    actions: tuple[Action, ...] = ()
+    again_in: float | None = None
+    drains: bool = field(default=False)
+    """Whether the gateways' view matters now."""

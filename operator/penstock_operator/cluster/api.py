@@ -1,0 +1,228 @@
+"""Calls to the API server: plain objects in and out, every one counted.
+
+`kubernetes` finds the credentials (kubeconfig, service account, token rotation); the calls are
+plain HTTP, because what is written here are documents, not generated classes.
+"""
+
+import asyncio
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+from kubernetes.client import Configuration
+from kubernetes.config import load_incluster_config, load_kube_config
+
+from penstock_contract.labels import FIELD_MANAGER_OPERATOR
+from penstock_operator.cluster.kinds import Kind
+from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.manifests import Object
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+WATCH_SECONDS = 290
+"""A watch is renewed by then; the server would end it at some time of its own."""
+
+
+class ApiError(Exception):
+    """The API server refused, or could not be asked (status 0)."""
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Api:
+    """An API server, as one field manager."""
+
+    def __init__(self, configuration: Configuration, metrics: OperatorMetrics) -> None:
+        self._configuration = configuration
+        self._metrics = metrics
+        self._http = httpx.AsyncClient(
+            base_url=configuration.host,
+            verify=_verification(configuration),
+            timeout=TIMEOUT,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
+            headers={"user-agent": "penstock-operator"},
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def serves(self, version: str) -> list[str]:
+        """Return the kinds that are served in a group and version, like `apps/v1/Deployment`."""
+        root = "api" if "/" not in version else "apis"
+        try:
+            found = await self._call("GET", f"/{root}/{version}")
+        except ApiError as error:
+            if error.status == httpx.codes.NOT_FOUND:
+                return []
+            raise
+        return [f"{version}/{item['kind']}" for item in found["resources"]]
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """Return an object; None: there is none."""
+        try:
+            return await self._call("GET", kind.path(namespace, name))
+        except ApiError as error:
+            if error.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str) -> Object:
+        """Return the list object of a kind: its items and the version that it shows."""
+        parameters = {"labelSelector": selector} if selector else {}
+        return await self._call("GET", kind.path(namespace), parameters)
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, selector: str, version: str
+    ) -> AsyncIterator[Object]:
+        """Yield the changes of a kind after a version, until the server ends the watch."""
+        parameters = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        if selector:
+            parameters["labelSelector"] = selector
+        timeout = httpx.Timeout(30.0, read=WATCH_SECONDS + 30)
+        request = self._http.build_request(
+            "GET",
+            kind.path(namespace),
+            params=parameters,
+            headers=self._authorization(),
+            timeout=timeout,
+        )
+        try:
+            answer = await self._http.send(request, stream=True)
+            try:
+                if answer.is_error:
+                    await answer.aread()
+                    raise _refusal(answer)
+                async for line in answer.aiter_lines():
+                    yield json.loads(line)
+            finally:
+                await answer.aclose()
+        except httpx.TransportError as error:
+            raise ApiError(0, f"watching {kind.plural}: {_words(error)}") from error
+
+    async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
+        """Create an object; ApiError 409 when it exists."""
+        return await self._call("POST", kind.path(namespace), _MANAGED, body)
+
+    async def apply(
+        self, kind: Kind, namespace: str, name: str, body: Object, sub: str = ""
+    ) -> Object:
+        """Server-side apply: what the body names is ours, whoever changed it."""
+        parameters = {**_MANAGED, "force": "true"}
+        path = kind.path(namespace, name, sub)
+        return await self._call("PATCH", path, parameters, body, "application/apply-patch+yaml")
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object:
+        """Merge-patch an object; with a resourceVersion in it, ApiError 409 when it is older."""
+        path = kind.path(namespace, name)
+        return await self._call("PATCH", path, _MANAGED, patch, "application/merge-patch+json")
+
+    async def replace(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:
+        """Replace an object of the body's resourceVersion; ApiError 409 when it is older."""
+        return await self._call("PUT", kind.path(namespace, name), _MANAGED, body)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, version: str) -> None:
+        """Delete the object that was read: gone already is fine, changed is ApiError 409."""
+        body = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "preconditions": {"uid": uid, "resourceVersion": version},
+            "propagationPolicy": "Background",
+        }
+        try:
+            await self._call("DELETE", kind.path(namespace, name), {}, body)
+        except ApiError as error:
+            if error.status != httpx.codes.NOT_FOUND:
+                raise
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        headers = self._authorization()
+        if body is not None:
+            headers["content-type"] = content
+        try:
+            answer = await self._http.request(
+                method,
+                path,
+                params=parameters,
+                content=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+            )
+        except httpx.TransportError as error:
+            self._metrics.called(method, 0)
+            raise ApiError(0, f"{method} {path}: {_words(error)}") from error
+        self._metrics.called(method, answer.status_code)
+        if answer.is_error:
+            raise _refusal(answer)
+        found: Object = await asyncio.to_thread(answer.json) if _large(answer) else answer.json()
+        return found
+
+    def _authorization(self) -> dict[str, str]:
+        """Asked for at every call: a service account's token is replaced every hour."""
+        found = self._configuration.auth_settings().get("BearerToken")
+        return {"authorization": found["value"]} if found and found["value"] else {}
+
+
+_MANAGED = {"fieldManager": FIELD_MANAGER_OPERATOR}
+
+
+def configuration() -> Configuration:
+    """Return the cluster that a pod runs in, else the one that KUBECONFIG names.
+
+    Raises:
+        kubernetes.config.ConfigException: there is neither.
+    """
+    found = Configuration()
+    if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ:
+        load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    else:
+        load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _verification(found: Configuration) -> ssl.SSLContext | bool:
+    if not found.host.startswith("https"):
+        return False
+    context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+    if not found.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if found.cert_file:
+        context.load_cert_chain(found.cert_file, found.key_file)
+    return context
+
+
+def _refusal(answer: httpx.Response) -> ApiError:
+    try:
+        message = str(answer.json().get("message", answer.text))
+    except ValueError:
+        message = answer.text
+    after = answer.headers.get("retry-after", "")
+    request = f"{answer.request.method} {answer.request.url.path}"
+    wait = float(after) if after.isdigit() else None
+    return ApiError(answer.status_code, f"{request}: {answer.status_code} {message[:500]}", wait)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _large(answer: httpx.Response) -> bool:
+    return len(answer.content) > 1 << 20

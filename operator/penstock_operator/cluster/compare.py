@@ -1,0 +1,37 @@
+"""Whether an object is as it should be already. Pure.
+
+The API server adds defaults and others add fields of their own, so what is wanted has to be found
+inside what is there; lists have to be equal in length and order, as they are replaced whole.
+"""
+
+from typing import Any
+
+
+def contains(there: Any, wanted: Any) -> bool:
+    """Return whether all that is wanted is there."""
+    if isinstance(wanted, dict):
+        return isinstance(there, dict) and all(
+            key in there and contains(there[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(there, list)
+            and len(there) == len(wanted)
+            and all(map(contains, there, wanted))
+        )
+    return bool(there == wanted)
+
+
+def missing(there: Any, wanted: Any, path: str = "") -> list[str]:
+    """Return where what is wanted is not there, for the reason of an action."""
+    if not isinstance(wanted, dict) or not isinstance(there, dict):
+        return [] if contains(there, wanted) else [path.removeprefix(".")]
+    return [
+        found
+        for key, value in wanted.items()
+        for found in (
+            missing(there[key], value, f"{path}.{key}")
+            if key in there
+            else [f"{path}.{key}".removeprefix(".")]
+        )
+    ]

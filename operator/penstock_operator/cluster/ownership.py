@@ -1,0 +1,25 @@
+"""Owner references: what goes when its owner goes, by the cluster's garbage collection. Pure."""
+
+from typing import Any
+
+from penstock_contract.labels import API_VERSION
+from penstock_operator.manifests import Object
+
+
+def owned(body: Object, kind: str, name: str, uid: str) -> Object:
+    """Return the object with its owner."""
+    reference = {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+    }
+    return {**body, "metadata": {**body["metadata"], "ownerReferences": [reference]}}
+
+
+def stranger(there: Object, uid: str) -> str:
+    """Return who else controls an object; nothing when nobody does, or the owner of this uid."""
+    references: list[dict[str, Any]] = there["metadata"].get("ownerReferences", [])
+    other = next((r for r in references if r.get("controller") and r.get("uid") != uid), None)
+    return f"{other['kind']} {other['name']}" if other else ""

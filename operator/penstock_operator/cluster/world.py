@@ -1,0 +1,137 @@
+"""What is seen of one InferenceDeployment and all that belongs to it, as plain values. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.fleet import WorkerLoad
+from penstock_contract.labels import DRAINING, POOL, ROLLOUT_HASH
+from penstock_operator.manifests import Object
+
+GIVES_UP_AFTER = 2
+"""Restarts after which a container that is down again counts as failing."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A worker's pod."""
+
+    uid: str
+    name: str
+    pool: str
+    revision: str
+    version: str
+    """resourceVersion."""
+    ready: bool
+    deleting: bool
+    draining: bool
+    address: str
+    failing: str
+    """How its containers keep ending; empty: they do not."""
+    waiting: str
+    """Why its containers can't start; empty: they can."""
+    unschedulable: str
+    """Why it finds no node, in the scheduler's words; empty: it has one, or is new."""
+
+
+@dataclass(frozen=True)
+class Gateways:
+    """What the gateways say."""
+
+    ready: bool = False
+    url: str | None = None
+    loads: Mapping[str, WorkerLoad] = field(default_factory=dict)
+    """By pod uid, summed over the gateways."""
+    confirmed: frozenset[str] = frozenset()
+    """Pods that every gateway knows to be draining, or does not know at all."""
+
+
+@dataclass(frozen=True)
+class World:
+    """An InferenceDeployment at one moment. `now` is in seconds of a clock that never goes back."""
+
+    raw: Object
+    """The InferenceDeployment as stored."""
+    deployment: InferenceDeployment | None
+    """The same, understood; None: it cannot be."""
+    invalid: str
+    """Why not, by field."""
+    pools: Mapping[str, EnginePool]
+    """EnginePools by name."""
+    children: Mapping[tuple[str, str], Object]
+    """Everything else but workloads and pods, by kind and name."""
+    workloads: Mapping[str, Object]
+    """Deployments by name."""
+    pods: tuple[Pod, ...]
+    gateways: Gateways
+    served: frozenset[str]
+    """Kinds that the cluster serves, like `policy/v1/PodDisruptionBudget`."""
+    now: float = 0.0
+    time: str = "1970-01-01T00:00:00Z"
+    """The same moment for people, RFC 3339."""
+    since: Mapping[str, float] = field(default_factory=dict)
+    """When workloads (by uid) and canaries (by revision) were first seen, by the clock of `now`."""
+
+    def pods_of(self, pool: str) -> list[Pod]:
+        """Return the pods of a pool that are not being deleted."""
+        return [pod for pod in self.pods if pod.pool == pool and not pod.deleting]
+
+    def workloads_of(self, pool: str) -> dict[str, Object]:
+        """Return the Deployments of a pool by revision."""
+        return {
+            labels.get(ROLLOUT_HASH, ""): found
+            for found in self.workloads.values()
+            if (labels := found["metadata"].get("labels", {})).get(POOL) == pool
+            and "deletionTimestamp" not in found["metadata"]
+        }
+
+
+def pod(found: Object) -> Pod:
+    """Return what matters of a pod."""
+    meta, state = found["metadata"], found.get("status", {})
+    conditions = {c["type"]: c for c in state.get("conditions", [])}
+    placed = conditions.get("PodScheduled", {})
+    labels = meta.get("labels", {})
+    return Pod(
+        uid=meta["uid"],
+        name=meta["name"],
+        pool=labels.get(POOL, ""),
+        revision=labels.get(ROLLOUT_HASH, ""),
+        version=meta["resourceVersion"],
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting="deletionTimestamp" in meta,
+        draining=DRAINING in meta.get("annotations", {}),
+        address=state.get("podIP", ""),
+        failing=_first(_failing(c) for c in _containers(state)),
+        waiting=_first(_waiting(c) for c in _containers(state)),
+        unschedulable=placed.get("message", "") if placed.get("reason") == "Unschedulable" else "",
+    )
+
+
+def _containers(state: Object) -> list[Object]:
+    return [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]
+
+
+def _failing(container: Object) -> str:
+    """A crash may happen; one that happens again and again is the revision's fault."""
+    restarts = container.get("restartCount", 0)
+    ended = container.get("lastState", {}).get("terminated")
+    looping = container.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+    down = looping or "terminated" in container.get("state", {})
+    if container.get("ready") or not (looping or (restarts >= GIVES_UP_AFTER and down)):
+        return ""
+    ended = ended or container.get("state", {}).get("terminated") or {}
+    said = str(ended.get("message", "")).strip().splitlines()
+    words = f"{container['name']} exited with code {ended.get('exitCode', '?')}, {restarts} times"
+    return f"{words}: {said[-1]}" if said else words
+
+
+def _waiting(container: Object) -> str:
+    found = container.get("state", {}).get("waiting", {})
+    if found.get("reason") in (None, "ContainerCreating", "PodInitializing", "CrashLoopBackOff"):
+        return ""
+    return f"{container['name']}: {found['reason']}: {found.get('message', '')}".rstrip(": ")
+
+
+def _first(words: "object") -> str:
+    return next((word for word in words if word), "")  # type: ignore[attr-defined]

@@ -71,7 +71,7 @@ def test_retry_headers_are_whole_and_never_zero() -> None:
 def test_metrics_are_unique_and_well_formed() -> None:
     assert max(Counter(m.name for m in metrics.ALL).values()) == 1
     for metric in metrics.ALL:
-        assert re.fullmatch(r"(vllm:|penstock_(worker|gateway)_)[a-z0-9_]+", metric.name)
+        assert re.fullmatch(r"(vllm:|penstock_(worker|gateway|operator)_)[a-z0-9_]+", metric.name)
         assert not metric.name.endswith("_total")
         assert metric.help.endswith(".")
         assert (metric.kind is metrics.Kind.HISTOGRAM) == bool(metric.buckets)

@@ -38,8 +38,28 @@ def _chart_template() -> str:
         documents.append(
             text.replace(kept, "{{- if .Values.crds.keep }}\n" + kept + "{{- end }}\n")
         )
-    body = "---\n".join(documents)
-    return f"{HEADER}{{{{- if .Values.crds.install }}}}\n{body}{{{{- end }}}}\n"
+    body = _where_served("---\n".join(documents))
+    return f"{HEADER}{{{{- if .Values.crds.install }}}}\n{_CEL}{body}{{{{- end }}}}\n"
+
+
+_CEL = '{{- $cel := semverCompare ">=1.23-0" .Capabilities.KubeVersion.Version }}\n'
+
+
+def _where_served(text: str) -> str:
+    """Put the CEL rules behind a condition: Helm refuses fields that an older server lacks."""
+    lines: list[str] = []
+    rules: int | None = None  # the indentation of the rules that we are in
+    for line in [*text.splitlines(keepends=True), ""]:
+        content = line.lstrip()
+        indent = len(line) - len(content)
+        if rules is not None and indent <= rules and not content.startswith("- "):
+            lines.append("{{- end }}\n")
+            rules = None
+        if content.strip() == "x-kubernetes-validations:":
+            lines.append("{{- if $cel }}\n")
+            rules = indent
+        lines.append(line)
+    return "".join(lines)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from chart_values import CASES, EVERYTHING
 from helm import CHART, NAMESPACE, helm, of_kind, render
 from pod_security import violations
 
-from penstock_contract.crd import RESOURCES
+from penstock_contract.crd import RESOURCES, crd
 
 KUBERNETES = "1.31"
 OF_OTHERS = {"PodMonitor", "PrometheusRule"}
@@ -58,13 +58,26 @@ def test_pods_are_restricted_and_limited(values: dict[str, Any]) -> None:
             assert container["resources"][key].keys() == {"cpu", "memory"}
 
 
-def test_the_api_types_are_kept_unless_told_otherwise() -> None:
-    kept = of_kind(render(), "CustomResourceDefinition")
-    assert len(kept) == len(RESOURCES)
-    assert all("helm.sh/resource-policy" in crd["metadata"]["annotations"] for crd in kept)
-    loose = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
-    assert not any("annotations" in crd["metadata"] for crd in loose)
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_api_types_are_those_of_the_contract_and_kept_unless_told_otherwise(keep: bool) -> None:
+    found = of_kind(render({"crds": {"keep": keep}}), "CustomResourceDefinition")
+    for document in found:
+        annotations = document["metadata"].pop("annotations", {})
+        assert annotations == ({"helm.sh/resource-policy": "keep"} if keep else {})
+    assert found == [crd(resource) for resource in RESOURCES]
     assert not of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition")
+
+
+def test_a_server_without_cel_gets_the_same_types_without_its_rules() -> None:
+    def without_rules(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: without_rules(v) for k, v in node.items() if k != "x-kubernetes-validations"}
+        return [without_rules(item) for item in node] if isinstance(node, list) else node
+
+    found = of_kind(
+        render({"crds": {"keep": False}}, "--kube-version=1.20.0"), "CustomResourceDefinition"
+    )
+    assert found == [without_rules(crd(resource)) for resource in RESOURCES]
 
 
 def test_a_gateway_gets_the_time_that_its_streams_need() -> None:

@@ -40,11 +40,10 @@ def helm(*arguments: str, values: Object | None = None) -> subprocess.CompletedP
     )
 
 
-def render(values: Object | None = None) -> list[Object]:
+def render(values: Object | None = None, *flags: str) -> list[Object]:
     """Return the objects that the chart makes of the values."""
-    done = helm(
-        "template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values or {}
-    )  # fmt: skip
+    target = ("template", RELEASE, str(CHART), "--namespace", NAMESPACE)
+    done = helm(*target, *flags, values=values or {})
     if done.returncode:
         raise ValueError(done.stderr)
     return [document for document in yaml.safe_load_all(done.stdout) if document]

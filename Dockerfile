@@ -66,6 +66,18 @@ FROM worker-dependencies AS worker-gpu-dependencies
 RUN $INSTALL --require-hashes -r requirements/torch-cuda.txt
 
 
+# The engine's kernels, for every processor level of this architecture; the right one is chosen at start.
+FROM installer AS kernels
+RUN apt-get -qq update && apt-get -qq install --no-install-recommends g++ libc6-dev >/dev/null
+WORKDIR /src/worker
+COPY worker/penstock_worker/__init__.py penstock_worker/
+COPY worker/penstock_worker/native penstock_worker/native
+RUN python3 -m penstock_worker.native.build --all \
+ && chmod -R go-w penstock_worker/native/built \
+ && cd /opt/penstock/lib/python3*/site-packages && mkdir -p penstock_worker/native \
+ && mv /src/worker/penstock_worker/native/built penstock_worker/native/
+
+
 FROM ${BASE} AS runtime
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -99,6 +111,7 @@ ENTRYPOINT ["penstock-gateway"]
 FROM runtime AS worker-gpu
 LABEL org.opencontainers.image.title="penstock-worker-gpu"
 COPY --from=worker-gpu-dependencies /opt/penstock /opt/penstock
+COPY --from=kernels /opt/penstock /opt/penstock
 COPY --from=wheel /opt/penstock /opt/penstock
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility TRITON_CACHE_DIR=/tmp/triton
 ENTRYPOINT ["penstock-worker"]
@@ -107,6 +120,7 @@ ENTRYPOINT ["penstock-worker"]
 FROM runtime AS worker
 LABEL org.opencontainers.image.title="penstock-worker"
 COPY --from=worker-cpu-dependencies /opt/penstock /opt/penstock
+COPY --from=kernels /opt/penstock /opt/penstock
 COPY --from=wheel /opt/penstock /opt/penstock
 ENTRYPOINT ["penstock-worker"]
 

@@ -80,6 +80,10 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 	  --custom-compile-command 'make lock: the CUDA build of torch, for the GPU image' \
 	  --quiet --output-file requirements/torch-cuda.txt
 
+.PHONY: e2e
+e2e: $(VENV)/.installed tools  ## Install the chart in a real cluster and use it (minutes; see hack/e2e.sh)
+	@PYTHON=$(BIN)/python hack/e2e.sh
+
 .PHONY: images
 images:  ## Build the container images (docker or podman)
 	@hack/images.sh

@@ -51,10 +51,6 @@ constexpr int MAX_TILE = 6;
 #endif
 constexpr int PANEL = 2 * W;  // columns of a register tile, and of a packed panel of weights
 
-template <int N>
-struct VectorOf {
-  typedef float floats __attribute__((vector_size(4 * N)));
-};
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
 typedef uint32_t Words __attribute__((vector_size(4 * W)));
@@ -76,18 +72,18 @@ inline Floats all(float value) { return value - Floats{}; }
 
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
-template <int N>
-inline float sum(typename VectorOf<N>::floats v) {
-  if constexpr (N == 2) {
-    return v[0] + v[1];
+template <int... I>
+inline float sum_halves(auto v, std::integer_sequence<int, I...>) {
+  constexpr int half = sizeof...(I);
+  const auto folded = __builtin_shufflevector(v, v, I...) + __builtin_shufflevector(v, v, (half + I)...);
+  if constexpr (half == 2) {
+    return folded[0] + folded[1];
   } else {
-    struct Parts {
-      typename VectorOf<N / 2>::floats low, high;
-    };
-    const auto parts = std::bit_cast<Parts>(v);
-    return sum<N / 2>(parts.low + parts.high);
+    return sum_halves(folded, std::make_integer_sequence<int, half / 2>());
   }
 }
+
+inline float sum(Floats v) { return sum_halves(v, std::make_integer_sequence<int, W / 2>()); }
 
 inline float largest(Floats v) {
   float found = v[0];
@@ -137,7 +133,7 @@ inline float dot(const float* a, const T* b, int n) {
   Floats total = {};
   int i = 0;
   for (; i + W <= n; i += W) total += load<Floats>(a + i) * load_floats(b + i);
-  float found = sum<W>(total);
+  float found = sum(total);
   for (; i < n; i++) found += a[i] * value_of(b[i]);
   return found;
 }
@@ -302,6 +298,8 @@ struct Int8 {  // input bytes are unsigned with zero at 128, weight bytes are si
   }
 };
 
+constexpr int AHEAD = 64;  // words between the weights in use and those being fetched
+
 using Tile = void (*)(const uint32_t*, const uint32_t*, int, float*, bool);
 
 // sums[R][PANEL] (+)= inputs[words][R] . weights[words][PANEL]; all sums stay in registers.
@@ -314,6 +312,10 @@ void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fre
     right[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL + W);
   }
   for (int k = 0; k < words; k++, a += R, b += PANEL) {
+    // The processor's own prefetcher keeps too short a distance: without this, time for memory and
+    // time for arithmetic add up instead of overlapping.
+    __builtin_prefetch(b + AHEAD * PANEL);
+    __builtin_prefetch(b + AHEAD * PANEL + W);
     const Words b0 = load<Words>(b), b1 = load<Words>(b + W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
@@ -351,7 +353,7 @@ enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 
 constexpr int GROUP = 64;         // weights of a column that share an int4 scale and minimum
 constexpr int BLOCK_WORDS = 512;  // inner dimension per pass: a panel's block stays in L1 or L2
-constexpr int BLOCK_TILES = 16;   // tiles that a block of weights is used for before it is left
+constexpr int BLOCK_TILES = 8;   // tiles that a block of weights is used for before it is left
 
 int per_word(Kind kind) {
   return kind == Kind::INT8 ? 4 : kind == Kind::BFLOAT16 ? 2 : 1;  // int4 is computed in float32
@@ -579,8 +581,13 @@ struct Cache {
   int block_size;
   size_t stride;  // from slot to slot
 
-  const T* slot(int position) const {
-    return base + (size_t(blocks[position / block_size]) * block_size + position % block_size) * stride;
+  // The addresses of `count` slots, from position `start` on.
+  void slots(int start, int count, const T** to) const {
+    int block = start / block_size, offset = start % block_size;
+    for (int c = 0; c < count; block++, offset = 0) {
+      const T* at = base + (size_t(blocks[block]) * block_size + offset) * stride;
+      for (; offset < block_size && c < count; offset++, at += stride) to[c++] = at;
+    }
   }
 };
 
@@ -602,7 +609,7 @@ struct Softmax {
       added += weight;
       store(scores + c, weight);
     }
-    total = total * keep + sum<W>(added);
+    total = total * keep + sum(added);
     top = now;
     return keep;
   }
@@ -631,30 +638,62 @@ void weigh(float* out, int n, float keep, const float* weights, const T* const* 
   }
 }
 
+// to[r * CHUNK] = query[r] . key, for R rows that share the loads of the key.
+template <int R, class T>
+inline void score(const float* const* query, const T* key, int n, float* to) {
+  Floats sums[R] = {};
+  int i = 0;
+  for (; i + W <= n; i += W) {
+    const Floats k = load_floats(key + i);
+    for (int r = 0; r < R; r++) sums[r] += load<Floats>(query[r] + i) * k;
+  }
+  for (int r = 0; r < R; r++) {
+    float found = sum(sums[r]);
+    for (int j = i; j < n; j++) found += query[r][j] * value_of(key[j]);
+    to[r * CHUNK] = found;
+  }
+}
+
+template <class T>
+inline void fetch(const T* from, int count) {
+  for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(from + i);
+}
+
 // Decoding: few queries, so every KV vector is used where it lies.
 template <class T>
 void attend_few(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
   Softmax state[FEW_ROWS];
   const int rows = q.rows(), total = q.sees(rows - 1);
-  for (int r = 0; r < rows; r++) std::fill(q.to(r), q.to(r) + q.head_dim, 0.0f);
+  const float* query[FEW_ROWS];
+  for (int r = 0; r < rows; r++) {
+    query[r] = q.of(r);
+    std::fill(q.to(r), q.to(r) + q.head_dim, 0.0f);
+  }
   for (int start = 0; start < total; start += CHUNK) {
     const int count = std::min(CHUNK, total - start);
     alignas(64) float scores[FEW_ROWS][CHUNK];
-    const T* at[CHUNK];
+    const T *key[CHUNK], *value[CHUNK];
+    keys.slots(start, count, key);
+    values.slots(start, count, value);
     for (int c = 0; c < count; c++) {
-      const T* key = keys.slot(start + c);
-      for (int r = 0; r < rows; r++) scores[r][c] = dot(q.of(r), key, q.head_dim) * q.scale;
-      at[c] = values.slot(start + c);
+      fetch(key[std::min(c + 8, count - 1)], q.head_dim);
+      fetch(value[c], q.head_dim);
+      int r = 0;
+      for (; r + 4 <= rows; r += 4) score<4>(query + r, key[c], q.head_dim, &scores[r][c]);
+      for (; r < rows; r++) score<1>(query + r, key[c], q.head_dim, &scores[r][c]);
     }
     for (int r = 0; r < rows; r++) {
       const int seen = std::min(count, q.sees(r) - start);
       if (seen <= 0) continue;
+      for (int c = 0; c < seen; c++) scores[r][c] *= q.scale;
       const float keep = state[r].absorb(scores[r], seen);
-      weigh(q.to(r), q.head_dim, keep, scores[r], at, seen);
+      weigh(q.to(r), q.head_dim, keep, scores[r], value, seen);
     }
   }
-  for (int r = 0; r < rows; r++)
-    for (int d = 0; d < q.head_dim; d++) q.to(r)[d] /= state[r].total;
+  for (int r = 0; r < rows; r++) {
+    const float inverse = 1.0f / state[r].total;
+    for (float *out = q.to(r), *end = out + q.head_dim; out < end; out++) *out *= inverse;
+  }
 }
 
 // Prefill: many queries, so a chunk's keys and values are packed as panels, and scores and outputs
@@ -709,10 +748,12 @@ class Prefill {
 
   template <class T>
   void pack(const Cache<T>& keys, const Cache<T>& values, int start, int count) {
+    const T *key_at[CHUNK] = {}, *value_at[CHUNK] = {};
+    keys.slots(start, count, key_at);
+    values.slots(start, count, value_at);
     for (int c = 0; c < CHUNK; c++) {
       float* key = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
-      const T* k = c < count ? keys.slot(start + c) : nullptr;
-      const T* v = c < count ? values.slot(start + c) : nullptr;
+      const T *k = key_at[c], *v = value_at[c];
       for (int d = 0; d < dim_; d++) key[d * PANEL] = k ? value_of(k[d]) : 0.0f;
       for (int d = 0; d < wide_; d++)
         values_[(size_t(d / PANEL) * CHUNK + c) * PANEL + d % PANEL] =
@@ -1067,6 +1108,8 @@ struct PenstockDecoder {
     product(head, thread, [&](int row, int column, int count, const float* y) {
       if (asked.logits)
         std::memcpy(asked.logits + size_t(row) * shape.vocab + column, y, size_t{4} * count);
+      Floats high = load<Floats>(y);
+      if (count == PANEL && largest(max(high, load<Floats>(y + W))) <= mine[row].value) return;
       for (int i = 0; i < count; i++)
         if (y[i] > mine[row].value) mine[row] = {y[i], column + i};
     });

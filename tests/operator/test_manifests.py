@@ -24,6 +24,7 @@ from penstock_operator.manifests import (
     pool_objects,
     workload,
 )
+from penstock_operator.manifests.engines import worker_arguments
 from penstock_operator.plan import plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -233,11 +234,19 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
         {"engine": {"dtype": "float16"}},  # penstock-worker's --dtype does not know it
         {"model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}},
         {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
+        {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
     ],
 )
 def test_what_the_worker_cannot_run_is_unsupported_too(spec: dict[str, Any]) -> None:
     with pytest.raises(Unsupported):
         objects(deployment(**spec))
+
+
+def test_quantised_weights_are_asked_of_the_worker() -> None:
+    wanted = deployment(engine={"quantization": {"weights": "int8"}})
+    arguments = worker_arguments(wanted)
+    assert arguments[arguments.index("--quantization") + 1] == "int8"
+    assert "--quantization" not in worker_arguments(deployment())
 
 
 def test_a_model_on_somebodys_machine_is_no_model_in_a_cluster() -> None:

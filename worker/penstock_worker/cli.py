@@ -166,6 +166,8 @@ def _engine_config(options: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         model=str(Path(options.model).resolve()),
         dtype=options.dtype,
+        quantization=options.quantization,
+        kernels=options.kernels,
         max_model_len=options.max_model_len,
         block_size=options.block_size,
         max_num_seqs=options.max_num_seqs,
@@ -188,6 +190,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    add(
+        "--quantization",
+        choices=["none", "int8", "int4"],
+        default="none",
+        help="of the weights, made while they are loaded: int8 is W8A8, int4 is weight-only",
+    )
+    add(
+        "--kernels",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="auto: native where they were compiled (python -m penstock_worker.native.build)",
+    )
     add("--max-model-len", type=_positive, help="prompt + output (default: the model's limit)")
     add("--block-size", type=_positive, default=16, help="tokens per KV block")
     add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")

@@ -27,9 +27,11 @@ class Dtype(StrEnum):
 
 
 class WeightQuantization(StrEnum):
-    """How weights are stored."""
+    """How weights are stored: as computed, in 8 bits (W8A8), or in 4 (weight-only, in groups)."""
 
     NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
 
 
 class KvCacheDtype(StrEnum):

@@ -6,6 +6,7 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 from dataclasses import dataclass, field
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
+from penstock_contract.api.engine import WeightQuantization
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
@@ -52,6 +53,8 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     for name in (deployment.served_name, *deployment.spec.model.aliases):
         arguments += ["--served-model-name", name]
     arguments += ["--dtype", str(engine.dtype), *_limits(deployment)]
+    if engine.quantization.weights is not WeightQuantization.NONE:
+        arguments += ["--quantization", str(engine.quantization.weights)]
     arguments += ["--drain-timeout", deployment.spec.drain.timeout]
     return [*arguments, *engine.extra_args]
 

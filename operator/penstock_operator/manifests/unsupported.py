@@ -1,7 +1,7 @@
 """What a spec may ask for and this version does not build."""
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
-from penstock_contract.api.engine import Dtype
+from penstock_contract.api.engine import Dtype, WeightQuantization
 
 
 class Unsupported(Exception):
@@ -18,8 +18,14 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
     ours = engine.type is EngineType.PENSTOCK
     where = f"spec.pools[{pool.spec.pool}].parallelism"
     adapters = bool(deployment.spec.model.adapters)
+    weights = engine.quantization.weights is not WeightQuantization.NONE
     for refused, field, fix in (
         (ours and engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto or bfloat16"),
+        (
+            not ours and weights,
+            "spec.engine.quantization.weights",
+            "vLLM reads checkpoints that are quantised already: use none",
+        ),
         (adapters, "spec.model.adapters", "leave it out"),
         (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),
         (parallelism.pipeline > 1, where, "use pipeline: 1"),

@@ -73,7 +73,7 @@ WORKDIR /src/worker
 COPY worker/penstock_worker/__init__.py penstock_worker/
 COPY worker/penstock_worker/native penstock_worker/native
 RUN python3 -m penstock_worker.native.build --all \
- && chmod -R go-w penstock_worker/native/built \
+ && chmod -R a+rX,go-w penstock_worker/native/built \
  && cd /opt/penstock/lib/python3*/site-packages && mkdir -p penstock_worker/native \
  && mv /src/worker/penstock_worker/native/built penstock_worker/native/
 

@@ -84,6 +84,10 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 e2e: $(VENV)/.installed tools  ## Install the chart in a real cluster and use it (minutes; see hack/e2e.sh)
 	@PYTHON=$(BIN)/python hack/e2e.sh
 
+.PHONY: kind-e2e
+kind-e2e: $(VENV)/.installed tools  ## The same in a kind cluster of its own (needs docker and kind)
+	@PYTHON=$(BIN)/python hack/kind-e2e.sh
+
 .PHONY: images
 images:  ## Build the container images (docker or podman)
 	@hack/images.sh

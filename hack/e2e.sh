@@ -10,11 +10,12 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 version=$(sed -n 's/^appVersion: //p' charts/penstock/Chart.yaml)
 images=$PWD/.cache/images
+needed=(operator gateway worker-example)
 
 if [ -z "${KUBECONFIG:-}" ]; then
   cluster=${PENSTOCK_TEST_CLUSTER:?set KUBECONFIG, or PENSTOCK_TEST_CLUSTER to a script that starts a cluster}
   began=$SECONDS
-  REGISTRY=ghcr.io/penstock-dev hack/images.sh "$version" "$images"
+  REGISTRY=ghcr.io/penstock-dev TARGETS="${needed[*]}" hack/images.sh "$version" "$images"
   echo "images built in $((SECONDS - began)) s" >&2
   began=$SECONDS
   "$cluster" down
@@ -22,7 +23,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
   KUBECONFIG=$("$cluster" up | tail -1)
   export KUBECONFIG
   "$cluster" node
-  for image in operator gateway worker-example; do "$cluster" image "$images/$image.tar" >&2; done
+  for image in "${needed[@]}"; do "$cluster" image "$images/$image.tar" >&2; done
   echo "cluster started and images imported in $((SECONDS - began)) s" >&2
 fi
 PENSTOCK_E2E=1 "$python" -m pytest tests/e2e/cluster -m e2e_cluster "$@"

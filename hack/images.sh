@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds the images of the CPU quickstart:  hack/images.sh [TAG] [FOLDER]
+# Builds the images:  hack/images.sh [TAG] [FOLDER]
 #
 # The tag is `dev` unless given; with FOLDER each image is also saved there as a tar, for clusters that take images
-# from files. Docker is used where it runs, else podman. On a machine that reaches no registry, set BASE=debootstrap:
+# from files. TARGETS names some of the images, REGISTRY what their names begin with. Docker is used where it runs
+# (unless BUILDER=podman), else podman. On a machine that reaches no registry, set BASE=debootstrap:
 # the base image is then made from Debian's packages (needs root).
 #
 # pip's settings in the environment (PIP_INDEX_URL, PIP_CERT, PIP_FIND_LINKS) go on to the build; files and folders
@@ -12,7 +13,7 @@ cd "$(dirname "$0")/.."
 tag=${1:-dev}
 folder=${2:-}
 registry=${REGISTRY:-localhost}
-targets=(operator gateway worker worker-example)
+read -ra targets <<<"${TARGETS:-operator gateway worker worker-example}"
 
 builder=()
 if [ "${BUILDER:-docker}" = docker ] && docker info >/dev/null 2>&1; then

@@ -172,7 +172,7 @@ def reached(installation: Installation) -> Iterator[None]:
 
 
 def _values() -> dict[str, Any]:
-    """Return the values that a test needs beside the defaults: a file named in PENSTOCK_E2E_VALUES."""
+    """Return what PENSTOCK_E2E_VALUES, the name of a file, has beside the defaults."""
     named = os.environ.get("PENSTOCK_E2E_VALUES")
     return dict(yaml.safe_load(Path(named).read_text())) if named else {}
 

@@ -13,7 +13,7 @@ TORCH := $(if $(filter 3-11-x86_64-Linux,$(PLATFORM)),--require-hashes -r requir
 
 .PHONY: help
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
 	@echo "Installing Penstock into $(VENV) (about a minute; the CPU build of torch is 200 MB)"

@@ -90,7 +90,9 @@ def installed(values: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, P
         for d in of_kind(objects, "Deployment")
     }
     (pool,) = plan(deployment(), {}).pools
-    policy = pool_objects(pool, Settings(system_namespace=NAMESPACE))["NetworkPolicy"]
+    named = values.get("networkPolicy", {}).get("monitoringNamespaces", [])
+    settings = Settings(system_namespace=NAMESPACE, metrics_namespaces=tuple(named))
+    policy = pool_objects(pool, settings)["NetworkPolicy"]
     labels = policy["spec"]["podSelector"]["matchLabels"]
     pods["worker"] = Pod(policy["metadata"]["namespace"], labels)
     return [*of_kind(objects, "NetworkPolicy"), policy], pods
@@ -124,10 +126,10 @@ def test_named_clients_alone_reach_the_gateway() -> None:
     assert not reaches(policies, STRANGER, pods["gateway"], HTTP)
 
 
-def test_monitoring_reaches_the_operators_metrics_once_it_is_named() -> None:
-    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
-    policies, pods = installed({"networkPolicy": {"monitoring": [peer]}})
+def test_monitoring_reaches_the_metrics_of_operator_and_workers_once_it_is_named() -> None:
+    policies, pods = installed({"networkPolicy": {"monitoringNamespaces": ["elsewhere"]}})
     assert reaches(policies, STRANGER, pods["operator"], METRICS)
+    assert reaches(policies, STRANGER, pods["worker"], HTTP)
     assert not reaches(policies, STRANGER, pods["operator"], HTTP)
 
 

@@ -25,9 +25,7 @@ EVERYTHING: Object = {
     "networkPolicy": {
         "denyNamespace": True,
         "clients": [{"namespaceSelector": {"matchLabels": {"penstock.dev/client": "true"}}}],
-        "monitoring": [
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-        ],
+        "monitoringNamespaces": ["monitoring"],
     },
     "metrics": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},

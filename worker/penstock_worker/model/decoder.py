@@ -15,6 +15,7 @@ from penstock_worker.attention.interface import AttentionBackend, StepAttention
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import Linear, rotary_tables, rotate
+from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 
 
@@ -54,7 +55,7 @@ class TorchDecoder:
         self._embeddings = weights.embeddings
         self._layers = [_layer(layer, quantization) for layer in weights.layers()]
         self._norm = weights.norm
-        self._head = Linear(weights.head, None, quantization)
+        self._head = Linear(weights.head, None, HEAD[quantization])
         cos, sin = rotary_tables(config, max_model_len)
         self._cos, self._sin = cos.to(self._embeddings.dtype), sin.to(self._embeddings.dtype)
 

@@ -47,13 +47,12 @@ def load_model(
         if how.kernels is None:
             attention = ReferenceAttention(pool)
             return TorchDecoder(config, weights, attention, max_model_len, how.quantization)
-        dtype = "bfloat16" if how.dtype is torch.bfloat16 else "float32"
         return NativeDecoder(
             how.kernels,
             config,
             weights,
             pool,
             max_model_len,
-            kind=dtype if how.quantization == "none" else how.quantization,
+            quantization=how.quantization,
             threads=how.threads,
         )

@@ -3,7 +3,8 @@
 int8: a scale per output, and per token for the inputs, both chosen by the largest magnitude
 (dynamic W8A8; Dettmers et al., "LLM.int8()", 2022, without its outliers). int4: weight-only, a
 minimum and a scale per 64 inputs of an output, both rounded to bfloat16 (asymmetric round to
-nearest, as in Frantar et al., "GPTQ", 2022, §3, without its second-order correction).
+nearest, as in Frantar et al., "GPTQ", 2022, §3, without its second-order correction). With int4 the
+head stays in int8: its errors fall on the logits, with no layer to even them out.
 """
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 GROUP = 64
 """Inputs that share an int4 scale and minimum."""
+
+HEAD = {"none": "none", "int8": "int8", "int4": "int8"}
+"""How the head is stored, by how the layers are."""
 
 _TINY = 1e-12
 """Keeps the scale of an all-zero row from being zero."""

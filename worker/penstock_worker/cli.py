@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_worker.engine_config import EngineConfig
-from penstock_worker.fetch.cli import main as fetch
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.server.app import create_app
@@ -34,6 +33,8 @@ log = logging.getLogger("penstock.worker")
 def main() -> None:
     """Serve a model until told to stop; or, as `penstock-worker fetch …`, download one."""
     if sys.argv[1:2] == ["fetch"]:
+        from penstock_worker.fetch.cli import main as fetch  # what it needs, no server waits for
+
         sys.exit(fetch(sys.argv[2:]))
     began = time.monotonic()
     options = _parser().parse_args()

@@ -1,0 +1,176 @@
+"""A real HTTP server that behaves like the Hugging Face Hub, and like S3, faults included."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "c" * 40
+LARGE = ".safetensors"
+MODEL = {
+    "config.json": b'{"model_type": "llama"}',
+    "tokenizer.json": b"{}" * 500,
+    "model.safetensors": bytes(range(256)) * 2000,
+}
+
+
+@dataclass
+class Remote:
+    """What is served, and what goes wrong on purpose."""
+
+    files: dict[str, bytes] = field(default_factory=lambda: dict(MODEL))
+    commit: str = COMMIT
+    token: str = ""
+    """Needed where it is not empty."""
+    cut_after: list[int] = field(default_factory=list)
+    """Bytes of a body after which the next connections are cut."""
+    damaged: list[str] = field(default_factory=list)
+    """Files whose next answer has a wrong byte."""
+    failures: list[int] = field(default_factory=list)
+    """Statuses that the next requests get."""
+    heeds_ranges: bool = True
+    page: int = 1000
+    """Keys in one answer of S3."""
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    """Method, path and headers."""
+    url: str = ""
+    other: str = ""
+    """The same server under another name: where large files are."""
+
+    def asked(self, path: str) -> list[dict[str, str]]:
+        """Return the headers of the requests for a path."""
+        return [headers for _, asked, headers in self.requests if asked.endswith(path)]
+
+
+@contextmanager
+def serve(remote: Remote) -> Iterator[Remote]:
+    """Serve until the block ends."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"remote": remote}))
+    remote.url = f"http://127.0.0.1:{server.server_port}"
+    remote.other = f"http://localhost:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield remote
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    remote: Remote
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        remote, parts = self.remote, urlsplit(self.path)
+        path = unquote(parts.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        remote.requests.append((self.command, path, headers))
+        if remote.failures:
+            self._send(remote.failures.pop(0))
+        elif path.startswith("/api/models/org/model/revision/"):
+            self._hub_listing(path.rsplit("/", 1)[1])
+        elif path.startswith("/api/models/"):
+            self._send(401, headers={"X-Error-Code": "RepoNotFound"})
+        elif path.startswith(f"/org/model/resolve/{remote.commit}/"):
+            self._hub_file(path.rsplit("/", 1)[1])
+        elif path.startswith("/cdn/"):
+            self._body(path.rsplit("/", 1)[1])
+        elif path == "/bucket/":
+            self._bucket_listing(parse_qs(parts.query))
+        elif path.startswith("/bucket/models/small/"):
+            self._object(path.rsplit("/", 1)[1])
+        else:
+            self._send(404)
+
+    def _hub_listing(self, revision: str) -> None:
+        remote = self.remote
+        if remote.token and self.headers.get("Authorization") != f"Bearer {remote.token}":
+            self._send(401, headers={"X-Error-Code": "GatedRepo"})
+        elif revision not in ("main", remote.commit):
+            self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
+        else:
+            siblings = [_sibling(name, content) for name, content in remote.files.items()]
+            self._send_json({"sha": remote.commit, "siblings": siblings})
+
+    def _hub_file(self, name: str) -> None:
+        if name.endswith(LARGE):
+            self._send(302, headers={"Location": f"{self.remote.other}/cdn/{name}"})
+        else:
+            self._body(name)
+
+    def _bucket_listing(self, query: dict[str, list[str]]) -> None:
+        prefix = query["prefix"][0]
+        keys = [f"models/small/{name}" for name in sorted(self.remote.files)]
+        keys = [key for key in keys if key.startswith(prefix)]
+        start = int(query.get("continuation-token", ["0"])[0])
+        page, rest = keys[start : start + self.remote.page], keys[start + self.remote.page :]
+        more = f"<NextContinuationToken>{start + len(page)}</NextContinuationToken>" if rest else ""
+        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in page)
+        space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        xml = f"<ListBucketResult {space}>{contents}{more}</ListBucketResult>"
+        self._send(200, xml.encode())
+
+    def _object(self, name: str) -> None:
+        etag = f'"{hashlib.md5(self.remote.files[name]).hexdigest()}"'  # noqa: S324
+        if self.headers.get("If-Match", etag) != etag:
+            self._send(412)
+        elif self.command == "HEAD":
+            self._send(200, self.remote.files[name], {"ETag": etag})
+        else:
+            self._body(name, {"ETag": etag})
+
+    def _body(self, name: str, headers: dict[str, str] | None = None) -> None:
+        remote = self.remote
+        content, status, headers = remote.files[name], 200, headers or {}
+        if name in remote.damaged:
+            remote.damaged.remove(name)
+            content = b"\xff" + content[1:]
+        wanted = self.headers.get("Range")
+        if wanted and remote.heeds_ranges:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            content, status = content[start:], 206
+        self._send(status, content, headers, cut=True)
+
+    def _send_json(self, content: object) -> None:
+        import json
+
+        self._send(200, json.dumps(content).encode())
+
+    def _send(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, *,
+        cut: bool = False,
+    ) -> None:  # fmt: skip
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if cut and self.remote.cut_after and len(body) > self.remote.cut_after[0]:
+            self.wfile.write(body[: self.remote.cut_after.pop(0)])
+            self.close_connection = True
+        else:
+            self.wfile.write(body)
+
+
+def _sibling(name: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324
+    found: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
+    if name.endswith(LARGE):
+        sha256 = hashlib.sha256(content).hexdigest()
+        found["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+    return found

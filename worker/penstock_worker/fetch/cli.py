@@ -1,0 +1,86 @@
+"""`penstock-worker fetch URI --into FOLDER`: credentials come from the environment alone."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from penstock_worker.fetch.bucket import Bucket
+from penstock_worker.fetch.folder import fetch
+from penstock_worker.fetch.hub import ENDPOINT, Hub
+from penstock_worker.fetch.remote import FetchError, Origin
+from penstock_worker.fetch.signature import Credentials
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fetch a model; return the exit status. The last line on standard error says why it failed."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        found = origin(options.uri, options.revision, os.environ)
+        with found.client:
+            fetch(found, options.into, _say)
+    except (FetchError, httpx.HTTPError, httpx.InvalidURL) as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted; what is there is kept, and the next fetch goes on from it")
+        return 130
+    return 0
+
+
+def origin(uri: str, revision: str, environment: Mapping[str, str]) -> Origin:
+    """Return where a model comes from.
+
+    Raises:
+        FetchError: nothing is fetched from there.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme == "hf" and rest:
+        return Hub(
+            rest.strip("/"),
+            revision,
+            token=environment.get("HF_TOKEN", ""),
+            endpoint=environment.get("HF_ENDPOINT") or ENDPOINT,
+        )
+    if scheme == "s3" and rest:
+        bucket, _, prefix = rest.partition("/")
+        return Bucket(
+            bucket,
+            prefix,
+            region=environment.get("AWS_REGION") or "us-east-1",
+            credentials=_credentials(environment),
+            endpoint=environment.get("AWS_ENDPOINT_URL", ""),
+        )
+    raise FetchError(f"{uri}: only hf://ORG/NAME and s3://BUCKET/PREFIX are fetched")
+
+
+def _credentials(environment: Mapping[str, str]) -> Credentials | None:
+    key, secret = (
+        environment.get(name, "") for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    )
+    if not key or not secret:
+        return None
+    return Credentials(key, secret, environment.get("AWS_SESSION_TOKEN", ""))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="penstock-worker fetch",
+        description="Fetch a model into a folder, whole or not at all.",
+        epilog="environment: HF_TOKEN, HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+        "AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL; HTTPS_PROXY, SSL_CERT_FILE",
+    )
+    parser.add_argument("uri", help="hf://ORG/NAME or s3://BUCKET/PREFIX")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (hf:// only)")
+    parser.add_argument("--into", type=Path, required=True, help="folder; its parents are made")
+    return parser
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"penstock-worker fetch: {line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,42 @@
+"""Which files of a model are fetched. Pure.
+
+An allow-list: weights as safetensors, and the text files that describe them. Nothing that can run
+code (pickles, Python) ever reaches the volume, and no name leads out of the folder.
+"""
+
+import re
+from collections.abc import Iterable
+
+from penstock_worker.fetch.remote import FetchError
+
+SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".tiktoken")
+NAMES = frozenset({"merges.txt", "vocab.txt"})
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+
+
+def selected(names: Iterable[str]) -> list[str]:
+    """Return the names to fetch, in order.
+
+    Raises:
+        FetchError: a name leads out of the folder, or there is no model among them.
+    """
+    found = sorted(name for name in names if _allowed(name))
+    if "config.json" not in found:
+        raise FetchError("there is no config.json: not a model in Hugging Face's layout")
+    if "model.safetensors" in found or "model.safetensors.index.json" in found:
+        # Some models carry the same weights a second time, in Mistral's own layout.
+        found = [name for name in found if not name.startswith("consolidated")]
+    if not any(name.endswith(".safetensors") for name in found):
+        raise FetchError(
+            "there are no *.safetensors files; weights in other formats are not read, since "
+            "they can run code"
+        )
+    return found
+
+
+def _allowed(name: str) -> bool:
+    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise FetchError(f"the file name {name!r} leads out of the model's folder")
+    if PLAIN.fullmatch(name) is None:  # folders hold other formats of the same model
+        return False
+    return name.endswith(SUFFIXES) or name in NAMES

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from deployments import deployment, deployments
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pod_security import violations
 
 from penstock_contract.api import InferenceDeployment
@@ -25,7 +26,10 @@ from penstock_operator.manifests import (
     workload,
 )
 from penstock_operator.manifests.engines import worker_arguments
+from penstock_operator.manifests.sources import fetched_folder
 from penstock_operator.plan import plan
+
+names = st.lists(st.text("ab@.", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -185,15 +189,54 @@ def test_a_download_alone_sees_the_credentials_and_writes_the_cache() -> None:
     model = {"uri": "hf://org/m", "secretRef": {"name": "hf"}, "cache": {"claimName": "models"}}
     found = pod(deployment(model={**model, "revision": "v1"}))
     download, worker = found["initContainers"][0], found["containers"][0]
-    assert download["envFrom"] == [{"secretRef": {"name": "hf"}}]
-    assert "envFrom" not in worker
-    assert download["args"][-2:] == ["--into", "/models/hf/org/m/v1"]
-    assert worker["args"][:2] == ["--model", "/models/hf/org/m/v1"]
+    secret = {"name": "hf", "key": "HF_TOKEN", "optional": False}
+    assert {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}} in download["env"]
+    assert not any("valueFrom" in variable for variable in worker["env"])
+    assert download["args"][-2:] == ["--into", "/models/hf/org/m@v1"]
+    assert worker["args"][:2] == ["--model", "/models/hf/org/m@v1"]
     assert found["volumes"][0]["persistentVolumeClaim"] == {
         "claimName": "models",
         "readOnly": False,
     }
     assert worker["volumeMounts"][0]["readOnly"] is True
+
+
+def test_the_keys_of_a_bucket_are_all_that_its_download_gets() -> None:
+    found = pod(deployment(model={"uri": "s3://bucket/m", "secretRef": {"name": "aws"}}))
+    given = {v["name"]: v["valueFrom"]["secretKeyRef"]["optional"]
+             for v in found["initContainers"][0]["env"] if "valueFrom" in v}  # fmt: skip
+    assert {name for name, optional in given.items() if not optional} == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    }
+    assert "HF_TOKEN" not in given
+
+
+@pytest.mark.parametrize(("limit", "size"), [(None, "256Gi"), ("20Gi", "20Gi")])
+def test_a_model_that_is_not_cached_cannot_fill_its_node(limit: str | None, size: str) -> None:
+    limits = {"ephemeral-storage": limit} if limit else {}
+    pool = {"name": "default", "replicas": 1, "resources": {"limits": limits}}
+    found = pod(deployment(pool, model={"uri": "hf://org/m"}))
+    assert found["volumes"][0]["emptyDir"] == {"sizeLimit": size}
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["hf://", "s3://"]), names, names), min_size=2, max_size=2,
+        unique=True,
+    )
+)  # fmt: skip
+def test_no_two_models_share_a_folder_of_a_cache(models: list[tuple[str, str, str]]) -> None:
+    folders = set()
+    for scheme, name, revision in models:
+        try:
+            folders.add(
+                fetched_folder(deployment(model={"uri": scheme + name, "revision": revision}))
+            )
+        except Unsupported:
+            return
+    assert len(folders) == len(models)
 
 
 def test_an_oci_image_is_mounted_without_a_download() -> None:

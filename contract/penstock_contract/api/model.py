@@ -51,7 +51,9 @@ class Model(ApiModel):
     aliases: Annotated[list[ServedName], Field(max_length=16)] = []
     """Other names for the same model."""
     secret_ref: LocalRef | None = None
-    """Secret with credentials of the source."""
+    """Secret with credentials of the source: `HF_TOKEN` (and `HF_ENDPOINT`), or
+    `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, `AWS_REGION`,
+    `AWS_ENDPOINT_URL`)."""
     cache: CacheRef | None = None
     """Where downloads are kept."""
     adapters: Annotated[

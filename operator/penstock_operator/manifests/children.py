@@ -39,7 +39,6 @@ def _headless_service(pool: EnginePool) -> Object:
     spec = {
         "clusterIP": "None",
         "selector": pool_selector(pool),
-        "publishNotReadyAddresses": False,
         "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
     }
     return pool_object("v1", "Service", pool, spec=spec)

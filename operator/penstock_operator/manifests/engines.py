@@ -5,7 +5,8 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 
 from dataclasses import dataclass, field
 
-from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
+from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment
+from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import WeightQuantization
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
@@ -24,6 +25,8 @@ class EngineContainer:
     """Succeeds for the first time when the worker has generated a token."""
     environment: dict[str, str] = field(default_factory=dict)
     shared_memory: bool = False
+    before_stop: Object | None = None
+    """What has to happen before the engine is told to end; None: it drains by itself."""
 
 
 def engine_container(
@@ -52,7 +55,8 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     arguments: list[str] = []
     for name in (deployment.served_name, *deployment.spec.model.aliases):
         arguments += ["--served-model-name", name]
-    arguments += ["--dtype", str(engine.dtype), *_limits(deployment)]
+    arguments += ["--dtype", str(engine.dtype), "--block-size", str(engine.block_size)]
+    arguments += _limits(deployment)
     if engine.quantization.weights is not WeightQuantization.NONE:
         arguments += ["--quantization", str(engine.quantization.weights)]
     arguments += ["--drain-timeout", deployment.spec.drain.timeout]
@@ -63,7 +67,6 @@ def _limits(deployment: InferenceDeployment) -> list[str]:
     """Return the flags that both engines have."""
     engine = deployment.spec.engine
     arguments = [
-        "--block-size", str(engine.block_size),
         "--max-num-seqs", str(engine.max_num_seqs),
         "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
     ]  # fmt: skip
@@ -79,6 +82,7 @@ def _vllm(
 ) -> EngineContainer:
     engine = deployment.spec.engine
     names = (deployment.served_name, *deployment.spec.model.aliases)
+    patience = seconds(deployment.spec.drain.timeout)
     return EngineContainer(
         image=engine.image or settings.vllm_image,
         command=("vllm", "serve"),
@@ -89,6 +93,7 @@ def _vllm(
             "--served-model-name", *names,
             "--dtype", str(engine.dtype),
             "--tensor-parallel-size", str(pool.spec.parallelism.tensor),
+            *_block_size(engine),
             *_limits(deployment),
             *engine.extra_args,
         ),
@@ -96,7 +101,16 @@ def _vllm(
         probe={"exec": {"command": ["python3", "-c", _ONE_TOKEN, names[0]]}, "timeoutSeconds": 30},
         environment=_VLLM_ENVIRONMENT,
         shared_memory=True,
+        # vLLM ends at once when told to; what it still has to do is waited for.
+        before_stop={"exec": {"command": ["python3", "-c", _UNTIL_IDLE, str(patience)]}},
     )  # fmt: skip
+
+
+def _block_size(engine: Engine) -> list[str]:
+    """Some attention back-ends take one size only; vLLM chooses unless another is asked for."""
+    if engine.block_size == Engine.model_fields["block_size"].default:
+        return []
+    return ["--block-size", str(engine.block_size)]
 
 
 _ONE_TOKEN = f"""\
@@ -105,6 +119,17 @@ body = {{"model": sys.argv[1], "prompt": "1", "max_tokens": 1}}
 urllib.request.urlopen(urllib.request.Request(
     "http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(),
     {{"content-type": "application/json"}}), timeout=25).read()
+"""
+
+_UNTIL_IDLE = f"""\
+import re, sys, time, urllib.request
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    text = urllib.request.urlopen("http://127.0.0.1:{PORT}/metrics", timeout=5).read().decode()
+    counts = re.findall(r"^vllm:num_requests_(?:running|waiting){{.*}} (\\S+)", text, re.M)
+    if not any(map(float, counts)):
+        break
+    time.sleep(0.2)
 """
 
 # The root file system is read-only and the uid has no entry in /etc/passwd.

@@ -40,9 +40,9 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
         Unsupported: the spec asks for what this version does not build.
     """
     refuse_unsupported(deployment, pool)
-    template, found = pool.spec.template, source(deployment)
+    template, found = pool.spec.template, source(deployment, pool)
     engine = engine_container(deployment, pool, found.path, settings)
-    fetch = download(deployment, settings)
+    fetch = download(deployment, pool, settings)
     spec: Object = {
         "serviceAccountName": pool.metadata.name,
         "automountServiceAccountToken": False,
@@ -110,6 +110,7 @@ def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> O
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _confined(),
         "volumeMounts": mounts,
+        **({"lifecycle": {"preStop": engine.before_stop}} if engine.before_stop else {}),
     }
 
 

@@ -2,18 +2,28 @@
 
 `pvc://` and `oci://` are mounted as they are. `hf://` and `s3://` are downloaded by an init
 container into the cache claim, where the next pod finds them, or into the pod itself. Credentials
-are seen by that container alone.
+are seen by that container alone, and only those that its source needs.
 """
 
 from dataclasses import dataclass
 
-from penstock_contract.api import InferenceDeployment
+from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.unsupported import Unsupported
 
 MODELS = "/models"
 FIELD = "spec.model.uri"
+POD_LIMIT = "256Gi"
+"""Of the node's disk that a model in a pod may take, where no `ephemeral-storage` limit says."""
+CREDENTIALS = {
+    "hf": (("HF_TOKEN",), ("HF_ENDPOINT",)),
+    "s3": (
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"),
+    ),
+}
+"""Keys of the Secret that a source must find, and those that it may find, by scheme."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,8 @@ class Source:
     """Command line of the download; empty: nothing to download."""
 
 
-def source(deployment: InferenceDeployment) -> Source:
-    """Return how a deployment's model gets into its pods.
+def source(deployment: InferenceDeployment, pool: EnginePool) -> Source:
+    """Return how a deployment's model gets into the pods of a pool.
 
     Raises:
         Unsupported: not from there, in a cluster.
@@ -43,28 +53,45 @@ def source(deployment: InferenceDeployment) -> Source:
         return Source(MODELS, _volume({"image": image}))
     if scheme == "file":
         return _carried(deployment, rest)
-    folder = "/".join([scheme, *_parts(rest), *_parts(model.revision)])
-    path = _inside(folder)
+    path = _inside(fetched_folder(deployment))
     arguments = (model.uri, "--revision", model.revision, "--into", path)
     if model.cache is None:
-        return Source(path, _volume({"emptyDir": {}}), arguments)
+        limit = pool.spec.resources.limits.get("ephemeral-storage", POD_LIMIT)
+        return Source(path, _volume({"emptyDir": {"sizeLimit": str(limit)}}), arguments)
     return Source(path, _volume(_claim(model.cache.claim_name, read_only=False)), arguments)
 
 
-def download(deployment: InferenceDeployment, settings: Settings) -> Object | None:
+def fetched_folder(deployment: InferenceDeployment) -> str:
+    """Return the folder of a downloaded model, relative to the cache: one per source and revision.
+
+    Raises:
+        Unsupported: the model's name or revision cannot be part of a path.
+    """
+    model = deployment.spec.model
+    scheme, _, rest = model.uri.partition("://")
+    if "@" in model.revision:
+        raise Unsupported("spec.model.revision", "must not contain @")
+    revision = "/".join(_parts(model.revision, "spec.model.revision"))
+    return f"{'/'.join([scheme, *_parts(rest, FIELD)])}@{revision}"
+
+
+def download(
+    deployment: InferenceDeployment, pool: EnginePool, settings: Settings
+) -> Object | None:
     """Return the init container that downloads a deployment's model; None where none is needed."""
-    arguments = source(deployment).arguments
+    arguments = source(deployment, pool).arguments
     if not arguments:
         return None
-    secret = deployment.spec.model.secret_ref
+    # Proxies and certificates are needed here as much as in the worker.
+    fixed = {"HOME": "/tmp", **pool.spec.template.env}  # noqa: S108 - the container's own
+    environment: list[Object] = [{"name": k, "value": v} for k, v in sorted(fixed.items())]
     return {
         "name": "download",
         "image": settings.worker_image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["penstock-worker", "fetch"],
         "args": list(arguments),
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the container's own
-        "envFrom": [{"secretRef": {"name": secret.name}}] if secret else [],
+        "env": environment + _credentials(deployment),
         "resources": {
             "limits": {"cpu": "2", "memory": "1Gi"},
             "requests": {"cpu": "500m", "memory": "256Mi"},
@@ -88,6 +115,27 @@ def _carried(deployment: InferenceDeployment, path: str) -> Source:
     return Source(path.rstrip("/"), None)
 
 
+def _credentials(deployment: InferenceDeployment) -> list[Object]:
+    """Return the variables that come from the Secret; a missing one keeps the pod from starting."""
+    model = deployment.spec.model
+    if model.secret_ref is None:
+        return []
+    needed, possible = CREDENTIALS[model.uri.partition("://")[0]]
+    return [
+        {
+            "name": key,
+            "valueFrom": {
+                "secretKeyRef": {
+                    "name": model.secret_ref.name,
+                    "key": key,
+                    "optional": key in possible,
+                }
+            },
+        }
+        for key in (*needed, *possible)
+    ]
+
+
 def _volume(content: Object) -> Object:
     return {"name": "model", **content}
 
@@ -100,9 +148,9 @@ def _inside(folder: str) -> str:
     return f"{MODELS}/{folder}".rstrip("/")
 
 
-def _parts(name: str) -> list[str]:
+def _parts(name: str, field: str) -> list[str]:
     """Return the path segments of a name; `..` and the like would leave the volume."""
     parts = [part for part in name.split("/") if part]
-    if any(part.startswith(".") for part in parts):
-        raise Unsupported(FIELD, "a segment must not begin with a dot")
+    if not parts or any(part.startswith(".") for part in parts):
+        raise Unsupported(field, "must name something, and no segment may begin with a dot")
     return parts

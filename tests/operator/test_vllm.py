@@ -1,0 +1,93 @@
+"""vLLM's pods: its documented flags, and the two scripts that run inside its container."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from deployments import deployment
+
+from penstock_operator.manifests import worker_container
+from penstock_operator.plan import plan
+
+
+def container(**engine: Any) -> dict[str, Any]:
+    infd = deployment(engine={"type": "VLLM", **engine}, drain={"timeout": "30s"})
+    return worker_container(infd, plan(infd, {}).pools[0])
+
+
+def test_a_block_size_is_left_to_vllm_unless_another_is_asked_for() -> None:
+    assert "--block-size" not in container()["args"]
+    arguments = container(blockSize=64)["args"]
+    assert arguments[arguments.index("--block-size") + 1] == "64"
+
+
+def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:
+    command = container()["startupProbe"]["exec"]["command"]
+    with engine(status=503) as server:
+        assert run(command, server).returncode != 0
+    with engine(status=200) as server:
+        assert run(command, server).returncode == 0
+    assert server.asked == [{"model": "chat", "prompt": "1", "max_tokens": 1}]
+
+
+def test_it_is_stopped_only_when_its_last_request_has_ended() -> None:
+    command = container()["lifecycle"]["preStop"]["exec"]["command"]
+    with engine(running=[2, 1, 0, 0]) as server:
+        assert run(command, server).returncode == 0
+    assert server.running == [0]
+
+
+class Engine(ThreadingHTTPServer):
+    status = 200
+    asked: list[dict[str, Any]]
+    running: list[int]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.asked.append(json.loads(body))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        labels = '{engine="0",model_name="chat"}'
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(
+            f"# TYPE vllm:num_requests_running gauge\n"
+            f"vllm:num_requests_running{labels} {self.server.running.pop(0)}.0\n"
+            f"vllm:num_requests_waiting{labels} 0.0\n".encode()
+        )
+
+
+@contextmanager
+def engine(status: int = 200, running: list[int] | None = None) -> Iterator[Engine]:
+    server = Engine(("127.0.0.1", 0), Handler)
+    server.status, server.asked, server.running = status, [], running or []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def run(command: list[str], server: Engine) -> subprocess.CompletedProcess[str]:
+    """Run a script of the container, with the port of the server in place of the pod's."""
+    here = [part.replace(":8000", f":{server.server_port}") for part in command[1:]]
+    return subprocess.run(
+        [sys.executable, *here], capture_output=True, text=True, timeout=60, check=False
+    )

@@ -17,7 +17,7 @@ from penstock_contract.api import (
     PoolStatus,
     Role,
 )
-from penstock_contract.api.revision import Revision
+from penstock_contract.api.revision import CanaryStatus, Revision
 from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.manifests import Unsupported
 from penstock_operator.plan import rollout_hash
@@ -44,6 +44,10 @@ class PoolSnapshot:
     """Why workers find no place, in the scheduler's words; empty: they do."""
     failure: str = ""
     """How workers of the pool keep ending; empty: they do not."""
+    phase: str = ""
+    """Of its rollout, as `rollout.Advance` says; empty: not known."""
+    rollout: str = ""
+    """What is going on, in words."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Snapshot:
     """Base URL of the OpenAI endpoint."""
     unsupported: Unsupported | None = None
     """What the spec asks for and this version does not build."""
+    invalid: str = ""
+    """What is wrong with the spec, by field; empty: nothing."""
+    name_taken: str = ""
+    """Which object of ours could not be made because another owns its name."""
+    canary: CanaryStatus | None = None
+    """The revision on trial."""
     model_missing: str = ""
     """Why the model cannot be found; empty: it can, as far as is known."""
 
@@ -90,18 +100,41 @@ def status(
     complete = findings[ConditionType.ROLLOUT_COMPLETE].status
     ready = sum(pool.ready for pool in snapshot.pools)
     desired = sum(pool.desired for pool in snapshot.pools)
+    rolled_back = any(pool.phase in _ROLLED_BACK for pool in snapshot.pools)
     return InferenceDeploymentStatus(
         observed_generation=deployment.metadata.generation,
         url=snapshot.url,
         revision=Revision(
-            current=updated if complete else before.revision.current, updated=updated
+            current=updated if complete else before.revision.current,
+            updated=updated,
+            rejected=updated if rolled_back else "",
         ),
+        canary=snapshot.canary,
         pools_summary=f"{ready}/{desired}",
         conditions=[
             _condition(kind, finding, before.conditions, deployment.metadata.generation, now)
             for kind, finding in findings.items()
         ],
         pools=[_pool_status(pool, before.pools) for pool in snapshot.pools],
+    )
+
+
+def invalid_status(
+    generation: int, problem: str, before: InferenceDeploymentStatus | None, now: str
+) -> InferenceDeploymentStatus:
+    """Return the status of a spec that cannot be used: what ran before goes on, and is told so."""
+    before = before or InferenceDeploymentStatus()
+    finding = Finding(False, Reason.INVALID_SPEC, problem)
+    serving = any(
+        c.type == ConditionType.READY and c.status is ConditionStatus.TRUE
+        for c in before.conditions
+    )
+    told = [ConditionType.POOLS_READY, ConditionType.ROLLOUT_COMPLETE]
+    told += [] if serving else [ConditionType.READY]
+    kept = [c for c in before.conditions if c.type not in told]
+    conditions = [_condition(kind, finding, before.conditions, generation, now) for kind in told]
+    return before.model_copy(
+        update={"observed_generation": generation, "conditions": [*kept, *conditions]}
     )
 
 
@@ -160,6 +193,8 @@ def _pools(snapshot: Snapshot) -> Finding:
     """The gravest trouble of any pool is the reason; the message names every pool in trouble."""
     if snapshot.unsupported is not None:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    if snapshot.name_taken:
+        return Finding(False, Reason.NAME_TAKEN, snapshot.name_taken)
     troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]
     if not troubles:
         return Finding(True, Reason.AS_DESIRED)
@@ -167,6 +202,8 @@ def _pools(snapshot: Snapshot) -> Finding:
     gravest = next(reason for reason in _BY_GRAVITY if reason in reasons)
     return Finding(False, gravest, "; ".join(f"{p.name}: {t.message}" for p, t in troubles))
 
+
+_ROLLED_BACK = ("RollingBack", "RolledBack")
 
 _BY_GRAVITY = (
     Reason.INSUFFICIENT_CAPACITY,
@@ -194,6 +231,10 @@ def _rollout(snapshot: Snapshot, *, rolled_out: bool) -> Finding:
     """A rollout that was complete stays so when a worker dies or the pool is scaled."""
     if snapshot.unsupported is not None:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    for phases, reason in ((_ROLLED_BACK, Reason.ROLLED_BACK), (("Canary",), Reason.CANARY)):
+        told = [f"{p.name}: {p.rollout}" for p in snapshot.pools if p.phase in phases]
+        if told:
+            return Finding(False, reason, "; ".join(told))
     pools = _pools(snapshot)
     if pools.status or (rolled_out and not any(pool.outdated for pool in snapshot.pools)):
         return Finding(True, Reason.COMPLETE)

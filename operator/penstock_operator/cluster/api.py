@@ -46,7 +46,7 @@ class Api:
             verify=_verification(configuration),
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
-            headers={"user-agent": "penstock-operator"},
+            headers={"user-agent": "penstock-operator", "accept": "application/json"},
         )
 
     async def close(self) -> None:
@@ -123,9 +123,11 @@ class Api:
         path = kind.path(namespace, name, sub)
         return await self._call("PATCH", path, parameters, body, "application/apply-patch+yaml")
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, sub: str = ""
+    ) -> Object:
         """Merge-patch an object; with a resourceVersion in it, ApiError 409 when it is older."""
-        path = kind.path(namespace, name)
+        path = kind.path(namespace, name, sub)
         return await self._call("PATCH", path, _MANAGED, patch, "application/merge-patch+json")
 
     async def replace(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:

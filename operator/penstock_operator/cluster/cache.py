@@ -34,7 +34,7 @@ class Cache:
             meta.pop(field, None)
         place = (meta["namespace"], meta["name"])
         before = self._objects[kind].get(place)
-        if before is not None and before["metadata"]["resourceVersion"] == meta["resourceVersion"]:
+        if before is not None and not _newer(meta, before["metadata"]):
             return set()
         concerned = self.drop(kind, *place)
         self._objects[kind][place] = found
@@ -66,6 +66,17 @@ class Cache:
         """Return the objects of a kind that belong to an InferenceDeployment, by name."""
         names = sorted(self._members.get((kind, key), ()))
         return [self._objects[kind][key.namespace, name] for name in names]
+
+
+def _newer(meta: Object, known: Object) -> bool:
+    """An answer to a write is often ahead of the watch; what the watch tells later is no news.
+
+    Resource versions of one object can be compared as numbers (Kubernetes 1.35 promises it, and
+    every API server on etcd has done so); another uid is another object.
+    """
+    if meta["uid"] != known["uid"]:
+        return True
+    return int(meta["resourceVersion"]) > int(known["resourceVersion"])
 
 
 def _owner(kind: str, found: Object) -> Key:

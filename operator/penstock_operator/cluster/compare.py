@@ -35,3 +35,19 @@ def missing(there: Any, wanted: Any, path: str = "") -> list[str]:
             else [f"{path}.{key}".removeprefix(".")]
         )
     ]
+
+
+def merge_patch(there: Any, wanted: Any) -> Any:
+    """Return the JSON merge patch (RFC 7386) that makes one object another; empty: they are equal.
+
+    Both are objects; what is not wanted any more is removed.
+    """
+    patch: dict[str, Any] = {key: None for key in there if key not in wanted}
+    for key, value in wanted.items():
+        before = there.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_patch(before, value):
+                patch[key] = inner
+        elif key not in there or before != value:
+            patch[key] = value
+    return patch

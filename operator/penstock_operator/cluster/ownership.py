@@ -1,18 +1,34 @@
 """Owner references: what goes when its owner goes, by the cluster's garbage collection. Pure."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.labels import API_VERSION
 from penstock_operator.manifests import Object
 
 
-def owned(body: Object, kind: str, name: str, uid: str) -> Object:
+@dataclass(frozen=True)
+class Owner:
+    """Whose an object is."""
+
+    kind: str
+    name: str
+    uid: str
+
+    @classmethod
+    def of(cls, found: InferenceDeployment | EnginePool) -> "Owner":
+        """Return a stored object as an owner."""
+        return cls(found.kind, found.metadata.name, found.metadata.uid or "")
+
+
+def owned(body: Object, owner: Owner) -> Object:
     """Return the object with its owner."""
     reference = {
         "apiVersion": API_VERSION,
-        "kind": kind,
-        "name": name,
-        "uid": uid,
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
         "controller": True,
     }
     return {**body, "metadata": {**body["metadata"], "ownerReferences": [reference]}}

@@ -1,0 +1,112 @@
+"""Doing what was decided, in order; whatever fails ends the turn, and the next one decides anew."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from penstock_operator.cluster.actions import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Mark,
+    Merge,
+    Report,
+    Tell,
+)
+from penstock_operator.cluster.api import Api, ApiError
+from penstock_operator.cluster.cache import Cache, Key
+from penstock_operator.cluster.compare import merge_patch
+from penstock_operator.cluster.events import Events
+from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, POD, Kind
+from penstock_operator.manifests import Object
+from penstock_operator.manifests.engines import PORT
+
+log = logging.getLogger("penstock.operator")
+
+WORKER_TIMEOUT = 2.0
+CONFLICT = 409
+
+
+class Actor:
+    """Writes to the API server, and speaks to workers that drain."""
+
+    def __init__(self, api: Api, cache: Cache, events: Events, http: httpx.AsyncClient) -> None:
+        self._api = api
+        self._cache = cache
+        self._events = events
+        self._http = http
+        self.kinds: Mapping[str, Kind] = {}
+        """How the cluster serves each kind of child."""
+
+    async def act(self, key: Key, raw: Object, action: Action) -> None:
+        """Do one action.
+
+        Raises:
+            ApiError: it was refused; what is seen will say what is left to do.
+        """
+        space = key.namespace
+        match action:
+            case Create(body, reason):
+                kind = self._kind(body["kind"])
+                self._seen(kind, await self._api.create(kind, space, body))
+            case Apply(body, reason):
+                kind, name = self._kind(body["kind"]), body["metadata"]["name"]
+                self._seen(kind, await self._api.apply(kind, space, name, body))
+            case Merge(kind_name, name, patch, reason):
+                kind = self._kind(kind_name)
+                self._seen(kind, await self._api.merge(kind, space, name, patch))
+            case Mark(name, address, draining, patch, reason):
+                self._seen(POD, await self._api.merge(POD, space, name, patch))
+                await self._tell_worker(address, draining=draining)
+            case Delete(kind_name, name, uid, version, reason):
+                await self._api.delete(self._kind(kind_name), space, name, uid, version)
+            case Report(kind_name, name, status):
+                await self._report(self._kind(kind_name), space, name, status)
+                return
+            case Tell(reason, message, warning):
+                await self._events.tell(raw, reason, message, warning=warning)
+                return
+        log.info("%s: %s: %s", key, type(action).__name__.lower(), reason)
+
+    async def _report(self, kind: Kind, namespace: str, name: str, status: Object) -> None:
+        there = self._cache.get(kind.name, namespace, name)
+        if there is None:  # it went meanwhile
+            return
+        patch = {
+            "metadata": {"resourceVersion": there["metadata"]["resourceVersion"]},
+            "status": merge_patch(there.get("status", {}), _without_empty(status)),
+        }
+        try:
+            self._seen(kind, await self._api.merge(kind, namespace, name, patch, "status"))
+        except ApiError as error:
+            if error.status != httpx.codes.NOT_FOUND:
+                raise
+
+    async def _tell_worker(self, address: str, *, draining: bool) -> None:
+        """Let the worker itself refuse what is new; that it cannot be told changes nothing."""
+        if not address:
+            return
+        host = f"[{address}]" if ":" in address else address
+        method = "POST" if draining else "DELETE"
+        try:
+            await self._http.request(method, f"http://{host}:{PORT}/drain", timeout=WORKER_TIMEOUT)
+        except httpx.HTTPError as error:
+            log.debug("telling %s: %s", address, error)
+
+    def _seen(self, kind: Kind, answer: Object) -> None:
+        """What the server answered is newer than what the watch has told so far."""
+        self._cache.put(kind.name, answer)
+
+    def _kind(self, name: str) -> Kind:
+        own = {k.name: k for k in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}
+        return own.get(name) or self.kinds[name]
+
+
+def _without_empty(value: Any) -> Any:
+    """Leave empty strings out, which mean the same: some builds of 1.20 take them for null."""
+    if isinstance(value, dict):
+        return {k: _without_empty(v) for k, v in value.items() if v != ""}
+    return [_without_empty(item) for item in value] if isinstance(value, list) else value

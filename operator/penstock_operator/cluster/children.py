@@ -1,0 +1,32 @@
+"""Bringing the objects around workers and pools in line with what is planned. Pure."""
+
+from collections.abc import Iterable
+
+from penstock_operator.cluster.actions import Action, Apply
+from penstock_operator.cluster.compare import missing
+from penstock_operator.cluster.ownership import Owner, owned, stranger
+from penstock_operator.cluster.world import World
+from penstock_operator.manifests import Object, Unserved, for_cluster
+
+
+def children(world: World, planned: Iterable[Object], owner: Owner) -> tuple[list[Action], str]:
+    """Return what makes children right, and whose name is taken by whom (nothing: nobody's).
+
+    Kinds that the cluster does not serve are left out: they are all there only to help.
+    """
+    actions: list[Action] = []
+    taken = ""
+    for wanted in planned:
+        try:
+            body = owned(for_cluster(wanted, world.served), owner)
+        except Unserved:
+            continue
+        kind, name = body["kind"], body["metadata"]["name"]
+        there = world.children.get((kind, name))
+        if there is None:
+            actions.append(Apply(body, f"{kind} {name} is not there"))
+        elif other := stranger(there, owner.uid):
+            taken = taken or f"{kind} {name} belongs to {other}; rename one of them"
+        elif wrong := missing(there, body):
+            actions.append(Apply(body, f"{kind} {name}: {', '.join(wrong[:4])} differs"))
+    return actions, taken

@@ -1,0 +1,182 @@
+"""`penstock-operator`: settings in, a running operator out."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+
+import httpx
+import uvloop
+from kubernetes.config import ConfigException
+from prometheus_client import CollectorRegistry
+
+from penstock_contract.flags import duration_flag
+from penstock_operator.cluster import handlers, health
+from penstock_operator.cluster.act import Actor
+from penstock_operator.cluster.api import Api, ApiError, configuration
+from penstock_operator.cluster.cache import Cache
+from penstock_operator.cluster.controller import Controller, informers
+from penstock_operator.cluster.events import Events
+from penstock_operator.cluster.gateways import GatewayWatch, pod_addresses
+from penstock_operator.cluster.informer import Informer
+from penstock_operator.cluster.kinds import Kind
+from penstock_operator.cluster.lease import Lease
+from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.manifests import Settings
+
+log = logging.getLogger("penstock.operator")
+
+GATEWAY_POD = Kind("GatewayPod", "v1", "pods", "")
+"""The gateway's pods, kept apart from the workers'."""
+RETRY = 3.0
+
+
+def main() -> None:
+    """Reconcile until told to stop."""
+    options = _parser().parse_args()
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for noisy in ("httpx", "httpcore", "kopf", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It has a thread of its own, so that signals are ours, and says so at every start.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    try:
+        uvloop.run(_Operator(options).run())
+    except ConfigException as error:
+        sys.exit(f"penstock-operator: no cluster: {error}; set KUBECONFIG, or run it in a pod")
+    except OSError as error:
+        sys.exit(f"penstock-operator: --metrics-port: {error}")
+
+
+class _Operator:
+    """All parts of the process."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._registry = CollectorRegistry()
+        self._metrics = OperatorMetrics(self._registry)
+        self._cache = Cache()
+        self._watches: list[Informer] = []
+        self._settings = Settings(
+            system_namespace=options.system_namespace,
+            metrics_namespaces=tuple(options.metrics_namespace),
+            gateway_service=options.gateway_service,
+            cluster_domain=options.cluster_domain,
+            worker_image=options.worker_image,
+            vllm_image=options.vllm_image,
+        )
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        api = Api(configuration(), self._metrics)
+        lease = Lease(api, self._options.system_namespace, self._options.lease_name, _identity())
+        server = await health.serve(
+            self._options.metrics_host, self._options.metrics_port, self._registry, self._ready
+        )
+        work = asyncio.create_task(self._work(api, lease))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, work.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        await lease.release()
+        await server.cleanup()
+        await api.close()
+
+    async def _work(self, api: Api, lease: Lease) -> None:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
+            actor = Actor(api, self._cache, Events(api), http)
+            controller = Controller(
+                api, self._cache, actor, gateways, lease, self._metrics, self._settings,
+                self._options.resync,
+            )  # fmt: skip
+            gateways.on_change(controller.gateways_changed)
+            kinds = await self._discover(controller)
+            spaces = self._options.namespace
+            self._watches = informers(api, self._cache, kinds, spaces, controller)
+            async with asyncio.TaskGroup() as tasks:
+                for watch in (*self._watches, *self._gateway_pods(api)):
+                    tasks.create_task(watch.run())
+                tasks.create_task(handlers.follow(self._cache, controller.changed, spaces))
+                tasks.create_task(self._lead(controller, gateways, lease))
+
+    async def _discover(self, controller: Controller) -> list[Kind]:
+        while True:
+            try:
+                return await controller.discover()
+            except ApiError as error:
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(RETRY)
+
+    async def _lead(self, controller: Controller, gateways: GatewayWatch, lease: Lease) -> None:
+        """Act while the lease is held, and not a moment longer."""
+        for watch in self._watches:
+            await watch.listed.wait()
+        while True:
+            await lease.acquire()
+            self._metrics.leads(leading=True)
+            acting = [
+                asyncio.create_task(controller.run()),
+                asyncio.create_task(gateways.run()),
+            ]
+            keeping = asyncio.create_task(lease.keep())
+            try:
+                await asyncio.wait([*acting, keeping], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (*acting, keeping):
+                    task.cancel()
+                await asyncio.gather(*acting, keeping, return_exceptions=True)
+                self._metrics.leads(leading=False)
+            for task in acting:
+                if not task.cancelled() and (error := task.exception()):
+                    log.error("the loop ended and starts again", exc_info=error)
+
+    def _gateway_pods(self, api: Api) -> list[Informer]:
+        selector = self._options.gateway_selector
+        if not selector:
+            return []
+        space = self._options.system_namespace
+        return [Informer(api, GATEWAY_POD, space, self._cache, lambda _: None, selector)]
+
+    def _gateways(self) -> list[str]:
+        if not self._options.gateway_selector:
+            return [self._options.gateway_url] if self._options.gateway_url else []
+        pods = [self._cache.get(GATEWAY_POD.name, *p) for p in self._cache.names(GATEWAY_POD.name)]
+        return pod_addresses([pod for pod in pods if pod is not None])
+
+    def _ready(self) -> bool:
+        """All is seen; also a replica that stands by is ready."""
+        return bool(self._watches) and all(w.listed.is_set() for w in self._watches)
+
+
+def _identity() -> str:
+    """A name that no other process has, nor this one after a restart."""
+    return f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{secrets.token_hex(4)}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(prog="penstock-operator", description=__doc__)
+    add = parser.add_argument
+    add("--namespace", action="append", default=[], help="watch only this one; may be repeated")
+    add("--system-namespace", default=defaults.system_namespace, help="where the gateway runs")
+    add("--metrics-namespace", action="append", default=[], help="where Prometheus runs")
+    add("--gateway-url", help="base URL of the gateway's Service, as told in status.url")
+    add("--gateway-selector", default="", help="labels of the gateway's pods: a=b,c=d")
+    add("--gateway-service", default=defaults.gateway_service, help="its Service's name")
+    add("--cluster-domain", default=defaults.cluster_domain)
+    add("--worker-image", default=defaults.worker_image, help="for new revisions")
+    add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
+    add("--lease-name", default="penstock-operator")
+    add("--metrics-host", default="0.0.0.0")
+    add("--metrics-port", type=int, default=8080)
+    add("--resync", type=duration_flag, default=300.0, help="like 5m; between looks at everything")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser

@@ -1,0 +1,200 @@
+"""Ties the watches, the queue, the decision and the actions together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_operator.cluster.act import CONFLICT, Actor
+from penstock_operator.cluster.actions import Report, Tell
+from penstock_operator.cluster.api import Api, ApiError
+from penstock_operator.cluster.cache import Cache, Key
+from penstock_operator.cluster.decide import decide
+from penstock_operator.cluster.gateways import GatewayWatch
+from penstock_operator.cluster.informer import Informer
+from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
+from penstock_operator.cluster.lease import Lease
+from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.cluster.workqueue import WorkQueue
+from penstock_operator.cluster.world import World, pod
+from penstock_operator.manifests import Object, Settings
+from penstock_operator.validation import InvalidManifest, parse
+
+log = logging.getLogger("penstock.operator")
+
+AT_ONCE = 8
+"""InferenceDeployments that are reconciled at the same time."""
+
+
+class NotLeading(Exception):
+    """The lease was lost while acting."""
+
+
+class Controller:
+    """Reconciles InferenceDeployments, one at a time each."""
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        actor: Actor,
+        gateways: GatewayWatch,
+        lease: Lease,
+        metrics: OperatorMetrics,
+        settings: Settings,
+        resync: float,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._actor = actor
+        self._gateways = gateways
+        self._lease = lease
+        self._metrics = metrics
+        self._settings = settings
+        self._resync = resync
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, AT_ONCE)
+        self._served: frozenset[str] = frozenset()
+        self._since: dict[str, float] = {}
+        self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
+        self._drains: set[Key] = set()
+
+    def changed(self, keys: set[Key]) -> None:
+        """Look at these InferenceDeployments again."""
+        self._queue.add(key for key in keys if key.name)
+        self._metrics.waiting(len(self._queue))
+
+    def gateways_changed(self) -> None:
+        """Look again at whoever waits for the gateways, or at all when they came or went."""
+        self.changed(self._drains or self.everything())
+
+    def everything(self) -> set[Key]:
+        """Return all InferenceDeployments."""
+        return {Key(*place) for place in self._cache.names("InferenceDeployment")}
+
+    async def run(self) -> None:
+        """Work until cancelled; the caller holds the lease."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._queue.run())
+            tasks.create_task(self._look_again())
+
+    async def _look_again(self) -> None:
+        """Level-triggered: what no event told is found by looking at everything now and then."""
+        while True:
+            self.changed(self.everything())
+            await asyncio.sleep(self._resync)
+
+    async def discover(self) -> list[Kind]:
+        """Learn which kinds the cluster serves; return those of children."""
+        versions = sorted({kind.version for kind in CHILDREN})
+        found = await asyncio.gather(*(self._api.serves(version) for version in versions))
+        self._served = frozenset(kind for kinds in found for kind in kinds)
+        kinds = served_children(self._served)
+        self._actor.kinds = {kind.name: kind for kind in kinds}
+        return kinds
+
+    async def _reconcile(self, key: Key) -> float | None:
+        began = time.monotonic()
+        raw = self._cache.get("InferenceDeployment", key.namespace, key.name)
+        if raw is None:
+            self._parsed.pop(key, None)
+            self._drains.discard(key)
+            return None
+        well = False
+        try:
+            decision = decide(self._world(key, raw), self._settings)
+            if decision.drains:
+                self._drains.add(key)
+                self._gateways.hurry()
+            else:
+                self._drains.discard(key)
+            for action in decision.actions:
+                if not self._lease.held:
+                    raise NotLeading
+                await self._actor.act(key, raw, action)
+            if any(not isinstance(action, Report | Tell) for action in decision.actions):
+                self._queue.add([key])  # what was written may make the next step possible
+            well = True
+            return decision.again_in
+        except ApiError as error:
+            level = logging.INFO if error.status == CONFLICT else logging.WARNING
+            log.log(level, "%s: trying again: %s", key, error)
+            raise
+        except NotLeading:
+            raise
+        except Exception:
+            log.exception("%s: trying again", key)
+            raise
+        finally:
+            self._metrics.reconciled(time.monotonic() - began, well=well)
+            self._metrics.waiting(len(self._queue))
+
+    def _world(self, key: Key, raw: Object) -> World:
+        deployment, invalid = self._understood(key, raw)
+        pods = tuple(pod(found) for found in self._cache.of(POD.name, key))
+        pools = [EnginePool.model_validate(p) for p in self._cache.of("EnginePool", key)]
+        names = [kind.name for kind in served_children(self._served)]
+        children = [c for name in names if name != "Deployment" for c in self._cache.of(name, key)]
+        workloads = self._cache.of("Deployment", key)
+        draining = frozenset(p.uid for p in pods if p.draining)
+        now = time.monotonic()
+        return World(
+            raw=raw,
+            deployment=deployment,
+            invalid=invalid,
+            pools={p.metadata.name: p for p in pools},
+            children={(c["kind"], c["metadata"]["name"]): c for c in children},
+            workloads={w["metadata"]["name"]: w for w in workloads},
+            pods=pods,
+            gateways=self._gateways.view(draining),
+            served=self._served,
+            now=now,
+            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            since=self._remember(workloads, pools, now),
+        )
+
+    def _understood(self, key: Key, raw: Object) -> tuple[InferenceDeployment | None, str]:
+        """Return the checked spec, checked once per generation, with the status as it is now."""
+        identity = f"{raw['metadata']['uid']} {raw['metadata'].get('generation')}"
+        known = self._parsed.get(key)
+        if known is None or known[0] != identity:
+            known = self._parsed[key] = (identity, *_understand(raw))
+        deployment, invalid = known[1:]
+        if deployment is None:
+            return None, invalid
+        fresh = InferenceDeployment.model_validate(
+            {**raw, "spec": {"model": {"uri": "file://x"}, "pools": [{"name": "x", "replicas": 0}]}}
+        )
+        update = {"metadata": fresh.metadata, "status": fresh.status}
+        return deployment.model_copy(update=update), ""
+
+    def _remember(
+        self, workloads: Sequence[Object], pools: Sequence[EnginePool], now: float
+    ) -> dict[str, float]:
+        """Return when things were first seen, by a clock that nobody can set."""
+        names: list[Any] = [w["metadata"]["uid"] for w in workloads]
+        names += [p.status.canary.revision for p in pools if p.status and p.status.canary]
+        return {name: self._since.setdefault(name, now) for name in names}
+
+
+def _understand(raw: Object) -> tuple[InferenceDeployment | None, str]:
+    checked = {key: value for key, value in raw.items() if key != "status"}
+    try:
+        found = parse(checked)
+    except InvalidManifest as error:
+        return None, "; ".join(str(problem) for problem in error.problems)
+    return (found, "") if isinstance(found, InferenceDeployment) else (None, "not known")
+
+
+def informers(
+    api: Api, cache: Cache, kinds: Sequence[Kind], namespaces: Sequence[str], controller: Controller
+) -> list[Informer]:
+    """Return the watches of pods and children, in these namespaces, or everywhere for none."""
+    places: list[str | None] = [*namespaces] or [None]
+    return [
+        Informer(api, kind, place, cache, controller.changed)
+        for kind in (POD, *kinds)
+        for place in places
+    ]

@@ -1,0 +1,173 @@
+"""What to do about one InferenceDeployment now: the operator's whole policy in a cluster. Pure.
+
+Level-triggered: only the world as it is counts, never which event led here. Asked again after its
+actions were done, it answers with what is still missing; when nothing is, with nothing.
+"""
+
+from penstock_contract.api import EnginePool, InferenceDeployment, InferenceDeploymentStatus
+from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_REPLICAS
+from penstock_operator.cluster.actions import Action, Create, Decision, Merge, Report, Tell
+from penstock_operator.cluster.children import children
+from penstock_operator.cluster.compare import merge_patch
+from penstock_operator.cluster.ownership import Owner, owned
+from penstock_operator.cluster.pool_step import PoolStep, pool_step
+from penstock_operator.cluster.world import World
+from penstock_operator.manifests import Object, Settings, deployment_objects
+from penstock_operator.plan import Plan, plan
+from penstock_operator.status import PoolSnapshot, Snapshot, invalid_status, status
+
+POOL_LABELS = (MANAGED_BY, DEPLOYMENT, POOL, ROLE)
+
+
+def decide(world: World, settings: Settings) -> Decision:
+    """Return the next actions for an InferenceDeployment, in order."""
+    deployment = world.deployment
+    if "deletionTimestamp" in world.raw["metadata"]:
+        return Decision()  # what it owns goes with it
+    if deployment is None:
+        return Decision(tuple(_invalid(world)))
+    planned = plan(deployment, world.pools)
+    planned_children = deployment_objects(deployment, settings).values()
+    around, taken = children(world, planned_children, Owner.of(deployment))
+    pools = _pools(world, deployment, planned)
+    steps = _steps(world, deployment, planned, settings)
+    actions: list[Action] = [*around, *pools]
+    for name, step in steps.items():
+        actions += step.actions
+        actions += _pool_report(world.pools[name], step)
+    seen = _snapshot(world, deployment, steps, taken)
+    before = deployment.status
+    now = status(deployment, seen, before, world.time)
+    actions += _report(world, before, now)
+    waits = [step.again_in for step in steps.values() if step.again_in is not None]
+    drains = any(step.drains or step.status is None for step in steps.values())
+    return Decision(tuple(actions), min(waits) if waits else None, drains or bool(now.canary))
+
+
+def _invalid(world: World) -> list[Action]:
+    meta = world.raw["metadata"]
+    before = InferenceDeploymentStatus.model_validate(world.raw.get("status") or {})
+    now = invalid_status(meta.get("generation", 1), world.invalid, before, world.time)
+    return _report(world, before, now)
+
+
+def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list[Action]:
+    """Return what brings the EnginePools in line.
+
+    The plan keeps the `replicas` that it finds, unless the parent's fixed number or its bounds
+    changed; a patch names the version that it was decided on, so whoever scales in between wins.
+    """
+    actions: list[Action] = []
+    for pool in planned.pools:
+        body = owned(_stored(pool), Owner.of(deployment))
+        current = world.pools.get(pool.metadata.name)
+        if current is None:
+            actions.append(Create(body, "the pool does not exist"))
+            continue
+        there = _stored(current)
+        there["metadata"] |= {
+            "ownerReferences": current.to_json()["metadata"].get("ownerReferences")
+        }
+        if patch := merge_patch(there, body):
+            version = {"resourceVersion": current.metadata.resource_version}
+            patch["metadata"] = {**patch.get("metadata", {}), **version}
+            why = f"{', '.join(sorted(patch.get('spec', patch)))} changed"
+            actions.append(Merge("EnginePool", pool.metadata.name, patch, why))
+    return actions
+
+
+def _stored(pool: EnginePool) -> Object:
+    """Return of a pool what the operator writes; labels and annotations of others stay."""
+    body = pool.to_json()
+    meta = body["metadata"]
+    mine = {
+        "name": meta["name"],
+        "namespace": meta["namespace"],
+        "labels": {k: v for k, v in meta["labels"].items() if k in POOL_LABELS},
+        "annotations": {k: v for k, v in meta["annotations"].items() if k == SPEC_REPLICAS},
+    }
+    return {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "metadata": mine,
+        "spec": body["spec"],
+    }
+
+
+def _steps(
+    world: World, deployment: InferenceDeployment, planned: Plan, settings: Settings
+) -> dict[str, PoolStep]:
+    """Return the next steps of all pools that exist, the ones that leave included.
+
+    A pool is run as the plan has it from this very moment, so that a new revision does not wait
+    for the pool's own object to be written and seen.
+    """
+    wanted = {pool.metadata.name: pool for pool in planned.pools}
+    steps: dict[str, PoolStep] = {}
+    for name, there in world.pools.items():
+        if there.metadata.deletion_timestamp is not None or there.metadata.uid is None:
+            continue
+        pool = replace_spec(there, wanted[name]) if name in wanted else there
+        leaving = name not in wanted
+        steps[name] = pool_step(world, deployment, pool, settings, leaving=leaving)
+    return steps
+
+
+def replace_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
+    """Return a stored pool with the spec that it is about to get."""
+    return there.model_copy(update={"spec": wanted.spec})
+
+
+def _snapshot(
+    world: World, deployment: InferenceDeployment, steps: dict[str, PoolStep], taken: str
+) -> Snapshot:
+    by_pool = {step.snapshot.name: step for step in steps.values()}
+    snapshots = []
+    for pool in deployment.spec.pools:
+        known = by_pool.get(pool.name)
+        snapshots.append(
+            known.snapshot if known else PoolSnapshot(pool.name, pool.initial_replicas)
+        )
+    unsupported = next((s.unsupported for s in steps.values() if s.unsupported), None)
+    trials = (s.status.canary for s in steps.values() if s.status and s.status.canary)
+    return Snapshot(
+        pools=tuple(snapshots),
+        router_ready=world.gateways.ready,
+        url=world.gateways.url,
+        unsupported=unsupported,
+        name_taken=taken or next((s.name_taken for s in steps.values() if s.name_taken), ""),
+        canary=next(trials, None),
+    )
+
+
+def _pool_report(pool: EnginePool, step: PoolStep) -> list[Action]:
+    if step.status is None:
+        return []
+    before = pool.status.to_json() if pool.status else {}
+    now = step.status.to_json()
+    return [Report("EnginePool", pool.metadata.name, now)] if now != before else []
+
+
+def _report(
+    world: World, before: InferenceDeploymentStatus | None, now: InferenceDeploymentStatus
+) -> list[Action]:
+    """Return the status to write, and what of it people should hear of, if anything changed."""
+    if before is not None and now.to_json() == before.to_json():
+        return []
+    name = world.raw["metadata"]["name"]
+    actions: list[Action] = [Report("InferenceDeployment", name, now.to_json())]
+    known = {c.type: c for c in before.conditions} if before else {}
+    for condition in now.conditions:
+        old = known.get(condition.type)
+        if old is None or (old.status, old.reason) != (condition.status, condition.reason):
+            words = f"{condition.type} is {condition.status}"
+            words += f": {condition.message}" if condition.message else ""
+            warning = condition.status == "False" and condition.reason in _WARNINGS
+            actions.append(Tell(condition.reason, words[:1000], warning))
+    return actions
+
+
+_WARNINGS = {
+    "InsufficientCapacity", "InvalidSpec", "ModelNotFound", "NameTaken", "PodsFailing",
+    "RolledBack", "Stalled", "UnsupportedSource", "UnsupportedSpec",
+}  # fmt: skip

@@ -1,0 +1,67 @@
+"""Events: what `kubectl describe` tells of an InferenceDeployment.
+
+One Event per thing that is told; told again, its count grows. They are for people, so a failure to
+write one is logged and forgotten.
+"""
+
+import hashlib
+import logging
+import os
+import socket
+from collections import OrderedDict
+from datetime import UTC, datetime
+
+from penstock_operator.cluster.api import Api, ApiError
+from penstock_operator.cluster.kinds import EVENT
+from penstock_operator.manifests import Object
+
+log = logging.getLogger("penstock.operator.events")
+
+REMEMBERED = 4096
+COMPONENT = "penstock-operator"
+
+
+class Events:
+    """Writes Events, each text once in its own object."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    async def tell(self, about: Object, reason: str, message: str, *, warning: bool) -> None:
+        """Tell something of an InferenceDeployment."""
+        meta = about["metadata"]
+        text = f"{meta['uid']} {reason} {message}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        count = self._counts.pop(digest, 0) + 1
+        self._counts[digest] = count
+        if len(self._counts) > REMEMBERED:
+            self._counts.popitem(last=False)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = f"{meta['name']}.{digest}"
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": about["apiVersion"],
+                "kind": about["kind"],
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "uid": meta["uid"],
+                "resourceVersion": meta["resourceVersion"],
+            },
+            "reason": reason,
+            "message": message,
+            "type": "Warning" if warning else "Normal",
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
+            "reportingInstance": os.environ.get("HOSTNAME") or socket.gethostname(),
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": count,
+        }
+        try:
+            await self._api.apply(EVENT, meta["namespace"], name, event)
+        except ApiError as error:
+            log.warning("an Event could not be written: %s", error)

@@ -1,0 +1,143 @@
+"""What the gateways have on the workers, asked of each of them again and again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import httpx
+from pydantic import ValidationError
+
+from penstock_contract.fleet import (
+    GATEWAY_WORKERS_PATH,
+    GatewayWorkers,
+    WorkerLoad,
+    WorkerState,
+)
+from penstock_operator.cluster.world import Gateways
+from penstock_operator.manifests import Object
+
+log = logging.getLogger("penstock.operator.gateways")
+
+SOON = 0.5
+"""Seconds between two questions while workers drain or a canary is on trial."""
+USUALLY = 10.0
+TIMEOUT = 3.0
+SILENCE = 10.0
+"""Seconds without any gateway's answer after which nobody is waited for: workers refuse what is
+new by themselves, and a gateway that is back sends it elsewhere."""
+PORT = 8000
+
+Addresses = Callable[[], list[str]]
+
+
+class GatewayWatch:
+    """Keeps `view` true."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        addresses: Addresses,
+        url: str | None,
+    ) -> None:
+        self._http = http
+        self._addresses = addresses
+        self._url = url
+        self._changed: Callable[[], None] = lambda: None
+        self._answered = time.monotonic()
+        self._urgent = asyncio.Event()
+        self._answers: list[GatewayWorkers] | None = None
+        self._missing = False
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Say whom to call when an answer differs from the one before."""
+        self._changed = changed
+
+    def hurry(self) -> None:
+        """Ask again soon: somebody waits for the answer."""
+        self._urgent.set()
+
+    def view(self, draining: frozenset[str]) -> Gateways:
+        """Return what is known, with the drains of these pods confirmed or not."""
+        answers = self._answers or []
+        return Gateways(
+            ready=bool(answers),
+            url=f"{self._url}/v1" if self._url else None,
+            loads=_sum(answers),
+            confirmed=frozenset(uid for uid in draining if self._confirms(uid)),
+        )
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            before = self._answers
+            self._urgent.clear()
+            await self._ask()
+            if self._answers != before:
+                self._changed()
+            try:
+                async with asyncio.timeout(USUALLY):
+                    await self._urgent.wait()
+                await asyncio.sleep(SOON)
+            except TimeoutError:
+                pass
+
+    async def _ask(self) -> None:
+        addresses = self._addresses()
+        found = await asyncio.gather(*(self._one(address) for address in addresses))
+        answers = [answer for answer in found if answer is not None]
+        self._missing = len(answers) < len(addresses)
+        if answers:
+            self._answered = time.monotonic()
+            self._answers = answers
+        elif time.monotonic() - self._answered > SILENCE or self._answers is None:
+            self._answers = []
+
+    async def _one(self, address: str) -> GatewayWorkers | None:
+        try:
+            answer = await self._http.get(f"{address}{GATEWAY_WORKERS_PATH}", timeout=TIMEOUT)
+            answer.raise_for_status()
+            return GatewayWorkers.model_validate_json(answer.content)
+        except (httpx.HTTPError, ValidationError) as error:
+            log.debug("%s: %s", address, error)
+            return None
+
+    def _confirms(self, uid: str) -> bool:
+        """A gateway that does not list a worker does not send to it either."""
+        if time.monotonic() - self._answered > SILENCE:
+            return True
+        if self._missing or not self._answers:
+            return False
+        loads = [found.workers.get(uid) for found in self._answers]
+        return all(load is None or load.state is WorkerState.DRAINING for load in loads)
+
+
+def _sum(answers: list[GatewayWorkers]) -> Mapping[str, WorkerLoad]:
+    total: dict[str, WorkerLoad] = {}
+    for answer in answers:
+        for uid, load in answer.workers.items():
+            known = total.get(uid)
+            total[uid] = load if known is None else _add(known, load)
+    return total
+
+
+def _add(one: WorkerLoad, other: WorkerLoad) -> WorkerLoad:
+    return WorkerLoad(
+        state=other.state if one.state is WorkerState.DRAINING else one.state,
+        in_flight=one.in_flight + other.in_flight,
+        outstanding_tokens=one.outstanding_tokens + other.outstanding_tokens,
+        requests=one.requests + other.requests,
+        failures=one.failures + other.failures,
+    )
+
+
+def pod_addresses(pods: list[Object]) -> list[str]:
+    """Return the base URLs of the gateway pods that are up."""
+    found = []
+    for pod in pods:
+        address = pod.get("status", {}).get("podIP", "")
+        conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
+        if address and conditions.get("Ready") == "True":
+            host = f"[{address}]" if ":" in address else address
+            found.append(f"http://{host}:{PORT}")
+    return found

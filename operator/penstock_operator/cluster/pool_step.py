@@ -1,0 +1,274 @@
+"""The next step of one pool: its children, its workloads, its rollout, its status. Pure."""
+
+from dataclasses import dataclass, replace
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api.base import seconds
+from penstock_contract.api.pool import EnginePoolStatus
+from penstock_contract.api.revision import CanaryStatus, Revision
+from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
+from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, Tell
+from penstock_operator.cluster.children import children
+from penstock_operator.cluster.compare import missing
+from penstock_operator.cluster.ownership import Owner, owned
+from penstock_operator.cluster.world import Pod, World
+from penstock_operator.manifests import (
+    Object,
+    Settings,
+    Unsupported,
+    pool_objects,
+    workload,
+    workload_name,
+)
+from penstock_operator.rollout import LEAVING_COST, Advance, Situation, Worker, advance
+from penstock_operator.status import PoolSnapshot
+
+
+@dataclass(frozen=True)
+class PoolStep:
+    """What to do about a pool, and what to tell of it."""
+
+    actions: tuple[Action, ...]
+    snapshot: PoolSnapshot
+    status: EnginePoolStatus | None
+    again_in: float | None = None
+    drains: bool = False
+    unsupported: Unsupported | None = None
+    name_taken: str = ""
+
+
+def pool_step(
+    world: World,
+    deployment: InferenceDeployment,
+    pool: EnginePool,
+    settings: Settings,
+    *,
+    leaving: bool = False,
+) -> PoolStep:
+    """Return the next step of a pool.
+
+    Args:
+        world: what is seen.
+        deployment: what the pool belongs to.
+        pool: as stored; its owner and uid are known.
+        settings: the installation's.
+        leaving: the pool is not in the spec any more: its workers are drained, then it goes.
+    """
+    owner = Owner.of(pool)
+    around, taken = children(world, pool_objects(pool, settings).values(), owner)
+    situation = _situation(world, deployment, pool, leaving=leaving)
+    step = advance(situation)
+    unsupported: Unsupported | None = None
+    try:
+        workloads = _resized(world, pool, step)
+        if not leaving:
+            workloads += _created(world, deployment, pool, step, settings)
+    except Unsupported as error:
+        # The workers that there are stay as they are; the new revision can't be made.
+        unsupported = error
+        step = advance(replace(situation, wanted=situation.stable or situation.wanted))
+        workloads = _resized(world, pool, step)
+    marks = _marks(world, pool, step)
+    gone: list[Action] = []
+    if leaving and not world.pods_of(pool.spec.pool) and not any(step.sizes.values()):
+        meta = pool.metadata
+        why = "the pool is not in the spec any more, and its workers are gone"
+        gone = [Delete("EnginePool", meta.name, meta.uid or "", meta.resource_version or "", why)]
+    told = _news(pool, step, marks)
+    return PoolStep(
+        actions=(*around, *workloads, *marks, *told, *gone),
+        snapshot=_snapshot(world, pool, step, leaving=leaving),
+        status=None if leaving else _status(world, pool, step, unsupported),
+        again_in=step.again_in,
+        drains=bool(step.drain) or any(p.draining for p in world.pods_of(pool.spec.pool)),
+        unsupported=unsupported,
+        name_taken=taken,
+    )
+
+
+def _situation(
+    world: World, deployment: InferenceDeployment, pool: EnginePool, *, leaving: bool
+) -> Situation:
+    spec, before = deployment.spec.rollout, pool.status or EnginePoolStatus()
+    workloads = world.workloads_of(pool.spec.pool)
+    pods = world.pods_of(pool.spec.pool)
+    wanted = pool.spec.rollout_hash
+    current = workloads.get(wanted)
+    canary = before.canary if before.canary and before.canary.revision == wanted else None
+    return Situation(
+        replicas=0 if leaving else pool.spec.replicas,
+        wanted=wanted,
+        stable=before.revision.current,
+        rejected=before.revision.rejected,
+        sizes={revision: w["spec"].get("replicas", 1) for revision, w in workloads.items()},
+        workers=tuple(_worker(world, found) for found in pods),
+        max_surge=spec.max_surge,
+        max_unavailable=spec.max_unavailable,
+        canary=None if leaving else spec.canary,
+        pause=seconds(spec.canary.pause) if spec.canary else 0.0,
+        canary_since=world.since.get(canary.revision, world.now) if canary else None,
+        counts=_counts(world, pods),
+        updating_since=world.since.get(current["metadata"]["uid"]) if current else None,
+        now=world.now,
+    )
+
+
+def _worker(world: World, found: Pod) -> Worker:
+    load = world.gateways.loads.get(found.uid)
+    return Worker(
+        id=found.uid,
+        revision=found.revision,
+        ready=found.ready,
+        draining=found.draining,
+        confirmed=found.uid in world.gateways.confirmed,
+        outstanding=float(load.outstanding_tokens + load.in_flight) if load else 0.0,
+        failing=found.failing,
+        unschedulable=bool(found.unschedulable),
+    )
+
+
+def _counts(world: World, pods: list[Pod]) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for found in pods:
+        if load := world.gateways.loads.get(found.uid):
+            requests, failures = counts.get(found.revision, (0, 0))
+            counts[found.revision] = (requests + load.requests, failures + load.failures)
+    return counts
+
+
+def _created(
+    world: World,
+    deployment: InferenceDeployment,
+    pool: EnginePool,
+    step: Advance,
+    settings: Settings,
+) -> list[Action]:
+    """Return the creation of the wanted revision's Deployment, if it is not there.
+
+    One that is there keeps its template, whatever this version of the operator would render.
+
+    Raises:
+        Unsupported: the spec asks for what this version does not build.
+    """
+    wanted = pool.spec.rollout_hash
+    there = wanted in world.workloads_of(pool.spec.pool)
+    if there or wanted not in step.sizes or step.rejected == wanted:
+        return []
+    if workload_name(pool.metadata.name, wanted) in world.workloads:
+        return []  # it is being deleted, and has to go first
+    body = workload(deployment, pool, settings, step.sizes[wanted])
+    body = owned(body, Owner.of(pool))
+    return [Create(body, f"revision {wanted} needs {step.sizes[wanted]} workers")]
+
+
+def _resized(world: World, pool: EnginePool, step: Advance) -> list[Action]:
+    """Return what brings Deployments that exist to their size, and removes those with no use."""
+    actions: list[Action] = []
+    busy = {pod.revision for pod in world.pods if pod.pool == pool.spec.pool}
+    keep = {pool.spec.rollout_hash, step.rejected, _stable(pool)}
+    reference = owned({"metadata": {}}, Owner.of(pool))
+    for revision, found in world.workloads_of(pool.spec.pool).items():
+        meta, size = found["metadata"], step.sizes.get(revision, 0)
+        has = found["spec"].get("replicas", 1)
+        name = meta["name"]
+        if size == 0 and has == 0 and revision not in busy and revision not in keep:
+            why = f"revision {revision} was replaced"
+            actions.append(Delete("Deployment", name, meta["uid"], meta["resourceVersion"], why))
+            continue
+        patch: Object = {"spec": {"replicas": size}} if size != has else {}
+        changes: Object = {}
+        if missing(found, reference):
+            changes.update(reference["metadata"])
+        if changes or patch:
+            changes["resourceVersion"] = meta["resourceVersion"]
+            why = f"{name}: {has} to {size}" + (f": {step.reason}" if step.reason else "")
+            actions.append(Merge("Deployment", name, {"metadata": changes, **patch}, why))
+    return actions
+
+
+def _stable(pool: EnginePool) -> str:
+    return pool.status.revision.current if pool.status else ""
+
+
+def _marks(world: World, pool: EnginePool, step: Advance) -> list[Action]:
+    """Return the marks on pods that drain, or do not any more."""
+    actions: list[Action] = []
+    for found in world.pods_of(pool.spec.pool):
+        if found.uid in step.drain:
+            why = f"{found.name} drains: {step.reason or 'fewer workers are wanted'}"
+            marks: dict[str, str | None] = {DRAINING: "true", DELETION_COST: str(LEAVING_COST)}
+        elif found.uid in step.undrain:
+            why = f"{found.name} stays after all"
+            marks = {DRAINING: None, DELETION_COST: None}
+        else:
+            continue
+        patch = {"metadata": {"resourceVersion": found.version, "annotations": marks}}
+        draining = found.uid in step.drain
+        actions.append(Mark(found.name, found.address, draining, patch, why))
+    return actions
+
+
+def _news(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action]:
+    """Return what people should hear of, once."""
+    news: list[Action] = []
+    name = pool.spec.pool
+    before = pool.status.revision.rejected if pool.status else ""
+    if step.rejected and step.rejected != before:
+        news.append(Tell("RolledBack", f"pool {name}: {step.reason}", warning=True))
+    drained = [m.reason for m in marks if isinstance(m, Mark) and m.draining]
+    if drained:
+        news.append(Tell("Draining", f"pool {name}: {'; '.join(drained)}"[:1000]))
+    return news
+
+
+def _snapshot(world: World, pool: EnginePool, step: Advance, *, leaving: bool) -> PoolSnapshot:
+    pods = world.pods_of(pool.spec.pool)
+    staying = [pod for pod in pods if not pod.draining]
+    return PoolSnapshot(
+        name=pool.spec.pool,
+        desired=0 if leaving else pool.spec.replicas,
+        ready=sum(pod.ready for pod in staying),
+        outdated=sum(pod.revision != pool.spec.rollout_hash for pod in pods),
+        draining=len(pods) - len(staying),
+        unschedulable=next((pod.unschedulable for pod in staying if pod.unschedulable), ""),
+        failure=next((w for pod in staying if (w := pod.failing or pod.waiting)), ""),
+        phase=step.phase,
+        rollout=step.reason,
+    )
+
+
+def _status(
+    world: World, pool: EnginePool, step: Advance, unsupported: Unsupported | None
+) -> EnginePoolStatus:
+    before = pool.status or EnginePoolStatus()
+    pods = world.pods_of(pool.spec.pool)
+    wanted = pool.spec.rollout_hash
+    ready = [pod for pod in pods if pod.ready and not pod.draining]
+    complete = (
+        unsupported is None
+        and step.phase == "Stable"
+        and wanted in world.workloads_of(pool.spec.pool)
+        and sum(pod.revision == wanted for pod in ready) >= pool.spec.replicas
+    )
+    return EnginePoolStatus(
+        observed_generation=pool.metadata.generation,
+        replicas=len(pods),
+        ready_replicas=len(ready),
+        draining_replicas=sum(pod.draining for pod in pods),
+        revision=Revision(
+            current=wanted if complete else before.revision.current,
+            updated=wanted,
+            rejected=step.rejected,
+        ),
+        canary=_canary(world, pool, step),
+        selector=f"{DEPLOYMENT}={pool.spec.deployment},{POOL}={pool.spec.pool}",
+    )
+
+
+def _canary(world: World, pool: EnginePool, step: Advance) -> CanaryStatus | None:
+    if step.canary_since is None or step.phase == "Stable":
+        return None
+    before = pool.status.canary if pool.status else None
+    wanted = pool.spec.rollout_hash
+    since = before.since if before and before.revision == wanted else world.time
+    return CanaryStatus(revision=wanted, weight=step.canary_weight, since=since)

@@ -4,7 +4,7 @@
 #   gateway         the OpenAI endpoint
 #   worker          the engine on CPUs
 #   worker-example  the same with examples/model in it, for the quickstart without any download
-#   worker-gpu      the engine on NVIDIA GPUs (CUDA libraries come with torch; the node brings the driver)
+#   worker-gpu      the engine with the CUDA build of torch (its libraries come along; the node brings the driver)
 #
 # Dependencies are locked with hashes (`make lock`) and installed before the code, so that a change of
 # the code rebuilds one small layer. The final stages have no pip and no compiler, run as uid 10001, and

@@ -187,10 +187,19 @@ GATEWAY_PREFIX_PREDICTED: Final = _counter(
     "model",
 )
 
+GATEWAY_NAME_CONFLICTS: Final = _gauge(
+    "penstock_gateway_name_conflicts",
+    "Served names that more than one InferenceDeployment claims; the oldest one has them.",
+)
+GATEWAY_FLEET_STALE: Final = _gauge(
+    "penstock_gateway_fleet_stale",
+    "1 while the source of the fleet cannot be followed and the last one known goes on serving.",
+)
+
 GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
-    GATEWAY_PREFIX_PREDICTED,
+    GATEWAY_PREFIX_PREDICTED, GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE,
 )  # fmt: skip
 
 # --- operator -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.fleet import FleetModel
+from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
 from penstock_gateway.relay.relay import Relay
 
 log = logging.getLogger("penstock.gateway")
@@ -78,17 +78,27 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
 
 
 def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> None:
-    @app.get("/health")
     @app.get("/livez")
+    async def livez() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/health")
     @app.get("/ping")
     async def health() -> Response:
-        return _json({"status": "ok"})
+        if relay.directory().known:
+            return _json({"status": "ok"})
+        return _json({"status": "the fleet is not known yet"}, 503)
 
     @app.get("/readyz")
     async def readyz() -> Response:
         if relay.directory().any_ready:
             return _json({"status": "ok"})
         return _json({"status": "no worker is ready"}, 503)
+
+    @app.get(GATEWAY_WORKERS_PATH)
+    async def workers() -> Response:
+        # The operator's; in a cluster, NetworkPolicies decide who else may ask.
+        return Response(relay.workers().model_dump_json(), media_type="application/json")
 
     @app.get("/version")
     async def get_version() -> Response:

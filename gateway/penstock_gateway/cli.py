@@ -20,6 +20,7 @@ from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.protocol import BoundedProtocol
+from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
@@ -42,16 +43,15 @@ def main() -> None:
             f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n"
         )
         sys.exit(2)
-    uvloop.run(_serve(options, listener))
+    sys.exit(uvloop.run(_serve(options, listener)))
 
 
-async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
+async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     registry = CollectorRegistry()
-    gateway = Gateway(FleetFile(options.fleet), GatewayMetrics(registry))
+    metrics = GatewayMetrics(registry)
+    gateway = Gateway(_source(options, metrics), metrics)
     settings = RelaySettings(options.max_body, options.debug_headers)
-    relay = Relay(
-        settings, gateway.metrics, gateway.router, gateway.pool, lambda: gateway.directory
-    )
+    relay = Relay(settings, metrics, gateway.router, gateway.pool, lambda: gateway.directory)
     config = uvicorn.Config(
         create_app(relay, registry),
         http=BoundedProtocol,
@@ -63,10 +63,34 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     )
     # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    watching = asyncio.create_task(gateway.watch())
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
-    await _Server(config, relay, options.drain_timeout).serve(sockets=[listener])
+    server = _Server(config, relay, options.drain_timeout)
+    watching = asyncio.create_task(gateway.watch())
+    # A gateway that has gone blind must not look well: it ends, and is started again.
+    watching.add_done_callback(lambda _: server.stop())
+    await server.serve(sockets=[listener])
     watching.cancel()
+    (fault,) = await asyncio.gather(watching, return_exceptions=True)
+    if isinstance(fault, Exception):
+        log.error("following the fleet failed", exc_info=fault)
+        return 1
+    return 0
+
+
+def _source(options: argparse.Namespace, metrics: GatewayMetrics) -> FleetSource:
+    if options.fleet is not None:
+        return FleetFile(options.fleet)
+    # 25 MB that a gateway without a cluster can do without.
+    from kubernetes.config import ConfigException
+
+    from penstock_gateway.fleet.api_server import ApiServer, configuration
+    from penstock_gateway.fleet.cluster import ClusterFleet
+
+    try:
+        api = ApiServer(configuration())
+    except ConfigException as error:
+        sys.exit(f"penstock-gateway: --kubernetes: no cluster: {error}")
+    return ClusterFleet(api, options.namespace, metrics.fleet_health)
 
 
 class Gateway:
@@ -80,8 +104,11 @@ class Gateway:
         self._source = source
 
     async def watch(self) -> None:
-        """Follow the fleet until cancelled."""
-        await self._source.run(self.change)
+        """Follow the fleet, and look after its broken workers, until cancelled."""
+        prober = Prober(self.router, self.pool, lambda: self.directory)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(prober.run())
+            group.create_task(self._source.run(self.change))
 
     def change(self, fleet: Fleet) -> None:
         """Take over a new snapshot; requests under way keep the worker that they have."""
@@ -100,6 +127,11 @@ class _Server(uvicorn.Server):
         self._relay = relay
         self._drain_timeout = drain_timeout
         self._loop = asyncio.get_running_loop()
+
+    def stop(self) -> None:
+        """Stop accepting, and finish the streams."""
+        self.should_exit = True
+        self._drain()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, leave at once on the second."""
@@ -123,7 +155,19 @@ def _listen(host: str, port: int) -> socket.socket:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="penstock-gateway", description=__doc__)
     add = parser.add_argument
-    add("--fleet", type=Path, required=True, help="file that lists models and workers")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--fleet", type=Path, help="file that lists models and workers")
+    source.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="watch the cluster that this runs in, or the one that KUBECONFIG names",
+    )
+    add(
+        "--namespace",
+        action="append",
+        default=[],
+        help="watch only this namespace; may be repeated (default: all)",
+    )
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")

@@ -9,6 +9,7 @@ from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Outcome
+from penstock_gateway.fleet.source import FleetHealth
 
 
 class GatewayMetrics:
@@ -29,6 +30,12 @@ class GatewayMetrics:
             (worker.deployment, worker.state) for worker in fleet.workers
         ).items():
             gauge.labels(deployment, state).set(count)
+
+    def fleet_health(self, health: FleetHealth) -> None:
+        """How far the fleet can be relied on."""
+        i = self._instruments
+        i.gauge(declared.GATEWAY_FLEET_STALE).set(health.stale)
+        i.gauge(declared.GATEWAY_NAME_CONFLICTS).set(health.name_conflicts)
 
     def request(self, model: str, prompt_bytes: int, arrived: float) -> "RequestMetrics":
         """A request was admitted."""

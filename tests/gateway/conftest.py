@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import httpx
 import pytest
 from stub_worker import StubWorker
 
-from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+from penstock_contract.api import Role
+from penstock_contract.fleet import Fleet, FleetCanary, FleetModel, FleetWorker, WorkerState
 
 
 class Gateway:
@@ -31,7 +32,9 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it has read the fleet."""
+        """Start it with an empty fleet and wait until it has read it."""
+        self.generation += 1
+        Fleet(generation=self.generation).write(self.fleet_file)
         command = [
             Path(sys.executable).with_name("penstock-gateway"),
             *("--fleet", self.fleet_file, "--port", str(self.port), *self._flags),
@@ -49,19 +52,27 @@ class Gateway:
         async with httpx.AsyncClient(base_url=self.url) as client:
             return await client.get(path)
 
-    async def serve(self, *workers: StubWorker, draining: tuple[StubWorker, ...] = ()) -> None:
+    async def serve(
+        self,
+        *workers: StubWorker,
+        draining: tuple[StubWorker, ...] = (),
+        revisions: Mapping[StubWorker, str] | None = None,
+        roles: Mapping[StubWorker, Role] | None = None,
+        canary: FleetCanary | None = None,
+    ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
         Fleet(
             generation=self.generation,
-            models=(FleetModel(name="m", aliases=("org/alias",), deployment="d"),),
+            models=(FleetModel(name="m", aliases=("org/alias",), deployment="d", canary=canary),),
             workers=tuple(
                 FleetWorker(
                     id=f"w{worker.port}",
                     url=worker.url,
                     deployment="d",
                     pool="p",
-                    role="Unified",
+                    role=(roles or {}).get(worker, Role.UNIFIED),
+                    revision=(revisions or {}).get(worker, ""),
                     state=WorkerState.DRAINING if worker in draining else WorkerState.READY,
                 )
                 for worker in workers

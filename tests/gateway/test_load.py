@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
+from penstock_gateway.routing.breaker import FIRST_PAUSE
 from penstock_gateway.routing.load import Router, Ticket
 from penstock_gateway.routing.policy import CROWD
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
@@ -18,13 +19,13 @@ def worker(name: str) -> FleetWorker:
 FLEET = [worker("a"), worker("b"), worker("c")]
 
 
-def cost(router: Router, name: str, now: float = 0.0) -> int:
-    return router.rank([worker(name)], [], 0, tie=0.0, now=now)[0].cost
+def cost(router: Router, name: str) -> int:
+    return router.rank([worker(name)], [], 0, tie=0.0)[0].cost
 
 
-def send(router: Router, prompt: bytes = b"", now: float = 0.0) -> Ticket:
+def send(router: Router, prompt: bytes = b"") -> Ticket:
     keys = prefix_keys(prompt)
-    choice = router.rank(FLEET, keys, len(prompt), tie=0.0, now=now)[0]
+    choice = router.rank(FLEET, keys, len(prompt), tie=0.0)[0]
     return router.take(choice, keys, len(prompt))
 
 
@@ -54,11 +55,14 @@ def test_a_worker_that_was_away_for_a_moment_has_no_negative_load() -> None:
 @given(st.integers(2, 40))
 def test_one_accident_is_one_failure_however_many_streams_it_broke(streams: int) -> None:
     router, only = Router(PrefixIndex()), [worker("a"), worker("b")]
-    choice = router.rank(only, [], 0, tie=0.0, now=0.0)[0]
+    choice = router.rank(only, [], 0, tie=0.0)[0]
     tickets = [router.take(choice, [], 0) for _ in range(streams)]
     for ticket in tickets:
-        router.ended(ticket, failed_at=5.0)
-    ranking = router.rank(only, [], 0, tie=0.0, now=6.0)
+        router.ended(ticket, failed=True, down_at=5.0)
+    # One failure means the shortest pause.
+    assert router.to_probe(5.0 + FIRST_PAUSE) == [choice.id]
+    router.probed(choice.id, well=True, now=6.0)
+    ranking = router.rank(only, [], 0, tie=0.0)
     assert cost(router, choice.id) == cost(router, "b")
     assert ranking[0].id == choice.id
 

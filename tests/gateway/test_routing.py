@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
-from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.load import Router, Tally
 from penstock_gateway.routing.policy import CROWD, Candidate, rank
 from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, PrefixIndex, prefix_keys
 
@@ -112,19 +112,25 @@ def test_the_index_is_bounded(prompts: list[bytes], capacity: int) -> None:
 
 def test_a_breaker_pauses_longer_each_time_and_forgets_on_success() -> None:
     breaker = Breaker()
-    assert breaker.allows(0.0)
     pauses = []
     now = 0.0
     for _ in range(12):
         breaker = breaker.failed(now)
-        pauses.append(breaker.open_until - now)
-        assert not breaker.allows(now)
-        now = breaker.open_until
-        assert breaker.allows(now)
+        pauses.append(breaker.probe_at - now)
+        assert breaker.open
+        assert not breaker.due(now)
+        now = breaker.probe_at
+        assert breaker.due(now)
     assert pauses[0] == FIRST_PAUSE
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE
-    assert breaker.succeeded().allows(now)
+    assert breaker.succeeded() == Breaker()
+
+
+def test_a_probe_lets_a_worker_back_in_and_does_not_excuse_it() -> None:
+    breaker = Breaker().failed(0.0).failed(1.0).probed()
+    assert not breaker.open
+    assert breaker.failed(2.0).probe_at == 2.0 + 4 * FIRST_PAUSE
 
 
 def workers(*names: str) -> list[FleetWorker]:
@@ -139,9 +145,9 @@ def test_load_is_what_was_taken_and_not_given_back() -> None:
     fleet = workers("a", "b")
 
     def best() -> str:
-        return router.rank(fleet, [], 100, tie=0.0, now=0.0)[0].id
+        return router.rank(fleet, [], 100, tie=0.0)[0].id
 
-    first = router.take(router.rank(fleet, [], 100, tie=0.0, now=0.0)[0], [], 100)
+    first = router.take(router.rank(fleet, [], 100, tie=0.0)[0], [], 100)
     assert (first.worker, best()) == ("a", "b")
     router.answered(first)
     assert best() == "b"  # still decoding
@@ -152,17 +158,33 @@ def test_load_is_what_was_taken_and_not_given_back() -> None:
 def test_a_failed_worker_comes_last_but_is_not_lost() -> None:
     router = Router(PrefixIndex())
     fleet = workers("a", "b")
-    ticket = router.take(router.rank(fleet, [], 0, tie=0.0, now=0.0)[0], [], 0)
-    router.ended(ticket, failed_at=0.0)
-    assert [c.id for c in router.rank(fleet, [], 0, tie=0.0, now=0.1)] == ["b", "a"]
-    assert router.rank(fleet, [], 0, tie=0.0, now=FIRST_PAUSE)[0].id == "a"
+    ticket = router.take(router.rank(fleet, [], 0, tie=0.0)[0], [], 0)
+    router.ended(ticket, failed=True, down_at=0.0)
+    assert [c.id for c in router.rank(fleet, [], 0, tie=0.0)] == ["b", "a"]
+    assert router.to_probe(FIRST_PAUSE / 2) == []
+    assert router.to_probe(FIRST_PAUSE) == ["a"]
+    router.probed("a", well=False, now=FIRST_PAUSE)
+    assert router.to_probe(FIRST_PAUSE) == []
+    assert router.rank(fleet, [], 0, tie=0.0)[0].id == "b"
+    router.probed("a", well=True, now=10.0)
+    assert router.rank(fleet, [], 0, tie=0.0)[0].id == "a"
+
+
+def test_a_tally_counts_what_a_worker_was_given_and_what_it_failed() -> None:
+    router = Router(PrefixIndex())
+    for outcome in ({}, {"failed": True}, {"failed": True, "down_at": 0.0}, {"counts": False}):
+        choice = router.rank(workers("a"), [], 100, tie=0.0)[0]
+        router.ended(router.take(choice, [], 100), **outcome)
+    router.take(router.rank(workers("a"), [], 100, tie=0.0)[0], [], 100)
+    assert router.tally("a") == Tally(in_flight=1, waiting_bytes=100, requests=3, failures=2)
+    assert router.tally("nobody") == Tally()
 
 
 def test_a_worker_that_is_gone_is_forgotten() -> None:
     router = Router(PrefixIndex())
     keys = prefix_keys(bytes(1000))
-    ticket = router.take(router.rank(workers("a"), keys, 1000, tie=0.0, now=0.0)[0], keys, 1000)
+    ticket = router.take(router.rank(workers("a"), keys, 1000, tie=0.0)[0], keys, 1000)
     router.keep_only(["b"])
     router.ended(ticket)  # its request may end later
-    (choice,) = router.rank(workers("a"), keys, 1000, tie=0.0, now=0.0)
+    (choice,) = router.rank(workers("a"), keys, 1000, tie=0.0)
     assert (choice.matched_bytes, choice.cost) == (0, 1000)

@@ -19,7 +19,7 @@ class Seen:
     body: bytes
 
 
-@dataclass
+@dataclass(eq=False)
 class StubWorker:
     """Listens on a free port; `script` says what it does with each request."""
 
@@ -29,6 +29,9 @@ class StubWorker:
     """Set when the gateway closes a connection in the middle of an answer."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """Lets a paused stream go on."""
+    healthy: bool = True
+    """What it says when asked for its health."""
+    health_checks: int = 0
     port: int = 0
     _server: asyncio.Server | None = None
 
@@ -60,6 +63,11 @@ class StubWorker:
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /health "):
+            self.health_checks += 1
+            writer.write(_head(200 if self.healthy else 503, "text/plain", "content-length: 0"))
+            await writer.drain()
+            return True
         length = next(
             int(line.split(b":")[1])
             for line in head.lower().split(b"\r\n")
@@ -129,6 +137,27 @@ class StubWorker:
         await asyncio.sleep(0)
         writer.close()
         return False
+
+    async def _head_only(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Die between the head of a stream and its first event."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        await writer.drain()
+        writer.close()
+        return False
+
+    async def _drained(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Refuse as a worker does that drains."""
+        return await self._refusal(writer, b"shutting_down")
+
+    async def _busy(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Refuse for another reason that may pass."""
+        return await self._refusal(writer, b"no_capacity")
+
+    async def _refusal(self, writer: asyncio.StreamWriter, code: bytes) -> bool:
+        body = b'{"error":{"message":"no","code":"%b"}}' % code
+        writer.write(_head(503, "application/json", f"content-length: {len(body)}") + body)
+        await writer.drain()
+        return True
 
     async def _short(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Die in the middle of a body that is not streamed."""

@@ -18,6 +18,11 @@ class Directory:
         self._workers = {worker.id: worker for worker in fleet.workers}
 
     @property
+    def known(self) -> bool:
+        """Whether this is a snapshot of a source, and not what a gateway starts with."""
+        return self.fleet.generation > 0
+
+    @property
     def any_ready(self) -> bool:
         """Whether at least one model could be served."""
         return any(self._ready.get(model.deployment) for model in self.fleet.models)

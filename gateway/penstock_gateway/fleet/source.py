@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,16 @@ from penstock_contract.fleet import Fleet
 log = logging.getLogger("penstock.gateway.fleet")
 
 POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class FleetHealth:
+    """What is to be told of a source beside its snapshots."""
+
+    stale: bool = False
+    """It cannot be followed now: the last snapshot goes on serving."""
+    name_conflicts: int = 0
+    """Served names that several InferenceDeployments ask for."""
 
 
 class FleetSource(Protocol):

@@ -1,4 +1,10 @@
-"""Keeps requests away from a worker that cannot be reached, for a while that grows."""
+"""Keeps requests away from a worker that failed, until a probe has found it well again.
+
+Closed, it lets everything through. A failure opens it for a pause; when that is over a probe is
+due, not a client's request: success closes it, failure begins a longer pause. Only a real answer
+makes it forget the failures before, so a worker that is well when probed and fails when used is
+tried less and less often.
+"""
 
 from dataclasses import dataclass
 
@@ -11,21 +17,26 @@ class Breaker:
     """The state of one worker; times are monotonic seconds."""
 
     failures: int = 0
-    open_until: float = 0.0
+    open: bool = False
+    probe_at: float = 0.0
 
-    def allows(self, now: float) -> bool:
-        """Return whether the worker may be tried."""
-        return now >= self.open_until
+    def due(self, now: float) -> bool:
+        """Return whether the worker should be probed."""
+        return self.open and now >= self.probe_at
 
     def failed(self, now: float) -> "Breaker":
         """Return the state after a failure: twice the pause of the one before.
 
         Failures during a pause belong to the accident that began it: many streams break at once.
         """
-        if now < self.open_until:
+        if self.open and now < self.probe_at:
             return self
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 16))
-        return Breaker(self.failures + 1, now + pause)
+        return Breaker(self.failures + 1, True, now + pause)
+
+    def probed(self) -> "Breaker":
+        """Return the state after a probe that succeeded."""
+        return Breaker(self.failures)
 
     def succeeded(self) -> "Breaker":
         """Return the state after an answer."""

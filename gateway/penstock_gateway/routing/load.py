@@ -19,6 +19,19 @@ class Ticket:
     number: int
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What the gateway has on a worker, and what it saw of it since it knows it."""
+
+    in_flight: int = 0
+    waiting_bytes: int = 0
+    """Uncached prompt bytes of requests that have not answered yet."""
+    requests: int = 0
+    """Ended requests that the worker was answerable for."""
+    failures: int = 0
+    """Those that it failed."""
+
+
 @dataclass
 class _Load:
     waiting: dict[int, int] = field(default_factory=dict)
@@ -26,6 +39,8 @@ class _Load:
     in_flight: set[int] = field(default_factory=set)
     """Numbers of the tickets that are out; those of an earlier life do not count."""
     breaker: Breaker = field(default_factory=Breaker)
+    requests: int = 0
+    failures: int = 0
 
 
 class Router:
@@ -45,9 +60,9 @@ class Router:
 
     def rank(
         self, workers: Iterable[FleetWorker], keys: list[PrefixKey], prompt_bytes: int,
-        *, tie: float, now: float,
+        *, tie: float, preferred: frozenset[str] | None = None,
     ) -> list[Choice]:  # fmt: skip
-        """Return the workers that may be tried, best first; broken ones only if there is no other.
+        """Return the workers, best first: preferred ones (None: all), others, then broken ones.
 
         A worker whose breaker is open comes last rather than never: with nothing better at hand, an
         attempt costs less than a refusal.
@@ -62,8 +77,9 @@ class Router:
                 len(load.in_flight),
                 sum(load.waiting.values()),
                 matched.get(worker.id, 0),
+                preferred is None or worker.id in preferred,
             )
-            (healthy if load.breaker.allows(now) else broken).append(candidate)
+            (broken if load.breaker.open else healthy).append(candidate)
         return rank(healthy, prompt_bytes, tie) + rank(broken, prompt_bytes, tie)
 
     def take(self, choice: Choice, keys: list[PrefixKey], prompt_bytes: int) -> Ticket:
@@ -82,11 +98,46 @@ class Router:
             load.waiting.pop(ticket.number, None)
             load.breaker = load.breaker.succeeded()
 
-    def ended(self, ticket: Ticket, *, failed_at: float | None = None) -> None:
-        """The request is over; `failed_at` says when the worker failed it, if it did."""
+    def ended(
+        self,
+        ticket: Ticket,
+        *,
+        counts: bool = True,
+        failed: bool = False,
+        down_at: float | None = None,
+    ) -> None:
+        """The request is over.
+
+        Args:
+            ticket: of the request.
+            counts: whether it says anything about the worker; a client that left does not.
+            failed: the worker failed it.
+            down_at: when it failed so that the worker must be taken for broken.
+        """
         load = self._loads.get(ticket.worker)
+        if load is None:
+            return
+        load.waiting.pop(ticket.number, None)
+        load.in_flight.discard(ticket.number)
+        load.requests += counts
+        load.failures += counts and failed
+        if down_at is not None:
+            load.breaker = load.breaker.failed(down_at)
+
+    def tally(self, worker: str) -> Tally:
+        """Return what is known of a worker."""
+        load = self._loads.get(worker)
+        if load is None:
+            return Tally()
+        waiting = sum(load.waiting.values())
+        return Tally(len(load.in_flight), waiting, load.requests, load.failures)
+
+    def to_probe(self, now: float) -> list[str]:
+        """Return the workers that are put aside and should be looked at again."""
+        return [worker for worker, load in self._loads.items() if load.breaker.due(now)]
+
+    def probed(self, worker: str, *, well: bool, now: float) -> None:
+        """Record what a probe found."""
+        load = self._loads.get(worker)
         if load is not None:
-            load.waiting.pop(ticket.number, None)
-            load.in_flight.discard(ticket.number)
-            if failed_at is not None:
-                load.breaker = load.breaker.failed(failed_at)
+            load.breaker = load.breaker.probed() if well else load.breaker.failed(now)

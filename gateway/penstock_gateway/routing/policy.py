@@ -28,6 +28,8 @@ class Candidate:
     """Uncached prompt bytes of requests that have not answered yet."""
     matched_bytes: int
     """Bytes of this prompt that it has probably cached."""
+    preferred: bool = True
+    """Others come after all preferred ones, whatever their cost."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def rank(candidates: Sequence[Candidate], prompt_bytes: int, tie: float) -> list
         tie: a random number in [0, 1) that breaks ties, so that several gateways that see the same
             do not all choose the same.
     """
-    choices = [_weigh(candidate, prompt_bytes) for candidate in candidates]
     # Rotating before the stable sort makes the order among equals a matter of `tie` alone.
-    offset = int(tie * len(choices))
-    rotated = choices[offset:] + choices[:offset]
-    return sorted(rotated, key=lambda choice: choice.cost)
+    offset = int(tie * len(candidates))
+    rotated = [*candidates[offset:], *candidates[:offset]]
+    weighed = [(not candidate.preferred, _weigh(candidate, prompt_bytes)) for candidate in rotated]
+    return [choice for _, choice in sorted(weighed, key=lambda pair: (pair[0], pair[1].cost))]
 
 
 def _weigh(candidate: Candidate, prompt_bytes: int) -> Choice:

@@ -72,6 +72,7 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
             deployment=member.key.deployment,
             pool=member.key.pool,
             role=member.role,
+            revision=member.wanted.revision,
             state=SERVING[member.phase],
         )
         for member in members

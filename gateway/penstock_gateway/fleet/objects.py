@@ -1,0 +1,140 @@
+"""What Kubernetes objects say about models and workers. Pure: plain objects in, a fleet out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from penstock_contract.api import Role
+from penstock_contract.fleet import Fleet, FleetCanary, FleetModel, FleetWorker, WorkerState
+from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
+
+Object = Mapping[str, Any]
+
+PORT_NAME = "http"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An InferenceDeployment and the served names that it asks for, its main one first."""
+
+    deployment: str
+    """`namespace/name`: a name alone is not unique in a cluster."""
+    names: tuple[str, ...]
+    created: int
+    """Unix seconds."""
+    canary: FleetCanary | None = None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A served name that was given to another, older InferenceDeployment."""
+
+    name: str
+    winner: str
+    loser: str
+
+    def __str__(self) -> str:
+        return f"{self.loser} asks for the served name {self.name!r}, which {self.winner} has"
+
+
+def claim(found: Object) -> Claim:
+    """Return what an InferenceDeployment asks for."""
+    meta, model = found["metadata"], found.get("spec", {}).get("model", {})
+    names = [model.get("name") or meta["name"], *model.get("aliases", [])]
+    return Claim(
+        deployment=f"{meta['namespace']}/{meta['name']}",
+        names=tuple(dict.fromkeys(names)),
+        created=int(datetime.fromisoformat(meta["creationTimestamp"]).timestamp()),
+        canary=_canary(found.get("status", {}).get("canary")),
+    )
+
+
+def worker(pod: Object) -> FleetWorker | None:
+    """Return the worker that runs in a pod; None while it cannot answer.
+
+    One that was ready and is not now counts as draining: nothing new goes to it, and what it has
+    goes on.
+    """
+    meta, status = pod["metadata"], pod.get("status", {})
+    labels = meta.get("labels", {})
+    state = _state(pod)
+    address = status.get("podIP", "")
+    if state is None or not address or DEPLOYMENT not in labels:
+        return None
+    host = f"[{address}]" if ":" in address else address
+    return FleetWorker(
+        id=meta["uid"],
+        url=f"http://{host}:{_port(pod)}",
+        deployment=f"{meta['namespace']}/{labels[DEPLOYMENT]}",
+        pool=labels.get(POOL, ""),
+        role=_role(labels.get(ROLE)),
+        revision=labels.get(ROLLOUT_HASH, ""),
+        state=state,
+    )
+
+
+def fleet(
+    claims: Iterable[Claim], workers: Iterable[FleetWorker], generation: int
+) -> tuple[Fleet, tuple[Conflict, ...]]:
+    """Return the fleet, and the claims of names that went to an older InferenceDeployment."""
+    holders: dict[str, str] = {}
+    models: list[FleetModel] = []
+    conflicts: list[Conflict] = []
+    for found in sorted(claims, key=lambda c: (c.created, c.deployment)):
+        own = [name for name in found.names if name not in holders]
+        conflicts += [
+            Conflict(name, holders[name], found.deployment)
+            for name in found.names
+            if name in holders
+        ]
+        holders |= dict.fromkeys(own, found.deployment)
+        if own:
+            models.append(_model(found, own))
+    ordered = sorted(workers, key=lambda w: w.id)
+    known = Fleet(generation=generation, models=tuple(models), workers=tuple(ordered))
+    return known, tuple(conflicts)
+
+
+def _model(found: Claim, names: list[str]) -> FleetModel:
+    return FleetModel(
+        name=names[0],
+        aliases=tuple(names[1:]),
+        deployment=found.deployment,
+        created=found.created,
+        canary=found.canary,
+    )
+
+
+def _canary(found: Mapping[str, Any] | None) -> FleetCanary | None:
+    if not found:
+        return None
+    return FleetCanary(revision=found["revision"], weight=found["weight"])
+
+
+def _state(pod: Object) -> WorkerState | None:
+    meta, status = pod["metadata"], pod.get("status", {})
+    ready = any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in status.get("conditions", [])
+    )
+    leaving = "deletionTimestamp" in meta or DRAINING in meta.get("annotations", {})
+    if ready and not leaving:
+        return WorkerState.READY
+    # Started means that its startup probe has succeeded: it has been able to answer.
+    started = any(container.get("started") for container in status.get("containerStatuses", []))
+    return WorkerState.DRAINING if ready or started else None
+
+
+def _port(pod: Object) -> int:
+    ports = [
+        port
+        for container in pod.get("spec", {}).get("containers", [])
+        for port in container.get("ports", [])
+    ]
+    named = [port for port in ports if port.get("name") == PORT_NAME]
+    return int((named or ports or [{"containerPort": 8000}])[0]["containerPort"])
+
+
+def _role(label: str | None) -> Role:
+    return Role(label) if label in list(Role) else Role.UNIFIED

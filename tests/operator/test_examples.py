@@ -1,0 +1,68 @@
+"""Every example is valid, is planned, and makes objects that a strict cluster takes."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from pod_security import violations
+
+from penstock_contract.api import InferenceDeployment
+from penstock_contract.crd import RESOURCES, schema
+from penstock_contract.labels import API_VERSION
+from penstock_operator.manifests import Settings, deployment_objects, pool_objects, workload
+from penstock_operator.plan import plan
+from penstock_operator.validation import parse
+
+FOLDER = Path(__file__).parents[2] / "examples"
+CLUSTER = sorted((FOLDER / "kubernetes").glob("*.yaml"))
+
+
+def documents(*files: Path) -> list[Any]:
+    """Return what files hold, as test parameters."""
+    return [
+        pytest.param(document, id=f"{path.relative_to(FOLDER)}:{document['metadata']['name']}")
+        for path in files
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+
+
+EVERYTHING = documents(FOLDER / "quickstart.yaml", *CLUSTER)
+OURS = [p for p in EVERYTHING if p.values[0]["apiVersion"] == API_VERSION]
+THEIRS = [p for p in EVERYTHING if p.values[0]["apiVersion"] != API_VERSION]
+IN_A_CLUSTER = [p for p in documents(*CLUSTER) if p.values[0]["kind"] == "InferenceDeployment"]
+SETTINGS = Settings()
+
+
+@pytest.mark.parametrize("document", OURS)
+def test_the_schema_and_the_rules_accept_it(document: dict[str, Any]) -> None:
+    resource = next(r for r in RESOURCES if r.kind == document["kind"])
+    jsonschema.validate(document, schema(resource))
+    parse(document)
+
+
+@pytest.mark.parametrize("document", THEIRS)
+def test_kubernetes_knows_every_field(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("document", IN_A_CLUSTER)
+def test_what_is_planned_for_it_is_valid_and_restricted(document: dict[str, Any]) -> None:
+    infd = parse(document)
+    assert isinstance(infd, InferenceDeployment)
+    found = [deployment_objects(infd, SETTINGS)["Service"]]
+    for pool in plan(infd, {}).pools:
+        found += pool_objects(pool, SETTINGS).values()
+        workers = workload(infd, pool, SETTINGS, pool.spec.replicas)
+        assert violations(workers["spec"]["template"]["spec"]) == []
+        found.append(workers)
+    for one in found:
+        kubernetes_validate.validate(one, "1.31", strict=True)
+
+
+def test_every_example_serves_its_model_under_a_name_of_its_own() -> None:
+    specs = [p.values[0] for p in IN_A_CLUSTER]
+    names = [s["spec"]["model"].get("name", s["metadata"]["name"]) for s in specs]
+    assert len(set(names)) == len(names)

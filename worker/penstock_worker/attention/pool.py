@@ -1,6 +1,8 @@
 """The memory that holds every layer's keys and values, whoever computes attention over it."""
 
-import numpy
+import contextlib
+import mmap
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,14 @@ class KVPool:
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros that take memory only once they are written, unlike torch's own."""
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(size, dtype=numpy.uint8)).view(dtype).view(shape)
+    """Return zeros that take memory only once they are written, unlike torch's own.
+
+    Huge pages, where the system has them: blocks lie anywhere in the pool, and with pages of four
+    kilobytes reading them would miss the TLB all the time.
+    """
+    size = max(1, torch.Size(shape).numel() * dtype.itemsize)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel may be built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -170,8 +170,11 @@ class Memory {
 
 // ---------------------------------------------------------------------------------- threads
 
-// A fixed team that runs one function together. Waiting threads spin for a few microseconds, as
-// phases are that short, then sleep, as a container may have fewer processors than threads.
+// A fixed team that runs one function together. Waiting threads spin for some ten microseconds, as
+// phases are that short, then sleep: whoever is waited for may have lost its processor to another
+// process, and gets it back the sooner.
+constexpr int SPINS = 1000;
+
 class Team {
  public:
   explicit Team(int size) : size_(size) {
@@ -234,7 +237,7 @@ class Team {
   }
 
   static void await(const std::atomic<uint32_t>& counter, uint32_t seen) {
-    for (int spin = 0; spin < 4000; spin++) {
+    for (int spin = 0; spin < SPINS; spin++) {
       if (counter.load(std::memory_order_acquire) != seen) return;
 #if defined(__x86_64__)
       _mm_pause();
@@ -298,24 +301,28 @@ struct Int8 {  // input bytes are unsigned with zero at 128, weight bytes are si
   }
 };
 
-constexpr int AHEAD = 64;  // words between the weights in use and those being fetched
+// Which weights to fetch while a tile is computed: `step` bytes per word of the inner dimension.
+// The processor's own prefetcher keeps too short a distance: without this, time for memory and time
+// for arithmetic add up instead of overlapping.
+struct Ahead {
+  const char* from;
+  int step;
+};
 
-using Tile = void (*)(const uint32_t*, const uint32_t*, int, float*, bool);
+using Tile = void (*)(const uint32_t*, const uint32_t*, int, float*, bool, Ahead);
 
 // sums[R][PANEL] (+)= inputs[words][R] . weights[words][PANEL]; all sums stay in registers.
 template <class Op, int R>
-void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fresh) {
+void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fresh, Ahead ahead) {
   typename Op::Sum left[R], right[R];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
     left[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL);
     right[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL + W);
   }
-  for (int k = 0; k < words; k++, a += R, b += PANEL) {
-    // The processor's own prefetcher keeps too short a distance: without this, time for memory and
-    // time for arithmetic add up instead of overlapping.
-    __builtin_prefetch(b + AHEAD * PANEL);
-    __builtin_prefetch(b + AHEAD * PANEL + W);
+  for (int k = 0; k < words; k++, a += R, b += PANEL, ahead.from += ahead.step) {
+    __builtin_prefetch(ahead.from);
+    __builtin_prefetch(ahead.from + ahead.step / 2);
     const Words b0 = load<Words>(b), b1 = load<Words>(b + W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
@@ -461,29 +468,40 @@ class Linear {
     }
   }
 
-  // Compute tiles [first, first + count) of one panel into sums [count][tile][PANEL].
-  void multiply(int panel, const Inputs& x, int first, int count, float* sums, float* block) const {
+  const uint32_t* panel(int index) const { return data_.as<uint32_t>() + index * panel_words(); }
+
+  // Compute tiles [first, first + count) of one panel into sums [count][tile][PANEL]. `next` are
+  // the weights that this thread will probably read after these.
+  void multiply(int index, const Inputs& x, int first, int count, float* sums, float* block,
+                const uint32_t* next) const {
     const Tile kernel = kind == Kind::INT8       ? tile_of<Int8>(x.tile)
                         : kind == Kind::BFLOAT16 ? tile_of<BFloat16>(x.tile)
                                                  : tile_of<Float32>(x.tile);
     const int total = words();
     for (int k = 0; k < total; k += BLOCK_WORDS) {
       const int part = std::min(BLOCK_WORDS, total - k);
-      const uint32_t* weights = data_.as<uint32_t>() + panel * panel_words();
+      const uint32_t* weights = panel(index) + size_t(k) * PANEL;
+      const uint32_t* later = k + part < total ? weights + size_t(part) * PANEL : next;
       if (kind == Kind::INT4) {
-        unpack_int4(weights, k, part, block);
+        unpack_int4(panel(index), k, part, block);
         weights = reinterpret_cast<const uint32_t*>(block);
-      } else {
-        weights += size_t(k) * PANEL;
       }
       for (int t = 0; t < count; t++)
-        kernel(x.at(first + t) + size_t(k) * x.tile, weights, part, sums + size_t(t) * x.tile * PANEL,
-               k == 0);
+        kernel(x.at(first + t) + size_t(k) * x.tile, weights, part,
+               sums + size_t(t) * x.tile * PANEL, k == 0, ahead(weights, later, part, t, count));
     }
-    finish(panel, x, first, count, sums);
+    finish(index, x, first, count, sums);
   }
 
  private:
+  // One tile reads its block as fast as memory gives it, so a little ahead is enough. Several tiles
+  // share a block: meanwhile they fetch the next one, each its part.
+  static Ahead ahead(const uint32_t* weights, const uint32_t* later, int words, int t, int count) {
+    if (count == 1) return {reinterpret_cast<const char*>(weights + 64 * PANEL), 4 * PANEL};
+    const int step = 4 * PANEL / count;
+    return {reinterpret_cast<const char*>(later) + size_t(t) * step * words, step};
+  }
+
   static constexpr int GROUP_WORDS = (1 + GROUP / 8) * PANEL;
 
   size_t panel_words() const {
@@ -559,6 +577,7 @@ class Linear {
 // ---------------------------------------------------------------------------------- attention
 
 constexpr int CHUNK = 64;      // KV slots that are scored before they are weighed
+constexpr int EARLY = 8;          // slots between the key in use and the one being fetched
 constexpr int FEW_ROWS = 8;    // up to so many queries per KV head, packing KV does not pay
 constexpr int MANY_ROWS = 128;  // queries per task where it does
 
@@ -676,11 +695,13 @@ void attend_few(const Queries& q, const Cache<T>& keys, const Cache<T>& values) 
   for (int start = 0; start < total; start += CHUNK) {
     const int count = std::min(CHUNK, total - start);
     alignas(64) float scores[FEW_ROWS][CHUNK];
-    const T *key[CHUNK], *value[CHUNK];
-    keys.slots(start, count, key);
+    const T *key[CHUNK + EARLY], *value[CHUNK];
+    const int known = std::min(CHUNK + EARLY, total - start);
+    keys.slots(start, known, key);
     values.slots(start, count, value);
+    for (int c = 0; start == 0 && c < std::min(EARLY, known); c++) fetch(key[c], q.head_dim);
     for (int c = 0; c < count; c++) {
-      fetch(key[std::min(c + 8, count - 1)], q.head_dim);
+      fetch(key[std::min(c + EARLY, known - 1)], q.head_dim);
       fetch(value[c], q.head_dim);
       int r = 0;
       for (; r + 4 <= rows; r += 4) score<4>(query + r, key[c], q.head_dim, &scores[r][c]);
@@ -772,7 +793,7 @@ class Prefill {
     float* out = outputs_ + size_t(t) * tile_ * wide_;
     for (int p = 0; p < CHUNK / PANEL; p++) {
       alignas(64) float part[MAX_TILE * PANEL];
-      kernel(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true);
+      kernel(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true, here());
       for (int r = 0; r < tile_; r++)
         std::memcpy(scores_ + r * CHUNK + p * PANEL, part + r * PANEL, PANEL * 4);
     }
@@ -780,8 +801,11 @@ class Prefill {
     for (int p = 0; p < wide_ / PANEL; p++)
       kernel(reinterpret_cast<uint32_t*>(weights_),
              reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), CHUNK,
-             out + size_t(p) * tile_ * PANEL, false);
+             out + size_t(p) * tile_ * PANEL, false, here());
   }
+
+  // Nothing to fetch: keys and values were packed a moment ago.
+  Ahead here() const { return {reinterpret_cast<const char*>(keys_), 0}; }
 
   void weigh_row(const Queries& q, int row, int r, int start, float* out) {
     const int seen = row < q.rows() ? std::min(CHUNK, q.sees(row) - start) : 0;
@@ -1009,7 +1033,8 @@ struct PenstockDecoder {
       const int panel = task % linear.panels(), first = task / linear.panels() * BLOCK_TILES;
       const int count = std::min(BLOCK_TILES, packed.tiles() - first);
       float* sums = scratch[thread].as<float>();
-      linear.multiply(panel, packed, first, count, sums, block_of(thread));
+      linear.multiply(panel, packed, first, count, sums, block_of(thread),
+                      linear.panel(panel + team.size()));
       const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
       const int end = std::min((first + count) * packed.tile, packed.rows);
       for (int row = first * packed.tile; row < end; row++, sums += PANEL)
@@ -1026,8 +1051,9 @@ struct PenstockDecoder {
       const int count = std::min(BLOCK_TILES, packed.tiles() - first);
       float* gate = scratch[thread].as<float>();
       float* up = gate + BLOCK_TILES * MAX_TILE * PANEL;
-      layer.gate.multiply(panel, packed, first, count, gate, block_of(thread));
-      layer.up.multiply(panel, packed, first, count, up, block_of(thread));
+      layer.gate.multiply(panel, packed, first, count, gate, block_of(thread), layer.up.panel(panel));
+      layer.up.multiply(panel, packed, first, count, up, block_of(thread),
+                        layer.gate.panel(panel + team.size()));
       const int columns = std::min(PANEL, shape.inner - panel * PANEL);
       const int end = std::min((first + count) * packed.tile, packed.rows);
       for (int row = first * packed.tile; row < end; row++, gate += PANEL, up += PANEL) {

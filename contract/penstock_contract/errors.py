@@ -29,6 +29,8 @@ class ErrorCode(Enum):
     UPSTREAM_FAILED = ("upstream_failed", 502, "server_error")
     NO_CAPACITY = ("no_capacity", 503, "server_error")
     SHUTTING_DOWN = ("shutting_down", 503, "server_error")
+    HANDED_BACK = ("handed_back", 503, "server_error")
+    """The worker leaves before the request is complete: continue it on another one."""
     DEADLINE_EXCEEDED = ("deadline_exceeded", 504, "server_error")
 
     def __init__(self, code: str, status: int, type_: str) -> None:

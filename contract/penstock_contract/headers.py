@@ -31,6 +31,9 @@ DEADLINE: Final = "x-penstock-deadline"
 """Seconds that are left for the request, a decimal; relative, since clocks differ between nodes."""
 ATTEMPT: Final = "x-penstock-attempt"
 """Integer from 1; output of an earlier attempt is discarded."""
+JOURNAL: Final = "x-penstock-journal"
+"""Any value: put the resume journal into the stream, and go on where `penstock_resume` in the body
+says (penstock_contract.journal)."""
 CACHE_SALT: Final = "x-penstock-cache-salt"
 """Tenant's prefix-cache salt; requests with different salts never share KV blocks."""
 

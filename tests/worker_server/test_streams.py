@@ -14,6 +14,9 @@ from prometheus_client import CollectorRegistry
 from stream_auditor import Recording, audit, record
 from worker_process import EXAMPLE_MODEL, NAME
 
+from penstock_contract.errors import ErrorCode
+from penstock_contract.headers import JOURNAL
+from penstock_contract.journal import FIELD, parse
 from penstock_worker.messages import AddRequest, FinishReason
 from penstock_worker.server.app import create_app
 from penstock_worker.server.metrics import WorkerMetrics
@@ -223,3 +226,54 @@ async def test_a_reader_that_does_not_read_delays_nobody_else(stand: Stand) -> N
     assert audit(other, include_usage=True).outcome == "complete"
     writer.close()
     assert await stand.aborted() == stuck.id
+
+
+async def test_characters_cut_by_a_resumption_come_out_whole_and_once(stand: Stand) -> None:
+    text = "日本語 𓀀 <é>"
+    tokens = stand.ids(text)
+    payload = chat(stop="<never>")
+    journal = {JOURNAL: "1"}
+    for shown in range(1, len(tokens)):
+        choices = [{"index": 0, "tokens": tokens[:shown]}]
+        resume = {"id": "chatcmpl-1", "created": 1, "seed": 1, "choices": choices}
+        reading = asyncio.create_task(
+            record(stand.url, CHAT, {**payload, FIELD: resume}, headers=journal)
+        )
+        request = await stand.added()
+        assert request.output == tokens[:shown]
+        for token in tokens[shown:]:
+            stand.engine.put(request, [token])
+        stand.engine.put(request, [1], FinishReason.STOP)
+        verdict = audit(await reading, include_usage=True)
+        rest = verdict.texts[0]
+        whole = stand.tokenizer.decode(tokens[:shown])
+        assert text.endswith(rest)
+        # What was shown before is what is whole of the first tokens, but for a possible stop.
+        assert whole.rstrip("\ufffd").startswith(text[: len(text) - len(rest)])
+        assert verdict.usage is not None
+        assert verdict.usage["completion_tokens"] == len(tokens) + 1
+
+
+async def test_what_a_leaving_worker_cannot_finish_is_handed_back(stand: Stand) -> None:
+    first = asyncio.Event()
+    reading = asyncio.create_task(
+        record(stand.url, CHAT, chat(n=2), first_piece=first, headers={JOURNAL: "1"})
+    )
+    one, other = await stand.added(), await stand.added()
+    stand.engine.put(one, stand.ids("A"))
+    await asyncio.wait_for(first.wait(), PATIENCE)
+    waiting = asyncio.create_task(record(stand.url, CHAT, chat(stream=False)))
+    third = await stand.added()
+    assert not await stand.service.drain(0.0)
+    await stand.service.hand_back()
+    recording = await reading
+    verdict = audit(recording, include_usage=True, choices=2)
+    assert (verdict.violations, verdict.outcome) == ([], "error")
+    assert verdict.error is not None
+    assert verdict.error["code"] == ErrorCode.HANDED_BACK.code
+    resume = parse(recording.body).resume
+    assert resume is not None
+    assert [list(choice.tokens) for choice in resume.choices] == [stand.ids("A")]
+    refused = await waiting
+    assert refused.status == ErrorCode.HANDED_BACK.status
+    assert {await stand.aborted() for _ in range(3)} == {one.id, other.id, third.id}

@@ -154,7 +154,7 @@ class _Server(uvicorn.Server):
     async def _drain(self) -> None:
         if not await self._service.drain(self._timeout):
             log.warning("requests were still running after %.0f s", self._timeout)
-            await self._service.give_up()
+            await self._service.hand_back()
         self.should_exit = True
 
 

@@ -131,13 +131,18 @@ class Engine:
             finish_reason=reason,
             logprobs=_listed(logprobs),
             cached_tokens=request.cached_tokens,
-            queue_seconds=request.queue_seconds if request.output_length == 1 else 0.0,
+            queue_seconds=request.queue_seconds if _is_first(request) else 0.0,
         )
 
 
 def _note_queueing(step: Step, now: float) -> None:
     for request in step.admitted:
         request.queue_seconds = max(0.0, now - request.arrived_at)
+
+
+def _is_first(request: Request) -> bool:
+    """Whether the latest token is the first that this engine drew for the request."""
+    return request.output_length == request.resumed_at + 1
 
 
 def _finish_reason(request: Request, token: int) -> FinishReason | None:

@@ -42,7 +42,10 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     id: str
     prompt: list[int]
     max_tokens: int
+    """Of the whole output, `output` included."""
     sampling: Sampling = Sampling()
+    output: list[int] = []
+    """Tokens that were generated elsewhere: known from the start, and not reported again."""
     min_tokens: int = 0
     """No stop token is drawn before so many tokens."""
     stop_token_ids: list[int] = []

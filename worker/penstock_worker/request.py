@@ -20,6 +20,8 @@ class Request:
     stop_tokens: frozenset[int]
     priority: int
     salt: bytes
+    resumed_at: int
+    """Output tokens that came with the request."""
     arrival: int
     """Order of arrival, a counter: it breaks ties of priority."""
     arrived_at: float
@@ -44,7 +46,7 @@ class Request:
         """Return the request that a message asks for, clipped to the model's context."""
         return cls(
             id=message.id,
-            tokens=list(message.prompt),
+            tokens=message.prompt + message.output,
             prompt_length=len(message.prompt),
             max_length=min(len(message.prompt) + message.max_tokens, max_model_len),
             sampling=message.sampling,
@@ -52,6 +54,7 @@ class Request:
             stop_tokens=frozenset(message.stop_token_ids),
             priority=message.priority,
             salt=message.salt,
+            resumed_at=len(message.output),
             arrival=arrival,
             arrived_at=now,
         )

@@ -168,9 +168,10 @@ class Scheduler:
         if request.admitted:
             return
         request.admitted = True
-        request.cached_tokens = request.computed
+        # Of a resumed request, output may be cached too: what is reported is of the prompt.
+        request.cached_tokens = min(request.computed, request.prompt_length)
         self.prefix_queries += request.prompt_length
-        self.prefix_hits += request.computed
+        self.prefix_hits += request.cached_tokens
         step.admitted.append(request)
 
     def _cached_prefix(self, request: Request) -> list[int]:

@@ -18,6 +18,7 @@ def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str 
         return f"the prompt must have 1 to {max_model_len - 1} tokens"
     for field, tokens in (
         ("prompt", message.prompt),
+        ("output", message.output),
         ("stop_token_ids", message.stop_token_ids),
         ("logit_bias", list(message.sampling.logit_bias)),
     ):
@@ -25,6 +26,9 @@ def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str 
             return f"{field}: token ids must be 0 to {vocab_size - 1}"
     if message.max_tokens < 1:
         return "max_tokens must be at least 1"
+    room = min(message.max_tokens, max_model_len - len(message.prompt))
+    if len(message.output) >= room:
+        return f"output has {len(message.output)} tokens already, and {room} are all there may be"
     if len(message.salt) > MAX_SALT:
         return f"salt must be at most {MAX_SALT} bytes"
     return _sampling_problem(message.sampling, vocab_size)

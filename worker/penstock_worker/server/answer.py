@@ -6,8 +6,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.journal import ResumedChoice
 from penstock_worker.messages import AddRequest, FinishReason, Output, TokenLogprobs
-from penstock_worker.server.engine_client import EngineClient, EngineDied
+from penstock_worker.server.engine_client import EngineClient, EngineDied, HandedBack
 from penstock_worker.server.metrics import RequestMetrics, WorkerMetrics
 from penstock_worker.text.stop import StopStrings
 from penstock_worker.text.tokenizer import TextStream
@@ -22,6 +23,8 @@ class Delta:
     tokens: list[int]
     logprobs: list[TokenLogprobs]
     finish_reason: str | None
+    cached_tokens: int = 0
+    """Prompt tokens that were cached; with the first delta of a choice that counts them."""
 
 
 @dataclass
@@ -63,6 +66,8 @@ class _Choice:
     pending: list[int] = field(default_factory=list)
     pending_logprobs: list[TokenLogprobs] = field(default_factory=list)
     counted: bool = False
+    cached_tokens: int = 0
+    """Of the prompt, until a delta has reported them."""
     finished: bool = False
 
     def take(self, output: Output) -> Delta | None:
@@ -86,10 +91,25 @@ class _Choice:
             return None
         self.finished = reason is not None
         delta = Delta(
-            self.index, piece, self.pending, self.pending_logprobs, reason and str(reason)
+            self.index,
+            piece,
+            self.pending,
+            self.pending_logprobs,
+            reason and str(reason),
+            self.cached_tokens,
         )
-        self.pending, self.pending_logprobs = [], []
+        self.pending, self.pending_logprobs, self.cached_tokens = [], [], 0
         return delta
+
+    def replay(self, given: ResumedChoice, with_logprobs: bool) -> list[Delta]:
+        """Return to where the choice was after tokens that have been shown already."""
+        self.counted = True
+        unknown = [TokenLogprobs(0.0, [])] if with_logprobs else []
+        outputs = [Output("", [token], logprobs=unknown) for token in given.tokens]
+        deltas = [delta for output in outputs if (delta := self.take(output)) is not None]
+        self.pending, self.pending_logprobs = [], []
+        self.finished = given.finish_reason is not None
+        return deltas
 
 
 class Answer:
@@ -103,6 +123,7 @@ class Answer:
         prompt_tokens: of all prompts together, each counted once.
         choices_per_prompt: the API request's `n`.
         metrics: where the requests' latencies and sizes are kept.
+        given: what was shown of choices before, by index; `replayed` is what it was shown as.
     """
 
     def __init__(
@@ -114,6 +135,7 @@ class Answer:
         prompt_tokens: int,
         choices_per_prompt: int,
         metrics: WorkerMetrics,
+        given: dict[int, ResumedChoice] | None = None,
     ) -> None:
         arrived = time.monotonic()
         self.usage = Usage(prompt_tokens=prompt_tokens)
@@ -130,25 +152,43 @@ class Answer:
             )
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
         }
+        self.replayed = [
+            delta for place, shown in (given or {}).items() for delta in self._replay(place, shown)
+        ]
+
+    @property
+    def seed(self) -> int:
+        """What the draws of all choices depend on."""
+        return self._requests[0].sampling.seed
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Yield deltas of all choices, interleaved as they come.
 
         Raises:
-            ApiError: the engine refused a request or died.
+            ApiError: the engine refused a request or died, or the worker leaves.
         """
         try:
-            async with aclosing(self._client.generate(self._requests)) as outputs:
+            unfinished = [r for r in self._requests if not self._choices[r.id].finished]
+            async with aclosing(self._client.generate(unfinished)) as outputs:
                 async for output in outputs:
                     delta = self._take(output)
                     if delta is not None:
                         yield delta
+        except HandedBack as error:
+            message = "the worker leaves before the answer is complete: continue on another one"
+            raise ApiError(ErrorCode.HANDED_BACK, message, retry_after=0.1) from error
         except EngineDied as error:
             raise ApiError(ErrorCode.INTERNAL_ERROR, f"the engine died: {error}") from error
         finally:
             for choice in self._choices.values():
                 if not choice.finished:
                     choice.metrics.finished("abort", time.monotonic())
+
+    def _replay(self, index: int, given: ResumedChoice) -> list[Delta]:
+        request = self._requests[index]
+        self.usage.completion_tokens += len(given.tokens)
+        self.usage.cached_tokens += given.cached_tokens
+        return self._choices[request.id].replay(given, request.sampling.logprobs is not None)
 
     def _take(self, output: Output) -> Delta | None:
         choice = self._choices[output.id]
@@ -162,6 +202,7 @@ class Answer:
             # Further choices of a prompt find it cached by the first: only the first one counts.
             if choice.index % self._choices_per_prompt == 0:
                 self.usage.cached_tokens += output.cached_tokens
+                choice.cached_tokens = output.cached_tokens
         now = time.monotonic()
         choice.metrics.output(output, now)
         delta = choice.take(output)

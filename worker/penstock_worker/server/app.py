@@ -120,10 +120,13 @@ async def _complete(
     service: Service, request: Request, body: ChatRequest | CompletionRequest
 ) -> Response:
     began = time.perf_counter()
+    journaled = headers.JOURNAL in request.headers
+    if not (journaled and body.stream):
+        body.penstock_resume = None  # only the gateway resumes, and only streams
     answer, bodies, choices = await service.answer(body)
     own = {headers.EPOCH: service.epoch}
     if body.stream:
-        stream = events(service, answer, bodies, body.include_usage)
+        stream = events(service, answer, bodies, body, journaled)
         return EventStream(stream, own)
     result = await unless_disconnected(request, lambda: whole(service, answer, bodies, choices))
     own[headers.PROCESSING_MS] = str(round((time.perf_counter() - began) * 1000))

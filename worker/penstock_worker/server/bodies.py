@@ -20,6 +20,8 @@ class Head:
 class Bodies(Protocol):
     """Shapes one endpoint's answers."""
 
+    head: Head
+
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """Return a streamed chunk."""
 

@@ -26,6 +26,10 @@ class EngineDied(Exception):
     """The engine process ended; nothing can be generated any more."""
 
 
+class HandedBack(Exception):
+    """The worker leaves: what is unfinished is for another one to continue."""
+
+
 class EngineClient:
     """One engine process and the requests that it works on.
 
@@ -41,6 +45,7 @@ class EngineClient:
         self.failure = ""
         self._config = config
         self._on_batch = on_batch
+        self._leaving = False
         self._streams: dict[str, asyncio.Queue[Output | None]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -81,9 +86,12 @@ class EngineClient:
 
         Raises:
             EngineDied: before or while generating.
+            HandedBack: the worker leaves before the requests have finished.
         """
         if self.died.is_set():
             raise EngineDied(self.failure)
+        if self._leaving:
+            raise HandedBack
         queue: asyncio.Queue[Output | None] = asyncio.Queue()
         for request in requests:
             self._streams[request.id] = queue
@@ -93,16 +101,16 @@ class EngineClient:
             while unfinished:
                 output = await queue.get()
                 if output is None:
-                    raise EngineDied(self.failure)
+                    raise HandedBack if self._leaving else EngineDied(self.failure)
                 if output.finish_reason is not None:
                     unfinished -= 1
                 yield output
         finally:
             self._forget([request.id for request in requests])
 
-    def give_up(self, reason: str) -> None:
-        """End every request with an error; the engine itself goes on."""
-        self.failure = reason
+    def hand_back(self) -> None:
+        """End every request unfinished; the engine itself goes on."""
+        self._leaving = True
         for queue in set(self._streams.values()):
             queue.put_nowait(None)
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from penstock_contract.journal import Resume
+
 MAX_BODY_BYTES = 32 << 20
 MAX_PROMPTS = 64
 MAX_CHOICES = 128
@@ -60,6 +62,7 @@ class GenerationRequest(BaseModel):
     structured_outputs: dict[str, Any] | None = None
     guided_json: Any = None
     cache_salt: Annotated[str, Field(max_length=64)] | None = None
+    penstock_resume: Resume | None = None
 
     @property
     def stops(self) -> list[str]:

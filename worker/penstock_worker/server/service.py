@@ -1,13 +1,14 @@
 """What the routes act on: the served model, its engine, and whether new requests may come."""
 
 import asyncio
+import contextlib
 import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
 from typing import Any
 
+from penstock_contract import journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.answer import Answer, Delta, Stopping
 from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head
@@ -21,10 +22,15 @@ from penstock_worker.server.prepare import (
     refuse_unsupported,
 )
 from penstock_worker.server.protocol import ChatRequest, CompletionRequest
+from penstock_worker.server.resume import resumed
 from penstock_worker.server.stream import DONE, event
 
 RETRY_AFTER = 1.0
 """Seconds; another worker can take the request at once, so the gateway need not wait."""
+
+
+HAND_BACK_SECONDS = 1.0
+"""For the last error event of every stream, once the grace is over."""
 
 
 class Service:
@@ -82,7 +88,7 @@ class Service:
             )
         return self.served
 
-    @contextmanager
+    @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
         """Count a request for as long as it runs; draining waits for it."""
         self._in_flight += 1
@@ -105,11 +111,12 @@ class Service:
             return False
         return True
 
-    async def give_up(self) -> None:
-        """End what still runs, each with an error that its client sees."""
-        self.client.give_up("the worker was stopped before the answer was complete")
-        async with asyncio.timeout(1.0):
-            await self._idle.wait()
+    async def hand_back(self) -> None:
+        """End what still runs, each with an error that asks to continue it on another worker."""
+        self.client.hand_back()
+        with contextlib.suppress(TimeoutError):  # a client that does not read must not hold us
+            async with asyncio.timeout(HAND_BACK_SECONDS):
+                await self._idle.wait()
 
     async def answer(self, request: ChatRequest | CompletionRequest) -> tuple[Answer, Bodies, int]:
         """Return the answer to a request, how it is shaped, and its number of choices."""
@@ -120,15 +127,24 @@ class Service:
             prompts = await asyncio.to_thread(_prompts, served, request)
         chat = isinstance(request, ChatRequest)
         request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
-        seed = random.getrandbits(63)
+        resume = request.penstock_resume
+        seed = resume.seed if resume else random.getrandbits(63)
         requests = engine_requests(served, request, prompts, request_id, seed)
+        requests, given = resumed(requests, resume)
         skip = request.skip_special_tokens
         texts = [served.tokenizer.stream(r.prompt, skip_special_tokens=skip) for r in requests]
         count = sum(map(len, prompts))
         stopping = Stopping(tuple(request.stops), request.min_tokens)
-        answer = Answer(self.client, requests, texts, stopping, count, request.n, self.metrics)
+        answer = Answer(
+            self.client, requests, texts, stopping, count, request.n, self.metrics, given
+        )
         head = Head(request_id, int(time.time()), request.model)
-        return answer, _bodies(served, request, prompts, head), len(requests)
+        if resume:
+            head = Head(resume.id, resume.created, request.model)
+        bodies = _bodies(served, request, prompts, head)
+        for delta in answer.replayed:
+            bodies.chunk(delta)  # it has been shown: only what the bodies remember of it is wanted
+        return answer, bodies, len(requests)
 
 
 def _prompts(served: Served, request: ChatRequest | CompletionRequest) -> list[list[int]]:
@@ -148,24 +164,39 @@ def _bodies(
 
 
 async def events(
-    service: Service, answer: Answer, bodies: Bodies, include_usage: bool
+    service: Service,
+    answer: Answer,
+    bodies: Bodies,
+    request: ChatRequest | CompletionRequest,
+    journaled: bool,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the server-sent events of a streamed answer."""
-    usage_field: dict[str, Any] = {"usage": None} if include_usage else {}
+    """Yield the server-sent events of a streamed answer, with or without the resume journal."""
+    usage_field: dict[str, Any] = {"usage": None} if request.include_usage else {}
+    resume = request.penstock_resume
+    begin = b""
+    if journaled and resume is None:
+        begin = journal.begin_line(bodies.head.id, bodies.head.created, answer.seed)
     with service.in_flight():
-        async with aclosing(answer.deltas()) as deltas:
+        async with contextlib.aclosing(answer.deltas()) as deltas:
             async for delta in deltas:
-                yield event({**bodies.chunk(delta), **usage_field})
-        if include_usage:
-            yield event(bodies.usage_chunk(answer.usage.body()))
+                data = event({**bodies.chunk(delta), **usage_field})
+                yield begin + _journal_line(delta) + data if journaled else data
+                begin = b""
+        if request.include_usage and not (resume and resume.usage_sent):
+            data = event(bodies.usage_chunk(answer.usage.body()))
+            yield journal.USAGE_LINE + data if journaled else data
         yield DONE
+
+
+def _journal_line(delta: Delta) -> bytes:
+    return journal.tokens_line(delta.index, delta.tokens, delta.cached_tokens, delta.finish_reason)
 
 
 async def whole(service: Service, answer: Answer, bodies: Bodies, choices: int) -> dict[str, Any]:
     """Return the body of an answer that is not streamed."""
     found: list[list[Delta]] = [[] for _ in range(choices)]
     with service.in_flight():
-        async with aclosing(answer.deltas()) as deltas:
+        async with contextlib.aclosing(answer.deltas()) as deltas:
             async for delta in deltas:
                 found[delta.index].append(delta)
     return bodies.whole(found, answer.usage.body())

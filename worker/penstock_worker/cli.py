@@ -23,6 +23,7 @@ from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied
 from penstock_worker.server.metrics import WorkerMetrics
 from penstock_worker.server.prepare import Served
+from penstock_worker.server.probe import generate_one_token
 from penstock_worker.server.service import Service
 from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
 from penstock_worker.text.tokenizer import Tokenizer, TokenizerError
@@ -77,6 +78,7 @@ class _Runner:
         self._names = names
         self._listener = listener
         self._began = began
+        self._failed = False
 
     async def run(self, served: Callable[[int], Served]) -> int:
         """Serve until drained or until the engine dies; return the exit status."""
@@ -90,7 +92,7 @@ class _Runner:
         watching = asyncio.create_task(self._watch(service, server, served))
         await serving
         watching.cancel()
-        failed = client.died.is_set()
+        failed = self._failed or client.died.is_set()
         await client.stop()
         if failed:
             log.error("the engine died: %s", client.failure)
@@ -102,15 +104,21 @@ class _Runner:
         """Open for requests when the engine is ready; close the server when it dies."""
         try:
             ready = await asyncio.shield(service.client.ready)
-        except EngineDied:
+            model, loaded = served(ready.max_model_len), time.monotonic()
+            await generate_one_token(service.client, model)
+        except EngineDied as error:
+            service.client.failure = service.client.failure or str(error)
+            self._failed = True
             server.should_exit = True
             return
-        service.epoch = ready.epoch
-        service.served = served(ready.max_model_len)
-        service.metrics.loaded(time.monotonic() - self._began)
+        now = time.monotonic()
+        service.epoch, service.served = ready.epoch, model
+        service.metrics.loaded(now - self._began)
         log.info(
-            "ready after %.1f s: %d KV blocks of %d tokens, context %d",
-            time.monotonic() - self._began,
+            "ready after %.1f s, of which the first token took %.3f s: "
+            "%d KV blocks of %d tokens, context %d",
+            now - self._began,
+            now - loaded,
             ready.num_blocks,
             ready.block_size,
             ready.max_model_len,

@@ -107,6 +107,17 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     async def ping() -> Response:
         return await health()
 
+    # Not for clients: the gateway does not relay these, and NetworkPolicies keep others out.
+    @app.post("/drain")
+    async def drain() -> Response:
+        service.set_aside(aside=True)
+        return Reply({"status": service.state})
+
+    @app.delete("/drain")
+    async def end_drain() -> Response:
+        service.set_aside(aside=False)
+        return Reply({"status": service.state})
+
     @app.get("/version")
     async def get_version() -> Response:
         return Reply({"version": version("penstock")})

@@ -26,9 +26,9 @@ class WorkerMetrics:
         """The worker became ready, so long after its start."""
         self._set(declared.WORKER_LOAD_SECONDS, seconds)
 
-    def draining(self) -> None:
-        """The worker refuses new requests from now on."""
-        self._set(declared.WORKER_DRAINING, 1)
+    def draining(self, *, draining: bool) -> None:
+        """The worker refuses new requests from now on, or takes them again."""
+        self._set(declared.WORKER_DRAINING, draining)
 
     def batch(self, batch: Batch) -> None:
         """Take over the engine's state after a step."""

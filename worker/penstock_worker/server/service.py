@@ -52,7 +52,8 @@ class Service:
         self.served: Served | None = None
         self.epoch = ""
         self.created = int(time.time())
-        self.draining = False
+        self._leaving = False
+        self._set_aside = False
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,6 +66,19 @@ class Service:
         if self.draining:
             return "draining"
         return "ok" if self.served is not None else "loading"
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused: until that is taken back, or for good."""
+        return self._set_aside or self._leaving
+
+    def set_aside(self, *, aside: bool) -> None:
+        """Refuse new requests or take them again; what runs goes on either way.
+
+        A worker that was told to end refuses them for good.
+        """
+        self._set_aside = aside
+        self.metrics.draining(draining=self.draining)
 
     def model(self, name: str | None) -> Served:
         """Return the model for a new request.
@@ -102,8 +116,8 @@ class Service:
 
     async def drain(self, patience: float) -> bool:
         """Refuse new requests and wait for the running ones; False when the time is over."""
-        self.draining = True
-        self.metrics.draining()
+        self._leaving = True
+        self.metrics.draining(draining=True)
         try:
             async with asyncio.timeout(patience):
                 await self._idle.wait()

@@ -1,6 +1,10 @@
 """What the chart renders is valid Kubernetes, restricted, and as the values say."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -137,6 +141,16 @@ def test_the_operators_gateway_selector_finds_the_gateways() -> None:
     (flag,) = [a for a in container["args"] if a.startswith("--gateway-selector=")]
     terms = dict(term.split("=") for term in flag.partition("=")[2].split(","))
     assert terms.items() <= found["penstock-gateway"]["metadata"]["labels"].items()
+
+
+@cases
+def test_every_flag_is_one_that_the_command_has(values: dict[str, Any]) -> None:
+    for name, template in pods(render(values)).items():
+        (container,) = template["spec"]["containers"]
+        command = Path(sys.executable).with_name(name)
+        told = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+        known = set(re.findall(r"--[a-z-]+", told.stdout))
+        assert {argument.partition("=")[0] for argument in container["args"]} <= known
 
 
 def test_the_dashboard_is_the_file_as_it_is() -> None:

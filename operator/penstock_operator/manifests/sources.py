@@ -46,8 +46,8 @@ def source(deployment: InferenceDeployment, pool: EnginePool) -> Source:
     model = deployment.spec.model
     scheme, _, rest = model.uri.partition("://")
     if scheme == "pvc":
-        claim, _, folder = rest.partition("/")
-        return Source(_inside(folder), _volume(_claim(claim, read_only=True)))
+        claim, *folder = _parts(rest, FIELD)
+        return Source(_inside("/".join(folder)), _volume(_claim(claim, read_only=True)))
     if scheme == "oci":
         image = {"reference": rest, "pullPolicy": "IfNotPresent"}
         return Source(MODELS, _volume({"image": image}))

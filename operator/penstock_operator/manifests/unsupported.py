@@ -29,6 +29,13 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
         (adapters, "spec.model.adapters", "leave it out"),
         (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),
         (parallelism.pipeline > 1, where, "use pipeline: 1"),
+        # Several pools would be on trial at once, each with a revision and a share of its own, and
+        # a prefill worker of one revision would feed decode workers of another.
+        (
+            deployment.spec.rollout.canary is not None and len(deployment.spec.pools) > 1,
+            "spec.rollout.canary",
+            "use it with a single pool",
+        ),
     ):
         if refused:
             raise Unsupported(field, f"not available in this version; {fix}")

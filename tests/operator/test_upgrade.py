@@ -1,0 +1,110 @@
+"""A newer operator restarts nothing: what runs keeps the template that it was made with."""
+
+from dataclasses import replace
+from typing import Any
+
+from deployments import manifest
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_operator.cluster.actions import Apply, Create, Decision, Merge, Report
+from penstock_operator.cluster.decide import decide
+from penstock_operator.cluster.world import Gateways, Pod, World
+from penstock_operator.manifests import Settings
+
+OLD = Settings()
+NEW = Settings(worker_image="registry/worker:2", vllm_image="registry/vllm:2")
+SERVED = frozenset(
+    {
+        "v1/Service", "v1/ServiceAccount", "policy/v1/PodDisruptionBudget",
+        "networking.k8s.io/v1/NetworkPolicy", "apps/v1/Deployment",
+    }
+)  # fmt: skip
+
+
+def stored(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as an API server gives it back."""
+    uid = f"{body['kind']}-{body['metadata']['name']}"
+    return {**body, "metadata": {**body["metadata"], "uid": uid, "resourceVersion": "1"}}
+
+
+def world_of(**spec: Any) -> World:
+    raw = stored(manifest(**spec))
+    raw["metadata"] |= {"namespace": "default", "generation": 1}
+    return World(
+        raw, InferenceDeployment.model_validate(raw), "", {}, {}, {}, (),
+        Gateways(ready=True, url="http://gateway"), SERVED,
+    )  # fmt: skip
+
+
+def done(world: World, decision: Decision) -> World:
+    """Return the world after a cluster has done what was decided, and all pods are ready."""
+    pools, children, workloads = dict(world.pools), dict(world.children), dict(world.workloads)
+    deployment = world.deployment
+    for action in decision.actions:
+        if isinstance(action, Apply | Create):
+            body = stored(action.body)
+            name = body["metadata"]["name"]
+            if body["kind"] == "EnginePool":
+                pools[name] = EnginePool.model_validate(body)
+            elif body["kind"] == "Deployment":
+                workloads[name] = body
+            else:
+                children[body["kind"], name] = body
+        elif isinstance(action, Merge) and action.kind == "Deployment":
+            before = workloads[action.name]
+            spec = {**before["spec"], **action.patch.get("spec", {})}
+            workloads[action.name] = {**before, "spec": spec}
+        elif isinstance(action, Report) and action.kind == "EnginePool":
+            pool = {**pools[action.name].to_json(), "status": action.status}
+            pools[action.name] = EnginePool.model_validate(pool)
+        elif isinstance(action, Report) and deployment is not None:
+            body = {**deployment.to_json(), "status": action.status}
+            deployment = InferenceDeployment.model_validate(body)
+    return replace(
+        world, deployment=deployment, pools=pools, children=children, workloads=workloads,
+        pods=tuple(pod for body in workloads.values() for pod in pods_of(body)),
+    )  # fmt: skip
+
+
+def pods_of(workload: dict[str, Any]) -> list[Pod]:
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    pool, revision = labels["penstock.dev/pool"], labels["penstock.dev/rollout-hash"]
+    return [
+        Pod(
+            uid=f"{revision}-{index}", name=f"{revision}-{index}", pool=pool, revision=revision,
+            version="1", ready=True, deleting=False, draining=False, address="10.0.0.1",
+            failing="", waiting="", unschedulable="",
+        )
+        for index in range(workload["spec"]["replicas"])
+    ]  # fmt: skip
+
+
+def settled(world: World, settings: Settings) -> World:
+    for _ in range(20):
+        decision = decide(world, settings)
+        if not decision.actions:
+            return world
+        world = done(world, decision)
+    raise AssertionError(f"never settles: {decision.actions}")
+
+
+def images(world: World) -> list[str]:
+    pods = [w["spec"]["template"]["spec"] for w in world.workloads.values()]
+    return sorted(pod["containers"][0]["image"] for pod in pods)
+
+
+def test_a_changed_default_image_changes_nothing_that_runs() -> None:
+    world = settled(world_of(), OLD)
+    assert images(world) == [OLD.worker_image]
+    assert decide(world, NEW).actions == ()
+
+
+def test_a_new_revision_gets_the_new_image_and_the_old_one_keeps_its_own() -> None:
+    world = settled(world_of(), OLD)
+    changed = world_of(engine={"maxNumSeqs": 7})
+    assert changed.deployment is not None
+    assert world.deployment is not None
+    spec = world.deployment.model_copy(update={"spec": changed.deployment.spec})
+    world = replace(world, deployment=spec)
+    world = done(world, decide(world, NEW))
+    assert images(world) == sorted([OLD.worker_image, NEW.worker_image])

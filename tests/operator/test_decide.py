@@ -1,0 +1,310 @@
+"""The operator's decision against a store that does what an API server would."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from deployments import deployment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.fleet import WorkerLoad, WorkerState
+from penstock_contract.labels import DRAINING
+from penstock_operator.cluster.actions import (
+    Action,
+    Apply,
+    Create,
+    Decision,
+    Delete,
+    Mark,
+    Merge,
+    Report,
+    Tell,
+)
+from penstock_operator.cluster.decide import decide
+from penstock_operator.cluster.world import Gateways, World, pod
+from penstock_operator.manifests import Settings
+
+Object = dict[str, Any]
+SETTINGS = Settings()
+SERVED = frozenset(
+    {
+        "v1/Service",
+        "v1/ServiceAccount",
+        "policy/v1/PodDisruptionBudget",
+        "networking.k8s.io/v1/NetworkPolicy",
+    }
+)
+
+
+class Store:
+    """Keeps objects, makes pods for Deployments, and lets gateways confirm drains."""
+
+    def __init__(self, wanted: InferenceDeployment, served: frozenset[str] = SERVED) -> None:
+        self.served = served
+        self._serial = itertools.count(1)
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.told: list[Tell] = []
+        self.now = 0.0
+        self.spec(wanted)
+
+    def spec(self, wanted: InferenceDeployment) -> None:
+        """Apply a spec, as a user does."""
+        key = ("InferenceDeployment", wanted.metadata.name)
+        before = self.objects.get(key)
+        body = wanted.to_json()
+        if before:
+            body["metadata"]["generation"] = before["metadata"]["generation"] + 1
+            body["status"] = before.get("status", {})
+        self._put(body)
+
+    def _put(self, body: Object) -> Object:
+        key = (body["kind"], body["metadata"]["name"])
+        body = json.loads(json.dumps(body))
+        meta = body["metadata"]
+        meta.setdefault("namespace", "default")
+        old = self.objects.get(key, {"metadata": {}})["metadata"]
+        meta["uid"] = old.get("uid") or f"uid-{next(self._serial)}"
+        meta["resourceVersion"] = str(next(self._serial))
+        self.objects[key] = body
+        return body
+
+    def of(self, kind: str) -> list[Object]:
+        return [found for (k, _), found in sorted(self.objects.items()) if k == kind]
+
+    def world(self) -> World:
+        """Return what the operator sees."""
+        raw = self.of("InferenceDeployment")[0]
+        pods = tuple(pod(found) for found in self.of("Pod"))
+        kinds = {kind.rpartition("/")[2] for kind in self.served}
+        draining = [p.uid for p in pods if p.draining]
+        loads = {p.uid: WorkerLoad(state=WorkerState.READY) for p in pods}
+        return World(
+            raw=raw,
+            deployment=InferenceDeployment.model_validate(raw),
+            invalid="",
+            pools={
+                p["metadata"]["name"]: EnginePool.model_validate(p) for p in self.of("EnginePool")
+            },
+            children={key: o for key, o in self.objects.items() if key[0] in kinds},
+            workloads={w["metadata"]["name"]: w for w in self.of("Deployment")},
+            pods=pods,
+            gateways=Gateways(True, "http://gateway/v1", loads, frozenset(draining)),
+            served=self.served,
+            now=self.now,
+        )
+
+    def act(self, action: Action) -> None:
+        """Do what was decided."""
+        match action:
+            case Create(body, _):
+                assert (body["kind"], body["metadata"]["name"]) not in self.objects
+                self._put(body)
+            case Apply(body, _):
+                before = self.objects.get((body["kind"], body["metadata"]["name"]), {})
+                self._put(merged(before, body))
+            case Merge(kind, name, patch, _):
+                before = self.objects[kind, name]
+                version = patch["metadata"]["resourceVersion"]
+                assert version == before["metadata"]["resourceVersion"], "decided on a stale read"
+                self._put(merged(before, patch))
+            case Mark(name, _, _, patch, _):
+                self._put(merged(self.objects["Pod", name], patch))
+            case Delete(kind, name, uid, version, _):
+                meta = self.objects[kind, name]["metadata"]
+                assert (meta["uid"], meta["resourceVersion"]) == (uid, version)
+                self._collect(kind, name)
+            case Report(kind, name, status):
+                self._put({**self.objects[kind, name], "status": status})
+            case Tell():
+                self.told.append(action)
+
+    def _collect(self, kind: str, name: str) -> None:
+        """Garbage collection, children last."""
+        uid = self.objects.pop((kind, name))["metadata"]["uid"]
+        for key, found in list(self.objects.items()):
+            owners = found["metadata"].get("ownerReferences", [])
+            if any(owner["uid"] == uid for owner in owners) and key in self.objects:
+                self._collect(*key)
+
+    def controllers(self) -> None:
+        """Deployments get their pods; a pod is ready unless it drains."""
+        for found in self.of("Deployment"):
+            template, uid = found["spec"]["template"], found["metadata"]["uid"]
+            owner = [{"uid": uid, "kind": "Deployment", "name": found["metadata"]["name"]}]
+            mine = [p for p in self.of("Pod") if p["metadata"]["ownerReferences"] == owner]
+            for _ in range(found["spec"]["replicas"] - len(mine)):
+                metadata = {
+                    "name": f"pod-{next(self._serial)}",
+                    "labels": template["metadata"]["labels"],
+                    "annotations": {},
+                    "ownerReferences": owner,
+                }
+                status = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": ""}
+                self._put({"kind": "Pod", "metadata": metadata, "status": status})
+            mine.sort(key=lambda p: DRAINING not in p["metadata"]["annotations"])
+            for extra in mine[: max(0, len(mine) - found["spec"]["replicas"])]:
+                del self.objects["Pod", extra["metadata"]["name"]]
+
+    def settle(self) -> Decision:
+        """Decide and act until there is nothing left to do."""
+        for _ in range(60):
+            self.now += 1
+            decision = decide(self.world(), SETTINGS)
+            if not decision.actions:
+                return decision
+            for action in decision.actions:
+                self.act(action)
+            self.controllers()
+        raise AssertionError(f"never settles: {decision.actions}")
+
+
+def merged(before: Object, patch: Object) -> Object:
+    """JSON merge patch."""
+    result = dict(before)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            inner = before.get(key)
+            result[key] = merged(inner if isinstance(inner, dict) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def shape(store: Store) -> dict[str, Object]:
+    """Return what can be compared between two stores."""
+    drop = {"uid", "resourceVersion", "generation", "observedGeneration", "lastTransitionTime"}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k not in drop}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    return {
+        f"{kind}/{name}": plain(found)
+        for (kind, name), found in store.objects.items()
+        if kind != "Pod"
+    }
+
+
+def test_a_spec_becomes_pools_workers_and_what_stands_around_them() -> None:
+    store = Store(deployment({"name": "default", "replicas": 2}))
+    store.settle()
+    kinds = sorted({kind for kind, _ in store.objects})
+    assert kinds == [
+        *("Deployment", "EnginePool", "InferenceDeployment", "NetworkPolicy", "Pod"),
+        *("PodDisruptionBudget", "Service", "ServiceAccount"),
+    ]
+    assert len(store.of("Pod")) == 2
+    conditions = store.of("InferenceDeployment")[0]["status"]["conditions"]
+    assert {c["type"]: c["status"] for c in conditions}["Ready"] == "True"
+
+
+def test_once_all_is_right_nothing_is_done() -> None:
+    store = Store(deployment())
+    store.settle()
+    assert decide(store.world(), SETTINGS).actions == ()
+
+
+def test_whoever_scales_a_pool_keeps_it_until_the_spec_names_another_number() -> None:
+    store = Store(deployment({"name": "default", "replicas": 2}))
+    store.settle()
+    name = store.of("EnginePool")[0]["metadata"]["name"]
+    pool = store.objects["EnginePool", name]
+    pool["spec"]["replicas"] = 5
+    store.settle()
+    assert len(store.of("Pod")) == 5
+    store.spec(deployment({"name": "default", "replicas": 2}, engine={"image": "other:2"}))
+    store.settle()
+    assert len(store.of("Pod")) == 5
+    store.spec(deployment({"name": "default", "replicas": 1}, engine={"image": "other:2"}))
+    store.settle()
+    assert len(store.of("Pod")) == 1
+
+
+def test_a_pool_that_leaves_is_drained_then_deleted() -> None:
+    both = ({"name": "a", "replicas": 1}, {"name": "b", "replicas": 2})
+    store = Store(deployment(*both))
+    store.settle()
+    store.spec(deployment(both[0]))
+    first = decide(store.world(), SETTINGS)
+    assert not any(isinstance(action, Delete) for action in first.actions)
+    assert sum(isinstance(action, Mark) for action in first.actions) == 2
+    store.settle()
+    assert [p["spec"]["pool"] for p in store.of("EnginePool")] == ["a"]
+    assert len(store.of("Pod")) == 1
+
+
+def test_a_name_that_somebody_else_owns_is_left_alone_and_told() -> None:
+    store = Store(deployment())
+    owner = {"kind": "Team", "name": "other", "uid": "theirs", "controller": True}
+    name = store.of("InferenceDeployment")[0]["metadata"]["name"]
+    metadata = {"name": name, "ownerReferences": [owner]}
+    store._put({"kind": "Service", "metadata": metadata, "spec": {}})
+    store.settle()
+    assert store.objects["Service", name]["spec"] == {}
+    conditions = store.of("InferenceDeployment")[0]["status"]["conditions"]
+    told = {c["type"]: c for c in conditions}["PoolsReady"]
+    assert told["reason"] == "NameTaken"
+    assert "Team other" in told["message"]
+
+
+def test_a_spec_that_cannot_be_built_leaves_what_runs() -> None:
+    store = Store(deployment({"name": "default", "replicas": 2}))
+    store.settle()
+    before = [p["metadata"]["name"] for p in store.of("Pod")]
+    model = {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}
+    store.spec(deployment({"name": "default", "replicas": 2}, model=model))
+    store.settle()
+    assert [p["metadata"]["name"] for p in store.of("Pod")] == before
+    conditions = store.of("InferenceDeployment")[0]["status"]["conditions"]
+    assert {c["type"]: c["reason"] for c in conditions}["PoolsReady"] == "UnsupportedSpec"
+
+
+POOLS = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 3)),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda pool: pool[0],
+)
+
+
+def of(pools: list[tuple[str, int]], image: str) -> InferenceDeployment:
+    """Return a deployment of named pools with sizes."""
+    return deployment(*({"name": n, "replicas": r} for n, r in pools), engine={"image": image})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    path=st.lists(st.tuples(POOLS, st.sampled_from(["w:1", "w:2"])), min_size=1, max_size=3),
+    lost=st.lists(st.integers(0, 30), max_size=6),
+)
+def test_any_path_and_any_loss_ends_as_a_clean_install(
+    path: list[tuple[list[tuple[str, int]], str]], lost: list[int]
+) -> None:
+    store = Store(of(*path[0]))
+    for spec in path[1:]:
+        store.settle()
+        store.spec(of(*spec))
+    store.settle()
+    children = [key for key in store.objects if key[0] not in ("InferenceDeployment", "Pod")]
+    for index in lost:
+        key = children[index % len(children)]
+        if key in store.objects:
+            store._collect(*key)
+    store.settle()
+    clean = Store(of(*path[-1]))
+    clean.settle()
+    assert shape(store).keys() == shape(clean).keys()
+    assert len(store.of("Pod")) == len(clean.of("Pod"))
+
+
+@pytest.mark.parametrize("missing", ["policy/v1/PodDisruptionBudget", "v1/ServiceAccount"])
+def test_what_the_cluster_does_not_serve_is_left_out(missing: str) -> None:
+    store = Store(deployment(), SERVED - {missing})
+    store.settle()
+    assert not store.of(missing.rpartition("/")[2])

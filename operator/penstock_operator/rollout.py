@@ -34,7 +34,7 @@ class Worker:
     ready: bool
     draining: bool = False
     confirmed: bool = False
-    """Every gateway has said that it sends it nothing new."""
+    """Every gateway has said that it sends it nothing new, or does not know it at all."""
     outstanding: float = 0.0
     """What it still has to do, in tokens."""
     age: float = 0.0
@@ -44,8 +44,8 @@ class Worker:
 
     @property
     def removable(self) -> bool:
-        """Whether it can go without any request noticing."""
-        return self.draining and (self.confirmed or not self.ready)
+        """Whether it can go without any request noticing; to be unready is not enough for that."""
+        return self.draining and self.confirmed
 
 
 @dataclass(frozen=True)

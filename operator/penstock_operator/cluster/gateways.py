@@ -27,6 +27,8 @@ SILENCE = 10.0
 """Seconds without any gateway's answer after which nobody is waited for: workers refuse what is
 new by themselves, and a gateway that is back sends it elsewhere."""
 PORT = 8000
+REMEMBERED = 10_000
+"""Draining workers."""
 
 Addresses = Callable[[], list[str]]
 
@@ -45,6 +47,9 @@ class GatewayWatch:
         self._url = url
         self._changed: Callable[[], None] = lambda: None
         self._answered = time.monotonic()
+        self._asked = 0.0
+        self._awaited: dict[str, float] = {}
+        self._outdated = False
         self._urgent = asyncio.Event()
         self._answers: list[GatewayWorkers] | None = None
         self._missing = False
@@ -60,6 +65,8 @@ class GatewayWatch:
     def view(self, draining: frozenset[str]) -> Gateways:
         """Return what is known, with the drains of these pods confirmed or not."""
         answers = self._answers or []
+        if len(self._awaited) > REMEMBERED:
+            self._awaited.clear()  # who still drains waits for one more answer
         return Gateways(
             ready=bool(answers),
             url=f"{self._url}/v1" if self._url else None,
@@ -73,7 +80,8 @@ class GatewayWatch:
             before = self._answers
             self._urgent.clear()
             await self._ask()
-            if self._answers != before:
+            if self._answers != before or self._outdated:
+                self._outdated = False
                 self._changed()
             try:
                 async with asyncio.timeout(USUALLY):
@@ -83,12 +91,14 @@ class GatewayWatch:
                 pass
 
     async def _ask(self) -> None:
+        began = time.monotonic()
         addresses = self._addresses()
         found = await asyncio.gather(*(self._one(address) for address in addresses))
         answers = [answer for answer in found if answer is not None]
         self._missing = len(answers) < len(addresses)
         if answers:
             self._answered = time.monotonic()
+            self._asked = began
             self._answers = answers
         elif time.monotonic() - self._answered > SILENCE or self._answers is None:
             self._answers = []
@@ -103,9 +113,17 @@ class GatewayWatch:
             return None
 
     def _confirms(self, uid: str) -> bool:
-        """A gateway that does not list a worker does not send to it either."""
-        if time.monotonic() - self._answered > SILENCE:
+        """A gateway that does not list a worker does not send to it either.
+
+        What it said before the worker drained tells nothing: it may not have known it yet.
+        """
+        now = time.monotonic()
+        since = self._awaited.setdefault(uid, now)
+        if now - self._answered > SILENCE:
             return True
+        if self._asked <= since:
+            self._outdated = True
+            return False
         if self._missing or not self._answers:
             return False
         loads = [found.workers.get(uid) for found in self._answers]

@@ -215,9 +215,10 @@ _BY_GRAVITY = (
 
 def _trouble(pool: PoolSnapshot) -> Finding | None:
     count = f"{pool.ready} of {pool.desired} workers ready"
-    if pool.ready < pool.desired and pool.unschedulable:
+    unfinished = pool.ready < pool.desired or pool.outdated > 0
+    if unfinished and pool.unschedulable:
         return Finding(False, Reason.INSUFFICIENT_CAPACITY, f"{count}: {pool.unschedulable}")
-    if pool.ready < pool.desired and pool.failure:
+    if unfinished and pool.failure:
         return Finding(False, Reason.PODS_FAILING, f"{count}: {pool.failure}")
     if pool.outdated:
         message = f"{count}, {pool.outdated} of an older revision to be replaced"

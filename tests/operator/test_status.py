@@ -127,6 +127,13 @@ def test_a_rollout_is_complete_once_no_older_worker_is_left() -> None:
     assert (after.revision.current, after.revision.updated) == (new, new)
 
 
+def test_a_rollout_that_hangs_says_why_while_the_old_revision_serves() -> None:
+    hung = seen(PoolSnapshot("default", 2, ready=2, outdated=2, failure="ImagePullBackOff"))
+    assert reason("PoolsReady", hung) == ("False", "PodsFailing")
+    assert reason("RolloutComplete", hung) == ("False", "Stalled")
+    assert reason("Ready", hung) == ("True", "Serving")
+
+
 def test_a_worker_that_dies_does_not_reopen_a_rollout() -> None:
     infd = deployment()
     done = status(infd, seen(), None, THEN)

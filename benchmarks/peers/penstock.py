@@ -53,7 +53,7 @@ class Engine:
             self._events = self._decoder.feed(self._socket.recv(1 << 16))
         event = self._events.pop(0)
         if isinstance(event, Failed):
-            raise SystemExit(event.reason)
+            raise SystemExit(event.message)
         return event
 
 

@@ -74,9 +74,7 @@ def build(level: Level, folder: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", "") or str(error)
-            raise BuildFailed(
-                f"{compiler} could not compile the kernels: {said[-2000:]}"
-            ) from error
+            raise BuildFailed(f"{compiler} refused the kernels: {said[-2000:]}") from error
         made.replace(target)
     return target
 
@@ -84,7 +82,7 @@ def build(level: Level, folder: Path) -> Path:
 def build_in_background() -> None:
     """Start to compile for this machine, at low priority; whoever starts next finds the result."""
     subprocess.Popen(
-        ["nice", sys.executable, "-m", "penstock_worker.native.build", "--cache"],
+        [sys.executable, "-m", "penstock_worker.native.build", "--cache", "--nice"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -103,7 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m penstock_worker.native.build")
     parser.add_argument("--all", action="store_true", help="every level of this architecture")
     parser.add_argument("--cache", action="store_true", help="into the user's cache folder")
+    parser.add_argument("--nice", action="store_true", help="at the lowest priority")
     options = parser.parse_args()
+    if options.nice:
+        os.nice(19)
     able = this_machine()
     if not able:
         sys.exit("no native kernels for this machine: PyTorch's are used")

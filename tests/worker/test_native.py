@@ -1,0 +1,177 @@
+"""The native kernels against PyTorch's: every shape, type and instruction set they distinguish.
+
+Covered: head dimensions, grouping of heads, block sizes, sizes that fit no vector or panel, steps
+longer than a pass, mixed steps, threads, stored types, every level that this machine can run.
+Whole generations are in test_parity.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import load
+from kernels import native_library
+from tiny_models import SHAPE
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from penstock_worker.attention.interface import Sequence
+from penstock_worker.model.interface import Batch
+from penstock_worker.model.loading import Computation
+from penstock_worker.native import build
+from penstock_worker.native.levels import this_machine
+
+pytestmark = pytest.mark.skipif(native_library() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _inference() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+def checkpoint(folder: Path, **shape: Any) -> Path:
+    """Write a random model; its logits lie within about ±10."""
+    torch.manual_seed(3)
+    with torch.inference_mode(mode=False):
+        config = LlamaConfig(**{**SHAPE, "num_hidden_layers": 2, **shape})
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def steps(block_size: int = 16, length: int = 100) -> list[Batch]:
+    """Return a prefill in two chunks, then a step with decoding and prefill side by side."""
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randint(0, 320, (2 * length + 1,), generator=generator).tolist()
+    blocks = list(range(60))[::-1][: -(-(length + 1) // block_size) + 1]
+    other = list(range(60, 120))[: -(-length // block_size)]
+    cut = length // 3
+
+    def rows(first: int, count: int) -> list[int]:
+        return list(range(first, first + count))
+
+    return [
+        Batch(tokens[:cut], rows(0, cut), [Sequence(0, cut, 0, blocks)], [cut - 1]),
+        Batch(
+            tokens[cut:length],
+            rows(cut, length - cut),
+            [Sequence(0, length - cut, cut, blocks)],
+            rows(0, length - cut),
+        ),
+        Batch(
+            tokens[length:],
+            [length, *rows(0, length)],
+            [Sequence(0, 1, length, blocks), Sequence(1, length, 0, other)],
+            rows(0, length + 1),
+        ),
+    ]
+
+
+def logits(folder: Path, how: Computation, length: int = 100, **options: int) -> torch.Tensor:
+    """Return the logits of all steps."""
+    model = load(folder, how, num_blocks=120, **options)
+    batches = steps(options.get("block_size", 16), length)
+    return torch.cat([model.logits(batch) for batch in batches])
+
+
+def difference(folder: Path, how: Computation, exact: Computation, **options: int) -> float:
+    """Return the largest difference of the logits."""
+    return float((logits(folder, how, **options) - logits(folder, exact, **options)).abs().max())
+
+
+def relative(folder: Path, how: Computation, exact: Computation) -> float:
+    """Return the norm of the difference by the norm of the logits.
+
+    What rounds inputs cannot agree to the last bit: one that lies between two steps, but for the
+    order of a sum, may go either way.
+    """
+    theirs = logits(folder, exact)
+    return float((logits(folder, how) - theirs).norm() / theirs.norm())
+
+
+def native(**options: Any) -> Computation:
+    return Computation(kernels=native_library(), **options)
+
+
+@pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (16, 1)])
+def test_every_head_shape_computes_what_torch_computes(
+    head_dim: int, heads: int, kv_heads: int, tmp_path: Path
+) -> None:
+    shape = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    folder = checkpoint(tmp_path, **shape)
+    assert difference(folder, native(), Computation()) < 1e-4
+
+
+@pytest.mark.parametrize("block_size", [1, 8, 16, 32, 128])
+def test_every_block_size_computes_what_torch_computes(block_size: int, tmp_path: Path) -> None:
+    length = 50 if block_size == 1 else 100
+    folder = checkpoint(tmp_path)
+    found = difference(folder, native(), Computation(), block_size=block_size, length=length)
+    assert found < 1e-4
+
+
+@pytest.mark.parametrize("length", [3, 15, 64, 65, 129, 400])
+def test_every_chunk_size_computes_what_torch_computes(length: int, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    assert difference(folder, native(), Computation(), length=length) < 1e-4
+
+
+@pytest.mark.parametrize("stored", ["none", "int4"])
+def test_sizes_that_fit_no_vector_are_right_too(stored: str, tmp_path: Path) -> None:
+    shape = {"hidden_size": 84, "intermediate_size": 131, "vocab_size": 337, "head_dim": 22}
+    folder = checkpoint(tmp_path, **shape, initializer_range=0.1)
+    how, exact = native(quantization=stored), Computation(quantization=stored)
+    assert relative(folder, how, exact) < (1e-5 if stored == "none" else 0.01)
+
+
+def test_a_step_longer_than_a_pass_is_computed_in_parts(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, max_position_embeddings=4096)
+    tokens = torch.randint(0, 320, (2500,)).tolist()
+    lengths = [900, 1, 1599]
+    sequences, positions, first = [], [], 0
+    for index, length in enumerate(lengths):
+        blocks = list(range(100 * index, 100 * index + 100))
+        sequences.append(Sequence(first, length, 0, blocks))
+        positions += range(length)
+        first += length
+    batch = Batch(tokens, positions, sequences, [899, 900, 1500, 2499])
+    ours = load(folder, native(threads=2), num_blocks=300).logits(batch)
+    theirs = load(folder, Computation(), num_blocks=300).logits(batch)
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(threads: int, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    assert difference(folder, native(threads=threads), native(threads=3)) == 0.0
+
+
+def test_greedy_takes_the_first_of_the_largest_logits(tmp_path: Path) -> None:
+    model = load(checkpoint(tmp_path), native(threads=2), num_blocks=120)
+    for batch in steps():
+        assert model.greedy(batch) == model.logits(batch).argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
+def test_stored_types_stay_near_torchs_own(stored: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, initializer_range=0.1)
+    if stored == "bfloat16":
+        how, exact = native(dtype=torch.bfloat16), Computation(dtype=torch.bfloat16)
+    else:
+        how, exact = native(quantization=stored), Computation(quantization=stored)
+    assert relative(folder, how, exact) < 0.02
+    assert relative(folder, how, native()) > 1e-3  # it is not float32 by accident
+
+
+@pytest.mark.parametrize("level", this_machine(), ids=lambda level: level.name)
+@pytest.mark.parametrize("stored", ["none", "bfloat16", "int8", "int4"])
+def test_every_instruction_set_agrees(level: Any, stored: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", initializer_range=0.1)
+    library = build.build(level, build.cache_folder())
+    kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
+    how = Computation(kernels=library, **kind)  # type: ignore[arg-type]
+    assert relative(folder, how, native(**kind)) < (1e-5 if stored == "none" else 0.01)

@@ -3,8 +3,8 @@
 #
 # The tag is `dev` unless given; with FOLDER each image is also saved there as a tar, for clusters that take images
 # from files. TARGETS names some of the images, REGISTRY what their names begin with. Docker is used where it runs
-# (unless BUILDER=podman), else podman. On a machine that reaches no registry, set BASE=debootstrap:
-# the base image is then made from Debian's packages (needs root).
+# (unless BUILDER=podman), else podman. BASE names another base image; BASE=debootstrap makes one of Debian's packages
+# (needs root and debootstrap), which is also what happens where no registry is reached.
 #
 # pip's settings in the environment (PIP_INDEX_URL, PIP_CERT, PIP_FIND_LINKS) go on to the build; files and folders
 # among them are mounted where they are, which podman alone can do.
@@ -50,6 +50,12 @@ make_base() { # a Debian with Python and nothing else, as localhost/penstock-bas
 }
 
 base=${BASE:-}
+default=$(sed -n 's/^ARG BASE=//p' Dockerfile)
+if [ -z "$base" ] && ! "${builder[@]}" image inspect "$default" >/dev/null 2>&1 &&
+  ! "${builder[@]}" pull --quiet "$default" >/dev/null 2>&1; then
+  echo "hack/images.sh: $default cannot be pulled; its place takes one made of Debian's packages" >&2
+  base=debootstrap
+fi
 if [ "$base" = debootstrap ]; then
   make_base
   base=localhost/penstock-base:bookworm

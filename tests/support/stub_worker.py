@@ -33,6 +33,7 @@ class StubWorker:
     """What it says when asked for its health."""
     health_checks: int = 0
     port: int = 0
+    _tired_of: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "StubWorker":
@@ -85,6 +86,13 @@ class StubWorker:
         """Answer, and close the connection although it could be kept."""
         await self._json(reader, writer)
         return False
+
+    async def _tired(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request of a connection, and hang up on the next."""
+        if writer in self._tired_of:
+            return await self._die(reader, writer)
+        self._tired_of.add(writer)
+        return await self._json(reader, writer)
 
     async def _refuse(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         body = b'{"error":{"message":"no","code":"context_length_exceeded"}}'

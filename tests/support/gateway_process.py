@@ -1,0 +1,102 @@
+"""A real `penstock-gateway` on a free port, for tests that talk to it over HTTP."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from penstock_contract.fleet import GATEWAY_WORKERS_PATH, GatewayWorkers
+
+
+class GatewayProcess:
+    """The process, where it listens, and what it says."""
+
+    def __init__(
+        self, folder: Path, *flags: str | Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = (folder / "gateway.log").open("w+")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._flags = flags
+        self._environment = {**os.environ, **(environment or {})}
+
+    def spawn(self) -> None:
+        """Start it without waiting for anything."""
+        command = [Path(sys.executable).with_name("penstock-gateway"), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, *self._flags], stderr=self.log, env=self._environment
+        )
+
+    async def start(self) -> None:
+        """Start it and wait until it knows its fleet."""
+        self.spawn()
+        await self.until(self.listening)
+
+    async def listening(self) -> bool:
+        try:
+            return bool((await self.get("/health")).status_code == 200)
+        except httpx.TransportError:
+            return False
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            return await client.get(path)
+
+    async def workers(self) -> GatewayWorkers:
+        """Return what it has on its workers."""
+        return GatewayWorkers.model_validate_json((await self.get(GATEWAY_WORKERS_PATH)).content)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric."""
+        total = 0.0
+        for line in (await self.get("/metrics")).text.splitlines():
+            series, _, value = line.rpartition(" ")
+            wanted = all(f'{label}="{text}"' in series for label, text in labels.items())
+            if series.partition("{")[0] == name and wanted:
+                total += float(value)
+        return total
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes and return all that comes back until the gateway closes or pauses."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        found = b""
+        try:
+            async with asyncio.timeout(1.0):
+                while piece := await reader.read(1 << 16):
+                    found += piece
+        except TimeoutError:
+            pass
+        writer.close()
+        return found
+
+    def said(self) -> str:
+        """Return what it has logged."""
+        self.log.seek(0)
+        return self.log.read()
+
+    @staticmethod
+    async def until(condition: Callable[[], Awaitable[bool]], patience: float = 20.0) -> None:
+        """Wait until a condition holds."""
+        async with asyncio.timeout(patience):
+            while not await condition():
+                await asyncio.sleep(0.02)
+
+    def terminate(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()

@@ -1,13 +1,17 @@
 """Fixtures of the tests that need a control plane; without one they are skipped, and it is said."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cluster
 import pytest
 from api_proxy import ApiProxy
 from fake_node import FakeNode
-from kube import Access, Kube
+from kube import Access, Kube, Object
+from operated import Site
+from operated import site as open_site
 
 HERE = Path(__file__).parent
 SKIPPED = pytest.StashKey[int]()
@@ -59,3 +63,35 @@ def kube(access: Access) -> Iterator[Kube]:
 def proxy(access: Access) -> Iterator[ApiProxy]:
     with ApiProxy(access) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def site(access: Access, node: FakeNode, tmp_path: Path) -> Iterator[Site]:
+    """A fresh namespace with a running operator."""
+    with open_site(access, node, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def watchful(access: Access, node: FakeNode, tmp_path: Path) -> Iterator[Site]:
+    """The same with an operator that looks at everything again every two seconds."""
+    with open_site(access, node, tmp_path, "--resync", "2s") as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def clean(
+    access: Access, node: FakeNode, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Object], dict[str, Any]]:
+    """What a clean install of a spec comes to; each is made once."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def install(manifest: Object) -> dict[str, Any]:
+        key = json.dumps(manifest, sort_keys=True)
+        if key not in known:
+            with open_site(access, node, tmp_path_factory.mktemp("clean")) as site:
+                site.kube.apply(manifest)
+                known[key] = site.settle()
+        return known[key]
+
+    return install

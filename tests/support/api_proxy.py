@@ -74,6 +74,8 @@ class Fault:
     """False: the connection is cut where the answer would be."""
     delay: float = 0.0
     """Seconds before anything else happens."""
+    first: Callable[[Call], None] = lambda call: None
+    """Called before the call is sent on."""
     then: Callable[[Call], None] = lambda call: None
     """Called before the answer (or the cut)."""
     hits: list[Call] = field(default_factory=list)
@@ -177,6 +179,7 @@ class ApiProxy:
         self._cut()
         await self._runner.cleanup()
         await self._session.close()
+        await asyncio.sleep(0.25)  # TLS connections close in their own time
 
     def _cut(self) -> None:
         for watch in list(self._watches):
@@ -195,11 +198,13 @@ class ApiProxy:
             return _cut_off(request)
         if self.delay or (fault and fault.delay):
             await asyncio.sleep(self.delay + (fault.delay if fault else 0))
-        if call.verb == "watch" and fault is None:
-            return await self._watch(request, call)
         try:
+            if call.verb == "watch" and fault is None:
+                return await self._watch(request, call)
+            if fault is not None:
+                await asyncio.to_thread(fault.first, call)
             return await self._answer(request, call, body, fault)
-        except ClientError:
+        except (ClientError, ConnectionError):
             return _cut_off(request)
 
     async def _answer(
@@ -207,13 +212,13 @@ class ApiProxy:
     ) -> web.StreamResponse:
         if fault and fault.status:
             self.answers.append((call, fault.status))
-            fault.then(call)
+            await asyncio.to_thread(fault.then, call)
             return _status(fault.status)
         if fault is None or fault.send:
             answer = await self._forward(request, body)
             self.answers.append((call, answer.status))
         if fault is not None:
-            fault.then(call)
+            await asyncio.to_thread(fault.then, call)
             if not (fault.send and fault.answer):
                 return _cut_off(request)
         return answer
@@ -233,7 +238,7 @@ class ApiProxy:
         async with self._session.request(
             request.method,
             self._access.url + request.raw_path,
-            data=body,
+            data=body or None,
             headers=self._upstream_headers(request),
         ) as upstream:
             content = await upstream.read()

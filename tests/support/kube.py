@@ -94,7 +94,7 @@ class Kube:
 
     def serves(self, group: str) -> bool:
         """Return whether the cluster serves an API version, e.g. `apis/policy/v1`."""
-        if group not in self._served:
+        if not self._served.get(group):
             self._served[group] = self.http.get(f"/{group}").status_code == 200
         return self._served[group]
 
@@ -147,6 +147,12 @@ class Kube:
     def scale(self, kind: str, name: str, replicas: int) -> Object:
         """What `kubectl scale` does."""
         return self.merge(kind, name, {"spec": {"replicas": replicas}}, "scale")
+
+    def token(self, account: str) -> str:
+        """Return a token of a service account."""
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        path = self.path("ServiceAccount", account, "token")
+        return str(_body(self.http.post(path, json=request))["status"]["token"])
 
     def delete(self, kind: str, name: str, grace: int | None = None) -> None:
         """Delete an object, its dependents by garbage collection; fine if there is none."""

@@ -100,10 +100,10 @@ class OperatorProcess:
         except httpx.TransportError:
             return False
 
-    def tail(self, lines: int = 60) -> str:
+    def tail(self, lines: int = 25) -> str:
         """Return the end of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(line[:240] for line in text.splitlines()[-lines:])
 
 
 def _free_port() -> int:

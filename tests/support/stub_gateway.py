@@ -6,6 +6,7 @@ was really written.
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,8 +22,8 @@ class StubGateway:
     def __init__(self, kube: Kube) -> None:
         self.confirms = True
         """Whether it sees that workers are draining."""
-        self.counts: dict[str, Object] = {}
-        """By pod uid: what it tells of a worker beyond its state."""
+        self.tell: Callable[[Object], Object] = lambda _pod: {}
+        """What it tells of a pod's worker beyond its state."""
         self.confirmed: set[str] = set()
         """Uids of the workers that it has told to be draining."""
         self._kube = kube
@@ -51,7 +52,7 @@ class StubGateway:
             self.confirmed.add(uid)
         idle = {"in_flight": 0, "outstanding_tokens": 0, "requests": 0, "failures": 0}
         state = "Draining" if draining else "Ready"
-        return {"state": state, **idle, **self.counts.get(uid, {})}
+        return {"state": state, **idle, **self.tell(pod)}
 
 
 def _ready(pod: Object) -> bool:

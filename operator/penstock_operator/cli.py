@@ -71,7 +71,9 @@ def commands() -> None:
 @click.option("--port", type=click.IntRange(1, 65_535), show_default="8000",
               help="Port of the OpenAI endpoint on 127.0.0.1.")  # fmt: skip
 @click.option("--timeout", default="120s", show_default=True, help="How long it may take.")
-def up(file: Path, detach: bool, port: int | None, timeout: str) -> None:
+@click.option("--vllm-venv", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Virtual environment that holds vLLM, for engine.type VLLM.")  # fmt: skip
+def up(file: Path, detach: bool, port: int | None, timeout: str, vllm_venv: Path | None) -> None:
     """Run the InferenceDeployments of FILE; when something runs already, apply FILE to it."""
     from penstock_contract.api.base import seconds
     from penstock_operator.local.follow import NotReady
@@ -83,7 +85,10 @@ def up(file: Path, detach: bool, port: int | None, timeout: str) -> None:
         raise click.BadParameter(str(error), param_hint="--timeout") from None
     with told():
         try:
-            serve(home(), file, port=port, timeout=patience, detach=detach, show=click.echo)
+            serve(
+                home(), file, port=port, timeout=patience, detach=detach, show=click.echo,
+                vllm_venv=vllm_venv,
+            )  # fmt: skip
         except NotReady as error:
             fail(str(error), code=1)
 
@@ -198,6 +203,34 @@ def validate(file: Path) -> None:
     with told():
         for deployment in read_manifest(file):
             click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--trace", type=click.Path(path_type=Path), help="CSV; without it a synthetic one.")
+@click.option("--scale", default=1.0, help="Factor on the trace's rate.")
+@click.option(
+    "--curve",
+    default="0.015,1e-4,1e-4,1e-7,400000",
+    show_default=True,
+    help="Of one replica: seconds per step, prompt token, sequence, context token; KV tokens.",
+)
+@click.option("--cold-start", default="60s", show_default=True, help="Until a replica serves.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it as a PNG.")
+def simulate(
+    file: Path, trace: Path | None, scale: float, curve: str, cold_start: str, picture: Path | None
+) -> None:
+    """Simulate what the autoscaler would do to the deployment in FILE under a trace."""
+    from penstock_contract.api.base import seconds
+    from penstock_operator.local.errors import UserError
+    from penstock_operator.simulation.command import simulate as run
+
+    with told():
+        try:
+            start = seconds(cold_start)
+        except ValueError as error:
+            raise UserError(f"--cold-start: {error}") from None
+        click.echo(run(file, trace, scale, curve, start, picture))
 
 
 @commands.command()

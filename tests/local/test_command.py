@@ -18,6 +18,21 @@ def test_only_address_and_model_differ_from_the_pod() -> None:
     assert command.environment == {"OMP_NUM_THREADS": "2"}
 
 
+def test_vllm_comes_from_the_environment_that_was_named() -> None:
+    container = {
+        "command": ["vllm", "serve"],
+        "args": ["/models", "--host", "0.0.0.0", "--port", "8000"],
+        "env": [{"name": "HOME", "value": "/tmp"}, {"name": "HF_HUB_OFFLINE", "value": "1"}],
+    }
+    programs = {"vllm": "/venv/bin/vllm"}
+    command = worker_command(container, port=41234, model="/home/me/model", programs=programs)
+    assert command.argv == (
+        *("/venv/bin/vllm", "serve", "/home/me/model"),
+        *("--host", "127.0.0.1", "--port", "41234"),
+    )
+    assert command.environment == {"HF_HUB_OFFLINE": "1"}  # at home there is a HOME
+
+
 def test_a_flag_is_replaced_in_either_spelling_or_appended() -> None:
     assert with_flag(["a", "--x", "1", "b"], "--x", "2") == ["a", "--x", "2", "b"]
     assert with_flag(["a", "--x=1"], "--x", "2") == ["a", "--x=2"]

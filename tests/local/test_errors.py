@@ -57,11 +57,20 @@ def test_a_missing_model_folder_is_named(machine: Any, manifest: Write) -> None:
     assert str(path.parent / "nothing") in said
 
 
-def test_a_model_that_would_have_to_be_fetched_is_refused(machine: Any, manifest: Write) -> None:
+def test_a_model_on_a_claim_is_refused(machine: Any, manifest: Write) -> None:
     path = manifest()
     text = path.read_text()
-    path.write_text(text[: text.index("file://")] + "hf://a/b" + text[text.index('", name') :])
-    assert "cannot be fetched locally" in machine.run("up", path, code=2)
+    path.write_text(text[: text.index("file://")] + "pvc://a/b" + text[text.index('", name') :])
+    assert "is not used locally" in machine.run("up", path, code=2)
+
+
+def test_vllm_needs_an_environment_that_has_it(
+    machine: Any, manifest: Write, tmp_path: Path
+) -> None:
+    path = manifest(engine="{type: VLLM}")
+    assert "needs --vllm-venv" in machine.run("up", path, code=2)
+    said = machine.run("up", path, "--vllm-venv", tmp_path, code=2)
+    assert "there is no bin/vllm" in said
 
 
 def test_other_kinds_are_refused(machine: Any, manifest: Write) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from penstock_operator.manifests.sources import MODELS
 
 HOST = "127.0.0.1"
+CONTAINERS_OWN = frozenset({"HOME", "USER", "XDG_CACHE_HOME"})
+"""Variables that make up for what a container lacks and a machine has."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,31 @@ class Command:
     environment: Mapping[str, str]
 
 
-def worker_command(container: Mapping[str, Any], *, port: int, model: str) -> Command:
+def worker_command(
+    container: Mapping[str, Any],
+    *,
+    port: int,
+    model: str,
+    programs: Mapping[str, str] | None = None,
+) -> Command:
     """Return how to run a planned container as a process.
 
     Args:
         container: the engine's container in the planned pod template.
         port: where it listens, on 127.0.0.1.
         model: folder of the model on this machine; it stands where the container has /models.
+        programs: paths of programs that are not Penstock's own, by name.
     """
     argv = [*container.get("command", []), *container.get("args", [])]
     argv[argv.index(MODELS)] = model
     for flag, value in (("--host", HOST), ("--port", str(port))):
         argv = with_flag(argv, flag, value)
-    fixed = {e["name"]: e["value"] for e in container.get("env", []) if "value" in e}
+    argv[0] = (programs or {}).get(argv[0], argv[0])
+    fixed = {
+        variable["name"]: variable["value"]
+        for variable in container.get("env", [])
+        if "value" in variable and variable["name"] not in CONTAINERS_OWN
+    }
     return Command(tuple(argv), fixed)
 
 

@@ -55,6 +55,23 @@ class Home:
         """Locked by the running runtime; holds its pid."""
         return self.root / "runtime.lock"
 
+    @property
+    def vllm(self) -> Path | None:
+        """The program `vllm` of the virtual environment that the user has named, if any."""
+        try:
+            return Path(self._vllm_venv.read_text()) / "bin" / "vllm"
+        except FileNotFoundError:
+            return None
+
+    def use_vllm(self, venv: Path | None) -> None:
+        """Remember a virtual environment with vLLM in it; None leaves what is known."""
+        if venv is not None:
+            self._vllm_venv.write_text(str(venv.absolute()))
+
+    @property
+    def _vllm_venv(self) -> Path:
+        return self.root / "vllm-venv"
+
     def log(self, process: str) -> Path:
         """Return the log file of a process."""
         return self.logs / f"{process}.log"

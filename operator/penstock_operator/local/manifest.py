@@ -45,6 +45,25 @@ def check_models(deployments: list[InferenceDeployment]) -> list[InferenceDeploy
     return deployments
 
 
+def check_engines(
+    deployments: list[InferenceDeployment], vllm_venv: Path | None
+) -> list[InferenceDeployment]:
+    """Return the deployments, once it is clear that this machine has their engines.
+
+    Raises:
+        UserError: it has not.
+    """
+    for deployment in deployments:
+        if deployment.spec.engine.type is not EngineType.VLLM:
+            continue
+        where = f"InferenceDeployment {deployment.metadata.name}: spec.engine.type: VLLM"
+        if vllm_venv is None:
+            raise UserError(f"{where} needs --vllm-venv, a virtual environment with vLLM in it")
+        if not (vllm_venv / "bin" / "vllm").is_file():
+            raise UserError(f"{where}: there is no bin/vllm in {vllm_venv}")
+    return deployments
+
+
 def model_folder(deployment: InferenceDeployment) -> Path:
     """Return where the model of an anchored deployment lies."""
     return Path(deployment.spec.model.uri.removeprefix(FILE))
@@ -75,12 +94,10 @@ def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeploym
 def _check(deployment: InferenceDeployment) -> None:
     where = f"InferenceDeployment {deployment.metadata.name}"
     spec = deployment.spec
-    if spec.engine.type is not EngineType.PENSTOCK:
-        raise UserError(f"{where}: spec.engine.type: only Penstock runs locally")
     if not spec.model.uri.startswith(FILE):
         raise UserError(
-            f"{where}: spec.model.uri: {spec.model.uri} cannot be fetched locally; download the "
-            "model and write file://./folder, relative to the manifest"
+            f"{where}: spec.model.uri: {spec.model.uri} is not used locally; write hf://, s3://, "
+            "or file://./folder relative to the manifest"
         )
     if missing := missing_model(deployment):
         raise UserError(f"{where}: spec.model.uri: {missing}")

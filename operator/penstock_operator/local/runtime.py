@@ -188,12 +188,18 @@ class Runtime:
         port = free_port(avoid={self._port, *self._crew.ports})
         recipe = Recipe(
             wanted=planned.wanted,
-            command=worker_command(planned.container, port=port, model=planned.model_folder),
+            command=worker_command(
+                planned.container, port=port, model=planned.model_folder, programs=self._programs()
+            ),
             port=port,
             role=planned.pool.spec.role,
             model=planned.deployment.served_name,
         )
         self._crew.start(name, recipe, reason, now_text())
+
+    def _programs(self) -> dict[str, str]:
+        vllm = self._home.vllm
+        return {"vllm": str(vllm)} if vllm else {}
 
     def _gateway(self) -> Recipe:
         argv = ["penstock-gateway", "--fleet", str(self._home.fleet)]

@@ -19,7 +19,12 @@ STALE_GRACE = 5.0
 
 
 def executable(name: str) -> str:
-    """Return the path of one of Penstock's own programs: beside this interpreter, not from PATH."""
+    """Return the path of one of Penstock's own programs: beside this interpreter, not from PATH.
+
+    A path stays what it is.
+    """
+    if "/" in name:
+        return name
     return str(Path(sys.executable).with_name(name))
 
 

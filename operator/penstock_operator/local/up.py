@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from penstock_contract.api import InferenceDeployment
+from penstock_operator.local.download import cache_folder, fetched
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.follow import Follower, NotReady, read_status
 from penstock_operator.local.home import Home
-from penstock_operator.local.manifest import check_models, read_manifest
+from penstock_operator.local.manifest import check_engines, check_models, read_manifest
 from penstock_operator.local.ownership import AlreadyRunning, RuntimeLock, owner
 from penstock_operator.local.ports import holder, is_free
 from penstock_operator.local.spawn import spawn
@@ -25,7 +26,14 @@ Show = Callable[[str], None]
 
 
 def up(
-    home: Home, file: Path, *, port: int | None, timeout: float, detach: bool, show: Show
+    home: Home,
+    file: Path,
+    *,
+    port: int | None,
+    timeout: float,
+    detach: bool,
+    show: Show,
+    vllm_venv: Path | None = None,
 ) -> None:
     """Serve a manifest; in the foreground, until interrupted.
 
@@ -36,19 +44,24 @@ def up(
         timeout: seconds until it must serve.
         detach: return once it serves.
         show: prints a line.
+        vllm_venv: virtual environment with vLLM in it, for deployments that want that engine.
 
     Raises:
         UserError: it cannot be run like this.
         NotReady: it does not serve; a runtime that was started for it has ended again.
     """
-    deployments = check_models(read_manifest(file))
+    cache = cache_folder(os.environ)
+    wanted = check_engines(read_manifest(file), vllm_venv)
+    deployments = check_models([fetched(deployment, cache, show) for deployment in wanted])
     try:
         lock = RuntimeLock.take(home)
     except AlreadyRunning:
+        home.use_vllm(vllm_venv)
         _apply(home, deployments, port, timeout, show)
         return
     try:
         port = _usable(port or DEFAULT_PORT)
+        home.use_vllm(vllm_venv)
         applied = _begin(home, deployments)
         daemon = _start(home, port, lock, detach=detach)
     finally:

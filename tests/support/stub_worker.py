@@ -157,6 +157,10 @@ class StubWorker:
         """Refuse as a worker does that drains."""
         return await self._refusal(writer, b"shutting_down")
 
+    async def _handing_back(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """End what was not begun in time, as a worker does whose grace is over."""
+        return await self._refusal(writer, b"handed_back")
+
     async def _busy(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Refuse for another reason that may pass."""
         return await self._refusal(writer, b"no_capacity")

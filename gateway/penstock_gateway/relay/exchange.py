@@ -50,7 +50,7 @@ class _Refused(Exception):
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
-        self.draining = code == ErrorCode.SHUTTING_DOWN.code
+        self.leaving = code in (ErrorCode.SHUTTING_DOWN.code, ErrorCode.HANDED_BACK.code)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Exchange:
             ended = _Ended(counts=True, failed=True, down=True)
             raise
         except _Refused as refusal:
-            ended = _Ended(counts=not refusal.draining, failed=True)
+            ended = _Ended(counts=not refusal.leaving, failed=True)
             raise
         finally:
             leaving.cancel()

@@ -11,16 +11,11 @@ one. Drained workers are unready and cheapest to delete, so a ReplicaSet takes t
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import ceil
 
 from penstock_contract.api.inference import Canary
+from penstock_operator.error_budget import over_budget
 
-Z = 2.33
-"""Standard errors of a one-sided 99 % bound."""
-ENOUGH = 20
-"""Requests that a new revision must have ended before its failures are judged."""
-TOLERATED = 0.01
-"""Share of failures that a new revision may have beyond the old one's."""
 LEAVING_COST = -(2**30)
 """pod-deletion-cost of a drained worker."""
 
@@ -139,29 +134,6 @@ def failure(at: Situation) -> str:
         if waited >= at.progress_deadline:
             return f"{len(placed)} workers not ready {waited:.0f} s after the rollout began"
     return over_budget(at.counts.get(at.wanted, (0, 0)), at.counts.get(at.stable, (0, 0)))
-
-
-def over_budget(new: tuple[int, int], old: tuple[int, int]) -> str:
-    """Return why the new revision fails too many requests, or nothing.
-
-    It does when even the lower 99 % bound of its share of failures exceeds the old one's upper
-    bound by more than what is tolerated (Wilson, "Probable inference", 1927), so that a handful of
-    unlucky requests never rolls anything back. Arguments are (requests, failures).
-    """
-    if new[0] < ENOUGH:
-        return ""
-    low = _wilson(*new, sign=-1)
-    high = _wilson(*old, sign=1) if old[0] >= ENOUGH else 0.0
-    if low <= high + TOLERATED:
-        return ""
-    return f"{new[1]} of {new[0]} requests failed, where {old[1]} of {old[0]} did before"
-
-
-def _wilson(requests: int, failures: int, sign: int) -> float:
-    share, square = failures / requests, Z * Z
-    middle = share + square / (2 * requests)
-    spread = Z * sqrt(share * (1 - share) / requests + square / (4 * requests * requests))
-    return (middle + sign * spread) / (1 + square / requests)
 
 
 @dataclass(frozen=True)

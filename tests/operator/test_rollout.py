@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock_contract.api.inference import Canary
+from penstock_operator.error_budget import over_budget
 from penstock_operator.rollout import (
     LEAVING_COST,
     Advance,
     Situation,
     Worker,
     advance,
-    over_budget,
 )
 
 

@@ -22,6 +22,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TORCH_SOURCE) $(TORCH)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m penstock_worker.native.build || true
 	@touch $@
 
 .PHONY: install

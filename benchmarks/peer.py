@@ -40,23 +40,12 @@ class Engine:
     """A process that speaks `peers/protocol.py`."""
 
     def __init__(self, python: str, script: str, asked: dict[str, Any]) -> None:
-        environment = {
-            **os.environ,
-            # vLLM on a CPU: all cores, a modest cache, no calls home.
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
-            "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "HF_HUB_OFFLINE": "1",
-            # Compilers that a peer calls come from its own environment.
-            "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
-        }
         self._process = subprocess.Popen(
             [python, SCRIPTS / script, json.dumps(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment_of(python),
         )
         self._answer()
 
@@ -80,6 +69,21 @@ class Engine:
         if not text:
             raise SystemExit(f"{self._process.args!r} ended with {self._process.wait()}")
         return dict(json.loads(text))
+
+
+def environment_of(python: str) -> dict[str, str]:
+    """Return the environment variables of a peer."""
+    return {
+        **os.environ,
+        # vLLM on a CPU: all cores, a modest cache, no calls home.
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+        # Compilers that a peer calls come from its own environment.
+        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
+    }
 
 
 def start_peer(name: str, asked: dict[str, Any]) -> Engine:

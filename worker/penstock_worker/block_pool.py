@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from penstock_worker.kv_events.log import CacheLog
+
 
 class OutOfBlocks(Exception):
     """More blocks were asked for than are free or evictable; nothing was taken."""
@@ -36,14 +38,23 @@ class BlockPool:
         num_blocks: size of the pool; blocks are numbered from 0.
         block_size: tokens per block.
         caching: keep the names of full blocks, so equal prefixes share them.
+        log: where changes of what can be found are noted.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, caching: bool = True) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        caching: bool = True,
+        log: CacheLog | None = None,
+    ) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError("num_blocks and block_size must be at least 1")
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.caching = caching
+        self.log = log
         self._references = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
@@ -106,11 +117,13 @@ class BlockPool:
                 else:
                     self._cached[block] = None
 
-    def name(self, block: int, name: bytes) -> None:
-        """Make a full, held block findable. The first block of a name keeps it."""
-        if self.caching and self._name_of[block] is None and name not in self._by_name:
-            self._name_of[block] = name
-            self._by_name[name] = block
+    def name(self, block: int, name: bytes) -> bool:
+        """Make a full, held block findable; False when the name has a block: it keeps it."""
+        if not self.caching or self._name_of[block] is not None or name in self._by_name:
+            return False
+        self._name_of[block] = name
+        self._by_name[name] = block
+        return True
 
     def check(self) -> None:
         """Verify every invariant.
@@ -139,5 +152,7 @@ class BlockPool:
         name = self._name_of[block]
         if name is not None:
             del self._by_name[name]
+            if self.log is not None:
+                self.log.removed(name)
         self._name_of[block] = None
         return block

@@ -16,7 +16,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
-from penstock_worker.engine_config import EngineConfig
+from penstock_contract.headers import REQUEST_ID_PATTERN
+from penstock_worker.engine_config import EngineConfig, KVEventsConfig
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.server.app import create_app
@@ -187,6 +188,19 @@ def _engine_config(options: argparse.Namespace) -> EngineConfig:
         prefix_caching=options.enable_prefix_caching,
         kv_cache_bytes=options.kv_cache_memory,
         threads=options.threads,
+        kv_events=_kv_events(options),
+    )
+
+
+def _kv_events(options: argparse.Namespace) -> KVEventsConfig | None:
+    if options.kv_events is None:
+        return None
+    return KVEventsConfig(
+        endpoint=options.kv_events,
+        replay_endpoint=options.kv_events_replay or "",
+        encoding=options.kv_events_encoding,
+        worker=options.worker_id,
+        model=(options.served_model_name or [Path(options.model).resolve().name])[0],
     )
 
 
@@ -221,9 +235,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
     add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
+    add(
+        "--worker-id",
+        type=_worker_id,
+        default=socket.gethostname(),
+        help="unique over time, such as the pod's uid (default: the host's name)",
+    )
+    add("--kv-events", metavar="ENDPOINT", help="publish KV events, like tcp://0.0.0.0:5557")
+    add("--kv-events-replay", metavar="ENDPOINT", help="answer replays, like tcp://0.0.0.0:5558")
+    add(
+        "--kv-events-encoding",
+        choices=["maps", "arrays"],
+        default="maps",
+        help="maps as vLLM writes them, arrays as older vLLM, SGLang and llm-d do",
+    )
     add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
+
+
+def _worker_id(text: str) -> str:
+    if not REQUEST_ID_PATTERN.fullmatch(text):
+        raise argparse.ArgumentTypeError("use letters, digits and . _ - only")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -11,6 +11,7 @@ from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.loading import QUANTIZATIONS, Computation, load_model
@@ -63,7 +64,12 @@ def _engine(
 ) -> Engine:
     return Engine(
         runner,
-        BlockPool(num_blocks, config.block_size, caching=config.prefix_caching),
+        BlockPool(
+            num_blocks,
+            config.block_size,
+            caching=config.prefix_caching,
+            log=CacheLog(config.block_size) if config.kv_events else None,
+        ),
         vocab_size=shape.vocab_size,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,

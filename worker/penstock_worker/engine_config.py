@@ -3,6 +3,23 @@
 import msgspec
 
 
+class KVEventsConfig(msgspec.Struct, frozen=True):
+    """Where and how changes of the prefix cache are published."""
+
+    endpoint: str
+    """Of the PUB socket, like tcp://0.0.0.0:5557."""
+    replay_endpoint: str
+    """Of the ROUTER socket; empty for none."""
+    encoding: str
+    """maps (vLLM's) or arrays (older vLLM's, SGLang's, llm-d's)."""
+    worker: str
+    """Unique over time, such as the pod's uid."""
+    model: str
+    """Served name."""
+    buffer: int = 10_000
+    """Messages kept for replays."""
+
+
 class EngineConfig(msgspec.Struct, frozen=True):
     """Settings of an engine process."""
 
@@ -24,3 +41,4 @@ class EngineConfig(msgspec.Struct, frozen=True):
     """Default: enough for max_num_seqs full contexts, at most a quarter of free memory or 1 GiB."""
     threads: int | None = None
     """Compute threads; default: torch's choice."""
+    kv_events: KVEventsConfig | None = None

@@ -11,11 +11,13 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from penstock_worker.engine_config import EngineConfig
+from penstock_contract.kv_events.wire import Topic
+from penstock_worker.engine_config import EngineConfig, KVEventsConfig
 from penstock_worker.messages import (
     Abort,
     AddRequest,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 Inbox = queue.SimpleQueue[Command | Exception]
 """What the server sent, in order; an exception when it sent something unreadable."""
+
+Publish = Callable[["Engine"], None]
 
 
 def main() -> None:
@@ -55,8 +59,9 @@ def run_engine(connection: socket.socket, config: EngineConfig) -> int:
         from penstock_worker.engine_builder import build_engine
 
         engine, ready = build_engine(config)
-        _send(connection, ready)
-        _serve(connection, inbox, engine)
+        with _publishing(config.kv_events, ready.epoch) as publish:
+            _send(connection, ready)
+            _serve(connection, inbox, engine, publish)
     except ConnectionError:
         return 0  # the server has gone
     except Exception as error:
@@ -82,7 +87,22 @@ def _read(connection: socket.socket, inbox: Inbox) -> None:
     inbox.put(Stop())
 
 
-def _serve(connection: socket.socket, inbox: Inbox, engine: "Engine") -> None:
+@contextlib.contextmanager
+def _publishing(config: KVEventsConfig | None, epoch: str) -> Iterator[Publish]:
+    """Yield what publishes the cache's changes after a step; it does nothing if nobody wants it."""
+    if config is None:
+        yield lambda _: None
+        return
+    from penstock_worker.kv_events.publisher import Publisher
+
+    publisher = Publisher(config, Topic(config.worker, epoch, config.model))
+    try:
+        yield lambda engine: publisher.publish(engine.pool.log.take() if engine.pool.log else [])
+    finally:
+        publisher.close()
+
+
+def _serve(connection: socket.socket, inbox: Inbox, engine: "Engine", publish: Publish) -> None:
     """Alternate between taking commands and computing; sleep only when there is nothing to do."""
     _send(connection, Batch([], engine.stats()))
     while True:
@@ -105,6 +125,7 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: "Engine") -> None:
             _send(connection, Batch(refused, engine.stats()))
         if engine.busy:
             _send(connection, _step(connection, engine))
+            publish(engine)
         if not engine.busy:
             engine.pool.check()
             _send(connection, Batch([], engine.stats()))

@@ -119,7 +119,9 @@ class Scheduler:
             if self.pool.caching and full > request.named:
                 names = request.full_block_names(self.pool.block_size, full)
                 for index in range(request.named, full):
-                    self.pool.name(request.blocks[index], names[index])
+                    new = self.pool.name(request.blocks[index], names[index])
+                    if new and self.pool.log is not None:
+                        self.pool.log.stored(names, request.tokens, index)
                 request.named = full
 
     def _schedule_running(self, step: Step, budget: int) -> int:

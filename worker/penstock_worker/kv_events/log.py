@@ -1,0 +1,43 @@
+"""Notes what becomes findable in the prefix cache and what is given away. Pure."""
+
+from collections.abc import Sequence
+
+from penstock_contract.kv_events.wire import BlockRemoved, BlockStored, Event
+
+
+class CacheLog:
+    """The changes since they were last taken, in order; neighbours become one event.
+
+    Args:
+        block_size: tokens per block.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._events: list[Event] = []
+
+    def stored(self, names: Sequence[bytes], tokens: Sequence[int], index: int) -> None:
+        """Block `index` of a request with these names and tokens became findable."""
+        start = index * self._block_size
+        block = tokens[start : start + self._block_size]
+        parent = names[index - 1] if index else None
+        last = self._events[-1] if self._events else None
+        if isinstance(last, BlockStored) and last.block_hashes[-1] == parent:
+            last.block_hashes.append(names[index])
+            last.token_ids.extend(block)
+        else:
+            event = BlockStored([names[index]], parent, list(block), self._block_size)
+            self._events.append(event)
+
+    def removed(self, name: bytes) -> None:
+        """A block was given away for other content."""
+        last = self._events[-1] if self._events else None
+        if isinstance(last, BlockRemoved):
+            last.block_hashes.append(name)
+        else:
+            self._events.append(BlockRemoved([name]))
+
+    def take(self) -> list[Event]:
+        """Return the changes and forget them."""
+        taken, self._events = self._events, []
+        return taken

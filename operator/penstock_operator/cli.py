@@ -206,6 +206,34 @@ def validate(file: Path) -> None:
 
 
 @commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--trace", type=click.Path(path_type=Path), help="CSV; without it a synthetic one.")
+@click.option("--scale", default=1.0, help="Factor on the trace's rate.")
+@click.option(
+    "--curve",
+    default="0.015,1e-4,1e-4,1e-7,400000",
+    show_default=True,
+    help="Of one replica: seconds per step, prompt token, sequence, context token; KV tokens.",
+)
+@click.option("--cold-start", default="60s", show_default=True, help="Until a replica serves.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it as a PNG.")
+def simulate(
+    file: Path, trace: Path | None, scale: float, curve: str, cold_start: str, picture: Path | None
+) -> None:
+    """Simulate what the autoscaler would do to the deployment in FILE under a trace."""
+    from penstock_contract.api.base import seconds
+    from penstock_operator.local.errors import UserError
+    from penstock_operator.simulation.command import simulate as run
+
+    with told():
+        try:
+            start = seconds(cold_start)
+        except ValueError as error:
+            raise UserError(f"--cold-start: {error}") from None
+        click.echo(run(file, trace, scale, curve, start, picture))
+
+
+@commands.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"penstock {version_of('penstock')}")

@@ -1,0 +1,152 @@
+"""Replays a trace under Penstock's autoscaler, HPA, KPA and a fixed number, beside clairvoyance.
+
+    python benchmarks/autoscaler.py --trace PATH [--scale K] [--ttft 2] [--quick]
+
+All policies run in the same discrete-event simulation of one Unified pool and start with the same
+replicas. Penstock's has one configuration for every trace; HPA and KPA get the best target that a
+sweep over the same trace finds (the cheapest that holds the objective, else the one that comes
+closest), and the same target 50 % too high. Prints JSON lines: `gpu_hours` (peer = clairvoyant),
+`slo_attainment` and `starts` by policy.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from penstock_contract.api import Role
+from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
+from penstock_operator.simulation.clairvoyant import attainment, search
+from penstock_operator.simulation.fleet import Fleet, Outcome, Setup
+from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
+from penstock_operator.simulation.scaler import Autoscaler
+from penstock_operator.simulation.trace import Arrival, read, scaled
+
+WANTED = 0.99
+CURVE = ServiceCurve(a=0.015, b_p=1e-4, b_d=1e-4, c=1e-7, kv_tokens=400_000)
+"""About a 70B model on four H100."""
+TARGETS = (10, 20, 30, 40, 50, 60, 80, 100, 130)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    trace = scaled(read(options.trace), options.scale)
+    if options.quick:
+        trace = [arrival for arrival in trace if arrival.time < 1200]
+    setup = Setup(CURVE, ttft=options.ttft, tpot=options.tpot, cold_start=options.cold_start)
+    start, fixed = _best_fixed(trace, setup)
+    best = search(trace, setup, WANTED, rounds=3 if options.quick else 6)
+    yardstick = best.outcome if best else None
+    runs = {"LittlesLaw": _ours(trace, setup, start), "fixed": fixed}
+    targets = TARGETS[::3] if options.quick else TARGETS
+    for name, kind in (("HPA", Hpa), ("KPA", Kpa)):
+        found, target = _swept(trace, setup, start, kind, targets)
+        runs[f"{name} best ({target})"] = found
+        runs[f"{name} 50 % off ({target * 1.5:.0f})"] = _run(
+            trace, setup, start, kind(target * 1.5)
+        )
+    if yardstick:
+        runs["clairvoyant"] = yardstick
+    for name, outcome in runs.items():
+        _print(options, setup, name, outcome, yardstick)
+
+
+Policy = Callable[..., int]
+
+
+def _run(trace: list[Arrival], setup: Setup, start: int, policy: Policy) -> Outcome:
+    return Fleet(setup, start).run(trace, policy)
+
+
+def _ours(trace: list[Arrival], setup: Setup, start: int) -> Outcome:
+    spec = ScalingSpec(
+        pools=(PoolBounds("default", Role.UNIFIED, setup.min_replicas, setup.max_replicas),),
+        ttft=Objective(WANTED, setup.ttft),
+        tpot=Objective(WANTED, setup.tpot),
+        max_up=8,
+        up_window=0.0,
+        down_window=setup.cold_start,
+        lead=setup.metric_lag + setup.interval + setup.cold_start,
+    )
+    return _run(trace, setup, start, Autoscaler(spec, setup.curve, "default"))
+
+
+def _best_fixed(trace: list[Arrival], setup: Setup) -> tuple[int, Outcome]:
+    """Return the smallest number that holds the objective all the time."""
+    for count in range(1, setup.max_replicas + 1):
+        outcome = _run(trace, setup, count, Fixed(count))
+        if attainment(outcome, setup) >= WANTED:
+            break
+    return count, outcome
+
+
+def _swept(
+    trace: list[Arrival], setup: Setup, start: int, kind: type[Hpa | Kpa], targets: tuple[int, ...]
+) -> tuple[Outcome, int]:
+    runs = [(_run(trace, setup, start, kind(float(target))), target) for target in targets]
+    good = [run for run in runs if attainment(run[0], setup) >= WANTED]
+    if good:
+        return min(good, key=lambda run: run[0].replica_seconds)
+    return max(runs, key=lambda run: attainment(run[0], setup))
+
+
+def _print(
+    options: argparse.Namespace,
+    setup: Setup,
+    name: str,
+    outcome: Outcome,
+    yardstick: Outcome | None,
+) -> None:
+    hours = outcome.replica_seconds / 3600
+    peer = yardstick.replica_seconds / 3600 if yardstick else None
+    share = attainment(outcome, setup)
+    ratio = f"{hours / peer:.3f}" if peer else "-"
+    told = f"{name:<22} {share:7.2%} in SLO {hours:9.2f} h {ratio:>6} × clairvoyant"
+    print(f"{told} {outcome.starts:5} starts", file=sys.stderr)
+    case = f"{options.trace.name} ×{options.scale:g}: {name}"
+    rows: list[tuple[str, str, float, float | None]] = [
+        ("slo_attainment", "share", share, WANTED),
+        ("gpu_hours", "replica-hours", hours, peer),
+        ("starts", "replicas", outcome.starts, yardstick.starts if yardstick else None),
+    ]
+    for metric, unit, value, other in rows:
+        row = {
+            "benchmark": "autoscaler",
+            "metric": metric,
+            "case": case,
+            "unit": unit,
+            "ours": round(value, 4),
+            "peer": None if other is None else "objective" if unit == "share" else "clairvoyant",
+            "peer_value": other if other is None else round(other, 4),
+            "ratio": None if not other else round(value / other, 4),
+            "limit": None,
+            "commit": _commit(),
+            "machine": f"{platform.machine()} simulation",
+        }
+        print(json.dumps(row), flush=True)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trace", type=Path, required=True)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the trace's rate")
+    parser.add_argument("--ttft", type=float, default=2.0, help="objective in seconds")
+    parser.add_argument("--tpot", type=float, default=0.1, help="objective in seconds")
+    parser.add_argument("--cold-start", type=float, default=60.0, help="seconds")
+    parser.add_argument("--quick", action="store_true", help="twenty minutes of the trace")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""From what is needed to what is done: the guards between the arithmetic and the pool.
+
+In order: metric health, warm-up, windows, steps, bounds. Each may only make a decision more
+careful, each says so when it did, and growing is held back by less than shrinking, because an
+idle replica costs money and a missing one costs requests.
+"""
+
+from dataclasses import dataclass, replace
+
+from penstock_operator.scaling.signal import Health
+from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
+from penstock_operator.scaling.state import PoolState
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A size on its way through the guards, and which of them changed it."""
+
+    replicas: int
+    guards: tuple[str, ...] = ()
+
+    def held(self, replicas: int, guard: str) -> "Proposal":
+        """Return the proposal at another size, with the guard's words when it differs."""
+        if replicas == self.replicas:
+            return self
+        return Proposal(replicas, (*self.guards, guard))
+
+
+def guard(
+    needed: int,
+    current: int,
+    health: Health,
+    state: PoolState,
+    bounds: PoolBounds,
+    spec: ScalingSpec,
+    now: float,
+) -> tuple[Proposal, PoolState]:
+    """Return the size to ask for, and the state that remembers what was needed.
+
+    Args:
+        needed: what Little's law gives.
+        current: what the pool is asked to have.
+        health: of the worst signal that a shrink would rest on.
+        state: of the pool.
+        bounds: its limits.
+        spec: the deployment's.
+        now: seconds of the clock of `state`.
+    """
+    first = now if state.first_seen is None else state.first_seen
+    horizon = now - max(spec.down_window, spec.up_window)
+    wanted = (*(entry for entry in state.wanted if entry[0] > horizon), (now, needed))
+    state = replace(state, wanted=wanted, first_seen=first)
+    proposal = Proposal(needed)
+    if needed < current:
+        proposal = _shrink(proposal, current, health, state, spec, now)
+    elif needed > current:
+        proposal = _grow(proposal, current, state, spec, now)
+    inside = min(max(proposal.replicas, bounds.minimum), bounds.maximum)
+    return proposal.held(inside, f"bounds {bounds.minimum} to {bounds.maximum}"), state
+
+
+def _shrink(
+    proposal: Proposal,
+    current: int,
+    health: Health,
+    state: PoolState,
+    spec: ScalingSpec,
+    now: float,
+) -> Proposal:
+    if health is not Health.FRESH:
+        return proposal.held(current, f"no shrink on {health} metrics")
+    assert state.first_seen is not None  # noqa: S101 - set by the only caller
+    if now - state.first_seen < spec.down_window:
+        return proposal.held(current, "no shrink before one window was seen")
+    peak = max(n for time, n in state.wanted if time >= now - spec.down_window)
+    proposal = proposal.held(min(current, peak), f"{spec.down_window:.0f} s window")
+    return proposal.held(
+        max(proposal.replicas, current - spec.max_down), f"steps of {spec.max_down}"
+    )
+
+
+def _grow(
+    proposal: Proposal, current: int, state: PoolState, spec: ScalingSpec, now: float
+) -> Proposal:
+    held = min(n for time, n in state.wanted if time >= now - spec.up_window)
+    proposal = proposal.held(max(current, held), f"{spec.up_window:.0f} s window")
+    return proposal.held(min(proposal.replicas, current + spec.max_up), f"steps of {spec.max_up}")

@@ -1,0 +1,129 @@
+"""Little's law: how many replicas a role needs, resource by resource, and which one binds.
+
+L = λ·W. Work arrives at λ requests per second, each worth w replica-seconds, so λ·w replicas are
+busy at any moment; whatever else a resource is (KV blocks, prefill servers), the count that it
+needs follows the same way. The largest count wins, and its name is the reason.
+"""
+
+from dataclasses import dataclass
+from math import ceil, inf
+
+from penstock_contract.api import Role
+from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.forecast import Forecast
+from penstock_operator.scaling.observation import PoolView, Traffic
+from penstock_operator.scaling.spec import Objective, ScalingSpec
+from penstock_operator.scaling.staffing import servers_for
+
+DEFAULT_TTFT = Objective(0.9, 2.0)
+DEFAULT_TPOT = Objective(0.9, 0.1)
+"""Without objectives of the user: what people call responsive."""
+FULLEST = 0.95
+"""Share of a replica that even a burst may fill: above it queues grow without bound."""
+KV_FILL = 0.9
+"""Share of the KV cache that may be planned for; the rest absorbs what is not known of lengths."""
+SLACK = 1e-9
+"""Rounding must not buy a replica."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a role is asked for, in replica-seconds per second; and the KV that it holds."""
+
+    prefill: float
+    decode: float
+    kv_tokens: float = 0.0
+    backlog: float = 0.0
+    """Replica-seconds of prompts that already wait."""
+    own_prefill: float = 0.0
+    """Mean replica-seconds of one prompt."""
+
+    @property
+    def total(self) -> float:
+        """Work that arrives."""
+        return self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Need:
+    """Replicas needed, the resource that binds, and the arithmetic."""
+
+    replicas: int
+    binding: str
+    counts: dict[str, float]
+    """Replicas that each resource needs, before rounding."""
+    numbers: dict[str, float]
+    """What they were computed from."""
+    infeasible: str = ""
+    """Why no number of replicas meets the objective; empty: one does."""
+
+
+def demand(role: Role, curve: ServiceCurve, traffic: Traffic, pool: PoolView) -> Demand:
+    """Return the work offered to a role.
+
+    Decode work is known in two ways: as offered (arrivals times the mean length of those that
+    ended) and as state (what decoding takes right now). Right after a rise the first is ahead, with
+    long answers whose length nobody knows yet the second is; the larger is taken.
+    """
+    arrivals, tokens = traffic.arrivals.at_least, traffic.uncached_tokens.at_least
+    given, taken = traffic.input_tokens.at_least, traffic.output_tokens.at_least
+    prefill = curve.prefill_work(tokens) if role is not Role.DECODE else 0.0
+    offered = arrivals * curve.decode_work(given, taken) if role is not Role.PREFILL else 0.0
+    state = pool.decode_share.at_least if role is not Role.PREFILL else 0.0
+    waiting = traffic.queued_tokens.at_least + pool.waiting_tokens.at_least
+    return Demand(
+        prefill=prefill,
+        decode=max(offered, state),
+        kv_tokens=pool.kv_tokens.at_least + traffic.queued_tokens.at_least,
+        backlog=curve.prefill_work(waiting) if role is not Role.DECODE else 0.0,
+        own_prefill=prefill / arrivals if arrivals > 0 else 0.0,
+    )
+
+
+def need(
+    role: Role,
+    curve: ServiceCurve,
+    now: Demand,
+    ahead: Forecast,
+    factor: float,
+    spec: ScalingSpec,
+) -> Need:
+    """Return how many replicas a role needs to hold its objectives for the next lead."""
+    tpot, ttft = spec.tpot or DEFAULT_TPOT, spec.ttft or DEFAULT_TTFT
+    busy = curve.busy_share(tpot.seconds)
+    burst = ahead.bound(factor)
+    numbers = {
+        "prefill_work": now.prefill,
+        "decode_work": now.decode,
+        "level": ahead.level,
+        "bound": burst,
+        "kv_tokens": now.kv_tokens,
+        "backlog_seconds": now.backlog,
+    }
+    counts = {"backlog": (ahead.level + now.backlog / spec.lead) / FULLEST}
+    if role is Role.PREFILL:
+        counts["ttft"] = float(_prefill_servers(burst, now.own_prefill, ttft))
+    else:
+        if busy <= 0:
+            return Need(0, "tpot", {}, numbers, _infeasible(curve, tpot))
+        # TPOT averages over a whole answer, so it follows the mean; a burst only has to fit in.
+        counts["tpot"] = ahead.mean / busy
+        counts["burst"] = burst / FULLEST
+        rise = max(1.0, burst / ahead.level) if ahead.level > 0 else 1.0
+        counts["kv"] = now.kv_tokens * rise / (KV_FILL * curve.kv_tokens)
+        numbers["busy_share"] = busy
+    binding = max(counts, key=lambda name: counts[name])
+    return Need(max(0, ceil(counts[binding] - SLACK)), binding, counts, numbers)
+
+
+def _prefill_servers(load: float, own: float, ttft: Objective) -> int:
+    """Prefill is a queue: its servers keep the wait inside what TTFT leaves after own prefill."""
+    patience = (ttft.seconds - own) / own if own > 0 else inf
+    return servers_for(load, max(0.0, patience), 1 - ttft.quantile)
+
+
+def _infeasible(curve: ServiceCurve, tpot: Objective) -> str:
+    return (
+        f"an empty step takes {curve.a * 1000:.0f} ms, more than the TPOT objective of "
+        f"{tpot.seconds * 1000:.0f} ms: no number of replicas meets it"
+    )

@@ -1,0 +1,85 @@
+"""What the user asked of the autoscaler, in numbers."""
+
+from dataclasses import dataclass
+
+from penstock_contract.api import InferenceDeployment, Pool, Role, ScalingPolicy
+from penstock_contract.api.base import quantity, seconds
+from penstock_contract.api.inference import Objective as ApiObjective
+
+GPU = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`quantile` of requests within `seconds`."""
+
+    quantile: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PoolBounds:
+    """One pool's limits; a pool without bounds is left alone."""
+
+    name: str
+    role: Role
+    minimum: int
+    maximum: int
+    gpus: int = 0
+    """GPUs of one replica."""
+    cost: float = 1.0
+    """Price of one replica-hour; only ratios matter."""
+
+
+@dataclass(frozen=True)
+class ScalingSpec:
+    """All of it, for one deployment. Times are in seconds."""
+
+    pools: tuple[PoolBounds, ...]
+    policy: ScalingPolicy = ScalingPolicy.LITTLES_LAW
+    ttft: Objective | None = None
+    tpot: Objective | None = None
+    max_up: int = 4
+    up_window: float = 30.0
+    max_down: int = 1
+    down_window: float = 180.0
+    max_gpus: int | None = None
+    idle: float | None = None
+    """Idleness after which the last replica goes; None: never."""
+    lead: float = 90.0
+    """From a change in demand to a new replica that serves: metric lag, interval, cold start."""
+
+
+def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
+    """Return what a deployment asks for."""
+    spec = deployment.spec
+    wanted, behavior = spec.autoscaling, spec.autoscaling.behavior
+    return ScalingSpec(
+        pools=tuple(_bounds(pool) for pool in spec.pools if pool.scaling is not None),
+        policy=wanted.policy,
+        ttft=_objective(spec.slo.ttft),
+        tpot=_objective(spec.slo.tpot),
+        max_up=behavior.scale_up.max_step,
+        up_window=seconds(behavior.scale_up.window),
+        max_down=behavior.scale_down.max_step,
+        down_window=seconds(behavior.scale_down.window),
+        max_gpus=wanted.budget.max_gpus if wanted.budget else None,
+        idle=seconds(wanted.scale_to_zero.idle) if wanted.scale_to_zero else None,
+        lead=lead,
+    )
+
+
+def _bounds(pool: Pool) -> PoolBounds:
+    assert pool.scaling is not None  # noqa: S101 - the caller chose it by this
+    return PoolBounds(
+        name=pool.name,
+        role=pool.role,
+        minimum=pool.scaling.min_replicas,
+        maximum=pool.scaling.max_replicas,
+        gpus=round(quantity(pool.resources.limits.get(GPU, 0))) * pool.parallelism.pipeline,
+        cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
+    )
+
+
+def _objective(found: ApiObjective | None) -> Objective | None:
+    return Objective(float(found.quantile), seconds(found.target)) if found else None

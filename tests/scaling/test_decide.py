@@ -1,0 +1,205 @@
+"""Decisions: what traffic asks for, and what broken metrics must never do."""
+
+from dataclasses import replace
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_contract.api import Role
+from penstock_operator.scaling.budget import inside_budget
+from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.decide import decide
+from penstock_operator.scaling.decision import Decision
+from penstock_operator.scaling.observation import Observation, PoolView, Traffic
+from penstock_operator.scaling.signal import ABSENT, Signal
+from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
+from penstock_operator.scaling.state import ScalingState
+
+CURVE = ServiceCurve(a=0.015, b_p=1e-4, b_d=1e-4, c=1e-7, kv_tokens=400_000)
+SPEC = ScalingSpec(
+    pools=(PoolBounds("default", Role.UNIFIED, minimum=1, maximum=40),),
+    ttft=Objective(0.99, 2.0),
+    tpot=Objective(0.99, 0.1),
+    up_window=0.0,
+    max_up=8,
+    down_window=180.0,
+)
+
+
+def seen(rate: float, desired: int, **changes: Signal) -> Observation:
+    """Return what is seen of `rate` requests per second of 1,000 tokens in and 200 out."""
+    decoding = rate * CURVE.decode_work(1000, 200)
+    traffic = Traffic(
+        arrivals=Signal(rate),
+        uncached_tokens=Signal(1000 * rate),
+        input_tokens=Signal(1000),
+        output_tokens=Signal(200),
+        queued_requests=Signal(0),
+        queued_tokens=Signal(0),
+    )
+    view = PoolView(
+        desired=desired,
+        ready=desired,
+        running=Signal(8 * rate),
+        waiting_tokens=Signal(0),
+        kv_tokens=Signal(9000 * rate),
+        step_seconds=Signal(0.04),
+        decode_share=Signal(decoding),
+        curve=CURVE,
+    )
+    own = {k: v for k, v in changes.items() if hasattr(traffic, k)}
+    rest = {k: v for k, v in changes.items() if k not in own}
+    return Observation(replace(traffic, **own), {"default": replace(view, **rest)})
+
+
+class Run:
+    """A pool that follows the decisions, every 15 seconds."""
+
+    def __init__(self, spec: ScalingSpec = SPEC, desired: int = 1) -> None:
+        self.spec = spec
+        self.size = desired
+        self.now = 0.0
+        self.state = ScalingState()
+        self.sizes: list[int] = []
+        self.last: Decision | None = None
+
+    def see(self, rate: float, times: int = 1, **changes: Signal) -> "Run":
+        """Decide some times on the same."""
+        for _ in range(times):
+            self.now += 15.0
+            view = seen(rate, self.size, **changes)
+            self.state, decisions = decide(self.state, view, self.spec, self.now)
+            self.last = decisions.pools["default"]
+            self.size = self.last.replicas
+            self.sizes.append(self.size)
+        return self
+
+
+def test_little_s_law_by_hand() -> None:
+    # Work per request: 1000·0.1 ms + 200·(0.1 ms + 0.1 µs·1100) = 0.1 + 0.042 s; λ = 20/s gives
+    # 2.84 busy replicas; TPOT of 100 ms allows ρ = 1 − 15/100 = 0.85: 3.34, so 4.
+    run = Run().see(20, times=60)
+    assert run.last is not None
+    assert run.last.need is not None
+    assert run.last.need.numbers["level"] == pytest.approx(2.84, abs=0.01)
+    assert run.last.need.counts["tpot"] == pytest.approx(3.34, abs=0.01)
+    assert run.size == 4
+
+
+def test_load_grows_the_pool_at_once_and_its_end_shrinks_it_later() -> None:
+    run = Run().see(5, times=40)
+    small = run.size
+    run.see(40, times=20)
+    assert run.size > small
+    grown = run.size
+    run.see(5, times=5)
+    assert run.size == grown, "one window has to pass"
+    assert run.see(5, times=300).size <= small
+
+
+def test_long_answers_are_bound_by_their_kv() -> None:
+    run = Run().see(2, times=60, kv_tokens=Signal(3_000_000))
+    assert run.last is not None
+    assert run.last.need is not None
+    assert run.last.need.binding == "kv"
+    assert run.size >= 9
+
+
+def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
+    run = Run(replace(SPEC, tpot=Objective(0.9, 0.01)), desired=3).see(50, times=10)
+    assert run.size == 3
+    assert run.last is not None
+    assert "no number of replicas" in run.last.reason
+
+
+FAULTS = {
+    "gone": ABSENT,
+    "NaN": Signal(nan),
+    "Inf": Signal(inf),
+    "negative": Signal(-5.0),
+    "stale": Signal(0.0, age=300.0),
+    "half the pods": Signal(0.0, coverage=0.5),
+}
+SIGNALS = ("arrivals", "uncached_tokens", "running", "kv_tokens", "decode_share", "waiting_tokens")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("rate", [5.0, 20.0, 40.0])
+def test_no_fault_of_a_metric_shrinks_a_pool(fault: str, name: str, rate: float) -> None:
+    run = Run().see(rate, times=60)
+    before = run.size
+    run.see(rate, times=60, **{name: FAULTS[fault]})
+    assert min(run.sizes[60:]) >= before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_metrics_broken_at_once_shrink_nothing(fault: str) -> None:
+    run = Run().see(20, times=60)
+    before = run.size
+    run.see(20, times=100, **dict.fromkeys(SIGNALS, FAULTS[fault]))
+    assert run.size >= before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_growth_goes_on_while_gauges_of_workers_are_broken(fault: str) -> None:
+    run = Run().see(5, times=60)
+    before = run.size
+    run.see(5, times=20, kv_tokens=FAULTS[fault], queued_tokens=Signal(3_000_000))
+    assert run.size > before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_true_idleness_reaches_the_minimum_after_any_fault(fault: str) -> None:
+    run = Run().see(20, times=60).see(20, times=20, running=FAULTS[fault])
+    run.see(0, times=600)
+    assert run.size == 1
+
+
+def test_a_restart_never_shrinks() -> None:
+    run = Run(desired=9).see(1, times=12)
+    assert run.sizes == [9] * 12, "nothing was seen for a whole window yet"
+    assert run.see(1, times=100).size < 9
+
+
+ZERO = replace(SPEC, idle=600.0, pools=(PoolBounds("default", Role.UNIFIED, 0, 40),))
+
+
+def test_zero_needs_evidence_of_idleness_and_requests_in_the_queue_end_it() -> None:
+    run = Run(ZERO, desired=2).see(5, times=20)
+    assert run.see(0, times=39).size >= 1
+    assert run.see(0, times=3).size == 0
+    # With no worker there are no gauges of workers; the gateway's queue alone wakes the pool.
+    gone = dict.fromkeys(("running", "kv_tokens", "decode_share", "waiting_tokens"), ABSENT)
+    queue = {"queued_requests": Signal(3), "queued_tokens": Signal(3000)}
+    assert run.see(0.2, **gone, **queue).size >= 1
+
+
+def test_missing_metrics_are_not_idleness() -> None:
+    run = Run(ZERO, desired=2).see(5, times=20)
+    assert run.see(0, times=400, arrivals=ABSENT).size == 2
+
+
+POOLS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 4)), max_size=4)
+
+
+@given(POOLS, st.integers(0, 40))
+def test_the_budget_bounds_growth_and_takes_nothing_away(
+    pools: list[tuple[int, int, int]], budget: int
+) -> None:
+    bounds = tuple(
+        PoolBounds(f"p{i}", Role.UNIFIED, 0, 40, gpus) for i, (_, _, gpus) in enumerate(pools)
+    )
+    asked = {f"p{i}": Decision(f"p{i}", now, then, "") for i, (now, then, _) in enumerate(pools)}
+    found = inside_budget(asked, ScalingSpec(bounds, max_gpus=budget))
+    gpus = {b.name: b.gpus for b in bounds}
+    for name, decision in found.items():
+        low = min(asked[name].current, asked[name].replicas)
+        assert low <= decision.replicas <= asked[name].replicas
+    grew = any(
+        d.replicas > min(asked[n].current, asked[n].replicas) and gpus[n] for n, d in found.items()
+    )
+    if grew:
+        assert sum(d.replicas * gpus[n] for n, d in found.items()) <= budget

@@ -1,0 +1,48 @@
+"""The level follows demand, and head-room comes from how wrong it has been."""
+
+import random
+
+import pytest
+
+from penstock_operator.scaling.forecast import ENOUGH, Forecast
+
+LEAD = 75.0
+
+
+def fed(values: list[float], interval: float = 5.0) -> Forecast:
+    """Return the forecast that has seen these demands."""
+    forecast = Forecast()
+    for index, value in enumerate(values):
+        forecast = forecast.after(value, index * interval, LEAD)
+    return forecast
+
+
+def test_steady_demand_needs_no_headroom() -> None:
+    forecast = fed([4.0] * 200)
+    assert forecast.level == 4.0
+    assert forecast.bound() == 4.0
+    assert forecast.mean == 4.0
+
+
+def test_scatter_becomes_headroom() -> None:
+    draw = random.Random(1)
+    calm = fed([4 + draw.uniform(-0.2, 0.2) for _ in range(400)])
+    wild = fed([4 + draw.uniform(-2, 2) for _ in range(400)])
+    assert calm.level < calm.bound() < 4.5
+    assert wild.bound() > 5
+
+
+def test_growth_is_learned_from_being_too_low() -> None:
+    forecast = fed([1 + 0.02 * step for step in range(300)])
+    assert forecast.mean > forecast.level
+
+
+def test_before_anything_is_known_a_prior_gives_headroom() -> None:
+    forecast = fed([4.0] * (ENOUGH // 2))
+    assert forecast.errors == ()
+    assert forecast.bound() == 6.0
+
+
+def test_old_errors_are_forgotten() -> None:
+    forecast = fed([4.0, 20.0] * 100 + [4.0] * 2000)
+    assert forecast.bound() == pytest.approx(4.0)

@@ -188,7 +188,19 @@ def _moves(at: Situation, target: str, limit: int, rejected: str) -> tuple[list[
                 continue
             ready -= 1
         drain.append(worker.id)
-    return undrain, drain
+    left = sum(w.id not in drain for w in others)
+    room = max(0, at.replicas + at.max_surge - left)
+    return _within(room, staying, undrain, drain)
+
+
+def _within(
+    room: int, staying: list[Worker], undrain: list[str], drain: list[str]
+) -> tuple[list[str], list[str]]:
+    """Let workers that are not ready go where a shrunken pool has no room for so many."""
+    unready = sorted((w for w in staying if not w.ready and w.id not in drain), key=_emptiest)
+    kept = sum(w.id not in drain for w in staying)
+    undrain = undrain[: max(0, room - kept)]
+    return undrain, [*drain, *(w.id for w in unready[: max(0, kept - room)])]
 
 
 def _sizes(

@@ -88,6 +88,17 @@ def test_a_revision_that_keeps_crashing_is_rolled_back_and_stays_out() -> None:
     assert advance(replace(later, wanted="c")).sizes["c"] == 1
 
 
+def test_a_pool_that_shrinks_while_its_rollout_hangs_gives_back_what_hangs() -> None:
+    hanging = tuple(Worker(f"b{i}", "b", ready=False) for i in range(2))
+    at = Situation(
+        2, "b", "a", sizes={"a": 2, "b": 2}, workers=(*workers("a", 2), *hanging), updating_since=0
+    )
+    assert advance(at).drain == ("b0",)  # one more than wanted may stay
+    leaving = replace(hanging[0], draining=True, confirmed=True)
+    step = advance(replace(at, workers=(*workers("a", 2), leaving, hanging[1])))
+    assert (step.undrain, step.sizes) == ((), {"a": 2, "b": 1})
+
+
 def test_a_first_revision_has_nothing_to_go_back_to() -> None:
     broken = Worker("a0", "a", ready=False, failing="exited with code 1, 3 times")
     step = advance(Situation(1, "a", sizes={"a": 1}, workers=(broken,), updating_since=0, now=9e9))
@@ -208,6 +219,14 @@ class Cluster:
         old = max(staying, at.replicas)
         assert asked <= max(old, at.replicas + at.max_surge), "more workers than the surge allows"
         self.rejected, self.canary_since = step.rejected, step.canary_since
+        if self.rejected:
+            there = sum(pod.revision == self.rejected for pod in self.pods.values())
+            assert step.sizes.get(self.rejected, 0) <= there, "a rejected revision got a pod"
+        if not step.drain and not step.undrain:
+            again = advance(self.situation())
+            asked_for = [{r: n for r, n in s.sizes.items() if n} for s in (step, again)]
+            assert asked_for[0] == asked_for[1], "asked again at once, it wants other sizes"
+            assert not again.drain, "asked again at once, it drains more"
         ready = [p for p in self.pods.values() if p.ready and p.revision == self.wanted]
         if step.phase == "Stable" and len(ready) == self.replicas == len(self.pods):
             self.stable = self.wanted
@@ -283,8 +302,10 @@ def test_any_path_of_specs_ends_as_it_should(
     had_stable = bool(cluster.stable)
     cluster.settle()
     revisions = {pod.revision for pod in cluster.pods.values()}
-    if cluster.wanted in cluster.bad and not (had_stable and cluster.rejected):
-        # Nothing known to be good: whoever serves stays, and the new one goes on trying.
+    proven = had_stable and cluster.rejected and cluster.stable not in cluster.bad
+    if cluster.wanted in cluster.bad and not proven:
+        # Nothing known to be good (a revision may have been complete at size zero, untried):
+        # whoever serves stays, and the other one goes on trying.
         assert len(cluster.pods) <= cluster.replicas + cluster.max_surge
         return
     assert len(cluster.pods) == cluster.replicas

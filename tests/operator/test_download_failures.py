@@ -38,7 +38,5 @@ def test_a_download_that_keeps_failing_is_quoted() -> None:
 
 def test_a_secret_that_is_not_there_is_named() -> None:
     words = 'secret "hf-token" not found'
-    found = seen(
-        {"waiting": {"reason": "CreateContainerConfigError", "message": words}}
-    )
+    found = seen({"waiting": {"reason": "CreateContainerConfigError", "message": words}})
     assert found.waiting == f"download: CreateContainerConfigError: {words}"

@@ -1,0 +1,116 @@
+"""The operator is killed at every write it makes, before it is sent and after it is committed.
+
+One run without a crash counts the writes of a whole life: create, update, scale, delete. Then each
+gets its two crashes, and every run must end as the first did. In CI a sample of them is taken;
+`PENSTOCK_FULL=1` takes them all.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_proxy import Fault
+from cluster_state import difference, state
+from fake_node import FakeNode
+from kube import Access
+from operated import NAME, Site, site
+from waiting import eventually
+
+SAMPLE = 12
+"""Writes that are crashed at in CI, each in one of the two ways."""
+AT_ONCE = 4
+
+
+@pytest.mark.timeout(3600)
+def test_a_crash_at_any_write_changes_nothing_in_the_end(
+    access: Access, node: FakeNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, writes = _crash_free(access, node, tmp_path)
+    every = [(k, sent) for k in range(1, writes + 1) for sent in (False, True)]
+    chosen = every if os.environ.get("PENSTOCK_FULL") else _sample(every)
+
+    def run(case: tuple[int, bool]) -> tuple[str, bool]:
+        return _crashed(access, node, tmp_path, wanted, *case)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(run, chosen))
+    failures = [trouble for trouble, _ in outcomes if trouble]
+    crashes = sum(crashed for _, crashed in outcomes)
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{writes} writes; {len(chosen)} of {len(every)} crashes tried, {crashes} happened, "
+            f"{len(chosen) - len(failures)}/{len(chosen)} converged"
+        )
+    assert not failures, "\n\n".join(failures)
+    assert crashes >= 0.9 * len(chosen)
+
+
+def _sample(every: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
+    """Spread over the whole life, before and after the commit by turns."""
+    step = max(1, len(every) // SAMPLE) | 1
+    return every[::step]
+
+
+def _crash_free(access: Access, node: FakeNode, folder: Path) -> tuple[dict[str, Any], int]:
+    with site(access, node, folder) as found:
+        wanted = _life(found)
+        return wanted, len(found.proxy.writes)
+
+
+def _crashed(
+    access: Access, node: FakeNode, folder: Path, wanted: dict[str, Any], k: int, sent: bool
+) -> tuple[str, bool]:
+    """Return what went wrong, and whether the crash happened."""
+    case = f"crash at write {k}, {'after commit' if sent else 'before sending'}"
+    try:
+        with site(access, node, folder) as found:
+            fault = Fault(
+                lambda call: call.is_write and len(found.proxy.writes) == k,
+                send=sent,
+                answer=False,
+                then=lambda _call: found.operator.kill(),
+            )
+            found.proxy.inject(fault)
+            seen = _life(found)
+            differences = difference(seen, wanted)
+            where = f"{case}: {fault.hits[0]}" if fault.hits else case
+            return "\n".join([where, *differences]) if differences else "", bool(fault.hits)
+    except AssertionError as error:
+        return "\n".join([case, str(error), *getattr(error, "__notes__", [])]), True
+
+
+def _life(found: Site) -> dict[str, Any]:
+    """Create, update, scale, delete; return the state before the end."""
+
+    def alive() -> bool:
+        if not found.operator.alive:
+            found.restart()
+        return True
+
+    def settled() -> bool:
+        return alive() and found.settled()
+
+    def scaled() -> bool:
+        return settled() and sum(found.pods().values()) == 3
+
+    found.apply()
+    eventually(settled, "created")
+    found.apply(image="worker:2")
+    eventually(settled, "updated")
+    found.kube.scale("EnginePool", f"{NAME}-default", 3)
+    eventually(scaled, "scaled")
+    eventually(lambda: alive() and _quiet(found), "quiet")
+    reached = state(found.kube)
+    found.kube.delete("InferenceDeployment", NAME)
+    eventually(lambda: alive() and found.empty(), "deleted")
+    return reached
+
+
+def _quiet(found: Site) -> bool:
+    try:
+        found.quiet_for(1.0, within=1.5)
+    except AssertionError:
+        return False
+    return True

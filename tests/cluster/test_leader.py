@@ -1,0 +1,58 @@
+"""Of two operators one acts, whatever happens to the other."""
+
+from pathlib import Path
+
+import pytest
+from api_proxy import ApiProxy
+from fake_node import FakeNode
+from kube import Access
+from operated import Site, site
+from operator_process import OperatorProcess
+from waiting import eventually
+
+LEASE = "penstock-operator"
+
+
+def holder(found: Site) -> str:
+    lease = found.kube.get("Lease", LEASE) or {}
+    return str(lease.get("spec", {}).get("holderIdentity") or "")
+
+
+@pytest.mark.timeout(300)
+def test_an_operator_that_was_paused_past_its_lease_acts_no_more(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    with site(access, node, tmp_path) as first, ApiProxy(access) as proxy:
+        first.apply()
+        first.settle()
+        was = holder(first)
+        second = OperatorProcess(
+            proxy.kubeconfig(tmp_path / "second.kubeconfig"),
+            first.kube.namespace,
+            tmp_path / "second.log",
+            *("--gateway-url", first.gateway.url),
+        )
+        with second:
+            second.wait_ready()
+            assert proxy.writes == [], "it waits while another leads"
+            first.operator.pause()
+            eventually(lambda: holder(first) != was, "the other takes over", within=90)
+            first.apply(image="worker:2")
+            first.settle(within=90)
+            assert proxy.writes
+            stopped = len(first.proxy.writes)
+            first.apply(image="worker:3")
+            first.operator.resume()
+            first.settle(within=90)
+            first.quiet_for(2)
+            assert [str(call) for call in first.proxy.writes[stopped:]] == []
+
+
+def test_an_operator_that_ends_in_order_hands_over_at_once(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    with site(access, node, tmp_path) as found:
+        found.apply()
+        found.settle()
+        assert found.operator.stop() == 0
+        assert holder(found) == ""

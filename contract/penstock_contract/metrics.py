@@ -61,6 +61,9 @@ LATENCY_BUCKETS: Final = (
 TOKEN_BUCKETS: Final = (
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000,
 )  # fmt: skip
+STEP_TOKEN_BUCKETS: Final = (
+    1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
+)  # fmt: skip
 STEP_BUCKETS: Final = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 )  # fmt: skip
@@ -69,47 +72,112 @@ DISPATCH_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 
 # --- worker -------------------------------------------------------------------------------------
 
 _M = "model_name"
-VLLM_RUNNING: Final = _gauge("vllm:num_requests_running", "Requests in the running queue.", _M)
-VLLM_WAITING: Final = _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", _M)
-VLLM_KV_USAGE: Final = _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", _M)
+_V: Final = (_M, "engine")
+"""vLLM's labels; `engine` is the data-parallel rank, here always 0."""
+VLLM_RUNNING: Final = _gauge("vllm:num_requests_running", "Requests in the running queue.", *_V)
+VLLM_WAITING: Final = _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", *_V)
+VLLM_KV_USAGE: Final = _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", *_V)
 VLLM_PREFIX_QUERIES: Final = _counter(
-    "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", _M
+    "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", *_V
 )
 VLLM_PREFIX_HITS: Final = _counter(
-    "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", _M
+    "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", *_V
 )
 VLLM_PREEMPTIONS: Final = _counter(
-    "vllm:num_preemptions", "Requests that lost their KV blocks and are computed again.", _M
+    "vllm:num_preemptions", "Requests that lost their KV blocks and are computed again.", *_V
 )
-VLLM_PROMPT_TOKENS: Final = _counter("vllm:prompt_tokens", "Prompt tokens processed.", _M)
-VLLM_GENERATION_TOKENS: Final = _counter("vllm:generation_tokens", "Tokens generated.", _M)
+VLLM_PROMPT_TOKENS: Final = _counter("vllm:prompt_tokens", "Prompt tokens processed.", *_V)
+VLLM_GENERATION_TOKENS: Final = _counter("vllm:generation_tokens", "Tokens generated.", *_V)
 VLLM_REQUEST_SUCCESS: Final = _counter(
-    "vllm:request_success", "Requests that ended, by reason.", _M, "finished_reason"
+    "vllm:request_success", "Requests that ended, by reason.", *_V, "finished_reason"
 )
 VLLM_TTFT: Final = _histogram(
-    "vllm:time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS, _M
+    "vllm:time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS, *_V
 )
 VLLM_ITL: Final = _histogram(
-    "vllm:inter_token_latency_seconds", "Time between output tokens.", ITL_BUCKETS, _M
+    "vllm:inter_token_latency_seconds", "Time between output tokens.", ITL_BUCKETS, *_V
 )
 VLLM_TPOT: Final = _histogram(
     "vllm:request_time_per_output_token_seconds",
     "Mean time per output token of a request, after its first.",
     ITL_BUCKETS,
-    _M,
+    *_V,
 )
 VLLM_E2E: Final = _histogram(
-    "vllm:e2e_request_latency_seconds", "Time from arrival to last token.", LATENCY_BUCKETS, _M
+    "vllm:e2e_request_latency_seconds", "Time from arrival to last token.", LATENCY_BUCKETS, *_V
 )
 VLLM_QUEUE_TIME: Final = _histogram(
-    "vllm:request_queue_time_seconds", "Time in the waiting queue.", LATENCY_BUCKETS, _M
+    "vllm:request_queue_time_seconds", "Time in the waiting queue.", LATENCY_BUCKETS, *_V
 )
 VLLM_REQUEST_PROMPT_TOKENS: Final = _histogram(
-    "vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS, _M
+    "vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS, *_V
 )
 VLLM_REQUEST_GENERATION_TOKENS: Final = _histogram(
-    "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS, _M
+    "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS, *_V
 )
+VLLM_CACHED_TOKENS: Final = _counter(
+    "vllm:prompt_tokens_cached", "Prompt tokens that were not computed: they were cached.", *_V
+)
+VLLM_STEP_TOKENS: Final = _histogram(
+    "vllm:iteration_tokens_total", "Tokens computed in an engine step.", STEP_TOKEN_BUCKETS, *_V
+)
+VLLM_PREFILL_TIME: Final = _histogram(
+    "vllm:request_prefill_time_seconds",
+    "Time from the first step to the first token.",
+    LATENCY_BUCKETS,
+    *_V,
+)
+VLLM_DECODE_TIME: Final = _histogram(
+    "vllm:request_decode_time_seconds",
+    "Time from the first token to the last.",
+    LATENCY_BUCKETS,
+    *_V,
+)
+VLLM_INFERENCE_TIME: Final = _histogram(
+    "vllm:request_inference_time_seconds",
+    "Time from the first step to the last token.",
+    LATENCY_BUCKETS,
+    *_V,
+)
+VLLM_COMPUTED_PROMPT_TOKENS: Final = _histogram(
+    "vllm:request_prefill_kv_computed_tokens",
+    "Prompt tokens of a request that were computed.",
+    TOKEN_BUCKETS,
+    *_V,
+)
+VLLM_CACHE_CONFIG: Final = _gauge(
+    "vllm:cache_config_info",
+    "1; its labels tell the KV cache's shape.",
+    "engine",
+    "block_size",
+    "num_gpu_blocks",
+    "enable_prefix_caching",
+)
+
+# Names that vLLM has given up and dashboards still ask for; each repeats its successor.
+VLLM_OLD_KV_USAGE: Final = _gauge(
+    "vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc.", *_V
+)
+VLLM_OLD_PREFIX_QUERIES: Final = _counter(
+    "vllm:gpu_prefix_cache_queries", "Old name of vllm:prefix_cache_queries.", *_V
+)
+VLLM_OLD_PREFIX_HITS: Final = _counter(
+    "vllm:gpu_prefix_cache_hits", "Old name of vllm:prefix_cache_hits.", *_V
+)
+VLLM_OLD_ITL: Final = _histogram(
+    "vllm:time_per_output_token_seconds",
+    "Old name of vllm:inter_token_latency_seconds.",
+    ITL_BUCKETS,
+    *_V,
+)
+OLD_NAMES: Final = {
+    VLLM_KV_USAGE: VLLM_OLD_KV_USAGE,
+    VLLM_PREFIX_QUERIES: VLLM_OLD_PREFIX_QUERIES,
+    VLLM_PREFIX_HITS: VLLM_OLD_PREFIX_HITS,
+    VLLM_ITL: VLLM_OLD_ITL,
+}
+"""The old name of a metric."""
+
 WORKER_BLOCKS: Final = _gauge(
     "penstock_worker_kv_blocks", "KV blocks by state; the states add up to the pool.", _M, "state"
 )
@@ -118,6 +186,20 @@ WORKER_STEP_SECONDS: Final = _histogram(
 )
 WORKER_STEP_TOKENS: Final = _counter(
     "penstock_worker_step_tokens", "Tokens computed in engine steps, by kind.", _M, "kind"
+)
+WORKER_STEP_MOMENTS: Final = _counter(
+    "penstock_worker_step_moments",
+    "Sums over engine steps of products of what they computed and took: increases over a window "
+    "are the normal equations of the step's cost (penstock_contract.step_cost).",
+    _M,
+    "product",
+)
+WORKER_STEP_COST: Final = _gauge(
+    "penstock_worker_step_cost_seconds",
+    "What a step, a prompt token, a decoding sequence and a token of context cost, as measured "
+    "when the worker started.",
+    _M,
+    "term",
 )
 WORKER_DRAINING: Final = _gauge(
     "penstock_worker_draining", "1 while the worker refuses new requests and finishes its own.", _M
@@ -130,8 +212,11 @@ WORKER: Final = (
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV_USAGE, VLLM_PREFIX_QUERIES, VLLM_PREFIX_HITS,
     VLLM_PREEMPTIONS, VLLM_PROMPT_TOKENS, VLLM_GENERATION_TOKENS, VLLM_REQUEST_SUCCESS,
     VLLM_TTFT, VLLM_ITL, VLLM_TPOT, VLLM_E2E, VLLM_QUEUE_TIME, VLLM_REQUEST_PROMPT_TOKENS,
-    VLLM_REQUEST_GENERATION_TOKENS, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS,
-    WORKER_DRAINING, WORKER_LOAD_SECONDS,
+    VLLM_REQUEST_GENERATION_TOKENS, VLLM_CACHED_TOKENS, VLLM_STEP_TOKENS, VLLM_PREFILL_TIME,
+    VLLM_DECODE_TIME, VLLM_INFERENCE_TIME, VLLM_COMPUTED_PROMPT_TOKENS, VLLM_CACHE_CONFIG,
+    VLLM_OLD_KV_USAGE, VLLM_OLD_PREFIX_QUERIES, VLLM_OLD_PREFIX_HITS,
+    VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_MOMENTS,
+    WORKER_STEP_COST, WORKER_DRAINING, WORKER_LOAD_SECONDS,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""
 

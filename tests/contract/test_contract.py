@@ -72,7 +72,8 @@ def test_metrics_are_unique_and_well_formed() -> None:
     assert max(Counter(m.name for m in metrics.ALL).values()) == 1
     for metric in metrics.ALL:
         assert re.fullmatch(r"(vllm:|penstock_(worker|gateway|operator)_)[a-z0-9_]+", metric.name)
-        assert not metric.name.endswith("_total")
+        counter = metric.kind is metrics.Kind.COUNTER  # Prometheus adds it
+        assert not (counter and metric.name.endswith("_total"))
         assert metric.help.endswith(".")
         assert (metric.kind is metrics.Kind.HISTOGRAM) == bool(metric.buckets)
         assert list(metric.buckets) == sorted(set(metric.buckets))
@@ -81,9 +82,9 @@ def test_metrics_are_unique_and_well_formed() -> None:
 def test_instruments_export_the_declared_names() -> None:
     registry = CollectorRegistry()
     instruments = Instruments(registry, metrics.WORKER)
-    instruments.counter(metrics.VLLM_PREFIX_HITS).labels("m").inc(3)
+    instruments.counter(metrics.VLLM_PREFIX_HITS).labels("m", "0").inc(3)
     text = generate_latest(registry).decode()
-    assert 'vllm:prefix_cache_hits_total{model_name="m"} 3.0' in text
+    assert 'vllm:prefix_cache_hits_total{engine="0",model_name="m"} 3.0' in text
     for metric in metrics.WORKER:
         assert f"# HELP {metric.exported_name} " in text
 

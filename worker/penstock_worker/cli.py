@@ -114,7 +114,7 @@ class _Runner:
             return
         now = time.monotonic()
         service.epoch, service.served = ready.epoch, model
-        service.metrics.loaded(now - self._began)
+        service.metrics.loaded(ready, now - self._began)
         log.info(
             "ready after %.1f s, of which the first token took %.3f s: "
             "%d KV blocks of %d tokens, context %d",
@@ -189,6 +189,7 @@ def _engine_config(options: argparse.Namespace) -> EngineConfig:
         kv_cache_bytes=options.kv_cache_memory,
         threads=options.threads,
         kv_events=_kv_events(options),
+        self_benchmark=options.self_benchmark,
     )
 
 
@@ -248,6 +249,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["maps", "arrays"],
         default="maps",
         help="maps as vLLM writes them, arrays as older vLLM, SGLang and llm-d do",
+    )
+    add(
+        "--self-benchmark",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure at start, within half a second, what a step costs",
     )
     add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")

@@ -117,6 +117,7 @@ class Engine:
             step_seconds=seconds,
             prefill_tokens=sum(part.count for part in slices) - decoding,
             decode_tokens=decoding,
+            kv_tokens=sum(part.start for part in slices),
         )
 
     def _append(self, request: Request, sampled: Sampled) -> Output:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,17 +12,20 @@ from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.grammar import Grammars
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.loading import QUANTIZATIONS, Computation, load_model
 from penstock_worker.native import build
 from penstock_worker.runner import ModelRunner, Runner
+from penstock_worker.self_benchmark import measure
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 KERNELS = ("auto", "native", "torch")
 
 DEFAULT_KV_BYTES = 1 << 30
+BENCHMARK_SECONDS = 0.4
 
 
 def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
@@ -48,7 +52,13 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
     )
     runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how))
     # The warm-up has an engine of its own, so that the counters start at nothing.
-    _warm_up(_engine(config, runner, shape, num_blocks, max_model_len))
+    warm = _engine(config, runner, shape, num_blocks, max_model_len)
+    _warm_up(warm)
+    cost = None
+    if config.self_benchmark:
+        cost = measure(
+            warm, vocab_size=shape.vocab_size, clock=time.monotonic, budget=BENCHMARK_SECONDS
+        )
     return _engine(config, runner, shape, num_blocks, max_model_len), Ready(
         epoch=secrets.token_hex(8),
         num_blocks=num_blocks,
@@ -56,6 +66,8 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         max_model_len=max_model_len,
         vocab_size=shape.vocab_size,
         load_seconds=time.monotonic() - began,
+        prefix_caching=config.prefix_caching,
+        step_cost=asdict(cost) if cost else None,
     )
 
 
@@ -74,6 +86,7 @@ def _engine(
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
+        grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
     )
 
 

@@ -42,3 +42,5 @@ class EngineConfig(msgspec.Struct, frozen=True):
     threads: int | None = None
     """Compute threads; default: torch's choice."""
     kv_events: KVEventsConfig | None = None
+    self_benchmark: bool = False
+    """Measure at start what a step costs."""

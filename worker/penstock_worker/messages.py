@@ -127,6 +127,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Prompt tokens computed in this step."""
     decode_tokens: int
     """Sequences that decoded in this step."""
+    kv_tokens: int = 0
+    """Tokens of context that this step's attention read."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag="batch"):
@@ -146,6 +148,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     max_model_len: int
     vocab_size: int
     load_seconds: float
+    prefix_caching: bool = True
+    step_cost: dict[str, float] | None = None
+    """Seconds per term of `penstock_contract.step_cost.StepCost`, as measured at start."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

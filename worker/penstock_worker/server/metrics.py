@@ -1,11 +1,68 @@
 """Keeps a worker's metrics: vLLM's names and Penstock's own, as declared in the contract."""
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Metric
-from penstock_worker.messages import Batch, Output, Stats
+from penstock_contract.step_cost import moments
+from penstock_worker.messages import Batch, Output, Ready, Stats
+
+
+class _Series:
+    """The instruments with the labels that all of a worker's series share.
+
+    Looking a series up costs more than adding to it, and some are added to in every step: they are
+    looked up once. A metric with an old name is kept under both.
+    """
+
+    def __init__(self, instruments: Instruments, model: str) -> None:
+        self._instruments = instruments
+        self._values = {"model_name": model, "engine": "0"}
+        self._gauges: dict[tuple[str, str], tuple[Gauge, ...]] = {}
+        self._counters: dict[tuple[str, str], tuple[Counter, ...]] = {}
+        self._histograms: dict[str, tuple[Histogram, ...]] = {}
+
+    def set(self, metric: Metric, value: float, **own: str) -> None:
+        """Set a gauge."""
+        key = (metric.name, "/".join(own.values()))
+        if key not in self._gauges:
+            self._gauges[key] = tuple(
+                self._instruments.gauge(one).labels(**self._labels(one, own))
+                for one in _names(metric)
+            )
+        for gauge in self._gauges[key]:
+            gauge.set(value)
+
+    def add(self, metric: Metric, value: float, own: str = "") -> None:
+        """Add to a counter; `own` is the value of its last label, where it has one of its own."""
+        key = (metric.name, own)
+        if key not in self._counters:
+            last = {metric.labels[-1]: own} if own else {}
+            self._counters[key] = tuple(
+                self._instruments.counter(one).labels(**self._labels(one, last))
+                for one in _names(metric)
+            )
+        for counter in self._counters[key]:
+            counter.inc(value)
+
+    def observe(self, metric: Metric, value: float) -> None:
+        """Put a value into a histogram."""
+        if metric.name not in self._histograms:
+            self._histograms[metric.name] = tuple(
+                self._instruments.histogram(one).labels(**self._labels(one, {}))
+                for one in _names(metric)
+            )
+        for histogram in self._histograms[metric.name]:
+            histogram.observe(value)
+
+    def _labels(self, metric: Metric, own: dict[str, str]) -> dict[str, str]:
+        return {name: own.get(name) or self._values[name] for name in metric.labels}
+
+
+def _names(metric: Metric) -> tuple[Metric, ...]:
+    old = declared.OLD_NAMES.get(metric)
+    return (metric,) if old is None else (metric, old)
 
 
 class WorkerMetrics:
@@ -17,99 +74,114 @@ class WorkerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry, model: str) -> None:
-        self._instruments = Instruments(registry, declared.WORKER)
-        self._model = model
+        self._series = _Series(Instruments(registry, declared.WORKER), model)
         self._last: Stats | None = None
-        self._set(declared.WORKER_DRAINING, 0)
+        self._series.set(declared.WORKER_DRAINING, 0)
 
-    def loaded(self, seconds: float) -> None:
+    def loaded(self, ready: Ready, seconds: float) -> None:
         """The worker became ready, so long after its start."""
-        self._set(declared.WORKER_LOAD_SECONDS, seconds)
+        self._series.set(declared.WORKER_LOAD_SECONDS, seconds)
+        self._series.set(
+            declared.VLLM_CACHE_CONFIG,
+            1,
+            block_size=str(ready.block_size),
+            num_gpu_blocks=str(ready.num_blocks),
+            enable_prefix_caching=str(ready.prefix_caching),
+        )
+        for term, cost in (ready.step_cost or {}).items():
+            self._series.set(declared.WORKER_STEP_COST, cost, term=term)
 
     def draining(self, *, draining: bool) -> None:
         """The worker refuses new requests from now on, or takes them again."""
-        self._set(declared.WORKER_DRAINING, draining)
+        self._series.set(declared.WORKER_DRAINING, int(draining))
 
     def batch(self, batch: Batch) -> None:
         """Take over the engine's state after a step."""
         stats, last = batch.stats, self._last
         self._last = stats
-        self._set(declared.VLLM_RUNNING, stats.running)
-        self._set(declared.VLLM_WAITING, stats.waiting)
-        total = stats.blocks_free + stats.blocks_cached + stats.blocks_used
-        self._set(declared.VLLM_KV_USAGE, stats.blocks_used / total)
-        blocks = self._instruments.gauge(declared.WORKER_BLOCKS)
-        for state, count in (
-            ("free", stats.blocks_free),
-            ("cached", stats.blocks_cached),
-            ("used", stats.blocks_used),
-        ):
-            blocks.labels(self._model, state).set(count)
+        self._state(stats)
         for metric, now, before in (
             (declared.VLLM_PREFIX_QUERIES, stats.prefix_queries, last and last.prefix_queries),
             (declared.VLLM_PREFIX_HITS, stats.prefix_hits, last and last.prefix_hits),
             (declared.VLLM_PREEMPTIONS, stats.preemptions, last and last.preemptions),
         ):
-            self._add(metric, now - (before or 0))
+            self._series.add(metric, now - (before or 0))
         if stats.step_seconds:
-            self._observe(declared.WORKER_STEP_SECONDS, stats.step_seconds)
-            tokens = self._instruments.counter(declared.WORKER_STEP_TOKENS)
-            tokens.labels(self._model, "prefill").inc(stats.prefill_tokens)
-            tokens.labels(self._model, "decode").inc(stats.decode_tokens)
-        self._add(declared.VLLM_GENERATION_TOKENS, sum(len(o.tokens) for o in batch.outputs))
+            self._step(stats)
+        tokens = sum(len(output.tokens) for output in batch.outputs)
+        self._series.add(declared.VLLM_GENERATION_TOKENS, tokens)
 
     def request(self, prompt_tokens: int, arrived: float) -> "RequestMetrics":
         """Return the keeper of one engine request's metrics."""
-        return RequestMetrics(self._instruments, self._model, prompt_tokens, arrived)
+        return RequestMetrics(self._series, prompt_tokens, arrived)
 
-    def _set(self, metric: Metric, value: float) -> None:
-        self._instruments.gauge(metric).labels(self._model).set(value)
+    def _state(self, stats: Stats) -> None:
+        self._series.set(declared.VLLM_RUNNING, stats.running)
+        self._series.set(declared.VLLM_WAITING, stats.waiting)
+        total = stats.blocks_free + stats.blocks_cached + stats.blocks_used
+        self._series.set(declared.VLLM_KV_USAGE, stats.blocks_used / total)
+        for state, count in (
+            ("free", stats.blocks_free),
+            ("cached", stats.blocks_cached),
+            ("used", stats.blocks_used),
+        ):
+            self._series.set(declared.WORKER_BLOCKS, count, state=state)
 
-    def _add(self, metric: Metric, value: float) -> None:
-        self._instruments.counter(metric).labels(self._model).inc(value)
-
-    def _observe(self, metric: Metric, value: float) -> None:
-        self._instruments.histogram(metric).labels(self._model).observe(value)
+    def _step(self, stats: Stats) -> None:
+        prefill, decode, seconds = stats.prefill_tokens, stats.decode_tokens, stats.step_seconds
+        self._series.observe(declared.WORKER_STEP_SECONDS, seconds)
+        self._series.observe(declared.VLLM_STEP_TOKENS, prefill + decode)
+        self._series.add(declared.WORKER_STEP_TOKENS, prefill, "prefill")
+        self._series.add(declared.WORKER_STEP_TOKENS, decode, "decode")
+        for product, value in moments(seconds, prefill, decode, stats.kv_tokens):
+            self._series.add(declared.WORKER_STEP_MOMENTS, value, product)
 
 
 class RequestMetrics:
     """The latencies and sizes of one engine request. Times are monotonic seconds."""
 
-    def __init__(
-        self, instruments: Instruments, model: str, prompt_tokens: int, arrived: float
-    ) -> None:
-        self._instruments = instruments
-        self._model = model
+    def __init__(self, series: _Series, prompt_tokens: int, arrived: float) -> None:
+        self._series = series
         self._prompt_tokens = prompt_tokens
         self._arrived = arrived
+        self._scheduled = arrived
         self._first: float | None = None
         self._latest = arrived
         self._tokens = 0
 
     def output(self, output: Output, now: float) -> None:
         """Take an output of the engine into account."""
-        if output.tokens:
-            if self._first is None:
-                self._first = now
-                prompt_tokens = self._instruments.counter(declared.VLLM_PROMPT_TOKENS)
-                prompt_tokens.labels(self._model).inc(self._prompt_tokens)
-                self._observe(declared.VLLM_TTFT, now - self._arrived)
-                self._observe(declared.VLLM_QUEUE_TIME, output.queue_seconds)
-            else:
-                self._observe(declared.VLLM_ITL, now - self._latest)
-            self._latest = now
-            self._tokens += len(output.tokens)
+        if not output.tokens:
+            return
+        if self._first is None:
+            self._first = now
+            self._begun(output, now)
+        else:
+            self._series.observe(declared.VLLM_ITL, now - self._latest)
+        self._latest = now
+        self._tokens += len(output.tokens)
 
     def finished(self, reason: str, now: float) -> None:
         """Close the request; `reason` is stop, length or abort."""
-        counter = self._instruments.counter(declared.VLLM_REQUEST_SUCCESS)
-        counter.labels(self._model, reason).inc()
-        self._observe(declared.VLLM_E2E, now - self._arrived)
-        self._observe(declared.VLLM_REQUEST_PROMPT_TOKENS, self._prompt_tokens)
-        self._observe(declared.VLLM_REQUEST_GENERATION_TOKENS, self._tokens)
-        if self._first is not None and self._tokens > 1:
-            per_token = (self._latest - self._first) / (self._tokens - 1)
-            self._observe(declared.VLLM_TPOT, per_token)
+        self._series.add(declared.VLLM_REQUEST_SUCCESS, 1, reason)
+        self._series.observe(declared.VLLM_E2E, now - self._arrived)
+        self._series.observe(declared.VLLM_REQUEST_PROMPT_TOKENS, self._prompt_tokens)
+        self._series.observe(declared.VLLM_REQUEST_GENERATION_TOKENS, self._tokens)
+        if self._first is None:
+            return
+        decoding = self._latest - self._first
+        self._series.observe(declared.VLLM_INFERENCE_TIME, self._latest - self._scheduled)
+        self._series.observe(declared.VLLM_DECODE_TIME, decoding)
+        if self._tokens > 1:
+            self._series.observe(declared.VLLM_TPOT, decoding / (self._tokens - 1))
 
-    def _observe(self, metric: Metric, value: float) -> None:
-        self._instruments.histogram(metric).labels(self._model).observe(value)
+    def _begun(self, output: Output, now: float) -> None:
+        self._scheduled = min(now, self._arrived + output.queue_seconds)
+        self._series.add(declared.VLLM_PROMPT_TOKENS, self._prompt_tokens)
+        self._series.add(declared.VLLM_CACHED_TOKENS, output.cached_tokens)
+        self._series.observe(
+            declared.VLLM_COMPUTED_PROMPT_TOKENS, self._prompt_tokens - output.cached_tokens
+        )
+        self._series.observe(declared.VLLM_TTFT, now - self._arrived)
+        self._series.observe(declared.VLLM_QUEUE_TIME, output.queue_seconds)
+        self._series.observe(declared.VLLM_PREFILL_TIME, now - self._scheduled)

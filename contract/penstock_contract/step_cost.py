@@ -1,0 +1,124 @@
+"""What an engine step costs, T = a + b_p·prefill + b_d·sequences + c·kv, and how to learn it.
+
+A worker exports sums over its steps (`STEP_MOMENTS`): of the four regressors' products with each
+other and with the step's seconds. They are counters, so their increase over *any* window, of one
+worker or added up over many, is exactly the normal equations of a least-squares fit over the steps
+of that window; nobody needs to see single steps. Pure.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, combinations_with_replacement
+from typing import Final
+
+REGRESSORS: Final = ("steps", "prefill", "sequences", "kv")
+"""1, prompt tokens computed, sequences that decode, tokens of context that attention reads."""
+
+STEP_MOMENTS: Final = (
+    *(f"{one}*{other}" for one, other in combinations_with_replacement(REGRESSORS, 2)),
+    *(f"{one}*seconds" for one in REGRESSORS),
+)
+"""Names of the sums: products of two regressors, and of a regressor with the seconds."""
+
+SCALE: Final = (1.0, 100.0, 10.0, 1000.0)
+"""Usual sizes of the regressors: solving is better conditioned in units of these."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds per step, prompt token, decoding sequence and token of context."""
+
+    step: float
+    prefill_token: float
+    sequence: float
+    kv_token: float
+
+    def seconds(self, prefill: float, sequences: float, kv: float) -> float:
+        """Return the duration of a step."""
+        return (
+            self.step
+            + self.prefill_token * prefill
+            + self.sequence * sequences
+            + self.kv_token * kv
+        )
+
+
+@dataclass
+class StepMoments:
+    """Sums over steps, by the names in `STEP_MOMENTS`."""
+
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEP_MOMENTS, 0.0))
+
+    def add(self, seconds: float, prefill: float, sequences: float, kv: float) -> None:
+        """Take a step in."""
+        for name, value in moments(seconds, prefill, sequences, kv):
+            self.sums[name] += value
+
+
+def moments(
+    seconds: float, prefill: float, sequences: float, kv: float
+) -> Iterable[tuple[str, float]]:
+    """Return what one step adds to each sum."""
+    values = (1.0, prefill, sequences, kv)
+    products = [one * other for one, other in combinations_with_replacement(values, 2)]
+    return zip(STEP_MOMENTS, [*products, *(one * seconds for one in values)], strict=True)
+
+
+def fit(sums: Mapping[str, float], prior: StepCost | None = None) -> StepCost:
+    """Return the non-negative coefficients that explain the steps best.
+
+    Args:
+        sums: increases of the sums over a window, or `StepMoments.sums`.
+        prior: what to believe as far as the steps do not tell (zeros by default), worth one step
+            of usual size. A worker that never saw a prompt cannot tell what prompts cost.
+
+    Least squares with the coefficients held at or above zero: of the 16 sets of coefficients that
+    could be zero, the best feasible one (non-negative least squares by enumeration).
+    """
+    count = len(REGRESSORS)
+    before = prior or StepCost(0.0, 0.0, 0.0, 0.0)
+    believed = [before.step, before.prefill_token, before.sequence, before.kv_token]
+    weight = 1.0 if prior else 1e-9 * max(1.0, sums["steps*steps"])
+    gram = [[0.0] * count for _ in range(count)]
+    right = [0.0] * count
+    for i, one in enumerate(REGRESSORS):
+        right[i] = sums[f"{one}*seconds"] / SCALE[i] + weight * believed[i] * SCALE[i]
+        for j in range(i, count):
+            gram[i][j] = gram[j][i] = sums[f"{one}*{REGRESSORS[j]}"] / (SCALE[i] * SCALE[j])
+        gram[i][i] += weight
+    best = _non_negative(gram, right)
+    return StepCost(*(value / scale for value, scale in zip(best, SCALE, strict=True)))
+
+
+def _non_negative(gram: list[list[float]], right: list[float]) -> list[float]:
+    """Minimise x·Gx − 2·r·x over x ≥ 0; G is positive definite."""
+    everyone = range(len(right))
+    best, least = [0.0] * len(right), 0.0
+    for size in range(1, len(right) + 1):
+        for free in combinations(everyone, size):
+            found = _solve([[gram[i][j] for j in free] for i in free], [right[i] for i in free])
+            if min(found) < 0:
+                continue
+            value = -sum(x * right[i] for x, i in zip(found, free, strict=True))
+            if value < least:
+                least = value
+                best = [0.0] * len(right)
+                for x, i in zip(found, free, strict=True):
+                    best[i] = x
+    return best
+
+
+def _solve(gram: list[list[float]], right: list[float]) -> list[float]:
+    """Solve a positive definite system by Gaussian elimination."""
+    rows = [[*row, value] for row, value in zip(gram, right, strict=True)]
+    size = len(rows)
+    for pivot in range(size):
+        for below in range(pivot + 1, size):
+            factor = rows[below][pivot] / rows[pivot][pivot]
+            for column in range(pivot, size + 1):
+                rows[below][column] -= factor * rows[pivot][column]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        known = sum(rows[i][j] * found[j] for j in range(i + 1, size))
+        found[i] = (rows[i][size] - known) / rows[i][i]
+    return found

@@ -4,6 +4,7 @@ In a cluster the same picture comes from watching pods. The file is replaced ato
 then rename), so a reader sees the old fleet or the new one and nothing between.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,6 +12,8 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_contract.api import Role
+from penstock_contract.api.base import seconds
+from penstock_contract.api.inference import Queue, RequestClass
 
 
 class WorkerState(StrEnum):
@@ -46,6 +49,62 @@ class FleetCanary(BaseModel):
     weight: Annotated[int, Field(ge=0, le=100)]
 
 
+class FleetClass(BaseModel):
+    """A class of requests."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = ""
+    priority: int = 0
+    weight: Annotated[int, Field(ge=1)] = 1
+    timeout: float | None = None
+    """Seconds that a request may wait; None: the queue's."""
+
+
+class FleetQueue(BaseModel):
+    """How requests wait for a model whose workers are full."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    per_worker: Annotated[int, Field(ge=1)] = 256
+    """Requests that a worker runs at once."""
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    """Requests that may wait."""
+    timeout: float = 0.0
+    """Seconds that a request may wait while there are workers."""
+    cold_start_timeout: float = 0.0
+    """The same while there is none."""
+    classes: tuple[FleetClass, ...] = ()
+    default: FleetClass = FleetClass()
+    """For requests that name no class."""
+
+    def request_class(self, name: str) -> FleetClass:
+        """Return the class of a name, or the default class."""
+        return next((found for found in self.classes if found.name == name), self.default)
+
+    @classmethod
+    def of(cls, queue: Queue, classes: Sequence[RequestClass], per_worker: int) -> "FleetQueue":
+        """Return what a spec asks for."""
+        known = {
+            found.name: FleetClass(
+                name=found.name,
+                priority=found.priority,
+                weight=found.weight,
+                timeout=None if found.queue_timeout is None else seconds(found.queue_timeout),
+            )
+            for found in classes
+        }
+        default = next((found.name for found in classes if found.default), "")
+        return cls(
+            per_worker=per_worker,
+            max_requests=queue.max_requests,
+            timeout=seconds(queue.timeout),
+            cold_start_timeout=seconds(queue.cold_start_timeout),
+            classes=tuple(known.values()),
+            default=known.get(default, FleetClass()),
+        )
+
+
 class FleetModel(BaseModel):
     """A served model name; it exists even while no worker is ready (then requests get 503)."""
 
@@ -58,6 +117,8 @@ class FleetModel(BaseModel):
     """Unix seconds, shown in /v1/models."""
     canary: FleetCanary | None = None
     """A revision on trial."""
+    queue: FleetQueue | None = None
+    """None: nothing waits."""
 
 
 class Fleet(BaseModel):

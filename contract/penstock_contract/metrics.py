@@ -272,6 +272,15 @@ GATEWAY_PREFIX_PREDICTED: Final = _counter(
     "model",
 )
 
+GATEWAY_QUEUED: Final = _gauge(
+    "penstock_gateway_queued", "Requests that wait until a worker has room.", "model"
+)
+GATEWAY_QUEUE_SECONDS: Final = _histogram(
+    "penstock_gateway_queue_seconds",
+    "From arrival until a worker had room.",
+    LATENCY_BUCKETS,
+    "model",
+)
 GATEWAY_NAME_CONFLICTS: Final = _gauge(
     "penstock_gateway_name_conflicts",
     "Served names that more than one InferenceDeployment claims; the oldest one has them.",
@@ -284,7 +293,8 @@ GATEWAY_FLEET_STALE: Final = _gauge(
 GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
-    GATEWAY_PREFIX_PREDICTED, GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE,
+    GATEWAY_PREFIX_PREDICTED, GATEWAY_QUEUED, GATEWAY_QUEUE_SECONDS,
+    GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE,
 )  # fmt: skip
 
 # --- operator -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 import math
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -52,6 +53,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     gateway = Gateway(_source(options, metrics), metrics)
     settings = RelaySettings(options.max_body, options.debug_headers)
     relay = Relay(settings, metrics, gateway.router, gateway.pool, lambda: gateway.directory)
+    gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
         http=BoundedProtocol,
@@ -102,6 +104,11 @@ class Gateway:
         self.pool = Pool()
         self.directory = Directory(Fleet())
         self._source = source
+        self._changed: Callable[[], None] = lambda: None
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Say whom to call after every change of the fleet."""
+        self._changed = changed
 
     async def watch(self) -> None:
         """Follow the fleet, and look after its broken workers, until cancelled."""
@@ -116,6 +123,7 @@ class Gateway:
         self.router.keep_only(worker.id for worker in fleet.workers)
         self.pool.keep_only({worker.url for worker in fleet.workers})
         self.metrics.fleet(fleet)
+        self._changed()
         log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
 
 

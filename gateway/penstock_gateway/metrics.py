@@ -38,10 +38,10 @@ class GatewayMetrics:
         i.gauge(declared.GATEWAY_NAME_CONFLICTS).set(health.name_conflicts)
 
     def request(self, model: str, prompt_bytes: int, arrived: float) -> "RequestMetrics":
-        """A request was admitted."""
+        """A request was admitted; it waits now, or goes on at once."""
         self._instruments.counter(declared.GATEWAY_ARRIVALS).labels(model).inc()
         self._instruments.counter(declared.GATEWAY_PROMPT_BYTES).labels(model).inc(prompt_bytes)
-        self._instruments.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).inc()
+        self._instruments.gauge(declared.GATEWAY_QUEUED).labels(model).inc()
         return RequestMetrics(self._instruments, model, arrived)
 
 
@@ -52,6 +52,15 @@ class RequestMetrics:
         self._instruments = instruments
         self._model = model
         self._arrived = arrived
+        self._waits = True
+
+    def let_through(self, now: float) -> None:
+        """A worker has room for the request."""
+        self._waits = False
+        i, model = self._instruments, self._model
+        i.gauge(declared.GATEWAY_QUEUED).labels(model).dec()
+        i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).inc()
+        i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model).observe(now - self._arrived)
 
     def dispatched(self, received: float, predicted_bytes: int, now: float) -> None:
         """The request goes to a worker that probably has so many bytes of it cached."""
@@ -71,6 +80,7 @@ class RequestMetrics:
     def ended(self, outcome: Outcome, now: float) -> None:
         """The request is over."""
         i, model = self._instruments, self._model
-        i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).dec()
+        state = declared.GATEWAY_QUEUED if self._waits else declared.GATEWAY_IN_FLIGHT
+        i.gauge(state).labels(model).dec()
         i.counter(declared.GATEWAY_OUTCOMES).labels(model, outcome.value).inc()
         i.histogram(declared.GATEWAY_DURATION).labels(model).observe(now - self._arrived)

@@ -51,7 +51,12 @@ def deploy(kube: Kube, called: str, **model: Any) -> Object:
             "apiVersion": "penstock.dev/v1alpha1",
             "kind": "InferenceDeployment",
             "metadata": {"name": called, "namespace": kube.namespace},
-            "spec": {"model": source, "pools": [{"name": "main", "replicas": 1}]},
+            "spec": {
+                "model": source,
+                "pools": [{"name": "main", "replicas": 1}],
+                # Who finds no worker is to hear of it at once.
+                "queue": {"timeout": "50ms", "coldStartTimeout": "50ms"},
+            },
         }
     )
 

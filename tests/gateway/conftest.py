@@ -8,7 +8,14 @@ from gateway_process import GatewayProcess
 from stub_worker import StubWorker
 
 from penstock_contract.api import Role
-from penstock_contract.fleet import Fleet, FleetCanary, FleetModel, FleetWorker, WorkerState
+from penstock_contract.fleet import (
+    Fleet,
+    FleetCanary,
+    FleetModel,
+    FleetQueue,
+    FleetWorker,
+    WorkerState,
+)
 
 
 class Gateway(GatewayProcess):
@@ -32,10 +39,13 @@ class Gateway(GatewayProcess):
         revisions: Mapping[StubWorker, str] | None = None,
         roles: Mapping[StubWorker, Role] | None = None,
         canary: FleetCanary | None = None,
+        queue: FleetQueue | None = None,
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
-        model = FleetModel(name="m", aliases=("org/alias",), deployment="d", canary=canary)
+        model = FleetModel(
+            name="m", aliases=("org/alias",), deployment="d", canary=canary, queue=queue
+        )
         Fleet(
             generation=self.generation,
             models=(model,),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_contract.api import Role
-from penstock_contract.fleet import FleetCanary, WorkerState
+from penstock_contract.fleet import FleetCanary, FleetClass, WorkerState
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
 from penstock_gateway.fleet.objects import Claim, claim, fleet, worker
 
@@ -115,6 +115,27 @@ def test_a_canary_is_told_from_the_status() -> None:
     found = claim(deployment(status={"canary": canary}))
     assert found.canary == FleetCanary(revision="abc", weight=10)
     assert claim(deployment(status={})).canary is None
+
+
+def test_how_requests_wait_is_told_from_the_spec() -> None:
+    spec = {
+        "model": {},
+        "engine": {"maxNumSeqs": 8},
+        "queue": {"timeout": "10s"},
+        "requestClasses": [
+            {"name": "batch", "priority": -10, "queueTimeout": "10m"},
+            {"name": "standard", "default": True},
+        ],
+    }
+    queue = claim(deployment(spec=spec)).queue
+    assert queue is not None
+    assert (queue.per_worker, queue.timeout, queue.cold_start_timeout) == (8, 10.0, 300.0)
+    assert queue.request_class("batch") == FleetClass(name="batch", priority=-10, timeout=600.0)
+    assert queue.request_class("auto").name == "standard"
+
+
+def test_a_spec_of_a_newer_version_is_served_without_a_queue() -> None:
+    assert claim(deployment(spec={"model": {}, "queue": {"patience": "much"}})).queue is None
 
 
 claims = st.lists(

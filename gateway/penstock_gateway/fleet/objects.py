@@ -5,8 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from penstock_contract.api import Role
-from penstock_contract.fleet import Fleet, FleetCanary, FleetModel, FleetWorker, WorkerState
+from penstock_contract.api.engine import Engine
+from penstock_contract.api.inference import Queue, RequestClass
+from penstock_contract.fleet import (
+    Fleet,
+    FleetCanary,
+    FleetModel,
+    FleetQueue,
+    FleetWorker,
+    WorkerState,
+)
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
 
 Object = Mapping[str, Any]
@@ -24,6 +35,7 @@ class Claim:
     created: int
     """Unix seconds."""
     canary: FleetCanary | None = None
+    queue: FleetQueue | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ def claim(found: Object) -> Claim:
         names=tuple(dict.fromkeys(names)),
         created=int(datetime.fromisoformat(meta["creationTimestamp"]).timestamp()),
         canary=_canary(found.get("status", {}).get("canary")),
+        queue=_queue(found.get("spec", {})),
     )
 
 
@@ -103,6 +116,7 @@ def _model(found: Claim, names: list[str]) -> FleetModel:
         deployment=found.deployment,
         created=found.created,
         canary=found.canary,
+        queue=found.queue,
     )
 
 
@@ -110,6 +124,16 @@ def _canary(found: Mapping[str, Any] | None) -> FleetCanary | None:
     if not found:
         return None
     return FleetCanary(revision=found["revision"], weight=found["weight"])
+
+
+def _queue(spec: Mapping[str, Any]) -> FleetQueue | None:
+    """Return how requests wait; None when the spec is of a version that has other words for it."""
+    per_worker = spec.get("engine", {}).get("maxNumSeqs", Engine().max_num_seqs)
+    try:
+        classes = [RequestClass.model_validate(found) for found in spec.get("requestClasses", [])]
+        return FleetQueue.of(Queue.model_validate(spec.get("queue", {})), classes, per_worker)
+    except ValidationError:
+        return None
 
 
 def _state(pod: Object) -> WorkerState | None:

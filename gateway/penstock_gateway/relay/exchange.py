@@ -41,7 +41,7 @@ MAX_REFUSAL = 64 * 1024
 T = TypeVar("T")
 
 
-class _ClientLeft(Exception):
+class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
 
 
@@ -125,7 +125,7 @@ class Exchange:
                 return await self._attempt(choice, urls[choice.id], send, last=last)
             except (UpstreamError, _Refused) as error:
                 log.warning("worker %s failed before its first byte: %s", choice.id, error)
-            except _ClientLeft:
+            except ClientLeft:
                 return Outcome.CANCELLED
             if self._shared.stopping():
                 raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
@@ -155,20 +155,20 @@ class Exchange:
         Raises:
             UpstreamError: it failed, and nothing was sent on.
             _Refused: it does not take the request, and there is another worker.
-            _ClientLeft: at any time.
+            ClientLeft: at any time.
         """
         router = self._shared.router
         ticket = router.take(choice, self._keys, len(self._prompt))
-        leaving = asyncio.create_task(_disconnected(self._request.receive))
+        leaving = asyncio.create_task(disconnected(self._request.receive))
         connection: Connection | None = None
         ended = _Ended()
         try:
-            opened, response = await _unless(leaving, self._open(url))
+            opened, response = await unless(leaving, self._open(url))
             connection = opened
             beginning = _begin(response, opened.body(), last=last)
-            answer = await _unless(leaving, beginning)
+            answer = await unless(leaving, beginning)
             sending = self._relay(answer, choice, ticket, send)
-            broken = await _unless(leaving, sending)
+            broken = await unless(leaving, sending)
             if broken:
                 log.warning("worker %s broke off: %s", choice.id, broken)
             failed = bool(broken) or answer.response.status >= 500
@@ -252,18 +252,18 @@ class Exchange:
         }
 
 
-async def _unless(leaving: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
+async def unless(leaving: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns.
 
     Raises:
-        _ClientLeft: the client left first; the work is cancelled.
+        ClientLeft: the client left first; the work is cancelled.
     """
     working = asyncio.create_task(work)
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise _ClientLeft
+        raise ClientLeft
     finally:
         working.cancel()
 
@@ -300,7 +300,8 @@ def _lost_event() -> bytes:
     return b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n"
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has left."""
     with suppress(ClientDisconnect):
         while (await receive())["type"] != "http.disconnect":
             pass

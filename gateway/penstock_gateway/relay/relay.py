@@ -3,6 +3,8 @@
 `exchange` carries an admitted request to a worker and its answer back.
 """
 
+import asyncio
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +17,15 @@ from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, Wor
 from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.relay.exchange import Admitted, Exchange, Shared
+from penstock_gateway.relay.exchange import (
+    Admitted,
+    ClientLeft,
+    Exchange,
+    Shared,
+    disconnected,
+    unless,
+)
+from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.request import check_content_type, parse
 from penstock_gateway.relay.upstream import Connection, Pool
 from penstock_gateway.routing.load import Router
@@ -52,9 +62,13 @@ class Relay:
     """Connections with a request under way."""
     stopping: bool = False
 
+    def __post_init__(self) -> None:
+        self._gates = Gates(self._capacity, self.clock)
+
     def give_up(self) -> None:
         """End every request under way; their clients see an error."""
         self.stopping = True
+        self._gates.close()
         for connection in list(self.live):
             connection.abort("the gateway is stopping")
 
@@ -82,7 +96,8 @@ class Relay:
         try:
             body = await self._body(request)
             wanted = parse(body)
-            model, workers = self._workers(wanted.model)
+            model = self._model(wanted.model)
+            place = self._gates.offer(model, wanted.tier, len(wanted.prompt))
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
@@ -90,9 +105,29 @@ class Relay:
         admitted = Admitted(request, body, wanted, model, metrics)
         outcome = Outcome.ERROR
         try:
-            outcome = await Exchange(self._shared(), admitted).run(workers, send)
+            outcome = await self._serve(admitted, place, send)
         finally:
+            place.leave()
             metrics.ended(outcome, self.clock())
+
+    def fleet_changed(self) -> None:
+        """There may be room where there was none."""
+        for model in self.directory().fleet.models:
+            self._gates.advance(model)
+
+    async def _serve(self, admitted: Admitted, place: Place, send: Send) -> Outcome:
+        """Wait for a worker with room, then give it the request."""
+        if not place.turn.done():
+            leaving = asyncio.create_task(disconnected(admitted.request.receive))
+            try:
+                await unless(leaving, place.reached())
+            except ClientLeft:
+                return Outcome.CANCELLED
+            finally:
+                leaving.cancel()
+        admitted.metrics.let_through(self.clock())
+        workers = self._workers(admitted.model)
+        return await Exchange(self._shared(), admitted).run(workers, send)
 
     def _shared(self) -> Shared:
         return Shared(
@@ -119,20 +154,34 @@ class Relay:
                 raise too_large
         return bytes(body)
 
-    def _workers(self, name: str) -> tuple[FleetModel, list[FleetWorker]]:
+    def _model(self, name: str) -> FleetModel:
         directory = self.directory()
         model = directory.model(name)
+        if model is not None and (model.queue is not None or directory.ready(model)):
+            return model
         if model is None and directory.known:
             raise ApiError(
                 ErrorCode.MODEL_NOT_FOUND,
                 f"The model {name!r} does not exist. GET /v1/models lists those that do.",
                 param="model",
             )
-        workers = directory.ready(model) if model else []
-        if model is None or not workers:
-            raise ApiError(
-                ErrorCode.NO_CAPACITY,
-                f"No worker of {name!r} is ready; try again soon.",
-                retry_after=NO_WORKER_RETRY_AFTER,
-            )
-        return model, whole_request_workers(workers)
+        raise _nobody(name)
+
+    def _workers(self, model: FleetModel) -> list[FleetWorker]:
+        workers = self.directory().ready(model)
+        if not workers:
+            raise _nobody(model.name)
+        return whole_request_workers(workers)
+
+    def _capacity(self, model: FleetModel) -> int:
+        workers = len(whole_request_workers(self.directory().ready(model)))
+        # A fleet that says nothing of queues lets everything through.
+        return workers * model.queue.per_worker if model.queue else sys.maxsize
+
+
+def _nobody(name: str) -> ApiError:
+    return ApiError(
+        ErrorCode.NO_CAPACITY,
+        f"No worker of {name!r} is ready; try again soon.",
+        retry_after=NO_WORKER_RETRY_AFTER,
+    )

@@ -33,6 +33,8 @@ class Wanted:
     stream: bool
     prompt: bytes
     """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
+    tier: str = ""
+    """OpenAI's `service_tier`: the request class that is asked for."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -62,7 +64,13 @@ def parse(body: bytes) -> Wanted:
             "model is required: the name of a served model",
             param="model",
         )
-    return Wanted(model, found.get("stream") is True, _prompt(found))
+    tier = found.get("service_tier")
+    return Wanted(
+        model,
+        found.get("stream") is True,
+        _prompt(found),
+        tier if isinstance(tier, str) else "",
+    )
 
 
 def worker_request(path: str, host: str, request_id: str, incoming: Headers, body: bytes) -> bytes:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from penstock_contract.api import InferenceDeployment
-from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+from penstock_contract.fleet import Fleet, FleetModel, FleetQueue, FleetWorker, WorkerState
 from penstock_operator.local.decide import Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
@@ -62,6 +62,11 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
             aliases=tuple(deployment.spec.model.aliases),
             deployment=deployment.metadata.name,
             created=_unix(deployment.metadata.creation_timestamp),
+            queue=FleetQueue.of(
+                deployment.spec.queue,
+                deployment.spec.request_classes,
+                deployment.spec.engine.max_num_seqs,
+            ),
         )
         for deployment in desired.deployments
     ]

@@ -1,0 +1,136 @@
+"""Requests that wait for room, and the order in which they get it.
+
+Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
+used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
+prompt's size as cost. One turn in eight goes to whoever has waited longest, whatever its priority,
+so nobody waits for ever. Full, the line sheds the lowest negative priority for anyone above it.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+OLDEST_EVERY = 8
+"""One turn in so many goes to the oldest request."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A request that waits."""
+
+    id: int
+    cost: int
+    """Bytes of its prompt."""
+    priority: int = 0
+    """Higher goes first; negative may be shed."""
+    share: str = ""
+    """Whom it counts for inside its priority."""
+    weight: int = 1
+    """Of that share."""
+
+
+@dataclass
+class _Share:
+    entries: deque[Entry] = field(default_factory=deque)
+    start: float = 0.0
+    """Virtual time at which its next request begins."""
+
+
+@dataclass
+class _Band:
+    """All that wait with one priority."""
+
+    shares: dict[str, _Share] = field(default_factory=dict)
+    now: float = 0.0
+    """Virtual time: the start of the request that was served last."""
+
+
+class Line:
+    """Bounded in requests and in bytes.
+
+    Args:
+        most_bytes: bytes of prompts that may wait.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most = 0
+        """Requests that may wait."""
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._waiting: OrderedDict[int, Entry] = OrderedDict()  # oldest first
+        self._bands: dict[int, _Band] = {}
+        self._turns = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def offer(self, entry: Entry) -> list[Entry] | None:
+        """Let a request wait; return those shed to make room for it, or None: it is refused."""
+        shed = self._victims(entry)
+        if shed is None:
+            return None
+        for victim in shed:
+            self.remove(victim.id)
+        self._add(entry)
+        return shed
+
+    def pop(self) -> Entry | None:
+        """Return the request whose turn it is."""
+        if not self._waiting:
+            return None
+        self._turns += 1
+        if self._turns % OLDEST_EVERY == 0:
+            entry = next(iter(self._waiting.values()))
+        else:
+            entry = self._fairest(max(self._bands))
+        self._charge(entry)
+        self.remove(entry.id)
+        return entry
+
+    def remove(self, entry_id: int) -> None:
+        """Forget a request that does not wait any more."""
+        entry = self._waiting.pop(entry_id, None)
+        if entry is None:
+            return
+        self._bytes -= entry.cost
+        band = self._bands[entry.priority]
+        band.shares[entry.share].entries.remove(entry)
+        if not any(share.entries for share in band.shares.values()):
+            del self._bands[entry.priority]
+
+    def _victims(self, entry: Entry) -> list[Entry] | None:
+        """Return who must go for a request: the lowest negative priorities below it, newest first.
+
+        None: not even that would make room.
+        """
+        requests = len(self._waiting) + 1 - self.most
+        size = self._bytes + entry.cost - self._most_bytes
+        if requests <= 0 and size <= 0:
+            return []
+        bar = min(entry.priority, 0)
+        below = [e for e in reversed(self._waiting.values()) if e.priority < bar]
+        victims: list[Entry] = []
+        for victim in sorted(below, key=lambda e: e.priority):
+            victims.append(victim)
+            size -= victim.cost
+            if len(victims) >= requests and size <= 0:
+                return victims
+        return None
+
+    def _add(self, entry: Entry) -> None:
+        self._waiting[entry.id] = entry
+        self._bytes += entry.cost
+        band = self._bands.setdefault(entry.priority, _Band())
+        share = band.shares.setdefault(entry.share, _Share())
+        if not share.entries:  # being idle earns no credit
+            share.start = max(share.start, band.now)
+        share.entries.append(entry)
+
+    def _fairest(self, priority: int) -> Entry:
+        shares = self._bands[priority].shares.values()
+        return min((s for s in shares if s.entries), key=lambda s: s.start).entries[0]
+
+    def _charge(self, entry: Entry) -> None:
+        band = self._bands[entry.priority]
+        share = band.shares[entry.share]
+        band.now = max(band.now, share.start)
+        share.start += max(1, entry.cost) / entry.weight

@@ -1,0 +1,31 @@
+"""How fast requests leave, to tell honestly when a refused one should come again."""
+
+from dataclasses import dataclass
+
+MEMORY = 0.9
+"""Share of the old estimate that a new observation leaves."""
+SOONEST = 1.0
+LATEST = 30.0
+"""Seconds; SDKs really sleep that long, and much can change meanwhile."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A moving average of the seconds between two requests that end."""
+
+    interval: float | None = None
+    last: float | None = None
+
+    def ended(self, now: float) -> "Pace":
+        """Return the pace after one more request has ended."""
+        if self.last is None:
+            return Pace(None, now)
+        gap = now - self.last
+        known = gap if self.interval is None else MEMORY * self.interval + (1 - MEMORY) * gap
+        return Pace(known, now)
+
+    def wait(self, ahead: int) -> float:
+        """Return the seconds until so many requests that wait will have had their turn."""
+        if self.interval is None:
+            return SOONEST
+        return min(LATEST, max(SOONEST, ahead * self.interval))

@@ -1,0 +1,145 @@
+"""Lets requests through to a model's workers, as many as those can run; the others wait here.
+
+Waiting at the gateway instead of in a worker's queue keeps the choice of a worker open until one
+has room, and lets the order be decided over all of them.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
+from penstock_gateway.admission.line import Entry, Line
+from penstock_gateway.admission.pace import Pace
+
+MAX_BYTES = 256 << 20
+"""Bytes of prompts that wait for one model."""
+
+Capacity = Callable[[FleetModel], int]
+"""Returns how many requests the ready workers of a model can run at once."""
+
+
+@dataclass
+class _Gate:
+    line: Line
+    running: int = 0
+    turns: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+
+
+class Gates:
+    """One gate per InferenceDeployment."""
+
+    def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._gates: dict[str, _Gate] = {}
+        self._numbers = itertools.count()
+
+    def offer(self, model: FleetModel, tier: str, prompt_bytes: int) -> "Place":
+        """Return a place for a request; leave it when the request is over.
+
+        Raises:
+            ApiError: too many wait already.
+        """
+        queue = model.queue or FleetQueue()
+        gate = self._gates.setdefault(model.deployment, _Gate(Line(MAX_BYTES)))
+        gate.line.most = queue.max_requests
+        found = queue.request_class(tier)
+        entry = Entry(next(self._numbers), prompt_bytes, found.priority, found.name, found.weight)
+        capacity = self._capacity(model)
+        turn = asyncio.get_running_loop().create_future()
+        if not gate.line and gate.running < capacity:
+            gate.running += 1
+            turn.set_result(None)
+        else:
+            self._wait(gate, entry, turn)
+        return Place(self, model, entry.id, turn, _patience(queue, found, cold=not capacity))
+
+    def waiting(self, deployment: str) -> int:
+        """Return how many requests wait."""
+        gate = self._gates.get(deployment)
+        return len(gate.line) if gate else 0
+
+    def advance(self, model: FleetModel) -> None:
+        """Let through whom there is room for now."""
+        gate = self._gates.get(model.deployment)
+        while gate is not None and gate.line and gate.running < self._capacity(model):
+            entry = gate.line.pop()
+            if entry is not None:
+                gate.running += 1
+                gate.turns.pop(entry.id).set_result(None)
+
+    def leave(self, model: FleetModel, number: int, *, ran: bool) -> None:
+        """A request is over, or does not want to wait any longer."""
+        gate = self._gates[model.deployment]
+        if ran:
+            gate.running -= 1
+            gate.pace = gate.pace.ended(self._clock())
+        else:
+            gate.line.remove(number)
+            gate.turns.pop(number, None)
+        self.advance(model)
+
+    def close(self) -> None:
+        """Refuse all that wait: the gateway is stopping."""
+        for gate in self._gates.values():
+            while entry := gate.line.pop():
+                error = ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
+                gate.turns.pop(entry.id).set_exception(error)
+
+    def refusal(self, model: FleetModel, why: str) -> ApiError:
+        """Return a refusal that says when to come again."""
+        return _refusal(self._gates[model.deployment], why)
+
+    def _wait(self, gate: _Gate, entry: Entry, turn: "asyncio.Future[None]") -> None:
+        shed = gate.line.offer(entry)
+        if shed is None:
+            raise _refusal(gate, "Too many requests wait already.")
+        gate.turns[entry.id] = turn
+        for victim in shed:
+            why = "Requests of a higher priority took the place of this one."
+            gate.turns.pop(victim.id).set_exception(_refusal(gate, why))
+
+
+def _refusal(gate: _Gate, why: str) -> ApiError:
+    after = gate.pace.wait(len(gate.line) + 1)
+    return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=after)
+
+
+@dataclass
+class Place:
+    """A request's place at a gate."""
+
+    gates: Gates
+    model: FleetModel
+    number: int
+    turn: "asyncio.Future[None]"
+    patience: float
+
+    async def reached(self) -> None:
+        """Return when it is the request's turn.
+
+        Raises:
+            ApiError: it was shed, or waited for too long.
+        """
+        try:
+            async with asyncio.timeout(self.patience):
+                await asyncio.shield(self.turn)
+        except TimeoutError as error:
+            why = f"No worker of {self.model.name!r} had room within {self.patience:g} s."
+            raise self.gates.refusal(self.model, why) from error
+
+    def leave(self) -> None:
+        """Give the place up, whatever became of the request."""
+        ran = self.turn.done() and self.turn.exception() is None
+        self.gates.leave(self.model, self.number, ran=ran)
+
+
+def _patience(queue: FleetQueue, found: FleetClass, *, cold: bool) -> float:
+    """Return how many seconds a request may wait; longer while there is no worker at all."""
+    patience = queue.timeout if found.timeout is None else found.timeout
+    return max(patience, queue.cold_start_timeout) if cold else patience

@@ -1,0 +1,149 @@
+"""The order of waiting requests, and who is refused when too many wait."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_gateway.admission.line import OLDEST_EVERY, Entry, Line
+from penstock_gateway.admission.pace import LATEST, SOONEST, Pace
+
+
+def line(most: int = 1000, most_bytes: int = 1 << 30) -> Line:
+    found = Line(most_bytes)
+    found.most = most
+    return found
+
+
+def served(found: Line, turns: int = 10_000) -> list[Entry]:
+    order = []
+    while len(order) < turns and (entry := found.pop()):
+        order.append(entry)
+    return order
+
+
+offers = st.lists(
+    st.builds(
+        Entry,
+        id=st.integers(),
+        cost=st.integers(0, 500),
+        priority=st.integers(-2, 2),
+        share=st.sampled_from("ab"),
+        weight=st.integers(1, 4),
+    ),
+    max_size=60,
+    unique_by=lambda e: e.id,
+)
+
+
+@given(offers, st.integers(0, 20), st.integers(0, 2000))
+def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
+    entries: list[Entry], most: int, most_bytes: int
+) -> None:
+    found, waiting = line(most, most_bytes), {}
+    for entry in entries:
+        shed = found.offer(entry)
+        if shed is not None:
+            for victim in shed:
+                assert victim.priority < min(entry.priority, 0)
+                del waiting[victim.id]
+            waiting[entry.id] = entry
+        assert len(found) == len(waiting) <= most
+        assert sum(e.cost for e in waiting.values()) <= most_bytes
+    assert {e.id for e in served(found)} == set(waiting)
+    assert len(found) == 0
+
+
+@given(offers)
+def test_a_refusal_is_never_for_want_of_trying(entries: list[Entry]) -> None:
+    found, waiting = line(most=5), {}
+    for entry in entries:
+        shed = found.offer(entry)
+        if shed is None:
+            assert not [e for e in waiting.values() if e.priority < min(entry.priority, 0)]
+            continue
+        for victim in shed:
+            del waiting[victim.id]
+            assert all(victim.priority <= e.priority for e in waiting.values())
+        waiting[entry.id] = entry
+
+
+@given(offers)
+def test_higher_priorities_go_first_except_for_every_eighth_turn(entries: list[Entry]) -> None:
+    found = line()
+    for entry in entries:
+        found.offer(entry)
+    left = {e.id: e for e in entries}
+    for turn, entry in enumerate(served(found), 1):
+        if turn % OLDEST_EVERY:
+            assert entry.priority == max(e.priority for e in left.values())
+        else:
+            assert entry.id == next(iter(left))
+        del left[entry.id]
+
+
+def test_the_lowest_priority_is_not_starved() -> None:
+    found = line()
+    found.offer(Entry(id=-1, cost=1, priority=-100))
+    for n in range(OLDEST_EVERY * 3):
+        found.offer(Entry(id=n, cost=1, priority=100))
+        entry = found.pop()
+        if entry is not None and entry.id == -1:
+            return
+    raise AssertionError("never served")
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 400), st.integers(1, 400))
+def test_shares_get_bytes_by_weight_whatever_the_size_of_their_requests(
+    one: int, other: int, small: int, large: int
+) -> None:
+    found = line(most=100_000)
+    for n in range(2000):
+        found.offer(Entry(id=2 * n, cost=small, share="a", weight=one))
+        found.offer(Entry(id=2 * n + 1, cost=large, share="b", weight=other))
+    # The oldest-first turns are fair to requests, not to bytes: they blur the shares a little.
+    order = [e for turn, e in enumerate(served(found, 800), 1) if turn % OLDEST_EVERY]
+    got: Counter[str] = Counter()
+    for entry in order:
+        got[entry.share] += entry.cost
+    gap = abs(got["a"] / one - got["b"] / other)
+    oldest = 800 // OLDEST_EVERY * max(small, large)
+    assert gap <= max(small, large) * 2 + oldest
+
+
+def test_a_share_that_was_idle_has_no_credit() -> None:
+    found = line()
+    for n in range(50):
+        found.offer(Entry(id=n, cost=100, share="busy"))
+        if n < 40:
+            found.pop()
+    for n in range(50):
+        found.offer(Entry(id=100 + n, cost=100, share="late"))
+    shares = [entry.share for entry in served(found, 14)]
+    assert 4 <= shares.count("busy") <= 10
+
+
+def test_who_leaves_the_line_is_forgotten() -> None:
+    found = line(most=1)
+    found.offer(Entry(id=1, cost=1))
+    found.remove(1)
+    found.remove(1)
+    assert found.offer(Entry(id=2, cost=1)) == []
+    assert [e.id for e in served(found)] == [2]
+
+
+@given(st.lists(st.floats(0.001, 100), min_size=1, max_size=50), st.integers(0, 10_000))
+def test_a_retry_is_asked_for_between_a_second_and_half_a_minute(
+    gaps: list[float], ahead: int
+) -> None:
+    pace, now = Pace(), 0.0
+    for gap in gaps:
+        pace, now = pace.ended(now), now + gap
+    assert SOONEST <= pace.wait(ahead) <= LATEST
+
+
+def test_the_wait_is_what_the_line_needs_at_the_present_pace() -> None:
+    pace = Pace()
+    for n in range(20):
+        pace = pace.ended(n * 0.5)
+    assert abs(pace.wait(10) - 5.0) < 1e-6

@@ -1,0 +1,157 @@
+"""Requests that wait at the gateway until a worker has room."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from stream_auditor import Recording, record
+from stub_worker import OK, StubWorker
+
+from penstock_contract.fleet import FleetClass, FleetQueue
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "/v1/chat/completions"
+BATCH = FleetClass(name="batch", priority=-10)
+URGENT = FleetClass(name="urgent", priority=10)
+DEFAULT = FleetClass(name="standard")
+
+
+def queue(**changes: Any) -> FleetQueue:
+    settings = {
+        "per_worker": 1,
+        "max_requests": 10,
+        "timeout": 30.0,
+        "cold_start_timeout": 30.0,
+        "classes": (BATCH, URGENT, DEFAULT),
+        "default": DEFAULT,
+    }
+    return FleetQueue(**{**settings, **changes})
+
+
+async def ask(gateway: Any, tier: str = "", prompt: str = "hi") -> Recording:
+    body = {"model": "m", "prompt": prompt, "service_tier": tier or "auto"}
+    return await record(gateway.url, CHAT, body)
+
+
+class Turnstile(StubWorker):
+    """Answers one request at a time, each when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("gated")
+        self.tickets = asyncio.Semaphore(0)
+
+    async def _gated(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        await self.tickets.acquire()
+        return await self._json(reader, writer)
+
+
+async def waiting(gateway: Any, count: int) -> None:
+    async def as_many() -> bool:
+        return bool(await gateway.metric("penstock_gateway_queued") == count)
+
+    await gateway.until(as_many)
+
+
+async def occupy(gateway: Any, worker: StubWorker) -> "asyncio.Task[Recording]":
+    """Fill the only place of the only worker."""
+    asking = asyncio.create_task(ask(gateway, prompt="first"))
+
+    async def arrived() -> bool:
+        return bool(worker.seen)
+
+    await gateway.until(arrived)
+    return asking
+
+
+async def test_a_full_worker_gets_the_next_request_when_it_has_room(gateway: Any) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue())
+        first = await occupy(gateway, worker)
+        others = [asyncio.create_task(ask(gateway)) for _ in range(3)]
+        await waiting(gateway, 3)
+        assert len(worker.seen) == 1
+        for _ in range(4):
+            worker.tickets.release()
+        assert [(await asking).body for asking in (first, *others)] == [OK] * 4
+        assert await gateway.metric("penstock_gateway_queued") == 0
+        assert await gateway.metric("penstock_gateway_in_flight") == 0
+        assert await gateway.metric("penstock_gateway_queue_seconds_count") == 4
+
+
+async def test_a_higher_class_overtakes_and_the_lowest_is_shed_when_too_many_wait(
+    gateway: Any,
+) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue(max_requests=2))
+        first = await occupy(gateway, worker)
+        batch = asyncio.create_task(ask(gateway, "batch", "b"))
+        await waiting(gateway, 1)
+        standard = asyncio.create_task(ask(gateway, "", "s"))
+        await waiting(gateway, 2)
+        urgent = asyncio.create_task(ask(gateway, "urgent", "u"))
+        shed = await asyncio.wait_for(batch, 10)
+        assert (shed.status, shed.json()["error"]["code"]) == (503, "no_capacity")
+        assert int(shed.headers["retry-after"]) >= 1
+        await waiting(gateway, 2)
+        full = await ask(gateway, "", "too many")
+        assert (full.status, full.json()["error"]["code"]) == (503, "no_capacity")
+        assert "retry-after" in full.headers
+        for _ in range(3):
+            worker.tickets.release()
+        await asyncio.gather(first, standard, urgent)
+        assert [b'"u"' in seen.body for seen in worker.seen] == [False, True, False]
+
+
+async def test_nobody_waits_longer_than_the_queue_allows(gateway: Any) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue(timeout=0.2))
+        first = await occupy(gateway, worker)
+        late = await ask(gateway)
+        assert late.status == 503
+        assert "0.2 s" in late.json()["error"]["message"]
+        worker.tickets.release()
+        assert (await first).body == OK
+        worker.tickets.release()
+        assert (await ask(gateway)).body == OK
+
+
+async def test_a_client_that_stops_waiting_leaves_the_line(gateway: Any) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue())
+        first = await occupy(gateway, worker)
+        impatient = asyncio.create_task(ask(gateway))
+        await waiting(gateway, 1)
+        impatient.cancel()
+        await waiting(gateway, 0)
+        worker.tickets.release()
+        await first
+        assert len(worker.seen) == 1
+        assert await gateway.metric("penstock_gateway_outcomes_total", outcome="cancelled") == 1
+
+
+async def test_without_a_worker_requests_wait_for_the_first_one(gateway: Any) -> None:
+    async with StubWorker() as worker:
+        await gateway.serve(queue=queue(timeout=0.1))
+        asking = asyncio.create_task(ask(gateway))
+        await waiting(gateway, 1)
+        await gateway.serve(worker, queue=queue(timeout=0.1))
+        assert (await asyncio.wait_for(asking, 10)).body == OK
+
+
+async def test_at_the_end_of_the_gateway_those_who_wait_are_told(
+    gateway: Any, tmp_path: Any
+) -> None:
+    folder = tmp_path / "hurried"
+    folder.mkdir()
+    hurried = type(gateway)(folder, "--drain-timeout", "100ms")
+    try:
+        await hurried.start()
+        await hurried.serve(queue=queue())
+        asking = asyncio.create_task(ask(hurried))
+        await waiting(hurried, 1)
+        hurried.terminate()
+        answer = await asyncio.wait_for(asking, 10)
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "shutting_down")
+    finally:
+        hurried.stop()

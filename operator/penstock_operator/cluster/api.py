@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import httpx
@@ -53,8 +53,12 @@ class Api:
         """Close the connections."""
         await self._http.aclose()
 
-    async def serves(self, version: str) -> list[str]:
-        """Return the kinds that are served in a group and version, like `apps/v1/Deployment`."""
+    async def served(self, versions: Iterable[str]) -> frozenset[str]:
+        """Return the kinds that are served in groups and versions, like `apps/v1/Deployment`."""
+        found = await asyncio.gather(*(self._kinds(version) for version in sorted(set(versions))))
+        return frozenset(kind for kinds in found for kind in kinds)
+
+    async def _kinds(self, version: str) -> list[str]:
         root = "api" if "/" not in version else "apis"
         try:
             found = await self._call("GET", f"/{root}/{version}")

@@ -20,13 +20,14 @@ from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
 from penstock_operator.cluster.api import Api, ApiError, configuration
 from penstock_operator.cluster.cache import Cache
-from penstock_operator.cluster.controller import Controller, informers
+from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
 from penstock_operator.cluster.gateways import GatewayWatch, pod_addresses
 from penstock_operator.cluster.informer import Informer
-from penstock_operator.cluster.kinds import Kind
+from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.cluster.watches import Watches
 from penstock_operator.manifests import Settings
 
 log = logging.getLogger("penstock.operator")
@@ -62,7 +63,7 @@ class _Operator:
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
         self._cache = Cache()
-        self._watches: list[Informer] = []
+        self._watches: Watches | None = None
         self._settings = Settings(
             system_namespace=options.system_namespace,
             metrics_namespaces=tuple(options.metrics_namespace),
@@ -94,31 +95,48 @@ class _Operator:
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
             actor = Actor(api, self._cache, Events(api), http)
             controller = Controller(
-                api, self._cache, actor, gateways, lease, self._metrics, self._settings,
+                self._cache, actor, gateways, lease, self._metrics, self._settings,
                 self._options.resync,
             )  # fmt: skip
             gateways.on_change(controller.gateways_changed)
-            kinds = await self._discover(controller)
-            spaces = self._options.namespace
-            self._watches = informers(api, self._cache, kinds, spaces, controller)
+            watches = self._watches = Watches(
+                lambda kind, place: Informer(api, kind, place, self._cache, controller.changed),
+                self._options.namespace,
+                self._cache,
+            )
             async with asyncio.TaskGroup() as tasks:
-                for watch in (*self._watches, *self._gateway_pods(api)):
+                for watch in self._gateway_pods(api):
                     tasks.create_task(watch.run())
-                tasks.create_task(handlers.follow(self._cache, controller.changed, spaces))
+                tasks.create_task(
+                    handlers.follow(self._cache, controller.changed, self._options.namespace)
+                )
+                await self._discover(api, controller, watches, tasks)
+                tasks.create_task(self._discover_again(api, controller, watches, tasks))
                 tasks.create_task(self._lead(controller, gateways, lease))
 
-    async def _discover(self, controller: Controller) -> list[Kind]:
+    async def _discover(
+        self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Learn which kinds the cluster serves, and plan for them once they are watched."""
         while True:
             try:
-                return await controller.discover()
+                served = await api.served(kind.version for kind in CHILDREN)
+                break
             except ApiError as error:
                 log.warning("%s; trying again", error)
                 await asyncio.sleep(RETRY)
+        await watches.follow([POD, *served_children(served)], tasks)
+        controller.serve(served)
+
+    async def _discover_again(
+        self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
+    ) -> None:
+        while True:
+            await asyncio.sleep(self._options.resync)
+            await self._discover(api, controller, watches, tasks)
 
     async def _lead(self, controller: Controller, gateways: GatewayWatch, lease: Lease) -> None:
         """Act while the lease is held, and not a moment longer."""
-        for watch in self._watches:
-            await watch.listed.wait()
         while True:
             await lease.acquire()
             self._metrics.leads(leading=True)
@@ -153,7 +171,7 @@ class _Operator:
 
     def _ready(self) -> bool:
         """All is seen; also a replica that stands by is ready."""
-        return bool(self._watches) and all(w.listed.is_set() for w in self._watches)
+        return self._watches is not None and self._watches.listed
 
 
 def _identity() -> str:

@@ -3,25 +3,24 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.act import CONFLICT, Actor
 from penstock_operator.cluster.actions import Report, Tell
-from penstock_operator.cluster.api import Api, ApiError
+from penstock_operator.cluster.api import ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.decide import decide
 from penstock_operator.cluster.gateways import GatewayWatch
-from penstock_operator.cluster.informer import Informer
-from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
+from penstock_operator.cluster.kinds import POD, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.cluster.reading import read_deployment, read_pools, refreshed
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import World, pod
 from penstock_operator.manifests import Object, Settings
-from penstock_operator.validation import InvalidManifest, parse
 
 log = logging.getLogger("penstock.operator")
 
@@ -38,7 +37,6 @@ class Controller:
 
     def __init__(
         self,
-        api: Api,
         cache: Cache,
         actor: Actor,
         gateways: GatewayWatch,
@@ -47,7 +45,6 @@ class Controller:
         settings: Settings,
         resync: float,
     ) -> None:
-        self._api = api
         self._cache = cache
         self._actor = actor
         self._gateways = gateways
@@ -66,9 +63,9 @@ class Controller:
         self._queue.add(key for key in keys if key.name)
         self._metrics.waiting(len(self._queue))
 
-    def gateways_changed(self) -> None:
+    def gateways_changed(self, as_a_whole: bool) -> None:
         """Look again at whoever waits for the gateways, or at all when they came or went."""
-        self.changed(self._drains or self.everything())
+        self.changed(self.everything() if as_a_whole else self._drains)
 
     def everything(self) -> set[Key]:
         """Return all InferenceDeployments."""
@@ -86,14 +83,12 @@ class Controller:
             self.changed(self.everything())
             await asyncio.sleep(self._resync)
 
-    async def discover(self) -> list[Kind]:
-        """Learn which kinds the cluster serves; return those of children."""
-        versions = sorted({kind.version for kind in CHILDREN})
-        found = await asyncio.gather(*(self._api.serves(version) for version in versions))
-        self._served = frozenset(kind for kinds in found for kind in kinds)
-        kinds = served_children(self._served)
-        self._actor.kinds = {kind.name: kind for kind in kinds}
-        return kinds
+    def serve(self, served: frozenset[str]) -> None:
+        """Plan for a cluster that serves these kinds, all of which are watched by now."""
+        if served != self._served:
+            self._served = served
+            self._actor.kinds = {kind.name: kind for kind in served_children(served)}
+            self.changed(self.everything())
 
     async def _reconcile(self, key: Key) -> float | None:
         began = time.monotonic()
@@ -134,7 +129,7 @@ class Controller:
     def _world(self, key: Key, raw: Object) -> World:
         deployment, invalid = self._understood(key, raw)
         pods = tuple(pod(found) for found in self._cache.of(POD.name, key))
-        pools = [EnginePool.model_validate(p) for p in self._cache.of("EnginePool", key)]
+        pools, misread = read_pools(self._cache.of("EnginePool", key))
         names = [kind.name for kind in served_children(self._served)]
         children = [c for name in names if name != "Deployment" for c in self._cache.of(name, key)]
         workloads = self._cache.of("Deployment", key)
@@ -142,9 +137,9 @@ class Controller:
         now = time.monotonic()
         return World(
             raw=raw,
-            deployment=deployment,
-            invalid=invalid,
-            pools={p.metadata.name: p for p in pools},
+            deployment=None if misread else deployment,
+            invalid=invalid or misread,
+            pools=pools,
             children={(c["kind"], c["metadata"]["name"]): c for c in children},
             workloads={w["metadata"]["name"]: w for w in workloads},
             pods=pods,
@@ -152,7 +147,7 @@ class Controller:
             served=self._served,
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            since=self._remember(workloads, pools, now),
+            since=self._remember(workloads, pools.values(), now),
         )
 
     def _understood(self, key: Key, raw: Object) -> tuple[InferenceDeployment | None, str]:
@@ -160,41 +155,14 @@ class Controller:
         identity = f"{raw['metadata']['uid']} {raw['metadata'].get('generation')}"
         known = self._parsed.get(key)
         if known is None or known[0] != identity:
-            known = self._parsed[key] = (identity, *_understand(raw))
+            known = self._parsed[key] = (identity, *read_deployment(raw))
         deployment, invalid = known[1:]
-        if deployment is None:
-            return None, invalid
-        fresh = InferenceDeployment.model_validate(
-            {**raw, "spec": {"model": {"uri": "file://x"}, "pools": [{"name": "x", "replicas": 0}]}}
-        )
-        update = {"metadata": fresh.metadata, "status": fresh.status}
-        return deployment.model_copy(update=update), ""
+        return (deployment and refreshed(deployment, raw)), invalid
 
     def _remember(
-        self, workloads: Sequence[Object], pools: Sequence[EnginePool], now: float
+        self, workloads: Sequence[Object], pools: Iterable[EnginePool], now: float
     ) -> dict[str, float]:
         """Return when things were first seen, by a clock that nobody can set."""
         names: list[Any] = [w["metadata"]["uid"] for w in workloads]
         names += [p.status.canary.revision for p in pools if p.status and p.status.canary]
         return {name: self._since.setdefault(name, now) for name in names}
-
-
-def _understand(raw: Object) -> tuple[InferenceDeployment | None, str]:
-    checked = {key: value for key, value in raw.items() if key != "status"}
-    try:
-        found = parse(checked)
-    except InvalidManifest as error:
-        return None, "; ".join(str(problem) for problem in error.problems)
-    return (found, "") if isinstance(found, InferenceDeployment) else (None, "not known")
-
-
-def informers(
-    api: Api, cache: Cache, kinds: Sequence[Kind], namespaces: Sequence[str], controller: Controller
-) -> list[Informer]:
-    """Return the watches of pods and children, in these namespaces, or everywhere for none."""
-    places: list[str | None] = [*namespaces] or [None]
-    return [
-        Informer(api, kind, place, cache, controller.changed)
-        for kind in (POD, *kinds)
-        for place in places
-    ]

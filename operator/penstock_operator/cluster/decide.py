@@ -9,8 +9,10 @@ from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_RE
 from penstock_operator.cluster.actions import Action, Create, Decision, Merge, Report, Tell
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import merge_patch
+from penstock_operator.cluster.model_access import model_missing
 from penstock_operator.cluster.ownership import Owner, owned
 from penstock_operator.cluster.pool_step import PoolStep, pool_step
+from penstock_operator.cluster.reading import read_status
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Settings, deployment_objects
 from penstock_operator.plan import Plan, plan
@@ -46,7 +48,7 @@ def decide(world: World, settings: Settings) -> Decision:
 
 def _invalid(world: World) -> list[Action]:
     meta = world.raw["metadata"]
-    before = InferenceDeploymentStatus.model_validate(world.raw.get("status") or {})
+    before = read_status(world.raw)
     now = invalid_status(meta.get("generation", 1), world.invalid, before, world.time)
     return _report(world, before, now)
 
@@ -107,13 +109,13 @@ def _steps(
     for name, there in world.pools.items():
         if there.metadata.deletion_timestamp is not None or there.metadata.uid is None:
             continue
-        pool = replace_spec(there, wanted[name]) if name in wanted else there
+        pool = _with_spec(there, wanted[name]) if name in wanted else there
         leaving = name not in wanted
         steps[name] = pool_step(world, deployment, pool, settings, leaving=leaving)
     return steps
 
 
-def replace_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
+def _with_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
     """Return a stored pool with the spec that it is about to get."""
     return there.model_copy(update={"spec": wanted.spec})
 
@@ -137,6 +139,7 @@ def _snapshot(
         unsupported=unsupported,
         name_taken=taken or next((s.name_taken for s in steps.values() if s.name_taken), ""),
         canary=next(trials, None),
+        model_missing=model_missing(deployment, world.pods),
     )
 
 

@@ -31,6 +31,8 @@ REMEMBERED = 10_000
 """Draining workers."""
 
 Addresses = Callable[[], list[str]]
+Changed = Callable[[bool], None]
+"""Told that answers differ; true: the gateways as a whole came or went."""
 
 
 class GatewayWatch:
@@ -45,16 +47,17 @@ class GatewayWatch:
         self._http = http
         self._addresses = addresses
         self._url = url
-        self._changed: Callable[[], None] = lambda: None
+        self._changed: Changed = lambda _: None
         self._answered = time.monotonic()
         self._asked = 0.0
         self._awaited: dict[str, float] = {}
         self._outdated = False
         self._urgent = asyncio.Event()
         self._answers: list[GatewayWorkers] | None = None
+        self._loads: Mapping[str, WorkerLoad] = {}
         self._missing = False
 
-    def on_change(self, changed: Callable[[], None]) -> None:
+    def on_change(self, changed: Changed) -> None:
         """Say whom to call when an answer differs from the one before."""
         self._changed = changed
 
@@ -64,13 +67,12 @@ class GatewayWatch:
 
     def view(self, draining: frozenset[str]) -> Gateways:
         """Return what is known, with the drains of these pods confirmed or not."""
-        answers = self._answers or []
         if len(self._awaited) > REMEMBERED:
             self._awaited.clear()  # who still drains waits for one more answer
         return Gateways(
-            ready=bool(answers),
+            ready=bool(self._answers),
             url=f"{self._url}/v1" if self._url else None,
-            loads=_sum(answers),
+            loads=self._loads,
             confirmed=frozenset(uid for uid in draining if self._confirms(uid)),
         )
 
@@ -82,7 +84,7 @@ class GatewayWatch:
             await self._ask()
             if self._answers != before or self._outdated:
                 self._outdated = False
-                self._changed()
+                self._changed(bool(self._answers) != bool(before))
             try:
                 async with asyncio.timeout(USUALLY):
                     await self._urgent.wait()
@@ -102,6 +104,7 @@ class GatewayWatch:
             self._answers = answers
         elif time.monotonic() - self._answered > SILENCE or self._answers is None:
             self._answers = []
+        self._loads = _sum(self._answers or [])  # once: everyone's turn looks at them
 
     async def _one(self, address: str) -> GatewayWorkers | None:
         try:

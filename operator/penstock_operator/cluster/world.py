@@ -1,6 +1,6 @@
 """What is seen of one InferenceDeployment and all that belongs to it, as plain values. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from penstock_contract.api import EnginePool, InferenceDeployment
@@ -133,5 +133,5 @@ def _waiting(container: Object) -> str:
     return f"{container['name']}: {found['reason']}: {found.get('message', '')}".rstrip(": ")
 
 
-def _first(words: "object") -> str:
-    return next((word for word in words if word), "")  # type: ignore[attr-defined]
+def _first(words: Iterable[str]) -> str:
+    return next(filter(None, words), "")

@@ -13,6 +13,8 @@ from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.unsupported import Unsupported
 
 MODELS = "/models"
+DOWNLOAD = "download"
+"""Name of the container that fetches a model."""
 FIELD = "spec.model.uri"
 POD_LIMIT = "256Gi"
 """Of the node's disk that a model in a pod may take, where no `ephemeral-storage` limit says."""
@@ -86,7 +88,7 @@ def download(
     fixed = {"HOME": "/tmp", **pool.spec.template.env}  # noqa: S108 - the container's own
     environment: list[Object] = [{"name": k, "value": v} for k, v in sorted(fixed.items())]
     return {
-        "name": "download",
+        "name": DOWNLOAD,
         "image": settings.worker_image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["penstock-worker", "fetch"],

@@ -175,3 +175,33 @@ def test_every_instruction_set_agrees(level: Any, stored: str, tmp_path: Path) -
     kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
     how = Computation(kernels=library, **kind)  # type: ignore[arg-type]
     assert relative(folder, how, native(**kind)) < (1e-5 if stored == "none" else 0.01)
+
+
+@pytest.mark.parametrize("stored", ["none", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 100])
+def test_a_token_gets_the_same_bits_whatever_is_computed_with_it(
+    stored: str, chunk: int, tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path)
+    kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
+    tokens = torch.randint(0, 320, (101,), generator=torch.Generator().manual_seed(9)).tolist()
+    blocks = list(range(7))
+
+    def last(size: int, beside: int) -> torch.Tensor:
+        """Return the last token's logits, computed in chunks, with other sequences beside it."""
+        model = load(folder, native(**kind, threads=2), num_blocks=120)
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            positions = list(range(start, start + len(part)))
+            sequences = [Sequence(0, len(part), start, blocks)]
+            others = [Sequence(len(part) + i, 1, 0, [20 + i]) for i in range(beside)]
+            batch = Batch(
+                part + [5] * beside,
+                positions + [0] * beside,
+                sequences + others,
+                [len(part) - 1],
+            )
+            found = model.logits(batch)[0]
+        return found
+
+    assert torch.equal(last(chunk, beside=20), last(101, beside=0))

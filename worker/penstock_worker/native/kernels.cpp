@@ -576,10 +576,8 @@ class Linear {
 
 // ---------------------------------------------------------------------------------- attention
 
-constexpr int CHUNK = 64;      // KV slots that are scored before they are weighed
-constexpr int EARLY = 8;          // slots between the key in use and the one being fetched
-constexpr int FEW_ROWS = 8;    // up to so many queries per KV head, packing KV does not pay
-constexpr int MANY_ROWS = 128;  // queries per task where it does
+constexpr int CHUNK = 64;       // KV slots that are scored before they are weighed
+constexpr int MANY_ROWS = 128;  // queries of a task, that share what was packed
 
 // The queries of a task: `tokens` tokens of a sequence, `group` heads each, that share a KV head.
 struct Queries {
@@ -638,92 +636,29 @@ struct Softmax {
   }
 };
 
-// out[n] = out[n] * keep + weights[count] . values[count][n], sums in registers four at a time.
-template <class T>
-void weigh(float* out, int n, float keep, const float* weights, const T* const* values, int count) {
-  int d = 0;
-  for (; d + 4 * W <= n; d += 4 * W) {
-    Floats sums[4];
-    for (int j = 0; j < 4; j++) sums[j] = load<Floats>(out + d + j * W) * keep;
-    for (int c = 0; c < count; c++)
-      for (int j = 0; j < 4; j++) sums[j] += weights[c] * load_floats(values[c] + d + j * W);
-    for (int j = 0; j < 4; j++) store(out + d + j * W, sums[j]);
-  }
-  for (; d + W <= n; d += W) {
-    Floats total = load<Floats>(out + d) * keep;
-    for (int c = 0; c < count; c++) total += weights[c] * load_floats(values[c] + d);
-    store(out + d, total);
-  }
-  for (; d < n; d++) {
-    float total = out[d] * keep;
-    for (int c = 0; c < count; c++) total += weights[c] * value_of(values[c][d]);
-    out[d] = total;
-  }
-}
-
-// to[r * CHUNK] = query[r] . key, for R rows that share the loads of the key.
-template <int R, class T>
-inline void score(const float* const* query, const T* key, int n, float* to) {
-  Floats sums[R] = {};
-  int i = 0;
-  for (; i + W <= n; i += W) {
-    const Floats k = load_floats(key + i);
-    for (int r = 0; r < R; r++) sums[r] += load<Floats>(query[r] + i) * k;
-  }
-  for (int r = 0; r < R; r++) {
-    float found = sum(sums[r]);
-    for (int j = i; j < n; j++) found += query[r][j] * value_of(key[j]);
-    to[r * CHUNK] = found;
-  }
-}
-
 template <class T>
 inline void fetch(const T* from, int count) {
   for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(from + i);
 }
 
-// Decoding: few queries, so every KV vector is used where it lies.
-template <class T>
-void attend_few(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
-  Softmax state[FEW_ROWS];
-  const int rows = q.rows(), total = q.sees(rows - 1);
-  const float* query[FEW_ROWS];
-  for (int r = 0; r < rows; r++) {
-    query[r] = q.of(r);
-    std::fill(q.to(r), q.to(r) + q.head_dim, 0.0f);
+// A square of W x W numbers, transposed in log2(W) rounds of shuffles.
+template <int STEP = 1, int... I>
+inline void transpose(Floats (&rows)[W], std::integer_sequence<int, I...> lanes) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) {
+    if (i & STEP) continue;
+    const Floats a = rows[i], b = rows[i + STEP];
+    rows[i] = __builtin_shufflevector(a, b, (I & STEP ? W + I - STEP : I)...);
+    rows[i + STEP] = __builtin_shufflevector(a, b, (I & STEP ? W + I : I + STEP)...);
   }
-  for (int start = 0; start < total; start += CHUNK) {
-    const int count = std::min(CHUNK, total - start);
-    alignas(64) float scores[FEW_ROWS][CHUNK];
-    const T *key[CHUNK + EARLY], *value[CHUNK];
-    const int known = std::min(CHUNK + EARLY, total - start);
-    keys.slots(start, known, key);
-    values.slots(start, count, value);
-    for (int c = 0; start == 0 && c < std::min(EARLY, known); c++) fetch(key[c], q.head_dim);
-    for (int c = 0; c < count; c++) {
-      fetch(key[std::min(c + EARLY, known - 1)], q.head_dim);
-      fetch(value[c], q.head_dim);
-      int r = 0;
-      for (; r + 4 <= rows; r += 4) score<4>(query + r, key[c], q.head_dim, &scores[r][c]);
-      for (; r < rows; r++) score<1>(query + r, key[c], q.head_dim, &scores[r][c]);
-    }
-    for (int r = 0; r < rows; r++) {
-      const int seen = std::min(count, q.sees(r) - start);
-      if (seen <= 0) continue;
-      for (int c = 0; c < seen; c++) scores[r][c] *= q.scale;
-      const float keep = state[r].absorb(scores[r], seen);
-      weigh(q.to(r), q.head_dim, keep, scores[r], value, seen);
-    }
-  }
-  for (int r = 0; r < rows; r++) {
-    const float inverse = 1.0f / state[r].total;
-    for (float *out = q.to(r), *end = out + q.head_dim; out < end; out++) *out *= inverse;
-  }
+  if constexpr (2 * STEP < W) transpose<2 * STEP>(rows, lanes);
 }
 
-// Prefill: many queries, so a chunk's keys and values are packed as panels, and scores and outputs
-// are products of tiles, as in a linear layer.
-class Prefill {
+// A chunk's keys and values are packed as panels, and scores and outputs are products of tiles, as
+// in a linear layer. Decoding takes the same way, though packing costs it as much as it gains: so a
+// token's numbers are the same to the last bit, whatever is computed with it. A request that is
+// resumed elsewhere, preempted, or cut into other chunks gives the tokens it would have given.
+class Attention {
  public:
   static size_t scratch_bytes(int head_dim, int rows) {
     const size_t wide = padded(head_dim), high = rows + MAX_TILE;
@@ -732,13 +667,13 @@ class Prefill {
 
   template <class T>
   static void attend(const Queries& q, const Cache<T>& keys, const Cache<T>& values, float* scratch) {
-    Prefill(q, scratch).run(q, keys, values);
+    Attention(q, scratch).run(q, keys, values);
   }
 
  private:
   static int padded(int head_dim) { return (head_dim + PANEL - 1) / PANEL * PANEL; }
 
-  Prefill(const Queries& q, float* scratch) : dim_(q.head_dim), wide_(padded(q.head_dim)) {
+  Attention(const Queries& q, float* scratch) : dim_(q.head_dim), wide_(padded(q.head_dim)) {
     tile_ = tile_rows(q.rows());
     tiles_ = (q.rows() + tile_ - 1) / tile_;
     auto take = [&](size_t count) { return std::exchange(scratch, scratch + (count + 15) / 16 * 16); };
@@ -755,9 +690,18 @@ class Prefill {
   void run(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
     begin(q);
     const int total = q.sees(q.rows() - 1);
+    const T *key[2 * CHUNK], *value[2 * CHUNK];  // of this chunk, and of the next to fetch it
     for (int start = 0; start < total; start += CHUNK) {
-      pack(keys, values, start, std::min(CHUNK, total - start));
-      for (int t = 0; t < tiles_; t++) absorb(q, t, start);
+      const int count = std::min(CHUNK, total - start), known = std::min(2 * CHUNK, total - start);
+      keys.slots(start, known, key);
+      values.slots(start, known, value);
+      for (int c = start ? count : 0; c < known; c++) {
+        fetch(key[c], dim_);
+        fetch(value[c], dim_);
+      }
+      pack_keys(key, count);
+      pack_values(value, count);
+      for (int t = 0; t < tiles_; t++) absorb(q, t, start, count);
     }
     finish(q);
   }
@@ -771,27 +715,45 @@ class Prefill {
     std::fill(outputs_, outputs_ + size_t(tiles_) * tile_ * wide_, 0.0f);
   }
 
+  // keys_[slot / PANEL][d][slot % PANEL]: transposed. Slots behind the last are never looked at.
   template <class T>
-  void pack(const Cache<T>& keys, const Cache<T>& values, int start, int count) {
-    const T *key_at[CHUNK] = {}, *value_at[CHUNK] = {};
-    keys.slots(start, count, key_at);
-    values.slots(start, count, value_at);
-    for (int c = 0; c < CHUNK; c++) {
-      float* key = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
-      const T *k = key_at[c], *v = value_at[c];
-      for (int d = 0; d < dim_; d++) key[d * PANEL] = k ? value_of(k[d]) : 0.0f;
-      for (int d = 0; d < wide_; d++)
-        values_[(size_t(d / PANEL) * CHUNK + c) * PANEL + d % PANEL] =
-            v && d < dim_ ? value_of(v[d]) : 0.0f;
+  void pack_keys(const T* const* key, int count) {
+    for (int c = 0; c < count; c += W) {
+      float* to = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
+      int d = 0;
+      for (; d + W <= dim_; d += W) {
+        Floats rows[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) rows[i] = load_floats(key[std::min(c + i, count - 1)] + d);
+        transpose(rows, std::make_integer_sequence<int, W>());
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) store(to + (d + i) * PANEL, rows[i]);
+      }
+      for (; d < dim_; d++)
+        for (int i = 0; i < W; i++) to[d * PANEL + i] = value_of(key[std::min(c + i, count - 1)][d]);
     }
   }
 
-  void absorb(const Queries& q, int t, int start) {
+  // values_[d / PANEL][slot][d % PANEL]; columns behind the last are never looked at.
+  template <class T>
+  void pack_values(const T* const* value, int count) {
+    for (int c = 0; c < count; c++) {
+      int d = 0;
+      for (; d + W <= dim_; d += W) store(value_at(c, d), load_floats(value[c] + d));
+      for (; d < dim_; d++) *value_at(c, d) = value_of(value[c][d]);
+    }
+  }
+
+  float* value_at(int c, int d) const {
+    return values_ + (size_t(d / PANEL) * CHUNK + c) * PANEL + d % PANEL;
+  }
+
+  void absorb(const Queries& q, int t, int start, int count) {
     if (q.sees(std::min((t + 1) * tile_, q.rows()) - 1) <= start) return;  // all of it is ahead
     const Tile kernel = tile_of<Float32>(tile_);
     const auto* query = reinterpret_cast<uint32_t*>(queries_ + size_t(t) * dim_ * tile_);
     float* out = outputs_ + size_t(t) * tile_ * wide_;
-    for (int p = 0; p < CHUNK / PANEL; p++) {
+    for (int p = 0; p * PANEL < count; p++) {
       alignas(64) float part[MAX_TILE * PANEL];
       kernel(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true, here());
       for (int r = 0; r < tile_; r++)
@@ -800,7 +762,7 @@ class Prefill {
     for (int r = 0; r < tile_; r++) weigh_row(q, t * tile_ + r, r, start, out);
     for (int p = 0; p < wide_ / PANEL; p++)
       kernel(reinterpret_cast<uint32_t*>(weights_),
-             reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), CHUNK,
+             reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), count,
              out + size_t(p) * tile_ * PANEL, false, here());
   }
 
@@ -890,7 +852,7 @@ struct PenstockDecoder {
     const size_t block = size_t{4} * BLOCK_WORDS * PANEL;
     const size_t row = size_t{4} * std::max({of.hidden, of.inner, of.heads * of.head_dim});
     const size_t group = of.heads / of.kv_heads;
-    const size_t attention = Prefill::scratch_bytes(of.head_dim, std::max<size_t>(MANY_ROWS, group));
+    const size_t attention = Attention::scratch_bytes(of.head_dim, std::max<size_t>(MANY_ROWS, group));
     for (auto& memory : scratch) memory.reserve(std::max({2 * sums + block, row, attention}));
   }
 
@@ -948,7 +910,7 @@ struct PenstockDecoder {
 
   void plan_attention(const Piece& piece) {
     const int group = shape.heads / shape.kv_heads;
-    const int most = piece.tokens * group <= FEW_ROWS ? piece.tokens : std::max(1, MANY_ROWS / group);
+    const int most = std::max(1, MANY_ROWS / group);
     for (int token = 0; token < piece.tokens; token += most)
       for (int head = 0; head < shape.kv_heads; head++)
         tasks.push_back({piece.sequence, piece.row + token, std::min(most, piece.tokens - token),
@@ -1125,10 +1087,7 @@ struct PenstockDecoder {
     const size_t offset = size_t(task.kv_head) * dim;
     const Cache<T> keys{static_cast<const T*>(layer.keys) + offset, blocks, shape.block_size, size_t(kv_width())};
     const Cache<T> values{static_cast<const T*>(layer.values) + offset, blocks, shape.block_size, size_t(kv_width())};
-    if (queries.rows() <= FEW_ROWS)
-      attend_few(queries, keys, values);
-    else
-      Prefill::attend(queries, keys, values, scratch[thread].as<float>());
+    Attention::attend(queries, keys, values, scratch[thread].as<float>());
   }
 
   // The head: logits where they are wanted, and each row's likeliest token.

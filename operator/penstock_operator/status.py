@@ -62,7 +62,7 @@ class Snapshot:
     unsupported: Unsupported | None = None
     """What the spec asks for and this version does not build."""
     invalid: str = ""
-    """What is wrong with the spec, by field; empty: nothing."""
+    """What the API server found wrong with what the spec asks for; empty: nothing."""
     name_taken: str = ""
     """Which object of ours could not be made because another owns its name."""
     canary: CanaryStatus | None = None
@@ -193,6 +193,8 @@ def _pools(snapshot: Snapshot) -> Finding:
     """The gravest trouble of any pool is the reason; the message names every pool in trouble."""
     if snapshot.unsupported is not None:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
+    if snapshot.invalid:
+        return Finding(False, Reason.INVALID_SPEC, snapshot.invalid)
     if snapshot.name_taken:
         return Finding(False, Reason.NAME_TAKEN, snapshot.name_taken)
     troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]
@@ -239,6 +241,8 @@ def _rollout(snapshot: Snapshot, *, rolled_out: bool) -> Finding:
     pools = _pools(snapshot)
     if pools.status or (rolled_out and not any(pool.outdated for pool in snapshot.pools)):
         return Finding(True, Reason.COMPLETE)
+    if pools.reason is Reason.INVALID_SPEC:
+        return pools
     stuck = pools.reason in (Reason.INSUFFICIENT_CAPACITY, Reason.PODS_FAILING)
     return Finding(False, Reason.STALLED if stuck else Reason.IN_PROGRESS, pools.message)
 

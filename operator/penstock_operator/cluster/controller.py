@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.act import CONFLICT, Actor
-from penstock_operator.cluster.actions import Report, Tell
+from penstock_operator.cluster.actions import Action, Apply, Create, Report, Tell
 from penstock_operator.cluster.api import ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.decide import decide
@@ -24,6 +24,8 @@ from penstock_operator.manifests import Object, Settings
 
 log = logging.getLogger("penstock.operator")
 
+INVALID = (400, 422)
+"""Answers of an API server that will not take an object as it is."""
 AT_ONCE = 8
 """InferenceDeployments that are reconciled at the same time."""
 
@@ -57,6 +59,7 @@ class Controller:
         self._since: dict[str, float] = {}
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: set[Key] = set()
+        self._refused: dict[Key, str] = {}
 
     def changed(self, keys: set[Key]) -> None:
         """Look at these InferenceDeployments again."""
@@ -96,6 +99,7 @@ class Controller:
         if raw is None:
             self._parsed.pop(key, None)
             self._drains.discard(key)
+            self._refused.pop(key, None)
             return None
         well = False
         try:
@@ -105,10 +109,7 @@ class Controller:
                 self._gateways.hurry()
             else:
                 self._drains.discard(key)
-            for action in decision.actions:
-                if not self._lease.held:
-                    raise NotLeading
-                await self._actor.act(key, raw, action)
+            await self._act(key, raw, decision.actions)
             if any(not isinstance(action, Report | Tell) for action in decision.actions):
                 self._queue.add([key])  # what was written may make the next step possible
             well = True
@@ -126,6 +127,24 @@ class Controller:
             self._metrics.reconciled(time.monotonic() - began, well=well)
             self._metrics.waiting(len(self._queue))
 
+    async def _act(self, key: Key, raw: Object, actions: Sequence[Action]) -> None:
+        """Do all actions in order; what the API server finds invalid does not hinder the rest."""
+        refused: ApiError | None = None
+        for action in actions:
+            if not self._lease.held:
+                raise NotLeading
+            try:
+                await self._actor.act(key, raw, action)
+            except ApiError as error:
+                if error.status not in INVALID or not isinstance(action, Create | Apply):
+                    raise
+                refused = refused or error
+        if refused is None:
+            self._refused.pop(key, None)
+            return
+        self._refused[key] = str(refused)  # told in the status, which the next turn writes
+        raise refused
+
     def _world(self, key: Key, raw: Object) -> World:
         deployment, invalid = self._understood(key, raw)
         pods = tuple(pod(found) for found in self._cache.of(POD.name, key))
@@ -139,6 +158,7 @@ class Controller:
             raw=raw,
             deployment=None if misread else deployment,
             invalid=invalid or misread,
+            refused=self._refused.get(key, ""),
             pools=pools,
             children={(c["kind"], c["metadata"]["name"]): c for c in children},
             workloads={w["metadata"]["name"]: w for w in workloads},

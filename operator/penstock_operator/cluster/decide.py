@@ -137,6 +137,7 @@ def _snapshot(
         router_ready=world.gateways.ready,
         url=world.gateways.url,
         unsupported=unsupported,
+        invalid=world.refused,
         name_taken=taken or next((s.name_taken for s in steps.values() if s.name_taken), ""),
         canary=next(trials, None),
         model_missing=model_missing(deployment, world.pods),

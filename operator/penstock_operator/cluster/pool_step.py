@@ -231,10 +231,22 @@ def _snapshot(world: World, pool: EnginePool, step: Advance, *, leaving: bool) -
         outdated=sum(pod.revision != pool.spec.rollout_hash for pod in pods),
         draining=len(pods) - len(staying),
         unschedulable=next((pod.unschedulable for pod in staying if pod.unschedulable), ""),
-        failure=next((w for pod in staying if (w := pod.failing or pod.waiting)), ""),
+        failure=next((w for pod in staying if (w := pod.failing or pod.waiting)), "")
+        or _unmade(world, pool),
         phase=step.phase,
         rollout=step.reason,
     )
+
+
+def _unmade(world: World, pool: EnginePool) -> str:
+    """Return why pods cannot even be made: a quota, an admission check, an unknown class."""
+    conditions = (
+        condition
+        for found in world.workloads_of(pool.spec.pool).values()
+        for condition in found.get("status", {}).get("conditions", [])
+    )
+    failures = (c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True")
+    return next((str(c.get("message", "")) for c in failures), "")
 
 
 def _status(

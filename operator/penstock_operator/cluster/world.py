@@ -66,6 +66,8 @@ class World:
     gateways: Gateways
     served: frozenset[str]
     """Kinds that the cluster serves, like `policy/v1/PodDisruptionBudget`."""
+    refused: str = ""
+    """What the API server found invalid of what was to be created; empty: nothing."""
     now: float = 0.0
     time: str = "1970-01-01T00:00:00Z"
     """The same moment for people, RFC 3339."""

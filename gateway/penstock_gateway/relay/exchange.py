@@ -9,21 +9,22 @@ else with an unclean close alone, so that no client takes a part for the whole.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Send
+from starlette.requests import Request
+from starlette.types import Send
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetModel, FleetWorker
 from penstock_contract.metrics import Outcome
 from penstock_gateway.metrics import RequestMetrics
+from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
 from penstock_gateway.relay.request import Wanted, client_headers, worker_request
 from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
 from penstock_gateway.routing.load import Router, Ticket
@@ -37,12 +38,6 @@ ATTEMPTS = 2
 """Workers tried before the first byte."""
 MAX_REFUSAL = 64 * 1024
 """Bytes of a refusal that are read to learn its code."""
-
-T = TypeVar("T")
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class _Refused(Exception):
@@ -252,22 +247,6 @@ class Exchange:
         }
 
 
-async def unless(leaving: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns.
-
-    Raises:
-        ClientLeft: the client left first; the work is cancelled.
-    """
-    working = asyncio.create_task(work)
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeft
-    finally:
-        working.cancel()
-
-
 async def _begin(response: Response, rest: AsyncGenerator[bytes, None], *, last: bool) -> _Answer:
     """Return an answer together with the first piece of its body."""
     if response.status == ErrorCode.SHUTTING_DOWN.status and not last:
@@ -298,10 +277,3 @@ def _lost_event() -> bytes:
     )
     # An event may have been cut: a blank line ends it, so that the error stands on its own.
     return b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n"
-
-
-async def disconnected(receive: Receive) -> None:
-    """Return when the client has left."""
-    with suppress(ClientDisconnect):
-        while (await receive())["type"] != "http.disconnect":
-            pass

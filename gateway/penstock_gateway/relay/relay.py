@@ -17,15 +17,9 @@ from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, Wor
 from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.relay.exchange import (
-    Admitted,
-    ClientLeft,
-    Exchange,
-    Shared,
-    disconnected,
-    unless,
-)
+from penstock_gateway.relay.exchange import Admitted, Exchange, Shared
 from penstock_gateway.relay.gate import Gates, Place
+from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
 from penstock_gateway.relay.request import check_content_type, parse
 from penstock_gateway.relay.upstream import Connection, Pool
 from penstock_gateway.routing.load import Router

@@ -7,6 +7,7 @@ from typing import Any
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
+from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
 from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Model
@@ -37,6 +38,7 @@ def torch_engine(
         max_model_len=config.max_position,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,
+        grammars=Grammars(folder, config.vocab_size, config.eos_token_ids),
     )
 
 

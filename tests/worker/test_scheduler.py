@@ -252,3 +252,19 @@ def test_a_shared_prefix_is_computed_once() -> None:
     assert outputs["c"].cached_tokens == 0
     assert engine.scheduler.prefix_hits == 20
     assert engine.scheduler.prefix_queries == 63
+
+
+def test_a_deadline_ends_a_request_whether_it_waits_or_runs() -> None:
+    now = 0.0
+    engine = make(seqs=1, clock=lambda: now)
+    for name, seconds in (("runs", 5.0), ("waits", 3.0), ("lasts", None)):
+        engine.add(AddRequest(id=name, prompt=[1, 2, 3], max_tokens=50, deadline=seconds))
+    assert [output.id for output in engine.step().outputs] == ["runs"]
+    now = 3.0
+    first = engine.step().outputs[0]
+    assert (first.id, first.tokens, first.finish_reason) == ("waits", [], FinishReason.DEADLINE)
+    now = 5.0
+    ended = {output.id: output.finish_reason for output in engine.step().outputs}
+    assert ended == {"runs": FinishReason.DEADLINE, "lasts": None}
+    engine.pool.check()
+    assert len([o for o in run(engine) if o.id == "lasts"]) == 49

@@ -11,6 +11,7 @@ from fake_engine import FakeEngineClient
 from stream_auditor import audit, record
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
+from penstock_worker.grammar import Grammars
 from penstock_worker.messages import FinishReason
 from penstock_worker.server.engine_client import EngineDied
 from penstock_worker.server.prepare import Served
@@ -91,7 +92,8 @@ def test_it_says_how_long_its_first_token_took(served: WorkerProcess) -> None:
 
 def model() -> Served:
     tokenizer, template = Tokenizer(EXAMPLE_MODEL), ChatTemplate(EXAMPLE_MODEL)
-    return Served((NAME,), tokenizer, template, (), 1024, 512)
+    grammars = Grammars(EXAMPLE_MODEL, 512, ())
+    return Served((NAME,), tokenizer, template, (), 1024, 512, grammars)
 
 
 @pytest.mark.anyio

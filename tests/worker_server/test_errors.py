@@ -62,7 +62,8 @@ def test_too_many_prompts_are_named_by_their_field(served: WorkerProcess) -> Non
 
 UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     "tools": (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-    "json": (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+    "format": (CHAT, {"response_format": {"type": "xml"}}, "response_format.type"),
+    "grammar": (CHAT, {"structured_outputs": {"grammar": "x"}}, "structured_outputs.grammar"),
     "image": (
         CHAT,
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -83,8 +84,6 @@ def test_what_is_not_supported_is_refused_by_name(served: WorkerProcess, case: s
 IGNORED: dict[str, dict[str, Any]] = {
     "tool_choice": {"tool_choice": "required"},
     "functions": {"functions": [{"name": "f"}]},
-    "structured_outputs": {"structured_outputs": {"json": {}}},
-    "guided_json": {"guided_json": {}},
 }
 
 

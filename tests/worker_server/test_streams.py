@@ -17,6 +17,7 @@ from worker_process import EXAMPLE_MODEL, NAME
 from penstock_contract.errors import ErrorCode
 from penstock_contract.headers import JOURNAL
 from penstock_contract.journal import FIELD, parse
+from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, FinishReason
 from penstock_worker.server.app import create_app
 from penstock_worker.server.metrics import WorkerMetrics
@@ -69,7 +70,13 @@ async def stand(tokenizer: Tokenizer) -> AsyncIterator[Stand]:
     client.engine.ready(VOCABULARY)
     ready = await client.ready
     service.served = Served(
-        (NAME,), tokenizer, ChatTemplate(EXAMPLE_MODEL), (1,), ready.max_model_len, VOCABULARY
+        (NAME,),
+        tokenizer,
+        ChatTemplate(EXAMPLE_MODEL),
+        (1,),
+        ready.max_model_len,
+        VOCABULARY,
+        Grammars(EXAMPLE_MODEL, VOCABULARY, (1,)),
     )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

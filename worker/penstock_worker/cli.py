@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.headers import REQUEST_ID_PATTERN
 from penstock_worker.engine_config import EngineConfig, KVEventsConfig
+from penstock_worker.grammar import Grammars
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.server.app import create_app
@@ -58,7 +59,13 @@ def main() -> None:
 
     def served(max_model_len: int) -> Served:
         return Served(
-            names, tokenizer, template, shape.eos_token_ids, max_model_len, shape.vocab_size
+            names,
+            tokenizer,
+            template,
+            shape.eos_token_ids,
+            max_model_len,
+            shape.vocab_size,
+            Grammars(folder, shape.vocab_size, shape.eos_token_ids),
         )
 
     runner = _Runner(options, names, listener, began)

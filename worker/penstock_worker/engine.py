@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from penstock_worker.block_pool import BlockPool
+from penstock_worker.grammar import GrammarError, Grammars, Matcher
 from penstock_worker.messages import (
     AddRequest,
     Batch,
@@ -32,6 +33,7 @@ class Engine:
         max_model_len: longest prompt + output in tokens.
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
+        grammars: reads the grammars of requests that have one.
         clock: monotonic seconds.
     """
 
@@ -44,6 +46,7 @@ class Engine:
         max_model_len: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        grammars: Grammars | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
@@ -51,6 +54,7 @@ class Engine:
         self._runner = runner
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
+        self._grammars = grammars
         self._clock = clock
         self._arrivals = 0
 
@@ -72,6 +76,8 @@ class Engine:
             max_model_len=self._max_model_len,
         )
         try:
+            if message.grammar:
+                request.matcher = self._matcher(message.grammar)
             self.scheduler.add(request)
         except ValueError as error:
             return _gave_up(message.id, str(error))
@@ -90,14 +96,16 @@ class Engine:
     def step(self) -> Batch:
         """Compute one step for everything that was scheduled, and return what came of it."""
         began = self._clock()
+        expired = self._expire(began)
         step = self.scheduler.schedule()
         _note_queueing(step, began)
+        lost = self._constrain(step)
         sampled = iter(self._runner.run(step.slices) if step.slices else [])
         self.scheduler.commit(step)
         outputs = [
             self._append(part.request, next(sampled)) for part in step.slices if part.samples
         ]
-        return Batch(outputs, self.stats(step, self._clock() - began))
+        return Batch(expired + lost + outputs, self.stats(step, self._clock() - began))
 
     def stats(self, step: Step | None = None, seconds: float = 0.0) -> Stats:
         """Return the engine's state; without a step, at rest."""
@@ -119,6 +127,38 @@ class Engine:
             decode_tokens=decoding,
             kv_tokens=sum(part.start for part in slices),
         )
+
+    def _expire(self, now: float) -> list[Output]:
+        """Give up what is past its deadline, so that no step is spent on an answer nobody reads."""
+        overdue = self.scheduler.overdue(now)
+        self.scheduler.abort(overdue)
+        return [
+            Output(id=request_id, tokens=[], finish_reason=FinishReason.DEADLINE)
+            for request_id in overdue
+        ]
+
+    def _matcher(self, grammar: str) -> Matcher:
+        if self._grammars is None:
+            raise ValueError("this engine has no tokenizer to read a grammar with")
+        return self._grammars.matcher(grammar)
+
+    def _constrain(self, step: Step) -> list[Output]:
+        """Find what may be drawn; a request whose grammar has become too complex leaves the step.
+
+        Each mask is a function of the tokens so far: preemption or a resumption changes nothing.
+        """
+        lost: list[Output] = []
+        for part in list(step.slices):
+            request = part.request
+            if request.matcher is None or not part.samples:
+                continue
+            try:
+                request.allowed = request.matcher.allowed(request.tokens[request.prompt_length :])
+            except GrammarError as error:
+                step.slices.remove(part)
+                self.scheduler.finish(request)
+                lost.append(_gave_up(request.id, f"the grammar cannot be followed: {error}"))
+        return lost
 
     def _append(self, request: Request, sampled: Sampled) -> Output:
         token, logprobs = sampled
@@ -147,11 +187,16 @@ def _is_first(request: Request) -> bool:
 
 
 def _finish_reason(request: Request, token: int) -> FinishReason | None:
-    if token in request.stop_tokens and request.output_length >= request.min_tokens:
+    # Before min_tokens a stop token is drawn only where a grammar leaves nothing else.
+    if token in request.stop_tokens and (request.matcher or _is_long_enough(request)):
         return FinishReason.STOP
     if len(request.tokens) >= request.max_length:
         return FinishReason.LENGTH
     return None
+
+
+def _is_long_enough(request: Request) -> bool:
+    return request.output_length >= request.min_tokens
 
 
 def _gave_up(request_id: str, error: str) -> Output:

@@ -50,10 +50,14 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """No stop token is drawn before so many tokens."""
     stop_token_ids: list[int] = []
     """End after one of these (it is reported as the last token)."""
+    grammar: str = ""
+    """What the output must follow, in llguidance's notation; empty for any text."""
     priority: int = 0
     """Higher is scheduled first."""
     salt: bytes = b""
     """Requests with different salts share no KV blocks."""
+    deadline: float | None = None
+    """Seconds from arrival after which the request is given up, waiting or running."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -78,6 +82,8 @@ class FinishReason(StrEnum):
     """max_tokens or the model's context was reached."""
     ABORT = "abort"
     """The engine gave it up: see `Output.error`."""
+    DEADLINE = "deadline"
+    """Its deadline passed first."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from penstock_contract.blocks import SEED, block_hash
+from penstock_worker.grammar import Matcher
 from penstock_worker.messages import AddRequest, Sampling
 
 
@@ -26,6 +27,12 @@ class Request:
     """Order of arrival, a counter: it breaks ties of priority."""
     arrived_at: float
     """Monotonic seconds."""
+    matcher: Matcher | None = None
+    """Follows the output through its grammar, if it has one."""
+    allowed: bytes = b""
+    """Bits of the tokens that its grammar allows next."""
+    deadline: float | None = None
+    """Monotonic seconds at which it is given up."""
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
@@ -57,6 +64,7 @@ class Request:
             resumed_at=len(message.output),
             arrival=arrival,
             arrived_at=now,
+            deadline=None if message.deadline is None else now + message.deadline,
         )
 
     @property

@@ -58,4 +58,5 @@ def _row(request: Request) -> Row:
         tokens=request.tokens,
         prompt_length=request.prompt_length,
         forbidden=tuple(request.stop_tokens) if early else (),
+        allowed=request.allowed,
     )

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class Row:
     prompt_length: int
     forbidden: Sequence[int]
     """Tokens that must not be drawn (stop tokens before `min_tokens`)."""
+    allowed: bytes = b""
+    """A bit for each token that a grammar allows, the lowest first; empty allows all."""
 
     @property
     def position(self) -> int:
@@ -43,6 +46,7 @@ class Row:
             wanted.temperature < GREEDY_BELOW
             and wanted.logprobs is None
             and not self.forbidden
+            and not self.allowed
             and not wanted.logit_bias
             and wanted.repetition_penalty == 1.0
             and not wanted.presence_penalty
@@ -92,8 +96,19 @@ def _adjust(logits: Tensor, row: Row) -> None:
         logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias
-    for token in row.forbidden:
-        logits[token] = -torch.inf
+    if row.allowed:
+        logits.masked_fill_(~_unpacked(row.allowed, len(logits)), -torch.inf)
+    if row.forbidden:
+        kept = logits.index_fill(0, torch.tensor(row.forbidden), -torch.inf)
+        # A grammar that is complete allows nothing else: then the output ends early.
+        if not row.allowed or bool(kept.isfinite().any()):
+            logits.copy_(kept)
+
+
+def _unpacked(bits: bytes, count: int) -> Tensor:
+    """Return the first `count` bits as booleans; those that are missing are False."""
+    found = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), bitorder="little")[:count]
+    return torch.from_numpy(np.pad(found, (0, count - len(found)))).bool()
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -59,6 +59,7 @@ class Scheduler:
         self._budget = max_num_batched_tokens
         self._waiting: list[tuple[tuple[int, int], Request]] = []
         self._requests: dict[str, Request] = {}
+        self._deadlines: dict[str, float] = {}
 
     @property
     def num_waiting(self) -> int:
@@ -68,6 +69,10 @@ class Scheduler:
     def ids(self) -> list[str]:
         """Return the ids of all requests, waiting or running, in order of arrival."""
         return list(self._requests)
+
+    def overdue(self, now: float) -> list[str]:
+        """Return the ids of requests whose deadline has passed, wherever they are."""
+        return [request_id for request_id, end in self._deadlines.items() if end <= now]
 
     def fits(self, request: Request) -> bool:
         """Return whether the request could ever run to its end, alone in the pool."""
@@ -84,6 +89,8 @@ class Scheduler:
         if not self.fits(request):
             raise ValueError(f"request {request.id!r} can never fit into the KV cache")
         self._requests[request.id] = request
+        if request.deadline is not None:
+            self._deadlines[request.id] = request.deadline
         heapq.heappush(self._waiting, (request.urgency, request))
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -96,6 +103,7 @@ class Scheduler:
     def finish(self, request: Request) -> None:
         """Take a request out and release its blocks; full ones stay findable."""
         del self._requests[request.id]
+        self._deadlines.pop(request.id, None)
         if request in self.running:
             self.running.remove(request)
             self._release(request)

@@ -29,6 +29,8 @@ def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str 
     room = min(message.max_tokens, max_model_len - len(message.prompt))
     if len(message.output) >= room:
         return f"output has {len(message.output)} tokens already, and {room} are all there may be"
+    if message.deadline is not None and not 0 < message.deadline < inf:
+        return "deadline must be a number of seconds above 0"
     if len(message.salt) > MAX_SALT:
         return f"salt must be at most {MAX_SALT} bytes"
     return _sampling_problem(message.sampling, vocab_size)

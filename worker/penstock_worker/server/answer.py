@@ -196,6 +196,9 @@ class Answer:
             return None
         if output.finish_reason is FinishReason.ABORT:
             raise ApiError(ErrorCode.INVALID_REQUEST, output.error)
+        if output.finish_reason is FinishReason.DEADLINE:
+            message = "the request's deadline passed before the answer was complete"
+            raise ApiError(ErrorCode.DEADLINE_EXCEEDED, message)
         self.usage.completion_tokens += len(output.tokens)
         if not choice.counted:
             choice.counted = True

@@ -25,6 +25,7 @@ from penstock_worker.server.reply import Reply
 from penstock_worker.server.request_id import RequestId
 from penstock_worker.server.service import Service, events, whole
 from penstock_worker.server.stream import EventStream, unless_disconnected
+from penstock_worker.server.trusted import Trusted
 
 _JSON = re.compile(r"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 
@@ -134,7 +135,7 @@ async def _complete(
     journaled = headers.JOURNAL in request.headers
     if not (journaled and body.stream):
         body.penstock_resume = None  # only the gateway resumes, and only streams
-    answer, bodies, choices = await service.answer(body)
+    answer, bodies, choices = await service.answer(body, Trusted.of(request.headers))
     own = {headers.EPOCH: service.epoch}
     if body.stream:
         stream = events(service, answer, bodies, body, journaled)

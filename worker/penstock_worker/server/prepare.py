@@ -5,6 +5,7 @@ from typing import Any
 
 from penstock_contract.blocks import MAX_SALT
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, Sampling
 from penstock_worker.server.protocol import (
     ChatRequest,
@@ -12,6 +13,7 @@ from penstock_worker.server.protocol import (
     GenerationRequest,
     Message,
 )
+from penstock_worker.server.trusted import Trusted
 from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
 from penstock_worker.text.tokenizer import Tokenizer
 
@@ -26,6 +28,7 @@ class Served:
     eos_token_ids: tuple[int, ...]
     max_model_len: int
     vocab_size: int
+    grammars: Grammars
 
 
 def chat_prompt(served: Served, messages: list[Message]) -> list[int]:
@@ -53,9 +56,6 @@ def completion_prompts(served: Served, request: CompletionRequest) -> list[list[
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Refuse what would otherwise be answered wrongly."""
-    for field in ("structured_outputs", "guided_json"):
-        if getattr(request, field) is not None:
-            raise _unsupported(field, "leave it out")
     if isinstance(request, ChatRequest):
         if request.functions:
             raise _unsupported("functions", "leave it out")
@@ -63,8 +63,6 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
             raise _unsupported("tool_choice", "send 'none' or leave it out")
         if request.tools and request.tool_choice != "none":
             raise _unsupported("tools", "send tool_choice 'none' or no tools")
-        if (request.response_format or {}).get("type", "text") != "text":
-            raise _unsupported("response_format", "only {'type': 'text'} is known")
         if request.top_logprobs is not None and not request.logprobs:
             raise ApiError(
                 ErrorCode.INVALID_REQUEST,
@@ -86,6 +84,8 @@ def engine_requests(
     prompts: list[list[int]],
     request_id: str,
     seed: int,
+    trusted: Trusted,
+    grammar: str = "",
 ) -> list[AddRequest]:
     """Return one engine request per prompt and choice, in the order of choice indices.
 
@@ -95,6 +95,8 @@ def engine_requests(
         prompts: token ids of each prompt.
         request_id: prefix of the engine requests' ids.
         seed: used when the request has none.
+        trusted: what the gateway says of the request.
+        grammar: what the output must follow.
     """
     max_tokens = _max_tokens(request)
     for prompt in prompts:
@@ -109,7 +111,7 @@ def engine_requests(
     _check_tokens(served, list(request.logit_bias or {}), "logit_bias")
     _check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
     stop_tokens = list(request.stop_token_ids or [])
-    if not request.ignore_eos:
+    if grammar or not request.ignore_eos:  # an output that is complete has nothing to go on with
         stop_tokens += served.eos_token_ids
     return [
         AddRequest(
@@ -119,8 +121,10 @@ def engine_requests(
             min_tokens=request.min_tokens,
             sampling=_sampling(request, seed, choice),
             stop_token_ids=stop_tokens,
-            priority=request.priority,
-            salt=salt,
+            priority=request.priority if trusted.priority is None else trusted.priority,
+            salt=trusted.salted(salt),
+            deadline=trusted.deadline,
+            grammar=grammar,
         )
         for index, prompt in enumerate(prompts)
         for choice in range(request.n)

@@ -61,6 +61,9 @@ class GenerationRequest(BaseModel):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     structured_outputs: dict[str, Any] | None = None
     guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    response_format: dict[str, Any] | None = None
     cache_salt: Annotated[str, Field(max_length=64)] | None = None
     penstock_resume: Resume | None = None
 
@@ -107,7 +110,6 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
     functions: list[dict[str, Any]] | None = None
 
 

@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from penstock_contract import journal
@@ -24,6 +25,8 @@ from penstock_worker.server.prepare import (
 from penstock_worker.server.protocol import ChatRequest, CompletionRequest
 from penstock_worker.server.resume import resumed
 from penstock_worker.server.stream import DONE, event
+from penstock_worker.server.structured import Grammar, checked, grammar
+from penstock_worker.server.trusted import Trusted
 
 RETRY_AFTER = 1.0
 """Seconds; another worker can take the request at once, so the gateway need not wait."""
@@ -57,6 +60,8 @@ class Service:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        # One thread: hostile grammars wait for each other, and nothing else waits for them.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
     @property
     def state(self) -> str:
@@ -132,18 +137,23 @@ class Service:
             async with asyncio.timeout(HAND_BACK_SECONDS):
                 await self._idle.wait()
 
-    async def answer(self, request: ChatRequest | CompletionRequest) -> tuple[Answer, Bodies, int]:
+    async def answer(
+        self, request: ChatRequest | CompletionRequest, trusted: Trusted
+    ) -> tuple[Answer, Bodies, int]:
         """Return the answer to a request, how it is shaped, and its number of choices."""
         served = self.model(request.model)
         refuse_unsupported(request)
         # Tokenising a long prompt takes milliseconds, in which other streams must go on.
         with self.in_flight():
+            wanted = await self._grammar(served, request)
             prompts = await asyncio.to_thread(_prompts, served, request)
         chat = isinstance(request, ChatRequest)
         request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         resume = request.penstock_resume
         seed = resume.seed if resume else random.getrandbits(63)
-        requests = engine_requests(served, request, prompts, request_id, seed)
+        requests = engine_requests(
+            served, request, prompts, request_id, seed, trusted, wanted.text if wanted else ""
+        )
         requests, given = resumed(requests, resume)
         skip = request.skip_special_tokens
         texts = [served.tokenizer.stream(r.prompt, skip_special_tokens=skip) for r in requests]
@@ -159,6 +169,16 @@ class Service:
         for delta in answer.replayed:
             bodies.chunk(delta)  # it has been shown: only what the bodies remember of it is wanted
         return answer, bodies, len(requests)
+
+    async def _grammar(
+        self, served: Served, request: ChatRequest | CompletionRequest
+    ) -> Grammar | None:
+        """Return the grammar that a request asks for, once it has proved to be usable."""
+        wanted = grammar(request)
+        if wanted is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._reader, checked, served.grammars, wanted)
+        return wanted
 
 
 def _prompts(served: Served, request: ChatRequest | CompletionRequest) -> list[list[int]]:

@@ -1,0 +1,103 @@
+"""Grammars that an output must follow: JSON of a schema, a regular expression, a choice.
+
+The library (llguidance) reads the grammar lazily: nothing is compiled to an automaton in advance,
+which for a hostile schema could take hours. What a grammar may cost, when it is read and in every
+step, is bounded by `limits`. A matcher is a function of the tokens it has seen, so after preemption
+or on another worker it is rebuilt by replaying them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+REMEMBERED = 32
+"""Grammars whose reading is not repeated; most callers send the same few."""
+
+
+class GrammarError(ValueError):
+    """The grammar cannot be read, is too large, or became too complex on the way."""
+
+
+def limits() -> LLParserLimits:
+    """Return what a grammar may cost: a few hundred milliseconds and some 50 MB at the worst."""
+    return LLParserLimits(
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_lexer_states=25_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,  # they would quote the schema
+    )
+
+
+class Matcher:
+    """Follows one output through its grammar."""
+
+    def __init__(self, inner: LLMatcher) -> None:
+        self._inner = inner
+        self._seen = 0
+
+    def allowed(self, output: Sequence[int]) -> bytes:
+        """Return the tokens that may come next, a bit for each, the lowest bit first.
+
+        Args:
+            output: every token so far; it only ever grows.
+
+        Raises:
+            GrammarError: the output cannot be followed any further.
+        """
+        if self._seen < len(output):
+            self._inner.consume_tokens(list(output[self._seen :]))
+            self._seen = len(output)
+        mask = b"" if self._inner.is_error() else self._inner.compute_bitmask()
+        if self._inner.is_error():
+            raise GrammarError(_first_line(self._inner.get_error()))
+        return mask
+
+
+class Grammars:
+    """Reads grammars for one tokenizer.
+
+    Args:
+        folder: of the checkpoint.
+        vocab_size: of the model, which may be larger than the tokenizer's.
+        eos_token_ids: what may be drawn once the output is complete.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._folder = folder
+        self._vocab_size = vocab_size
+        self._eos_token_ids = list(eos_token_ids)
+        self._tokenizer: LLTokenizer | None = None
+        self._read: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    def matcher(self, grammar: str) -> Matcher:
+        """Return a matcher at the start of an output.
+
+        Raises:
+            GrammarError: this is no grammar, or too large a one.
+        """
+        found = self._read.pop(grammar, None)
+        if found is None:
+            found = LLMatcher(self._loaded(), grammar, log_level=0, limits=limits())
+            if found.is_error():
+                raise GrammarError(_first_line(found.get_error()))
+        self._read[grammar] = found
+        if len(self._read) > REMEMBERED:
+            self._read.popitem(last=False)
+        return Matcher(found.deep_copy())
+
+    def _loaded(self) -> LLTokenizer:
+        """Large vocabularies take a second to read: only those who ask for grammars pay it."""
+        if self._tokenizer is None:
+            text = (self._folder / "tokenizer.json").read_text(encoding="utf-8")
+            self._tokenizer = LLTokenizer(
+                text, n_vocab=self._vocab_size, eos_token=self._eos_token_ids or None
+            )
+        return self._tokenizer
+
+
+def _first_line(error: str) -> str:
+    return error.partition("\n")[0]

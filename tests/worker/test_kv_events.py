@@ -26,7 +26,7 @@ from penstock_worker.engine_config import EngineConfig, KVEventsConfig
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.kv_events.publisher import Publisher
 from penstock_worker.messages import AddRequest, Ready, Sampling, Stop
-from penstock_worker.runner import Sampled
+from penstock_worker.runner_interface import Sampled
 from penstock_worker.scheduler import Slice
 
 BLOCK = 4

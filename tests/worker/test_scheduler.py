@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, FinishReason, Output, Sampling
-from penstock_worker.runner import Sampled
+from penstock_worker.runner_interface import Sampled
 from penstock_worker.scheduler import Slice
 
 BLOCK = 4

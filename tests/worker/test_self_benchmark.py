@@ -5,7 +5,7 @@ import pytest
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
-from penstock_worker.runner import Sampled
+from penstock_worker.runner_interface import Sampled
 from penstock_worker.scheduler import Slice
 from penstock_worker.self_benchmark import measure
 

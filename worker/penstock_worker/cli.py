@@ -15,12 +15,11 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from penstock_contract.flags import duration_flag, quantity_flag
-from penstock_contract.headers import REQUEST_ID_PATTERN
-from penstock_worker.engine_config import EngineConfig, KVEventsConfig
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.grammar import Grammars
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
+from penstock_worker.options import engine_config, parser
 from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied
 from penstock_worker.server.metrics import WorkerMetrics
@@ -40,14 +39,15 @@ def main() -> None:
 
         sys.exit(fetch(sys.argv[2:]))
     began = time.monotonic()
-    options = _parser().parse_args()
+    options = parser().parse_args()
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     folder = Path(options.model)
     try:
         shape = read_config(folder)
-        weight_files(folder)
+        if options.runner == "model":
+            weight_files(folder)
         tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
         listener = _listen(options.host, options.port)
     except (UnsupportedModel, TokenizerError, ChatTemplateError) as error:
@@ -92,7 +92,7 @@ class _Runner:
         """Serve until drained or until the engine dies; return the exit status."""
         registry = CollectorRegistry()
         metrics = WorkerMetrics(registry, self._names[0])
-        client = EngineClient(_engine_config(self._options), metrics.batch)
+        client = _client(engine_config(self._options), metrics)
         service = Service(self._names, client, metrics)
         server = _Server(service, registry, self._options)
         await client.start()
@@ -182,103 +182,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _engine_config(options: argparse.Namespace) -> EngineConfig:
-    return EngineConfig(
-        model=str(Path(options.model).resolve()),
-        dtype=options.dtype,
-        quantization=options.quantization,
-        kernels=options.kernels,
-        max_model_len=options.max_model_len,
-        block_size=options.block_size,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-        prefix_caching=options.enable_prefix_caching,
-        kv_cache_bytes=options.kv_cache_memory,
-        threads=options.threads,
-        kv_events=_kv_events(options),
-        self_benchmark=options.self_benchmark,
-    )
+def _client(config: EngineConfig, metrics: WorkerMetrics) -> EngineClient:
+    if config.simulation is None:
+        return EngineClient(config, metrics.batch)
+    from penstock_worker.simulation.client import SimulatedEngineClient
 
-
-def _kv_events(options: argparse.Namespace) -> KVEventsConfig | None:
-    if options.kv_events is None:
-        return None
-    return KVEventsConfig(
-        endpoint=options.kv_events,
-        replay_endpoint=options.kv_events_replay or "",
-        encoding=options.kv_events_encoding,
-        worker=options.worker_id,
-        model=(options.served_model_name or [Path(options.model).resolve().name])[0],
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="penstock-worker", description=__doc__)
-    add = parser.add_argument
-    add("--model", required=True, help="folder of a checkpoint in Hugging Face layout")
-    add(
-        "--served-model-name",
-        action="append",
-        help="name that clients use; repeat it for aliases (default: the folder's name)",
-    )
-    add("--host", default="127.0.0.1")
-    add("--port", type=int, default=8000)
-    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
-    add(
-        "--quantization",
-        choices=["none", "int8", "int4"],
-        default="none",
-        help="of the weights, made while they are loaded: int8 is W8A8, int4 is weight-only",
-    )
-    add(
-        "--kernels",
-        choices=["auto", "native", "torch"],
-        default="auto",
-        help="auto: native where they were compiled (python -m penstock_worker.native.build)",
-    )
-    add("--max-model-len", type=_positive, help="prompt + output (default: the model's limit)")
-    add("--block-size", type=_positive, default=16, help="tokens per KV block")
-    add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")
-    add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
-    add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
-    add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
-    add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
-    add(
-        "--worker-id",
-        type=_worker_id,
-        default=socket.gethostname(),
-        help="unique over time, such as the pod's uid (default: the host's name)",
-    )
-    add("--kv-events", metavar="ENDPOINT", help="publish KV events, like tcp://0.0.0.0:5557")
-    add("--kv-events-replay", metavar="ENDPOINT", help="answer replays, like tcp://0.0.0.0:5558")
-    add(
-        "--kv-events-encoding",
-        choices=["maps", "arrays"],
-        default="maps",
-        help="maps as vLLM writes them, arrays as older vLLM, SGLang and llm-d do",
-    )
-    add(
-        "--self-benchmark",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="measure at start, within half a second, what a step costs",
-    )
-    add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
-    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
-    return parser
-
-
-def _worker_id(text: str) -> str:
-    if not REQUEST_ID_PATTERN.fullmatch(text):
-        raise argparse.ArgumentTypeError("use letters, digits and . _ - only")
-    return text
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    return SimulatedEngineClient(config, metrics.batch)
 
 
 def _complaint(problem: str) -> int:

@@ -18,7 +18,7 @@ from penstock_worker.messages import (
     TokenLogprobs,
 )
 from penstock_worker.request import Request
-from penstock_worker.runner import Runner, Sampled
+from penstock_worker.runner_interface import Runner, Sampled
 from penstock_worker.scheduler import Scheduler, Step
 from penstock_worker.validation import problem
 

@@ -18,7 +18,8 @@ from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.loading import QUANTIZATIONS, Computation, load_model
 from penstock_worker.native import build
-from penstock_worker.runner import ModelRunner, Runner
+from penstock_worker.runner import ModelRunner
+from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from penstock_contract.step_cost import StepCost
+
 
 class KVEventsConfig(msgspec.Struct, frozen=True):
     """Where and how changes of the prefix cache are published."""
@@ -18,6 +20,13 @@ class KVEventsConfig(msgspec.Struct, frozen=True):
     """Served name."""
     buffer: int = 10_000
     """Messages kept for replays."""
+
+
+class SimulationConfig(msgspec.Struct, frozen=True):
+    """How long the steps of an engine take that computes nothing, and what its cache would hold."""
+
+    cost: StepCost = StepCost(step=0.01, prefill_token=1e-4, sequence=2e-4, kv_token=0.0)
+    kv_tokens: int = 100_000
 
 
 class EngineConfig(msgspec.Struct, frozen=True):
@@ -42,5 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     threads: int | None = None
     """Compute threads; default: torch's choice."""
     kv_events: KVEventsConfig | None = None
+    simulation: SimulationConfig | None = None
+    """Set where nothing is to be computed."""
     self_benchmark: bool = False
     """Measure at start what a step costs."""

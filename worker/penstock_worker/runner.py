@@ -1,24 +1,13 @@
 """Turns a scheduled step into a batch, runs the model, and samples."""
 
-from typing import Protocol
-
 import torch
 
 from penstock_worker.attention.interface import Sequence
-from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
 from penstock_worker.request import Request
+from penstock_worker.runner_interface import Sampled
 from penstock_worker.sampling import Row, sample
 from penstock_worker.scheduler import Slice
-
-Sampled = tuple[int, TokenLogprobs | None]
-
-
-class Runner(Protocol):
-    """Computes slices; the engine knows no more of it."""
-
-    def run(self, slices: list[Slice]) -> list[Sampled]:
-        """Return a sampled token for every slice that reaches its last known token, in order."""
 
 
 class ModelRunner:

@@ -43,7 +43,7 @@ class EngineClient:
         self.stats: Stats | None = None
         self.died = asyncio.Event()
         self.failure = ""
-        self._config = config
+        self.config = config
         self._on_batch = on_batch
         self._leaving = False
         self._streams: dict[str, asyncio.Queue[Output | None]] = {}
@@ -52,21 +52,25 @@ class EngineClient:
         self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the process; `ready` resolves when it can generate."""
+        """Start the engine; `ready` resolves when it can generate."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # never import from the working directory
-                "-m",
-                "penstock_worker.engine_process",
-                str(theirs.fileno()),
-                msgspec.json.encode(self._config).decode(),
-                pass_fds=[theirs.fileno()],
-            )
+            await self.launch(theirs)
         ours.setblocking(False)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self._reading = asyncio.create_task(self._read(reader))
+
+    async def launch(self, theirs: socket.socket) -> None:
+        """Start the engine's process on its end of the socket."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # never import from the working directory
+            "-m",
+            "penstock_worker.engine_process",
+            str(theirs.fileno()),
+            msgspec.json.encode(self.config).decode(),
+            pass_fds=[theirs.fileno()],
+        )
 
     async def stop(self) -> None:
         """End the process and wait for it."""

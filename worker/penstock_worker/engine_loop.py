@@ -1,0 +1,122 @@
+"""The engine's end of the socket: commands in, events out, a step whenever there is work."""
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from penstock_contract.kv_events.wire import Topic
+from penstock_worker.engine import Engine
+from penstock_worker.engine_config import EngineConfig, KVEventsConfig
+from penstock_worker.messages import (
+    Abort,
+    AddRequest,
+    Batch,
+    Command,
+    Event,
+    Failed,
+    Output,
+    Ready,
+    Stop,
+)
+from penstock_worker.wire import command_decoder, encode, receive
+
+Inbox = queue.SimpleQueue[Command | Exception]
+"""What the server sent, in order; an exception when it sent something unreadable."""
+
+Build = Callable[[EngineConfig], tuple[Engine, Ready]]
+Publish = Callable[[Engine], None]
+
+
+def run_engine(connection: socket.socket, config: EngineConfig, build: Build) -> int:
+    """Build an engine and serve one connection until it closes; return the exit status."""
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    try:
+        engine, ready = build(config)
+        with _publishing(config.kv_events, ready.epoch) as publish:
+            _send(connection, ready)
+            _serve(connection, inbox, engine, publish)
+    except ConnectionError:
+        return 0  # the server has gone
+    except Exception as error:
+        # The process ends here; the server must learn why, whatever it was.
+        with contextlib.suppress(ConnectionError):
+            _send(connection, Failed(f"{type(error).__name__}: {error}"))
+        return 1
+    return 0
+
+
+def _read(connection: socket.socket, inbox: Inbox) -> None:
+    """Put commands into the inbox; however this thread ends, the engine hears of it."""
+    decoder = command_decoder()
+    try:
+        while messages := receive(connection, decoder):
+            for message in messages:
+                inbox.put(message)
+    except ConnectionError:
+        pass  # a server that was killed with unread output resets the connection
+    except msgspec.MsgspecError as error:
+        inbox.put(error)
+        return
+    inbox.put(Stop())
+
+
+@contextlib.contextmanager
+def _publishing(config: KVEventsConfig | None, epoch: str) -> Iterator[Publish]:
+    """Yield what publishes the cache's changes after a step; it does nothing if nobody wants it."""
+    if config is None:
+        yield lambda _: None
+        return
+    from penstock_worker.kv_events.publisher import Publisher
+
+    publisher = Publisher(config, Topic(config.worker, epoch, config.model))
+    try:
+        yield lambda engine: publisher.publish(engine.pool.log.take() if engine.pool.log else [])
+    finally:
+        publisher.close()
+
+
+def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Publish) -> None:
+    """Alternate between taking commands and computing; sleep only when there is nothing to do."""
+    _send(connection, Batch([], engine.stats()))
+    while True:
+        idle = not engine.busy
+        refused: list[Output] = []
+        while idle or not inbox.empty():
+            idle = False
+            match inbox.get():
+                case AddRequest() as message:
+                    refusal = engine.add(message)
+                    if refusal is not None:
+                        refused.append(refusal)
+                case Abort(ids):
+                    engine.abort(ids)
+                case Stop():
+                    return
+                case unreadable:
+                    raise unreadable
+        if refused:
+            _send(connection, Batch(refused, engine.stats()))
+        if engine.busy:
+            _send(connection, _step(connection, engine))
+            publish(engine)
+        if not engine.busy:
+            engine.pool.check()
+            _send(connection, Batch([], engine.stats()))
+
+
+def _step(connection: socket.socket, engine: Engine) -> Batch:
+    """Step; when that fails, nobody is left waiting: every request ends with the reason."""
+    try:
+        return engine.step()
+    except Exception as error:
+        _send(connection, engine.give_up(f"the engine failed: {type(error).__name__}: {error}"))
+        raise
+
+
+def _send(connection: socket.socket, event: Event) -> None:
+    connection.sendall(encode(event))

@@ -1,0 +1,154 @@
+"""The flags of `penstock-worker`, and what the engine is told of them."""
+
+import argparse
+import socket
+from dataclasses import asdict
+from math import inf, nan
+from pathlib import Path
+
+from penstock_contract.flags import duration_flag, quantity_flag
+from penstock_contract.headers import REQUEST_ID_PATTERN
+from penstock_contract.step_cost import StepCost
+from penstock_worker.engine_config import EngineConfig, KVEventsConfig, SimulationConfig
+
+
+def engine_config(options: argparse.Namespace) -> EngineConfig:
+    """Return what the engine is to know of the options."""
+    return EngineConfig(
+        model=str(Path(options.model).resolve()),
+        dtype=options.dtype,
+        quantization=options.quantization,
+        kernels=options.kernels,
+        max_model_len=options.max_model_len,
+        block_size=options.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        prefix_caching=options.enable_prefix_caching,
+        kv_cache_bytes=options.kv_cache_memory,
+        threads=options.threads,
+        kv_events=_kv_events(options),
+        self_benchmark=options.self_benchmark,
+        simulation=_simulation(options),
+    )
+
+
+def _simulation(options: argparse.Namespace) -> SimulationConfig | None:
+    if options.runner != "sim":
+        return None
+    return SimulationConfig(options.sim_cost, options.sim_kv_tokens)
+
+
+def _kv_events(options: argparse.Namespace) -> KVEventsConfig | None:
+    if options.kv_events is None:
+        return None
+    return KVEventsConfig(
+        endpoint=options.kv_events,
+        replay_endpoint=options.kv_events_replay or "",
+        encoding=options.kv_events_encoding,
+        worker=options.worker_id,
+        model=(options.served_model_name or [Path(options.model).resolve().name])[0],
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(prog="penstock-worker", description="Serve a model.")
+    add = parser.add_argument
+    add("--model", required=True, help="folder of a checkpoint in Hugging Face layout")
+    add(
+        "--served-model-name",
+        action="append",
+        help="name that clients use; repeat it for aliases (default: the folder's name)",
+    )
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=8000)
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    add(
+        "--quantization",
+        choices=["none", "int8", "int4"],
+        default="none",
+        help="of the weights, made while they are loaded: int8 is W8A8, int4 is weight-only",
+    )
+    add(
+        "--kernels",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="auto: native where they were compiled (python -m penstock_worker.native.build)",
+    )
+    add("--max-model-len", type=_positive, help="prompt + output (default: the model's limit)")
+    add("--block-size", type=_positive, default=16, help="tokens per KV block")
+    add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")
+    add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
+    add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
+    add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
+    add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
+    add(
+        "--worker-id",
+        type=_worker_id,
+        default=socket.gethostname(),
+        help="unique over time, such as the pod's uid (default: the host's name)",
+    )
+    add("--kv-events", metavar="ENDPOINT", help="publish KV events, like tcp://0.0.0.0:5557")
+    add("--kv-events-replay", metavar="ENDPOINT", help="answer replays, like tcp://0.0.0.0:5558")
+    add(
+        "--kv-events-encoding",
+        choices=["maps", "arrays"],
+        default="maps",
+        help="maps as vLLM writes them, arrays as older vLLM, SGLang and llm-d do",
+    )
+    add(
+        "--self-benchmark",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure at start, within half a second, what a step costs",
+    )
+    add(
+        "--runner",
+        choices=["model", "sim"],
+        default="model",
+        help="sim computes nothing: steps take what --sim-cost says, tokens come from a hash",
+    )
+    add(
+        "--sim-cost",
+        type=_cost,
+        default=SimulationConfig().cost,
+        metavar="TERM=SECONDS,…",
+        help="terms: step, prefill_token, sequence, kv_token (default: 10 ms, 0.1 ms, 0.2 ms, 0)",
+    )
+    add("--sim-kv-tokens", type=_positive, default=100_000, help="what its KV cache would hold")
+    add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def _cost(text: str) -> StepCost:
+    cost = asdict(StepCost(0.0, 0.0, 0.0, 0.0))
+    for part in text.split(","):
+        term, _, seconds = part.partition("=")
+        if term not in cost:
+            raise argparse.ArgumentTypeError(f"{term!r} is none of {', '.join(cost)}")
+        cost[term] = _seconds(seconds)
+    return StepCost(**cost)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 <= value < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 0.01")
+    return value
+
+
+def _worker_id(text: str) -> str:
+    if not REQUEST_ID_PATTERN.fullmatch(text):
+        raise argparse.ArgumentTypeError("use letters, digits and . _ - only")
+    return text
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value

@@ -1,0 +1,53 @@
+"""Draws tokens from a hash, and takes as long as a model would."""
+
+import hashlib
+import struct
+from collections.abc import Callable
+
+from penstock_contract.step_cost import StepCost
+from penstock_worker.messages import TokenLogprobs
+from penstock_worker.request import Request
+from penstock_worker.runner_interface import Sampled
+from penstock_worker.scheduler import Slice
+
+
+class SimulatedRunner:
+    """Computes slices in the time that a cost says.
+
+    Args:
+        cost: seconds by what a step computes.
+        vocab_size: token ids run up to it.
+        sleep: passes seconds.
+    """
+
+    def __init__(self, cost: StepCost, vocab_size: int, sleep: Callable[[float], None]) -> None:
+        self._cost = cost
+        self._vocab_size = vocab_size
+        self._sleep = sleep
+
+    def run(self, slices: list[Slice]) -> list[Sampled]:
+        """See `Runner.run`."""
+        decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
+        prefill = sum(part.count for part in slices) - decoding
+        self._sleep(self._cost.seconds(prefill, decoding, sum(part.start for part in slices)))
+        return [self._sampled(part.request) for part in slices if part.samples]
+
+    def _sampled(self, request: Request) -> Sampled:
+        token = draw(request, self._vocab_size)
+        return token, None if request.sampling.logprobs is None else TokenLogprobs(0.0, [])
+
+
+def draw(request: Request, vocab_size: int) -> int:
+    """Return the next token: a function of prompt, seed, choice and position.
+
+    As with a model, temperature 0 takes the seed out. Stop tokens are never drawn: every answer
+    has the length that was asked for, as benchmarks want it.
+    """
+    wanted = request.sampling
+    seed = wanted.seed if wanted.temperature else 0
+    place = (seed, wanted.choice if seed else 0, len(request.tokens), request.tokens[-1])
+    digest = hashlib.blake2b(struct.pack("<qqqq", *place), digest_size=8).digest()
+    token = int.from_bytes(digest, "little") % vocab_size
+    while token in request.stop_tokens and len(request.stop_tokens) < vocab_size:
+        token = (token + 1) % vocab_size
+    return token

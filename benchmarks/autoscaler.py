@@ -29,7 +29,7 @@ from penstock_operator.simulation.trace import Arrival, read, scaled
 WANTED = 0.99
 CURVE = ServiceCurve(a=0.015, b_p=1e-4, b_d=1e-4, c=1e-7, kv_tokens=400_000)
 """About a 70B model on four H100."""
-TARGETS = (10, 20, 30, 40, 50, 60, 80, 100, 130)
+TARGETS = (2, 3, 5, 10, 20, 30, 45, 60, 90, 130)
 
 
 def main() -> None:

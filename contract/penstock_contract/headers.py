@@ -47,6 +47,19 @@ ROUTE_REASON: Final = "x-penstock-route-reason"
 PROCESSING_MS: Final = "openai-processing-ms"
 """Response header: milliseconds until the response began."""
 
+RATE_LIMIT_REQUESTS: Final = "x-ratelimit-limit-requests"
+"""Response header: requests that the tenant may make in a minute."""
+RATE_REMAINING_REQUESTS: Final = "x-ratelimit-remaining-requests"
+"""Response header: those that are left."""
+RATE_RESET_REQUESTS: Final = "x-ratelimit-reset-requests"
+"""Response header: when all of them will be there again, like `1m30s`, `6s` or `120ms`."""
+RATE_LIMIT_TOKENS: Final = "x-ratelimit-limit-tokens"
+"""Response header: tokens of prompts and answers that the tenant may use in a minute."""
+RATE_REMAINING_TOKENS: Final = "x-ratelimit-remaining-tokens"
+"""Response header: those that are left."""
+RATE_RESET_TOKENS: Final = "x-ratelimit-reset-tokens"
+"""Response header: when all of them will be there again."""
+
 SSE_HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",

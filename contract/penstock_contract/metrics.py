@@ -289,12 +289,30 @@ GATEWAY_FLEET_STALE: Final = _gauge(
     "penstock_gateway_fleet_stale",
     "1 while the source of the fleet cannot be followed and the last one known goes on serving.",
 )
+GATEWAY_TENANTS: Final = _gauge(
+    "penstock_gateway_tenants", "Tenants known to the gateway; with none, nobody needs a key."
+)
+GATEWAY_TENANT_REQUESTS: Final = _counter(
+    "penstock_gateway_tenant_requests", "Admitted requests that ended, by tenant.", "tenant"
+)
+GATEWAY_TENANT_TOKENS: Final = _counter(
+    "penstock_gateway_tenant_tokens",
+    "Tokens of prompts and answers; where an answer says nothing of its usage, estimated.",
+    "tenant",
+)
+GATEWAY_TENANT_REFUSALS: Final = _counter(
+    "penstock_gateway_tenant_refusals",
+    "Requests of a known tenant that were refused before admission, by error code.",
+    "tenant",
+    "code",
+)
 
 GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_QUEUED, GATEWAY_QUEUE_SECONDS,
-    GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE,
+    GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
+    GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
 )  # fmt: skip
 
 # --- operator -----------------------------------------------------------------------------------

@@ -4,16 +4,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from penstock_contract.api.base import ApiModel, Condition, DnsLabel, ObjectMeta, list_map
+from penstock_contract.api.base import (
+    ApiModel,
+    Condition,
+    DnsLabel,
+    ObjectMeta,
+    list_map,
+    rules,
+)
+from penstock_contract.api_keys import HASH_PATTERN
 
 
-class SecretKeyRef(ApiModel):
-    """One key of a Secret in the same namespace."""
+class ApiKey(ApiModel):
+    """The hash of an API key: in a Secret of the same namespace, or right here."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    model_config = rules(
+        ("has(self.name) != has(self.sha256)", "give the name of a Secret, or sha256; not both"),
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """Name of the Secret."""
     key: Annotated[str, Field(min_length=1, max_length=253)] = "key"
     """Key in it; the value is the hash of an API key, never the key itself."""
+    sha256: Annotated[str, Field(pattern=HASH_PATTERN, max_length=64)] | None = None
+    """The hash itself, in hexadecimal digits; `penstock tenant new-key` prints one."""
 
 
 class Limits(ApiModel):
@@ -30,7 +44,7 @@ class Limits(ApiModel):
 class TenantSpec(ApiModel):
     """What a tenant may do."""
 
-    api_keys: Annotated[list[SecretKeyRef], Field(min_length=1, max_length=2)]
+    api_keys: Annotated[list[ApiKey], Field(min_length=1, max_length=2)]
     """Hashed API keys; two at once allow rotation without a gap."""
     models: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=256)] = []
     """Served names that the tenant may use; empty means all."""
@@ -42,6 +56,8 @@ class TenantSpec(ApiModel):
     """Upper bounds."""
     cache_isolation: bool = True
     """Salt the prefix cache, so that no other tenant can measure what this one sent."""
+    debug: bool = False
+    """Let the tenant see the status page, and the debug headers where they are switched on."""
 
 
 class TenantStatus(ApiModel):

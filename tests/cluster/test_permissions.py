@@ -1,0 +1,145 @@
+"""What the operator calls is what the chart grants it, and nothing is granted that it never calls.
+
+It runs here as a service account with the chart's own rules, against an API server that enforces
+them, through a whole life of a deployment.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from api_proxy import Call
+from fake_node import FakeNode
+from kube import Access, Kube, Object
+from operated import NAME, Site, site
+from waiting import eventually
+
+TEMPLATES = Path(__file__).parents[2] / "charts" / "penstock" / "templates"
+Grant = tuple[str, str, str]
+ADMISSION = {
+    ("penstock.dev", "inferencedeployments/finalizers", "update"),
+    ("penstock.dev", "enginepools/finalizers", "update"),
+}
+"""Never called: the OwnerReferencesPermissionEnforcement admission check asks for them."""
+
+
+def chart_rules() -> list[Object]:
+    """Return the rules of the operator's roles, as the chart writes them."""
+    text = (TEMPLATES / "_rules.tpl").read_text()
+    found = re.search(r'define "penstock.operatorRules" -}}\n(.*?){{- end }}', text, re.DOTALL)
+    assert found is not None
+    own = re.sub(r"{{.*?}}", "x", (TEMPLATES / "operator" / "rbac.yaml").read_text())
+    rules = re.findall(r"^rules:\n(.*?)(?=^---|\Z)", own, re.DOTALL | re.MULTILINE)
+    return [rule for block in (found[1], *rules) for rule in yaml.safe_load(block)]
+
+
+def grants(rules: list[Object]) -> set[Grant]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def asked(call: Call, status: int) -> set[Grant]:
+    """Return the grants that a call needed: an apply that made the object asked for two."""
+    group, resource, verb = call.grant
+    applied = verb == "patch" and status == 201
+    return {call.grant, (group, resource, "create")} if applied else {call.grant}
+
+
+def bound(kube: Kube) -> str:
+    """Give the namespace's own service account the chart's rules; return its token."""
+    meta = {"metadata": {"name": "operator"}}
+    api = "rbac.authorization.k8s.io"
+    rules = [{k: v for k, v in rule.items() if k != "resourceNames"} for rule in chart_rules()]
+    kube.create({"apiVersion": f"{api}/v1", "kind": "Role", **meta, "rules": rules})
+    kube.create(
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "RoleBinding",
+            **meta,
+            "roleRef": {"apiGroup": api, "kind": "Role", "name": "operator"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default"}],
+        }
+    )
+    return kube.token("default")
+
+
+@pytest.fixture
+def pod_monitors(access: Access) -> Iterator[None]:
+    """Let the cluster serve PodMonitors, unless it does."""
+    with Kube(access) as kube:
+        served = kube.get("CustomResourceDefinition", POD_MONITOR["metadata"]["name"])
+        if served is None:
+            kube.create(POD_MONITOR)
+        eventually(lambda: kube.serves("apis/monitoring.coreos.com/v1"), "PodMonitor served")
+        yield
+        if served is None:
+            kube.delete("CustomResourceDefinition", POD_MONITOR["metadata"]["name"])
+
+
+POD_MONITOR: dict[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "x-kubernetes-preserve-unknown-fields": True,
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("pod_monitors")
+def test_what_it_calls_is_what_the_chart_grants(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    with site(access, node, tmp_path, token=bound) as found:
+        _live(found)
+        answers = [(call, status) for call, status in found.proxy.answers if call.resource]
+    refused = {call.grant for call, status in answers if status == 403}
+    called = {grant for call, status in answers for grant in asked(call, status)}
+    assert refused == set()
+    granted = grants(chart_rules())
+    assert called - granted == set()
+    assert granted - called == ADMISSION
+
+
+def test_no_rule_has_a_wildcard_or_reads_secrets() -> None:
+    for group, resource, verb in grants(chart_rules()):
+        assert "*" not in (group, resource, verb)
+        assert resource != "secrets"
+
+
+def _live(found: Site) -> None:
+    """Create, update, drain, lose a pool and a workload, end."""
+    keeps = {"name": "default", "replicas": 2}
+    found.apply(keeps, {"name": "more", "replicas": 1})
+    found.settle()
+    found.apply(keeps, {"name": "more", "replicas": 1}, image="worker:2")
+    found.settle()
+    found.apply({"name": "default", "replicas": 1}, image="worker:2")
+    eventually(lambda: found.settled() and sum(found.pods().values()) == 1, "one left")
+    found.kube.delete("InferenceDeployment", NAME)
+    eventually(found.empty, "nothing left", within=90)  # a new kind keeps the collector busy
+    found.operator.stop()

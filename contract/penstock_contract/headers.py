@@ -34,6 +34,8 @@ ATTEMPT: Final = "x-penstock-attempt"
 JOURNAL: Final = "x-penstock-journal"
 """Any value: put the resume journal into the stream, and go on where `penstock_resume` in the body
 says (penstock_contract.journal)."""
+HANDOFF: Final = "x-penstock-handoff"
+"""Any value: heed `kv_transfer_params` in the body (penstock_contract.handoff)."""
 CACHE_SALT: Final = "x-penstock-cache-salt"
 """Tenant's prefix-cache salt; requests with different salts never share KV blocks."""
 

@@ -207,6 +207,27 @@ WORKER_DRAINING: Final = _gauge(
 WORKER_LOAD_SECONDS: Final = _gauge(
     "penstock_worker_load_seconds", "Time from process start until ready to serve.", _M
 )
+WORKER_KV_PULLS: Final = _counter(
+    "penstock_worker_kv_pulls",
+    "Prompts whose KV this worker was to pull from another one, by outcome.",
+    _M,
+    "outcome",
+)
+WORKER_KV_PULLED_BYTES: Final = _counter(
+    "penstock_worker_kv_pulled_bytes", "KV pulled from other workers and found to be right.", _M
+)
+WORKER_KV_PULL_SECONDS: Final = _counter(
+    "penstock_worker_kv_pull_seconds", "Time that requests waited for KV of other workers.", _M
+)
+WORKER_KV_LEASES: Final = _counter(
+    "penstock_worker_kv_leases",
+    "Leases on KV for other workers that ended, by outcome.",
+    _M,
+    "outcome",
+)
+WORKER_KV_LEASED_BLOCKS: Final = _gauge(
+    "penstock_worker_kv_leased_blocks", "KV blocks that are kept for other workers.", _M
+)
 
 WORKER: Final = (
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV_USAGE, VLLM_PREFIX_QUERIES, VLLM_PREFIX_HITS,
@@ -216,7 +237,8 @@ WORKER: Final = (
     VLLM_DECODE_TIME, VLLM_INFERENCE_TIME, VLLM_COMPUTED_PROMPT_TOKENS, VLLM_CACHE_CONFIG,
     VLLM_OLD_KV_USAGE, VLLM_OLD_PREFIX_QUERIES, VLLM_OLD_PREFIX_HITS,
     VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_MOMENTS,
-    WORKER_STEP_COST, WORKER_DRAINING, WORKER_LOAD_SECONDS,
+    WORKER_STEP_COST, WORKER_DRAINING, WORKER_LOAD_SECONDS, WORKER_KV_PULLS,
+    WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS, WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""
 
@@ -266,6 +288,29 @@ GATEWAY_WORKERS: Final = _gauge(
 GATEWAY_RETRIES: Final = _counter(
     "penstock_gateway_retries", "Requests sent again before their first byte.", "model"
 )
+GATEWAY_RETRIES_DENIED: Final = _counter(
+    "penstock_gateway_retries_denied",
+    "Requests that were not sent again because the retry budget was spent.",
+    "model",
+)
+GATEWAY_WORKER_FAULTS: Final = _counter(
+    "penstock_gateway_worker_faults",
+    "Requests that a worker did not serve to their end, by cause.",
+    "model",
+    "cause",
+)
+GATEWAY_RESUMES: Final = _counter(
+    "penstock_gateway_resumes",
+    "Streams that went on at another worker, by what ended them at the one before.",
+    "model",
+    "cause",
+)
+GATEWAY_RESUME_SECONDS: Final = _histogram(
+    "penstock_gateway_resume_seconds",
+    "From the end of a stream at one worker to its first event from the next.",
+    TTFT_BUCKETS,
+    "model",
+)
 GATEWAY_PREFIX_PREDICTED: Final = _counter(
     "penstock_gateway_prefix_predicted_bytes",
     "Prompt bytes that the chosen worker was expected to have cached.",
@@ -310,6 +355,7 @@ GATEWAY_TENANT_REFUSALS: Final = _counter(
 GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
+    GATEWAY_RETRIES_DENIED, GATEWAY_WORKER_FAULTS, GATEWAY_RESUMES, GATEWAY_RESUME_SECONDS,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_QUEUED, GATEWAY_QUEUE_SECONDS,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
     GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
@@ -350,3 +396,22 @@ class Outcome(Enum):
     COMPLETE = "complete"
     ERROR = "error"
     CANCELLED = "cancelled"
+
+
+class Fault(Enum):
+    """Why a worker did not serve a request to its end."""
+
+    UNREACHABLE = "unreachable"
+    """It does not accept connections."""
+    LOST = "lost"
+    """It closed the connection, or died."""
+    HUNG = "hung"
+    """It fell silent."""
+    GARBAGE = "garbage"
+    """It answered with something that is no answer."""
+    FAILED = "failed"
+    """It says that it has failed."""
+    REFUSED = "refused"
+    """It does not take the request now."""
+    LEAVING = "leaving"
+    """It goes in good order, and asks to continue elsewhere."""

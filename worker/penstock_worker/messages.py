@@ -111,6 +111,21 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     """For people, with ABORT."""
 
 
+class HandoffStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV that other workers keep for this one, or this one for others; since the engine's start."""
+
+    leases: int = 0
+    """That run now."""
+    leased_blocks: int = 0
+    """That they keep now."""
+    lease_ends: dict[str, int] = {}
+    """By `penstock_contract.handoff.LeaseOutcome`."""
+    pulls: dict[str, int] = {}
+    """By `penstock_contract.handoff.PullOutcome`."""
+    pulled_bytes: int = 0
+    pull_seconds: float = 0.0
+
+
 class Stats(msgspec.Struct, frozen=True):
     """The engine's state after a step; counters run from the engine's start."""
 
@@ -135,6 +150,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Sequences that decoded in this step."""
     kv_tokens: int = 0
     """Tokens of context that this step's attention read."""
+    handoff: HandoffStats | None = None
+    """None where it is off."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag="batch"):

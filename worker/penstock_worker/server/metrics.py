@@ -3,10 +3,11 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock_contract import metrics as declared
+from penstock_contract.handoff import LeaseOutcome, PullOutcome
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Metric
 from penstock_contract.step_cost import moments
-from penstock_worker.messages import Batch, Output, Ready, Stats
+from penstock_worker.messages import Batch, HandoffStats, Output, Ready, Stats
 
 
 class _Series:
@@ -77,6 +78,7 @@ class WorkerMetrics:
         self._series = _Series(Instruments(registry, declared.WORKER), model)
         self._last: Stats | None = None
         self._series.set(declared.WORKER_DRAINING, 0)
+        self._handoff(HandoffStats(), HandoffStats())
 
     def loaded(self, ready: Ready, seconds: float) -> None:
         """The worker became ready, so long after its start."""
@@ -108,6 +110,9 @@ class WorkerMetrics:
             self._series.add(metric, now - (before or 0))
         if stats.step_seconds:
             self._step(stats)
+        handed = (last and last.handoff) or HandoffStats()
+        if stats.handoff is not None and stats.handoff != handed:
+            self._handoff(stats.handoff, handed)
         tokens = sum(len(output.tokens) for output in batch.outputs)
         self._series.add(declared.VLLM_GENERATION_TOKENS, tokens)
 
@@ -126,6 +131,19 @@ class WorkerMetrics:
             ("used", stats.blocks_used),
         ):
             self._series.set(declared.WORKER_BLOCKS, count, state=state)
+
+    def _handoff(self, now: HandoffStats, before: HandoffStats) -> None:
+        series = self._series
+        series.set(declared.WORKER_KV_LEASED_BLOCKS, now.leased_blocks)
+        for lease in LeaseOutcome:
+            ended = now.lease_ends.get(lease, 0) - before.lease_ends.get(lease, 0)
+            series.add(declared.WORKER_KV_LEASES, ended, lease)
+        for pull in PullOutcome:
+            series.add(
+                declared.WORKER_KV_PULLS, now.pulls.get(pull, 0) - before.pulls.get(pull, 0), pull
+            )
+        series.add(declared.WORKER_KV_PULLED_BYTES, now.pulled_bytes - before.pulled_bytes)
+        series.add(declared.WORKER_KV_PULL_SECONDS, now.pull_seconds - before.pull_seconds)
 
     def _step(self, stats: Stats) -> None:
         prefill, decode, seconds = stats.prefill_tokens, stats.decode_tokens, stats.step_seconds

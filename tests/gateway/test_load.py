@@ -7,8 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE
-from penstock_gateway.routing.load import Router, Ticket
-from penstock_gateway.routing.policy import CROWD
+from penstock_gateway.routing.load import Prompt, Router, Ticket
+from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 
 
@@ -17,16 +17,24 @@ def worker(name: str) -> FleetWorker:
 
 
 FLEET = [worker("a"), worker("b"), worker("c")]
+NOW = 100.0
 
 
-def cost(router: Router, name: str) -> int:
-    return router.rank([worker(name)], [], 0, tie=0.0)[0].cost
+def prompt_of(text: bytes) -> Prompt:
+    return Prompt(prefix_keys(text), len(text))
 
 
-def send(router: Router, prompt: bytes = b"") -> Ticket:
-    keys = prefix_keys(prompt)
-    choice = router.rank(FLEET, keys, len(prompt), tie=0.0)[0]
-    return router.take(choice, keys, len(prompt))
+def ranked(router: Router, workers: list[FleetWorker]) -> list[Choice]:
+    return router.rank(workers, Prompt(), tie=0.0, now=NOW)
+
+
+def cost(router: Router, name: str) -> float:
+    return ranked(router, [worker(name)])[0].cost
+
+
+def send(router: Router, text: bytes = b"") -> Ticket:
+    prompt = prompt_of(text)
+    return router.take(router.rank(FLEET, prompt, tie=0.0, now=NOW)[0], prompt, NOW)
 
 
 def test_requests_spread_over_idle_workers() -> None:
@@ -37,7 +45,7 @@ def test_requests_spread_over_idle_workers() -> None:
 def test_a_conversation_returns_to_the_worker_that_knows_it() -> None:
     router, prompt = Router(PrefixIndex()), b"system prompt " * 1000
     first = send(router, prompt)
-    router.answered(first)
+    router.answered(first, NOW)
     router.ended(first)
     assert send(router, prompt + b"next turn").worker == first.worker
 
@@ -48,21 +56,21 @@ def test_a_worker_that_was_away_for_a_moment_has_no_negative_load() -> None:
     router.keep_only([])
     fresh = cost(router, ticket.worker)
     router.ended(ticket)
-    assert fresh == 0
-    assert cost(router, ticket.worker) >= 0
+    assert cost(router, ticket.worker) == fresh
+    assert router.tally(ticket.worker).in_flight == 0
 
 
 @given(st.integers(2, 40))
 def test_one_accident_is_one_failure_however_many_streams_it_broke(streams: int) -> None:
     router, only = Router(PrefixIndex()), [worker("a"), worker("b")]
-    choice = router.rank(only, [], 0, tie=0.0)[0]
-    tickets = [router.take(choice, [], 0) for _ in range(streams)]
+    choice = ranked(router, only)[0]
+    tickets = [router.take(choice, Prompt(), NOW) for _ in range(streams)]
     for ticket in tickets:
         router.ended(ticket, failed=True, down_at=5.0)
     # One failure means the shortest pause.
     assert router.to_probe(5.0 + FIRST_PAUSE) == [choice.id]
     router.probed(choice.id, well=True, now=6.0)
-    ranking = router.rank(only, [], 0, tie=0.0)
+    ranking = ranked(router, only)
     assert cost(router, choice.id) == cost(router, "b")
     assert ranking[0].id == choice.id
 
@@ -83,7 +91,7 @@ class Loads(RuleBasedStateMachine):
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, len(self.out) - 1))
-        self.router.answered(self.out[number][0])
+        self.router.answered(self.out[number][0], NOW)
         self.out[number] = (self.out[number][0], True)
 
     @precondition(lambda self: self.out)
@@ -96,8 +104,9 @@ class Loads(RuleBasedStateMachine):
     def loads_add_up(self) -> None:
         for one in FLEET:
             mine = [(ticket, heard) for ticket, heard in self.out if ticket.worker == one.id]
-            waiting = sum(ticket.waiting_bytes for ticket, heard in mine if not heard)
-            assert cost(self.router, one.id) == waiting + CROWD * len(mine)
+            waiting = sum(ticket.choice.uncached for ticket, heard in mine if not heard)
+            tally = self.router.tally(one.id)
+            assert (tally.in_flight, tally.outstanding_tokens) == (len(mine), waiting)
 
 
 TestLoads = Loads.TestCase

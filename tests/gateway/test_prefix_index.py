@@ -4,13 +4,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, PrefixIndex, prefix_keys
+from penstock_gateway.routing.prefix_index import (
+    BOUNDARIES,
+    EVEN_UP_TO,
+    FIRST_BOUNDARY,
+    PER_OCTAVE,
+    PrefixIndex,
+    prefix_keys,
+)
 
 workers = st.sampled_from(["a", "b", "c", "d"])
-# Prompts over few letters, a boundary long each, so that prefixes really are shared.
+# Prompts over few letters, half a boundary long each, so that prefixes really are shared.
 prompts = st.lists(st.sampled_from([b"x", b"y"]), max_size=24).map(
     lambda letters: b"".join(letter * (FIRST_BOUNDARY // 2) for letter in letters)
 )
+
+
+def lengths(index: PrefixIndex, prompt: bytes) -> dict[str, int]:
+    matched = index.match(prefix_keys(prompt))
+    return {worker: match.length for worker, match in matched.items() if match.length}
+
+
+def send(index: PrefixIndex, prompt: bytes, worker: str, uncached: int = 0) -> int:
+    return index.record(prefix_keys(prompt), worker, uncached)
 
 
 def shared(one: bytes, other: bytes) -> int:
@@ -20,20 +36,38 @@ def shared(one: bytes, other: bytes) -> int:
     )
 
 
+def longest_boundary(size: int) -> int:
+    return max((end for end in BOUNDARIES if end <= size), default=0)
+
+
 @given(st.lists(st.tuples(prompts, workers), max_size=30), prompts)
 def test_matches_are_those_of_a_naive_search(sent: list[tuple[bytes, str]], prompt: bytes) -> None:
     index = PrefixIndex()
-    for earlier, worker in sent:
-        index.record(prefix_keys(earlier), worker)
     expected: dict[str, int] = {}
     for earlier, worker in sent:
-        common = shared(earlier, prompt)
-        longest = max(
-            (key.length for key in prefix_keys(prompt) if key.length <= common), default=0
-        )
+        send(index, earlier, worker)
+        longest = longest_boundary(shared(earlier, prompt))
         if longest:
             expected[worker] = max(longest, expected.get(worker, 0))
-    assert index.match(prefix_keys(prompt)) == expected
+    assert lengths(index, prompt) == expected
+
+
+@given(st.binary(max_size=5000), st.binary(max_size=5000))
+def test_keys_are_equal_exactly_as_far_as_prompts_are(one: bytes, other: bytes) -> None:
+    for end, a, b in zip(BOUNDARIES, prefix_keys(one), prefix_keys(other), strict=False):
+        assert (a == b) == (one[:end] == other[:end])
+
+
+@given(st.integers(0, 10**6))
+def test_boundaries_are_few_and_lose_little(size: int) -> None:
+    keys = prefix_keys(bytes(size))
+    assert len(keys) <= 90
+    if size >= EVEN_UP_TO:
+        assert BOUNDARIES[len(keys) - 1] > size * (1 - 1 / PER_OCTAVE)
+
+
+def test_a_salt_keeps_models_and_tenants_apart() -> None:
+    assert not set(prefix_keys(bytes(999), b"a")) & set(prefix_keys(bytes(999), b"b"))
 
 
 class BoundedIndex(RuleBasedStateMachine):
@@ -48,7 +82,7 @@ class BoundedIndex(RuleBasedStateMachine):
 
     @rule(prompt=prompts, worker=workers)
     def record(self, prompt: bytes, worker: str) -> None:
-        self.index.record(prefix_keys(prompt), worker)
+        send(self.index, prompt, worker)
         self.alive.add(worker)
 
     @rule(worker=workers)
@@ -58,40 +92,79 @@ class BoundedIndex(RuleBasedStateMachine):
 
     @rule(prompt=prompts)
     def match(self, prompt: bytes) -> None:
-        matched = self.index.match(prefix_keys(prompt))
+        matched = lengths(self.index, prompt)
         assert matched.keys() <= self.alive
         assert all(0 < length <= len(prompt) for length in matched.values())
 
     @invariant()
     def bounded(self) -> None:
-        assert len(self.index) <= self.capacity
+        # A generation turns when it is full: one prompt may be above it.
+        assert len(self.index) <= 2 * (self.capacity + len(prefix_keys(bytes(24 * 128))))
 
 
 TestBoundedIndex = BoundedIndex.TestCase
 
 
 def test_a_new_worker_never_inherits_the_cache_of_one_that_is_gone() -> None:
-    index, keys = PrefixIndex(), prefix_keys(bytes(1000))
-    index.record(keys, "old")
+    index, prompt = PrefixIndex(), bytes(1000)
+    send(index, prompt, "old")
     index.forget("old")
-    index.record(prefix_keys(b"y" * 1000), "new")
-    assert index.match(keys) == {}
+    send(index, b"y" * 1000, "new")
+    assert lengths(index, prompt) == {}
 
 
-def test_what_was_used_last_outlives_what_was_not() -> None:
-    one, two, three = (prefix_keys(letter * FIRST_BOUNDARY) for letter in (b"1", b"2", b"3"))
-    index = PrefixIndex(2)
-    index.record(one, "a")
-    index.record(two, "a")
-    assert index.match(one)
-    index.record(three, "a")
-    assert index.match(one)
-    assert not index.match(two)
+def test_what_was_used_outlives_what_was_not() -> None:
+    index, used, unused = PrefixIndex(4), b"u" * 256, b"v" * 256
+    send(index, unused, "a")
+    for filler in range(40):
+        send(index, used, "a")
+        send(index, bytes([filler]) * 256, "a")
+    assert lengths(index, used) == {"a": 256}
+    assert lengths(index, unused) == {}
 
 
-def test_eviction_shortens_a_match_before_it_loses_it() -> None:
-    keys = prefix_keys(bytes(FIRST_BOUNDARY * 4))
-    index = PrefixIndex(len(keys))
-    index.record(keys, "a")
-    index.record(prefix_keys(b"y" * FIRST_BOUNDARY), "a")
-    assert index.match(keys) == {"a": keys[-2].length}
+def test_what_a_worker_did_not_compute_is_taken_back() -> None:
+    index, first, both = PrefixIndex(), b"x" * 512, b"x" * 1024
+    send(index, first, "a")
+    stamp = send(index, both, "a")
+    index.retract(prefix_keys(both), "a", stamp)
+    assert lengths(index, both) == {}
+    send(index, both, "a")
+    index.retract(prefix_keys(both), "a", stamp)  # somebody else's by now
+    assert lengths(index, both) == {"a": 1024}
+
+
+def test_what_lies_beyond_the_reach_of_a_cache_does_not_count() -> None:
+    index, prompt = PrefixIndex(), bytes(1000)
+    send(index, prompt, "a", 1000)
+    index.reaches("a", 5000)
+    send(index, b"y" * 4000, "a", 4000)
+    assert lengths(index, prompt) == {"a": 768}
+    send(index, b"z" * 4000, "a", 4000)
+    assert lengths(index, prompt) == {}
+    assert index.match(prefix_keys(prompt))["a"].age == 8000
+
+
+def test_the_reach_is_learned_from_what_workers_report() -> None:
+    index, prompt = PrefixIndex(), bytes(1000)
+    send(index, prompt, "a", 1000)
+    send(index, b"y" * 9000, "a", 9000)
+    assert lengths(index, prompt) == {"a": 768}
+    index.reported("a", 9000, cached=False)
+    index.reported("a", 8000, cached=False)
+    assert lengths(index, prompt) == {}
+    index.reported("a", 9000, cached=True)
+    assert lengths(index, prompt) == {"a": 768}
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.booleans()), max_size=40))
+def test_no_report_makes_the_reach_negative_or_breaks_a_match(
+    reports: list[tuple[int, bool]],
+) -> None:
+    index, prompt = PrefixIndex(), bytes(1000)
+    for age, cached in reports:
+        index.reported("a", age, cached=cached)
+    send(index, prompt, "a")
+    for age, cached in reports:
+        index.reported("a", age, cached=cached)
+    assert lengths(index, prompt) == {"a": 768}

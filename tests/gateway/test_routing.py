@@ -1,113 +1,148 @@
 """Routing decisions, as functions of plain values."""
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
-from penstock_gateway.routing.load import Router, Tally
-from penstock_gateway.routing.policy import CROWD, Candidate, rank
-from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, PrefixIndex, prefix_keys
+from penstock_gateway.routing.load import Prediction, Prompt, Router
+from penstock_gateway.routing.policies import rank_by
+from penstock_gateway.routing.policy import NEAR, STICKINESS, Candidate, rank
+from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
+from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
+from penstock_gateway.routing.worker_load import Tally
 
+POLICIES = ["PrefixAware", "LeastLoad", "RoundRobin", "ConsistentHash"]
+SPEED = Speed(0.0, 1e-3, 1e-3)
+"""A thousand tokens a second."""
+EMPTY = Prompt()
 ties = st.floats(0, 1, exclude_max=True)
 candidates = st.lists(
     st.builds(
         Candidate,
         id=st.uuids().map(str),
-        in_flight=st.integers(0, 50),
-        waiting_bytes=st.integers(0, 10**6),
-        matched_bytes=st.integers(0, 10**6),
+        speed=st.builds(Speed, st.floats(0, 1), st.floats(1e-6, 1e-2), st.floats(0, 1e-2)),
+        resident=st.integers(0, 50),
+        outstanding=st.integers(0, 10**6),
+        matched=st.integers(0, 10**6),
+        kv_free=st.integers(-(10**6), 10**6).map(float),
+        session=st.booleans(),
+        preferred=st.booleans(),
     ),
     max_size=8,
 )
 
 
+def best(found: list[Candidate], prompt: int, tie: float = 0.0) -> str:
+    return rank(found, prompt, tie)[0].id
+
+
+@given(st.sampled_from(POLICIES), candidates, st.integers(0, 10**6), ties, st.integers(0, 99))
+def test_a_ranking_is_a_permutation_with_the_preferred_first(
+    policy: str, found: list[Candidate], prompt: int, tie: float, turn: int
+) -> None:
+    ranking = rank_by(policy, found, prompt, tie=tie, turn=turn, key=turn)
+    assert sorted(c.id for c in ranking) == sorted(c.id for c in found)
+    preferred = [c.candidate.preferred for c in ranking]
+    assert preferred == sorted(preferred, reverse=True)
+    assert all(choice.reason for choice in ranking)
+
+
 @given(candidates, st.integers(0, 10**6), ties)
-def test_a_ranking_is_a_permutation_ordered_by_cost(
+def test_among_workers_with_room_the_first_is_nearly_the_cheapest(
     found: list[Candidate], prompt: int, tie: float
 ) -> None:
-    ranking = rank(found, prompt, tie)
-    assert sorted(c.id for c in ranking) == sorted(c.id for c in found)
-    assert [c.cost for c in ranking] == sorted(c.cost for c in ranking)
+    bound = STICKINESS + min((c.ttft for c in rank(found, prompt, tie)), default=0.0)
+    ranking = [
+        choice
+        for choice in rank(found, prompt, tie)
+        if choice.candidate.preferred and choice.fits and choice.ttft <= bound
+    ]
+    if ranking:
+        assert ranking[0].cost <= min(choice.cost for choice in ranking) + NEAR
 
 
 def test_ties_are_broken_by_the_number_given() -> None:
-    equal = [Candidate(str(n), 0, 0, 0) for n in range(4)]
-    assert {rank(equal, 100, n / 4)[0].id for n in range(4)} == {"0", "1", "2", "3"}
+    equal = [Candidate(str(n)) for n in range(4)]
+    assert {best(equal, 100, n / 4) for n in range(4)} == {"0", "1", "2", "3"}
 
 
 def test_a_cached_prefix_attracts_until_its_queue_outweighs_it() -> None:
-    def first(in_flight: int, waiting: int) -> str:
-        hot = Candidate("hot", in_flight, waiting, matched_bytes=8 * CROWD)
-        return rank([hot, Candidate("cold", 0, 0, 0)], 10 * CROWD, 0.0)[0].id
+    def first(outstanding: int) -> str:
+        hot = Candidate("hot", SPEED, outstanding=outstanding, matched=500)
+        return best([hot, Candidate("cold", SPEED)], 1000)
 
-    assert first(0, 0) == "hot"
-    assert first(7, 0) == "hot"
-    assert first(9, 0) == "cold"
-    assert first(1, 8 * CROWD) == "cold"
+    assert [first(n) for n in (0, 1400, 1600)] == ["hot", "hot", "cold"]
 
 
-def test_without_a_prefix_the_least_loaded_wins() -> None:
-    found = [Candidate("a", 3, 0, 0), Candidate("b", 1, 0, 0), Candidate("c", 2, 0, 0)]
+def test_no_prefix_is_worth_waiting_for_longer_than_the_bound() -> None:
+    def first(outstanding: int) -> str:
+        hot = Candidate("hot", SPEED, outstanding=outstanding, matched=20_000)
+        return best([hot, Candidate("cold", SPEED, matched=18_000)], 20_000)
+
+    assert first(3900) == "hot"
+    assert first(4100) == "cold"
+
+
+def test_each_worker_is_judged_by_its_own_speed() -> None:
+    slow, fast = Candidate("slow", Speed(0, 1e-3)), Candidate("fast", Speed(0, 1e-4))
+    assert best([slow, fast], 1000) == "fast"
+    assert best([slow._replace(matched=990), fast], 1000) == "slow"
+
+
+def test_without_a_prefix_the_least_crowded_wins() -> None:
+    found = [Candidate(name, SPEED, resident=n) for name, n in (("a", 3), ("b", 1), ("c", 2))]
     assert [c.id for c in rank(found, 1000, 0.9)] == ["b", "c", "a"]
 
 
-@given(st.binary(max_size=5000), st.binary(max_size=5000))
-def test_keys_are_equal_exactly_as_far_as_prompts_are(one: bytes, other: bytes) -> None:
-    left, right = prefix_keys(one), prefix_keys(other)
-    for a, b in zip(left, right, strict=False):
-        assert a.length == b.length
-        assert (a == b) == (one[: a.length] == other[: b.length])
+def test_a_worker_without_room_for_the_kv_comes_last() -> None:
+    full, free = Candidate("full", SPEED, kv_free=900), Candidate("free", SPEED, resident=9)
+    assert [c.id for c in rank([full, free], 1000, 0.0)] == ["free", "full"]
+    assert best([full, free], 800) == "full"
+    assert best([full._replace(matched=200), free], 1000) == "full"
 
 
-@given(st.integers(0, 10**6))
-def test_boundaries_are_few_and_cover_two_thirds(size: int) -> None:
-    keys = prefix_keys(bytes(size))
-    assert len(keys) <= 30
-    if size >= FIRST_BOUNDARY:
-        assert keys[-1].length >= size * 2 / 3 - 1
+def test_a_session_returns_to_its_worker_until_that_is_too_far_behind() -> None:
+    own, other = Candidate("own", SPEED, session=True), Candidate("other", SPEED)
+    assert best([own._replace(outstanding=1900), other], 1000) == "own"
+    assert best([own._replace(outstanding=2100), other], 1000) == "other"
 
 
-def test_a_salt_keeps_models_apart() -> None:
-    assert not set(prefix_keys(bytes(999), b"a")) & set(prefix_keys(bytes(999), b"b"))
+def test_round_robin_goes_round() -> None:
+    found = [Candidate(name, resident=9 * (name == "a")) for name in "abc"]
+    turns = [rank_by("RoundRobin", found, 9, tie=0.5, turn=n, key=0)[0].id for n in range(6)]
+    assert turns == list("abcabc")
 
 
-operations = st.lists(
-    st.tuples(st.sampled_from(["record", "forget"]), st.integers(0, 3), st.integers(0, 5)),
-    max_size=60,
-)
+def test_least_load_counts_requests_and_nothing_else() -> None:
+    found = [Candidate("a", resident=2, matched=99), Candidate("b", resident=1, outstanding=10**6)]
+    assert rank_by("LeastLoad", found, 100, tie=0.0, turn=0, key=0)[0].id == "b"
 
 
-@given(operations)
-def test_the_index_equals_a_naive_one(found: list[tuple[str, int, int]]) -> None:
-    prompts = [bytes([n // 2]) * 400 + bytes([n]) * 400 for n in range(6)]
-    index = PrefixIndex()
-    naive: dict[tuple[str, int], set[bytes]] = {}
-    for operation, worker, prompt in found:
-        name = f"w{worker}"
-        if operation == "record":
-            index.record(prefix_keys(prompts[prompt]), name)
-            for key in prefix_keys(prompts[prompt]):
-                naive.setdefault((name, key.length), set()).add(prompts[prompt][: key.length])
-        else:
-            index.forget(name)
-            naive = {key: seen for key, seen in naive.items() if key[0] != name}
-    for prompt in prompts:
-        matched = index.match(prefix_keys(prompt))
-        wanted: dict[str, int] = {}
-        for key in prefix_keys(prompt):
-            for worker in range(4):
-                if prompt[: key.length] in naive.get((f"w{worker}", key.length), set()):
-                    wanted[f"w{worker}"] = key.length
-        assert matched == wanted
+@given(st.sets(st.integers(0, 99), min_size=2, max_size=12), st.integers(0, 2**64 - 1))
+def test_a_consistent_hash_moves_only_what_was_on_the_worker_that_left(
+    names: set[int], key: int
+) -> None:
+    found = [Candidate(str(name)) for name in names]
+
+    def first(left: list[Candidate]) -> str:
+        return rank_by("ConsistentHash", left, 1, tie=0.0, turn=0, key=key)[0].id
+
+    home = first(found)
+    for gone in found:
+        if gone.id != home:
+            assert first([c for c in found if c is not gone]) == home
 
 
-@given(st.lists(st.binary(min_size=200, max_size=900), max_size=30), st.integers(1, 20))
-def test_the_index_is_bounded(prompts: list[bytes], capacity: int) -> None:
-    index = PrefixIndex(capacity)
-    for prompt in prompts:
-        index.record(prefix_keys(prompt), "w")
-        assert len(index) <= capacity
+def test_a_consistent_hash_passes_over_a_worker_above_the_bound() -> None:
+    found = [Candidate(str(n), resident=4) for n in range(4)]
+    home = int(rank_by("ConsistentHash", found, 1, tie=0.0, turn=0, key=7)[0].id)
+    found[home] = found[home]._replace(resident=8)
+    assert rank_by("ConsistentHash", found, 1, tie=0.0, turn=0, key=7)[0].id != str(home)
 
 
 def test_a_breaker_pauses_longer_each_time_and_forgets_on_success() -> None:
@@ -140,51 +175,126 @@ def workers(*names: str) -> list[FleetWorker]:
     ]
 
 
+def prompt_of(text: bytes, **more: Any) -> Prompt:
+    return Prompt(prefix_keys(text), len(text), **more)
+
+
+def order(router: Router, names: str, prompt: Prompt = EMPTY, now: float = 0.0) -> str:
+    return "".join(c.id for c in router.rank(workers(*names), prompt, tie=0.0, now=now))
+
+
+def send(router: Router, names: str, prompt: Prompt = EMPTY, now: float = 0.0) -> Any:
+    choice = router.rank(workers(*names), prompt, tie=0.0, now=now)[0]
+    return router.take(choice, prompt, now)
+
+
 def test_load_is_what_was_taken_and_not_given_back() -> None:
     router = Router(PrefixIndex())
-    fleet = workers("a", "b")
-
-    def best() -> str:
-        return router.rank(fleet, [], 100, tie=0.0)[0].id
-
-    first = router.take(router.rank(fleet, [], 100, tie=0.0)[0], [], 100)
-    assert (first.worker, best()) == ("a", "b")
-    router.answered(first)
-    assert best() == "b"  # still decoding
+    first = send(router, "ab")
+    assert (first.worker, order(router, "ab")) == ("a", "ba")
+    router.answered(first, 0.0)
+    assert order(router, "ab") == "ba"  # still decoding
     router.ended(first)
-    assert best() == "a"
+    assert order(router, "ab") == "ab"
 
 
 def test_a_failed_worker_comes_last_but_is_not_lost() -> None:
     router = Router(PrefixIndex())
-    fleet = workers("a", "b")
-    ticket = router.take(router.rank(fleet, [], 0, tie=0.0)[0], [], 0)
-    router.ended(ticket, failed=True, down_at=0.0)
-    assert [c.id for c in router.rank(fleet, [], 0, tie=0.0)] == ["b", "a"]
+    router.ended(send(router, "ab"), failed=True, down_at=0.0)
+    assert order(router, "ab") == "ba"
     assert router.to_probe(FIRST_PAUSE / 2) == []
     assert router.to_probe(FIRST_PAUSE) == ["a"]
     router.probed("a", well=False, now=FIRST_PAUSE)
     assert router.to_probe(FIRST_PAUSE) == []
-    assert router.rank(fleet, [], 0, tie=0.0)[0].id == "b"
+    assert order(router, "ab") == "ba"
     router.probed("a", well=True, now=10.0)
-    assert router.rank(fleet, [], 0, tie=0.0)[0].id == "a"
+    assert order(router, "ab") == "ab"
 
 
 def test_a_tally_counts_what_a_worker_was_given_and_what_it_failed() -> None:
     router = Router(PrefixIndex())
     for outcome in ({}, {"failed": True}, {"failed": True, "down_at": 0.0}, {"counts": False}):
-        choice = router.rank(workers("a"), [], 100, tie=0.0)[0]
-        router.ended(router.take(choice, [], 100), **outcome)
-    router.take(router.rank(workers("a"), [], 100, tie=0.0)[0], [], 100)
-    assert router.tally("a") == Tally(in_flight=1, waiting_bytes=100, requests=3, failures=2)
+        router.ended(send(router, "a", prompt_of(bytes(100))), **outcome)
+    send(router, "a", prompt_of(bytes(100)))
+    assert router.tally("a") == Tally(in_flight=1, outstanding_tokens=25, requests=3, failures=2)
     assert router.tally("nobody") == Tally()
 
 
 def test_a_worker_that_is_gone_is_forgotten() -> None:
-    router = Router(PrefixIndex())
-    keys = prefix_keys(bytes(1000))
-    ticket = router.take(router.rank(workers("a"), keys, 1000, tie=0.0)[0], keys, 1000)
+    router, prompt = Router(PrefixIndex()), prompt_of(bytes(1000))
+    ticket = send(router, "a", prompt)
     router.keep_only(["b"])
     router.ended(ticket)  # its request may end later
-    (choice,) = router.rank(workers("a"), keys, 1000, tie=0.0)
-    assert (choice.matched_bytes, choice.cost) == (0, 1000)
+    (choice,) = router.rank(workers("a"), prompt, tie=0.0, now=0.0)
+    assert (choice.matched, choice.candidate.resident) == (0, 0)
+
+
+def test_a_prompt_that_a_worker_refused_is_not_expected_to_be_cached() -> None:
+    router, prompt = Router(PrefixIndex()), prompt_of(bytes(1000))
+    router.ended(send(router, "a", prompt), failed=True)
+    assert router.rank(workers("a"), prompt, tie=0.0, now=0.0)[0].matched == 0
+
+
+def test_a_session_is_remembered_whatever_its_prompts() -> None:
+    router = Router(PrefixIndex())
+    ticket = send(router, "abc", prompt_of(b"one", session="s"))
+    router.ended(ticket)
+    for tie in (0.0, 0.5, 0.9):
+        found = router.rank(
+            workers(*"abc"), prompt_of(b"other" * 900, session="s"), tie=tie, now=0.0
+        )
+        assert found[0].id == ticket.worker
+
+
+def test_answers_tell_how_right_predictions_were() -> None:
+    router, prompt = Router(PrefixIndex()), prompt_of(bytes(1024))
+    assert router.answered(send(router, "a", prompt), 0.1, Report(None, 0)) == Prediction(0, 0)
+    assert router.answered(send(router, "a", prompt), 0.2, Report(None, 200)) == Prediction(
+        256, 200
+    )
+    assert router.answered(send(router, "a", prompt), 0.3) is None
+
+
+def test_nothing_is_believed_of_a_cache_across_a_restart() -> None:
+    router = Router(PrefixIndex())
+    old, fresh = prompt_of(b"x" * 1000), prompt_of(b"y" * 1000)
+    router.answered(send(router, "a", old), 0.0, epoch=b"1")
+    assert router.rank(workers("a"), old, tie=0.0, now=0.0)[0].matched
+    router.answered(send(router, "a", fresh), 0.0, epoch=b"2")
+    assert not router.rank(workers("a"), old, tie=0.0, now=0.0)[0].matched
+    assert router.rank(workers("a"), fresh, tie=0.0, now=0.0)[0].matched
+
+
+def test_the_size_of_tokens_is_learned_from_answers() -> None:
+    router, prompt = Router(PrefixIndex()), prompt_of(bytes(8000))
+    router.answered(send(router, "a", prompt), 0.0, Report(1000, 0))
+    (choice,) = router.rank(workers("a"), prompt_of(b"y" * 8000), tie=0.0, now=0.0)
+    assert choice.uncached == 1000
+
+
+def test_a_prompt_whose_first_token_cannot_be_seen_does_not_wait_for_ever() -> None:
+    router = Router(PrefixIndex())
+    ticket = send(router, "a", prompt_of(bytes(40_000), streamed=False))
+    assert router.tally("a").outstanding_tokens == 10_000
+    order(router, "a", now=ticket.choice.ttft + 0.1)
+    assert router.tally("a") == Tally(in_flight=1)
+
+
+def test_speeds_are_those_that_streams_show() -> None:
+    router = Router(PrefixIndex())
+    for n in range(60):
+        ticket = send(router, "a", prompt_of(b"%d" % n * 4000))
+        router.answered(ticket, 2e-3 * ticket.choice.uncached)
+        router.ended(ticket)
+    (choice,) = router.rank(workers("a"), prompt_of(b"-" * 16_000), tie=0.0, now=0.0)
+    assert choice.ttft == pytest.approx(8.0, rel=0.2)
+
+
+def test_a_worker_is_as_fast_and_as_roomy_as_it_says() -> None:
+    router, prompt = Router(PrefixIndex()), prompt_of(bytes(4000))
+    router.profile("a", SPEED, kv_tokens=1000 + TYPICAL_OUTPUT)
+    (choice,) = router.rank(workers("a"), prompt, tie=0.0, now=0.0)
+    assert choice.fits
+    assert choice.ttft == pytest.approx(1.0)
+    send(router, "a", prompt)
+    assert not router.rank(workers("a"), prompt_of(b"y" * 4000), tie=0.0, now=0.0)[0].fits

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetCanary, FleetWorker
-from penstock_gateway.routing.policy import Choice
+from penstock_gateway.routing.policy import Candidate, Choice
 from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, prefix_keys
 from penstock_gateway.routing.split import (
     attempts,
@@ -98,7 +98,7 @@ def test_without_a_canary_all_revisions_are_alike() -> None:
 
 
 def test_after_a_failure_on_trial_the_proven_revision_is_next() -> None:
-    ranking = [Choice(name, 0, 0, "") for name in ("n1", "n2", "o1", "o2")]
+    ranking = [Choice(Candidate(name), 0, 0, 0) for name in ("n1", "n2", "o1", "o2")]
     trial = frozenset({"n1", "n2"})
     assert [c.id for c in attempts(ranking, trial, 3)] == ["n1", "o1", "o2"]
     assert [c.id for c in attempts(ranking[::-1], trial, 3)] == ["o2", "o1", "n2"]

@@ -1,46 +1,63 @@
-"""What the gateway has sent to each worker and not got back: its own view, no scrape involved."""
+"""The choice of a worker, and what becomes of it: its own view, no scrape involved."""
 
+import heapq
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
 
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.breaker import Breaker
-from penstock_gateway.routing.policy import Candidate, Choice, rank
-from penstock_gateway.routing.prefix_index import PrefixIndex, PrefixKey
+from penstock_gateway.routing.generations import Generations
+from penstock_gateway.routing.policies import rank_by
+from penstock_gateway.routing.policy import Candidate, Choice
+from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys
+from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
+from penstock_gateway.routing.worker_load import Load, Tally
+
+SESSIONS: Final = 50_000
+"""Sessions remembered per generation."""
+HASHED_KEY: Final = 7
+"""The key by which ConsistentHash chooses: the first two kilobytes, or less."""
+_NOTHING: Final = Match(0, 0)
+_UNTOLD: Final = Report()
 
 
-@dataclass
+class Prompt(NamedTuple):
+    """What routing knows of a request."""
+
+    keys: PrefixKeys = []  # noqa: RUF012 - never changed
+    size: int = 0
+    """Bytes."""
+    session: str | None = None
+    """The session that the client says it belongs to."""
+    streamed: bool = True
+    """Its first byte is the first token's; otherwise the last one's."""
+
+
+@dataclass(slots=True)
 class Ticket:
     """A request that was given to a worker; hand it back when it ends."""
 
     worker: str
-    waiting_bytes: int
     number: int
+    prompt: Prompt
+    choice: Choice
+    sent: float
+    """Monotonic seconds."""
+    stamp: int
+    """Of the index's record."""
+    age: int
+    """Of what was expected to be cached."""
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What the gateway has on a worker, and what it saw of it since it knows it."""
+class Prediction(NamedTuple):
+    """Prompt tokens of one request: those expected to be cached, and those that were."""
 
-    in_flight: int = 0
-    waiting_bytes: int = 0
-    """Uncached prompt bytes of requests that have not answered yet."""
-    requests: int = 0
-    """Ended requests that the worker was answerable for."""
-    failures: int = 0
-    """Those that it failed."""
-
-
-@dataclass
-class _Load:
-    waiting: dict[int, int] = field(default_factory=dict)
-    """Uncached bytes by ticket, until the first byte of the answer."""
-    in_flight: set[int] = field(default_factory=set)
-    """Numbers of the tickets that are out; those of an earlier life do not count."""
-    breaker: Breaker = field(default_factory=Breaker)
-    requests: int = 0
-    failures: int = 0
+    predicted: int
+    cached: int
 
 
 class Router:
@@ -48,8 +65,11 @@ class Router:
 
     def __init__(self, index: PrefixIndex) -> None:
         self._index = index
-        self._loads: dict[str, _Load] = {}
+        self._loads: dict[str, Load] = {}
+        self._sessions: Generations[int, str] = Generations(SESSIONS)
         self._numbers = itertools.count()
+        self._unseen: list[tuple[float, int, str]] = []
+        """When the prompts of requests that do not stream should have been computed."""
 
     def keep_only(self, workers: Iterable[str]) -> None:
         """Forget workers that are gone."""
@@ -58,45 +78,107 @@ class Router:
             del self._loads[gone]
             self._index.forget(gone)
 
+    def profile(self, worker: str, speed: Speed, kv_tokens: int | None) -> None:
+        """Take over what a worker says of itself: how fast it is, how much KV it has room for."""
+        load = self._load(worker)
+        load.speed.believe(speed)
+        if kv_tokens:
+            load.kv_tokens = kv_tokens
+            self._index.reaches(worker, int(kv_tokens * load.bytes_per_token))
+
     def rank(
-        self, workers: Iterable[FleetWorker], keys: list[PrefixKey], prompt_bytes: int,
-        *, tie: float, preferred: frozenset[str] | None = None,
-    ) -> list[Choice]:  # fmt: skip
+        self,
+        workers: Iterable[FleetWorker],
+        prompt: Prompt,
+        *,
+        tie: float,
+        now: float,
+        policy: str = "PrefixAware",
+        preferred: frozenset[str] | None = None,
+    ) -> list[Choice]:
         """Return the workers, best first: preferred ones (None: all), others, then broken ones.
 
         A worker whose breaker is open comes last rather than never: with nothing better at hand, an
         attempt costs less than a refusal.
         """
-        matched = self._index.match(keys)
+        self._let_unseen_go(now)
+        matched = self._index.match(prompt.keys)
+        session = self._session(prompt)
         healthy: list[Candidate] = []
         broken: list[Candidate] = []
         for worker in workers:
-            load = self._loads.setdefault(worker.id, _Load())
+            load = self._load(worker.id)
             candidate = Candidate(
                 worker.id,
-                len(load.in_flight),
-                sum(load.waiting.values()),
-                matched.get(worker.id, 0),
+                load.speed.speed,
+                len(load.kv),
+                load.outstanding,
+                load.tokens(matched.get(worker.id, _NOTHING).length),
+                load.kv_tokens - load.kv_used,
+                worker.id == session,
                 preferred is None or worker.id in preferred,
             )
             (broken if load.breaker.open else healthy).append(candidate)
-        return rank(healthy, prompt_bytes, tie) + rank(broken, prompt_bytes, tie)
+        return [
+            choice
+            for group in (healthy, broken)
+            for choice in rank_by(
+                policy, group, self._tokens(group, prompt), tie=tie,
+                turn=next(self._numbers), key=_hashed(prompt),
+            )
+        ]  # fmt: skip
 
-    def take(self, choice: Choice, keys: list[PrefixKey], prompt_bytes: int) -> Ticket:
+    def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
         """Record that a request goes to a worker."""
-        ticket = Ticket(choice.id, max(0, prompt_bytes - choice.matched_bytes), next(self._numbers))
-        load = self._loads.setdefault(choice.id, _Load())
-        load.in_flight.add(ticket.number)
-        load.waiting[ticket.number] = ticket.waiting_bytes
-        self._index.record(keys, choice.id)
+        worker, load = choice.id, self._load(choice.id)
+        age = self._index.match(prompt.keys).get(worker, _NOTHING).age
+        stamp = self._index.record(
+            prompt.keys, worker, prompt.size - int(choice.matched * load.bytes_per_token)
+        )
+        ticket = Ticket(worker, next(self._numbers), prompt, choice, now, stamp, age)
+        load.waiting[ticket.number] = choice.uncached
+        load.outstanding += choice.uncached
+        load.kv[ticket.number] = choice.uncached + TYPICAL_OUTPUT
+        load.kv_used += choice.uncached + TYPICAL_OUTPUT
+        if not prompt.streamed:
+            heapq.heappush(self._unseen, (now + choice.ttft, ticket.number, worker))
+        if prompt.session:
+            self._sessions.put(_digest(prompt.session), worker)
         return ticket
 
-    def answered(self, ticket: Ticket) -> None:
-        """The first byte came: the prompt is computed, and the worker is alive."""
+    def answered(
+        self, ticket: Ticket, now: float, told: Report = _UNTOLD, epoch: bytes = b""
+    ) -> Prediction | None:
+        """The first byte came: the prompt is computed, and the worker is alive.
+
+        Args:
+            ticket: of the request.
+            now: monotonic seconds.
+            told: what the answer says of its prompt.
+            epoch: random per start of the worker's engine, where the answer says it.
+
+        Returns:
+            how right the prediction was, if the answer tells.
+        """
         load = self._loads.get(ticket.worker)
-        if load is not None:
-            load.waiting.pop(ticket.number, None)
-            load.breaker = load.breaker.succeeded()
+        if load is None:
+            return None
+        load.began(ticket.number)
+        load.breaker = load.breaker.succeeded()
+        if epoch and epoch != load.epoch:
+            self._begun_anew(ticket, first=not load.epoch)
+            load.epoch = epoch
+        choice = ticket.choice
+        if ticket.prompt.streamed:
+            computed = choice.uncached if told.cached is None else _computed(choice, told.cached)
+            load.speed.observe(choice.candidate.outstanding + computed, now - ticket.sent)
+        load.learn_tokens(ticket.prompt.size, told.prompt)
+        if told.cached is None:
+            return None
+        if choice.matched:
+            right = told.cached >= choice.matched / 2
+            self._index.reported(ticket.worker, ticket.age, cached=right)
+        return Prediction(choice.matched, told.cached)
 
     def ended(
         self,
@@ -117,8 +199,10 @@ class Router:
         load = self._loads.get(ticket.worker)
         if load is None:
             return
-        load.waiting.pop(ticket.number, None)
-        load.in_flight.discard(ticket.number)
+        if failed and ticket.number in load.waiting:
+            self._index.retract(ticket.prompt.keys, ticket.worker, ticket.stamp)
+        load.began(ticket.number)
+        load.kv_used -= load.kv.pop(ticket.number, 0)
         load.requests += counts
         load.failures += counts and failed
         if down_at is not None:
@@ -127,10 +211,7 @@ class Router:
     def tally(self, worker: str) -> Tally:
         """Return what is known of a worker."""
         load = self._loads.get(worker)
-        if load is None:
-            return Tally()
-        waiting = sum(load.waiting.values())
-        return Tally(len(load.in_flight), waiting, load.requests, load.failures)
+        return load.tally() if load else Tally()
 
     def to_probe(self, now: float) -> list[str]:
         """Return the workers that are put aside and should be looked at again."""
@@ -141,3 +222,45 @@ class Router:
         load = self._loads.get(worker)
         if load is not None:
             load.breaker = load.breaker.probed() if well else load.breaker.failed(now)
+
+    def _load(self, worker: str) -> Load:
+        load = self._loads.get(worker)
+        if load is None:
+            load = self._loads[worker] = Load()
+        return load
+
+    def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:
+        """Return about how many tokens the prompt has."""
+        return self._load(group[0].id).tokens(prompt.size) if group else 0
+
+    def _session(self, prompt: Prompt) -> str | None:
+        return self._sessions.get(_digest(prompt.session)) if prompt.session else None
+
+    def _let_unseen_go(self, now: float) -> None:
+        """Count prompts as computed whose first token cannot be seen, when it is time."""
+        while self._unseen and self._unseen[0][0] <= now:
+            _, number, worker = heapq.heappop(self._unseen)
+            load = self._loads.get(worker)
+            if load is not None:
+                load.began(number)
+
+    def _begun_anew(self, ticket: Ticket, *, first: bool) -> None:
+        """Believe nothing of a cache across a restart but what was computed since."""
+        if not first:
+            self._index.forget(ticket.worker)
+            ticket.stamp = self._index.record(ticket.prompt.keys, ticket.worker, ticket.prompt.size)
+
+
+def _computed(choice: Choice, cached: int) -> int:
+    return max(1, choice.uncached + choice.matched - cached)
+
+
+def _digest(session: str) -> int:
+    return xxh3_64_intdigest(session.encode("utf-8", "surrogateescape"))
+
+
+def _hashed(prompt: Prompt) -> int:
+    """Return what ConsistentHash goes by: the session, or the prompt's beginning."""
+    if prompt.session:
+        return _digest(prompt.session)
+    return prompt.keys[min(HASHED_KEY, len(prompt.keys) - 1)] if prompt.keys else 0

@@ -1,113 +1,188 @@
 """Which worker has probably cached which prompt prefix, without tokenising anything.
 
-A prompt's bytes are hashed at log-spaced boundaries (two per octave), each hash chained to the one
-before, so a hash names the whole prefix up to its boundary. The index maps hashes to the workers
-that were sent such a prompt, learned from the gateway's own decisions, bounded, least recently used
-out first. Log spacing keeps a look-up at some tens of hashes for any prompt, and loses at most a
-third of a match.
+A prompt's bytes are hashed at the `BOUNDARIES`, each hash chained to the one before, so a hash
+names the whole prefix up to its boundary. Per worker the index remembers which prefixes it was
+sent, and when: not by the clock but by how many bytes it had to compute until then. What lies
+further back than the worker's cache reaches is taken for evicted. How far that is nobody tells;
+it is learned from what workers report to have had cached (`reported`). Bounded: two generations of
+entries, the older of which is dropped when the younger is full.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-FIRST_BOUNDARY = 128
+from penstock_gateway.routing.generations import Generations
+
+FIRST_BOUNDARY: Final = 256
 """Bytes; shorter prompts are not worth a detour."""
+EVEN_UP_TO: Final = 4096
+PER_OCTAVE: Final = 8
+"""Boundaries lie `FIRST_BOUNDARY` apart up to `EVEN_UP_TO`, and so many between its doubles."""
+LONGEST: Final = 1 << 26
+
+CAPACITY: Final = 200_000
+"""Prefixes remembered per generation, of all workers together and of each; some 150 bytes each."""
+
+NEVER: Final = float("inf")
 
 
-@dataclass(frozen=True)
-class PrefixKey:
-    """The name of a prompt's first `length` bytes."""
+def _boundaries() -> list[int]:
+    found = list(range(FIRST_BOUNDARY, EVEN_UP_TO, FIRST_BOUNDARY))
+    start = EVEN_UP_TO
+    while start <= LONGEST:
+        found += range(start, 2 * start, start // PER_OCTAVE)
+        start *= 2
+    return found
 
-    digest: int
-    length: int
+
+BOUNDARIES: Final = _boundaries()
+_SPANS: Final = list(zip([0, *BOUNDARIES], BOUNDARIES, strict=False))
+
+PrefixKeys = list[int]
+"""The hashes of a prompt's prefixes; key `i` stands for its first `BOUNDARIES[i]` bytes."""
 
 
-def prefix_keys(prompt: bytes, salt: bytes = b"") -> list[PrefixKey]:
+def prefix_keys(prompt: bytes, salt: bytes = b"") -> PrefixKeys:
     """Return the keys of a prompt, shortest first. Other salts (tenants, models) never match."""
-    keys: list[PrefixKey] = []
+    keys: PrefixKeys = []
     digest = xxh3_64_intdigest(salt)
-    start, end, wider = 0, FIRST_BOUNDARY, FIRST_BOUNDARY * 3 // 2
-    while end <= len(prompt):
+    for start, end in _SPANS[: bisect_right(BOUNDARIES, len(prompt))]:
         digest = xxh3_64_intdigest(prompt[start:end], digest)
-        keys.append(PrefixKey(digest, end))
-        start, end, wider = end, wider, end * 2
+        keys.append(digest)
     return keys
 
 
+@dataclass
+class _Cache:
+    """What a worker was sent, by its key: the stamp of the last time."""
+
+    worker: str
+    stamps: Generations[int, int]
+    sent: int = 0
+    """Bytes that it had to compute so far: the clock of the stamps."""
+    reach: float = NEVER
+    """Bytes after which a prefix that was not used is gone."""
+
+
+class Match(NamedTuple):
+    """What a worker has of a prompt."""
+
+    length: int
+    """Bytes that it has probably cached."""
+    age: int
+    """Bytes that it computed since it was last sent the longest prefix that it ever was sent."""
+
+
+@dataclass
 class PrefixIndex:
     """Bounded memory of who was sent what.
 
     Args:
-        capacity: most prefixes remembered; some 200 bytes each.
+        capacity: prefixes remembered per generation.
     """
 
-    def __init__(self, capacity: int = 200_000) -> None:
-        self._capacity = capacity
-        self._workers_of: OrderedDict[int, int] = OrderedDict()  # digest → bit set of slots
-        self._slot_of: dict[str, int] = {}
-        self._worker_at: list[str] = []
-        self._free_slots: list[int] = []
+    capacity: int = CAPACITY
+    _holders: Generations[int, int] = field(init=False)
+    """Bit sets of slots. A bit is a hint: the worker's own stamps decide."""
+    _caches: list[_Cache | None] = field(default_factory=list)
+    """By slot."""
+    _slots: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._holders = Generations(self.capacity)
 
     def __len__(self) -> int:
-        return len(self._workers_of)
+        """Return how many prefixes are remembered; never more than twice the capacity."""
+        return len(self._holders)
 
-    def match(self, keys: Sequence[PrefixKey]) -> dict[str, int]:
-        """Return the bytes that each worker has probably cached; workers without any are absent."""
-        holders: list[int] = []
-        for key in keys:
-            found = self._workers_of.get(key.digest, 0)
-            if not found:
-                break
-            holders.append(found)
-        self._use([key.digest for key in keys[: len(holders)]])
-        # Longest first, so that each worker is looked at once, however many keys it holds.
-        matched: dict[str, int] = {}
+    def match(self, keys: PrefixKeys) -> dict[str, Match]:
+        """Return what each worker has of a prompt; workers without any of it are absent."""
+        found: dict[str, Match] = {}
+        young, old = self._holders.young, self._holders.old
         seen = 0
-        for key, found in zip(reversed(keys[: len(holders)]), reversed(holders), strict=True):
-            fresh = found & ~seen
-            seen |= fresh
+        for number in range(len(keys) - 1, -1, -1):
+            key = keys[number]
+            fresh = (young.get(key) or old.get(key, 0)) & ~seen
             while fresh:
-                lowest = fresh & -fresh
-                matched[self._worker_at[lowest.bit_length() - 1]] = key.length
-                fresh ^= lowest
-        return matched
+                bit = fresh & -fresh
+                fresh ^= bit
+                cache = self._caches[bit.bit_length() - 1]
+                if cache is None:
+                    continue
+                stamp = cache.stamps.young.get(key) or cache.stamps.old.get(key)
+                if stamp is None:
+                    continue
+                seen |= bit
+                age = cache.sent - stamp
+                length = BOUNDARIES[number] if age <= cache.reach else 0
+                found[cache.worker] = Match(length, age)
+        return found
 
-    def record(self, keys: Sequence[PrefixKey], worker: str) -> None:
-        """Remember that a worker was sent a prompt with these keys."""
-        bit = 1 << self._slot(worker)
+    def record(self, keys: PrefixKeys, worker: str, uncached: int) -> int:
+        """Remember that a worker was sent a prompt, so many bytes of which it has to compute.
+
+        Returns:
+            the stamp; `retract` takes it when the worker never computed the prompt.
+        """
+        slot = self._slot(worker)
+        cache = self._caches[slot]
+        assert cache is not None  # noqa: S101 - a slot in use has a cache
+        cache.sent += max(1, uncached)
+        stamp, bit = cache.sent, 1 << slot
+        stamps, young, old = cache.stamps.young, self._holders.young, self._holders.old
         for key in keys:
-            self._workers_of[key.digest] = self._workers_of.get(key.digest, 0) | bit
-        self._use([key.digest for key in keys])
-        while len(self._workers_of) > self._capacity:
-            self._workers_of.popitem(last=False)
+            stamps[key] = stamp
+            young[key] = (young.get(key) or old.get(key, 0)) | bit
+        cache.stamps.turn_when_full()
+        self._holders.turn_when_full()
+        return stamp
+
+    def retract(self, keys: PrefixKeys, worker: str, stamp: int) -> None:
+        """Forget a prompt that a worker was sent and did not compute."""
+        cache = self._cache(worker)
+        if cache is not None:
+            for key in keys:
+                if cache.stamps.young.get(key) == stamp:
+                    del cache.stamps.young[key]
+
+    def reported(self, worker: str, age: int, *, cached: bool) -> None:
+        """Learn how far a worker's cache reaches: what it had, or had not, of a prompt so old."""
+        cache = self._cache(worker)
+        if cache is None:
+            return
+        if cached and age > 0.8 * cache.reach:
+            cache.reach = max(age, 1.1 * cache.reach)
+        elif not cached and 0 < age <= cache.reach:
+            cache.reach = min(age, 0.9 * cache.reach) if cache.reach < NEVER else age
+
+    def reaches(self, worker: str, size: int) -> None:
+        """Say how many bytes a worker's cache holds, to begin with."""
+        cache = self._caches[self._slot(worker)]
+        if cache is not None and cache.reach == NEVER:
+            cache.reach = size
 
     def forget(self, worker: str) -> None:
-        """Drop a worker that is gone: its cache went with it."""
-        slot = self._slot_of.pop(worker, None)
-        if slot is None:
-            return
-        for digest, holders in list(self._workers_of.items()):
-            left = holders & ~(1 << slot)
-            if left:
-                self._workers_of[digest] = left
-            else:
-                del self._workers_of[digest]
-        self._free_slots.append(slot)
+        """Drop a worker that is gone, or has begun anew: its cache went with it."""
+        slot = self._slots.pop(worker, None)
+        if slot is not None:
+            self._caches[slot] = None
 
-    def _use(self, digests: Sequence[int]) -> None:
-        """Mark prefixes as used, the shortest last: without it the longer ones are never found."""
-        for digest in reversed(digests):
-            self._workers_of.move_to_end(digest)
+    def _cache(self, worker: str) -> _Cache | None:
+        slot = self._slots.get(worker)
+        return None if slot is None else self._caches[slot]
 
     def _slot(self, worker: str) -> int:
-        if worker not in self._slot_of:
-            if not self._free_slots:
-                self._free_slots.append(len(self._worker_at))
-                self._worker_at.append("")
-            slot = self._free_slots.pop()
-            self._slot_of[worker] = slot
-            self._worker_at[slot] = worker
-        return self._slot_of[worker]
+        slot = self._slots.get(worker)
+        if slot is None:
+            fresh = _Cache(worker, Generations(self.capacity))
+            if None in self._caches:
+                slot = self._caches.index(None)
+                self._caches[slot] = fresh
+            else:
+                slot = len(self._caches)
+                self._caches.append(fresh)
+            self._slots[worker] = slot
+        return slot

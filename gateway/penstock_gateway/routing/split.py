@@ -5,6 +5,7 @@ request's session, so a session stays where it is, and when the share grows sess
 to the new revision, never back.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
@@ -12,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetCanary, FleetWorker
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.prefix_index import PrefixKey
+from penstock_gateway.routing.prefix_index import BOUNDARIES, FIRST_BOUNDARY, PrefixKeys
 
 
 def whole_request_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
@@ -20,16 +21,19 @@ def whole_request_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
     return [worker for worker in workers if worker.role is not Role.PREFILL] or list(workers)
 
 
-def session_key(affinity: str | None, keys: Sequence[PrefixKey], prompt: bytes) -> bytes:
+def session_key(affinity: str | None, keys: PrefixKeys, prompt: bytes) -> bytes:
     """Return what stays equal over a session.
 
-    Without a header that is the longest hashed prefix: the shortest ones are a system prompt that
-    all sessions share, and would send all of them the same way. A growing conversation changes
-    sides at most when it crosses a boundary of the prefix index, two per octave of its length.
+    Without a header that is a long prefix: the shortest ones are a system prompt that all sessions
+    share, and would send all of them the same way. A growing conversation changes sides at most
+    when its length doubles.
     """
     if affinity:
         return affinity.encode("utf-8", "surrogateescape")
-    return keys[-1].digest.to_bytes(8, "little") if keys else prompt
+    if not keys:
+        return prompt
+    octave = FIRST_BOUNDARY << (BOUNDARIES[len(keys) - 1] // FIRST_BOUNDARY).bit_length() - 1
+    return keys[bisect_left(BOUNDARIES, octave)].to_bytes(8, "little")
 
 
 def on_trial(canary: FleetCanary, session: bytes) -> bool:

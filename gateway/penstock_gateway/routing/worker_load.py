@@ -1,0 +1,65 @@
+"""What the gateway has sent to a worker and not got back."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from penstock_gateway.routing.breaker import Breaker
+from penstock_gateway.routing.prefix_index import BOUNDARIES
+from penstock_gateway.routing.speed import SpeedLearner
+
+BYTES_PER_TOKEN: Final = 4.0
+"""Of English prose and code, until the answers tell better."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the gateway has on a worker, and what it saw of it since it knows it."""
+
+    in_flight: int = 0
+    outstanding_tokens: int = 0
+    """Uncached prompt tokens of requests that have not answered yet."""
+    requests: int = 0
+    """Ended requests that the worker was answerable for."""
+    failures: int = 0
+    """Those that it failed."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What is known of one worker; in tokens."""
+
+    waiting: dict[int, int] = field(default_factory=dict)
+    """Uncached tokens by ticket, until the first token."""
+    outstanding: int = 0
+    """Their sum."""
+    kv: dict[int, int] = field(default_factory=dict)
+    """Tokens of KV by ticket that is out; those of an earlier life of the worker do not count."""
+    kv_used: int = 0
+    kv_tokens: float = float("inf")
+    """Room for KV, as far as known."""
+    breaker: Breaker = field(default_factory=Breaker)
+    speed: SpeedLearner = field(default_factory=SpeedLearner)
+    bytes_per_token: float = BYTES_PER_TOKEN
+    tokens_seen: bool = False
+    epoch: bytes = b""
+    requests: int = 0
+    failures: int = 0
+
+    def began(self, number: int) -> None:
+        """The prompt of a request has been computed."""
+        self.outstanding -= self.waiting.pop(number, 0)
+
+    def tokens(self, size: int) -> int:
+        """Return about how many tokens so many bytes are."""
+        return int(size / self.bytes_per_token)
+
+    def learn_tokens(self, size: int, tokens: int | None) -> None:
+        """Learn how many bytes a token has."""
+        if tokens and size >= BOUNDARIES[0]:
+            weight = 0.1 if self.tokens_seen else 1.0
+            self.tokens_seen = True
+            self.bytes_per_token += weight * (size / tokens - self.bytes_per_token)
+
+    def tally(self) -> Tally:
+        """Return what others may know."""
+        return Tally(len(self.kv), self.outstanding, self.requests, self.failures)

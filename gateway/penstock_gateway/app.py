@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
-from penstock_gateway.relay.relay import Relay
+from penstock_gateway.relay.relay import Relay, key_of
+from penstock_gateway.tenants.visit import model_not_found
 
 log = logging.getLogger("penstock.gateway")
 
@@ -61,19 +62,22 @@ class _Relayed(Response):
 
 
 def _model_routes(app: FastAPI, relay: Relay) -> None:
+    def served(request: Request) -> dict[str, FleetModel]:
+        """Return what the caller may use, by name."""
+        tenant = relay.door.identify(key_of(request))
+        models = relay.directory().served
+        return {name: model for name, model in models.items() if tenant.may_use(name, model)}
+
     @app.get("/v1/models")
-    async def models() -> Response:
-        directory = relay.directory()
-        found = [_model(name, directory.model(name)) for name in directory.names]
+    async def models(request: Request) -> Response:
+        found = [_model(name, model) for name, model in served(request).items()]
         return _json({"object": "list", "data": found})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        found = relay.directory().model(name)
+    async def model(name: str, request: Request) -> Response:
+        found = served(request).get(name)
         if found is None:
-            raise ApiError(
-                ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} does not exist.", param="model"
-            )
+            raise model_not_found(name)
         return _json(_model(name, found))
 
 
@@ -85,9 +89,11 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
     @app.get("/health")
     @app.get("/ping")
     async def health() -> Response:
-        if relay.directory().known:
-            return _json({"status": "ok"})
-        return _json({"status": "the fleet is not known yet"}, 503)
+        if not relay.directory().known:
+            return _json({"status": "the fleet is not known yet"}, 503)
+        if not relay.door.known:
+            return _json({"status": "the tenants are not known yet"}, 503)
+        return _json({"status": "ok"})
 
     @app.get("/readyz")
     async def readyz() -> Response:
@@ -129,14 +135,15 @@ def _error_handlers(app: FastAPI) -> None:
         return _refusal(ApiError(ErrorCode.INTERNAL_ERROR, message), request)
 
 
-def _model(name: str, model: FleetModel | None) -> dict[str, object]:
-    created = model.created if model else 0
-    return {"id": name, "object": "model", "created": created, "owned_by": "penstock"}
+def _model(name: str, model: FleetModel) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
 
 
 def _refusal(error: ApiError, request: Request) -> Response:
-    own = headers.request_id(request.headers.get(headers.REQUEST_ID))
-    return _json(error.body(), error.code.status, {**error.headers(), headers.REQUEST_ID: own})
+    own = {headers.REQUEST_ID: headers.request_id(request.headers.get(headers.REQUEST_ID))}
+    if error.code is ErrorCode.INVALID_API_KEY:
+        own["www-authenticate"] = "Bearer"
+    return _json(error.body(), error.code.status, {**error.headers(), **own})
 
 
 def _json(body: Any, status: int = 200, own: dict[str, str] | None = None) -> Response:

@@ -6,6 +6,7 @@ import logging
 import math
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,9 @@ from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex
+from penstock_gateway.tenants.door import Door
+from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
 
 log = logging.getLogger("penstock.gateway")
 
@@ -50,9 +54,11 @@ def main() -> None:
 async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    gateway = Gateway(_source(options, metrics), metrics)
+    gateway = Gateway(*_sources(options, metrics), metrics, keys_required=options.require_keys)
     settings = RelaySettings(options.max_body, options.debug_headers)
-    relay = Relay(settings, metrics, gateway.router, gateway.pool, lambda: gateway.directory)
+    relay = Relay(
+        settings, metrics, gateway.router, gateway.pool, lambda: gateway.directory, gateway.door
+    )
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
@@ -79,31 +85,49 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     return 0
 
 
-def _source(options: argparse.Namespace, metrics: GatewayMetrics) -> FleetSource:
+def _sources(
+    options: argparse.Namespace, metrics: GatewayMetrics
+) -> tuple[FleetSource, TenantSource]:
+    tenants = NoTenants() if options.tenants is None else TenantFile(options.tenants)
     if options.fleet is not None:
-        return FleetFile(options.fleet)
+        if options.tenant_namespace is not None:
+            sys.exit("penstock-gateway: --tenant-namespace: with --fleet, give --tenants FILE")
+        return FleetFile(options.fleet), tenants
     # 25 MB that a gateway without a cluster can do without.
     from kubernetes.config import ConfigException
 
     from penstock_gateway.fleet.api_server import ApiServer, configuration
     from penstock_gateway.fleet.cluster import ClusterFleet
+    from penstock_gateway.tenants.cluster import ClusterTenants
 
     try:
         api = ApiServer(configuration())
     except ConfigException as error:
         sys.exit(f"penstock-gateway: --kubernetes: no cluster: {error}")
-    return ClusterFleet(api, options.namespace, metrics.fleet_health)
+    fleet = ClusterFleet(api, options.namespace, metrics.fleet_health)
+    if options.tenant_namespace is not None:
+        return fleet, ClusterTenants(api, options.tenant_namespace)
+    return fleet, tenants
 
 
 class Gateway:
-    """The present fleet, and everything that follows its changes."""
+    """The present fleet and its tenants, and everything that follows their changes."""
 
-    def __init__(self, source: FleetSource, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        source: FleetSource,
+        tenants: TenantSource,
+        metrics: GatewayMetrics,
+        *,
+        keys_required: bool = False,
+    ) -> None:
         self.metrics = metrics
         self.router = Router(PrefixIndex())
         self.pool = Pool()
         self.directory = Directory(Fleet())
+        self.door = Door(time.monotonic, keys_required=keys_required)
         self._source = source
+        self._tenants = tenants
         self._changed: Callable[[], None] = lambda: None
 
     def on_change(self, changed: Callable[[], None]) -> None:
@@ -116,6 +140,11 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(prober.run())
             group.create_task(self._source.run(self.change))
+            group.create_task(self._tenants.run(self._register))
+
+    def _register(self, register: Register) -> None:
+        self.door.change(register)
+        self.metrics.tenants(len(register.tenants))
 
     def change(self, fleet: Fleet) -> None:
         """Take over a new snapshot; requests under way keep the worker that they have."""
@@ -175,6 +204,16 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="watch only this namespace; may be repeated (default: all)",
+    )
+    tenants = parser.add_mutually_exclusive_group()
+    tenants.add_argument("--tenants", type=Path, help="file of Tenants (YAML)")
+    tenants.add_argument(
+        "--tenant-namespace", help="watch the Tenants of this namespace, and its Secrets"
+    )
+    add(
+        "--require-keys",
+        action="store_true",
+        help="let nobody in without an API key, even while there is no tenant",
     )
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)

@@ -18,9 +18,23 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._instruments = Instruments(registry, declared.GATEWAY)
 
-    def refused(self, code: ErrorCode) -> None:
-        """A request was refused before it was admitted."""
-        self._instruments.counter(declared.GATEWAY_REFUSALS).labels(code.code).inc()
+    def refused(self, code: ErrorCode, tenant: str = "") -> None:
+        """A request was refused before it was admitted; of a tenant, if it is known."""
+        i = self._instruments
+        i.counter(declared.GATEWAY_REFUSALS).labels(code.code).inc()
+        if tenant:
+            i.counter(declared.GATEWAY_TENANT_REFUSALS).labels(tenant, code.code).inc()
+
+    def used(self, tenant: str, tokens: int) -> None:
+        """A request of a tenant has ended."""
+        if tenant:
+            i = self._instruments
+            i.counter(declared.GATEWAY_TENANT_REQUESTS).labels(tenant).inc()
+            i.counter(declared.GATEWAY_TENANT_TOKENS).labels(tenant).inc(tokens)
+
+    def tenants(self, count: int) -> None:
+        """The tenants changed."""
+        self._instruments.gauge(declared.GATEWAY_TENANTS).set(count)
 
     def fleet(self, fleet: Fleet) -> None:
         """The fleet changed."""

@@ -91,8 +91,8 @@ def worker(name: str, deployment: str, state: WorkerState = WorkerState.READY) -
 def test_a_model_is_found_by_its_name_and_its_aliases() -> None:
     model = FleetModel(name="org/model", aliases=("short", "other"), deployment="d")
     directory = Directory(Fleet(models=(model,)))
-    assert directory.names == ["org/model", "short", "other"]
-    assert all(directory.model(name) is model for name in directory.names)
+    assert list(directory.served) == ["org/model", "short", "other"]
+    assert all(directory.model(name) is model for name in directory.served)
     assert directory.model("d") is None
 
 

@@ -51,6 +51,8 @@ class Collection:
     plural: str
     selector: str = ""
     """Label selector."""
+    fields: str = ""
+    """Field selector."""
     namespace: str | None = None
 
     @property
@@ -153,7 +155,8 @@ def configuration() -> Configuration:
 
 
 def _selection(collection: Collection) -> dict[str, str]:
-    return {"labelSelector": collection.selector} if collection.selector else {}
+    wanted = {"labelSelector": collection.selector, "fieldSelector": collection.fields}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def _event(collection: Collection, line: str) -> Object:

@@ -48,7 +48,7 @@ class ClusterFleet:
         self._workers: list[Reflector[FleetWorker]] = [
             Reflector(
                 api,
-                Collection("api/v1", "pods", DEPLOYMENT, place),
+                Collection("api/v1", "pods", DEPLOYMENT, namespace=place),
                 objects.worker,
                 self._woken.set,
             )

@@ -28,9 +28,9 @@ class Directory:
         return any(self._ready.get(model.deployment) for model in self.fleet.models)
 
     @property
-    def names(self) -> list[str]:
-        """All names and aliases that clients may use."""
-        return list(self._models)
+    def served(self) -> dict[str, FleetModel]:
+        """All names and aliases that clients may use, with their models."""
+        return dict(self._models)
 
     def model(self, name: str) -> FleetModel | None:
         """Return the model that a name or alias stands for."""

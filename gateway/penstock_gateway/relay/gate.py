@@ -39,8 +39,8 @@ class Gates:
         self._gates: dict[str, _Gate] = {}
         self._numbers = itertools.count()
 
-    def offer(self, model: FleetModel, tier: str, prompt_bytes: int) -> "Place":
-        """Return a place for a request; leave it when the request is over.
+    def offer(self, model: FleetModel, found: FleetClass, prompt_bytes: int) -> "Place":
+        """Return a place for a request of a class; leave it when the request is over.
 
         Raises:
             ApiError: too many wait already.
@@ -48,7 +48,6 @@ class Gates:
         queue = model.queue or FleetQueue()
         gate = self._gates.setdefault(model.deployment, _Gate(Line(MAX_BYTES)))
         gate.line.most = queue.max_requests
-        found = queue.request_class(tier)
         entry = Entry(next(self._numbers), prompt_bytes, found.priority, found.name, found.weight)
         capacity = self._capacity(model)
         turn = asyncio.get_running_loop().create_future()

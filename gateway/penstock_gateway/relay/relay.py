@@ -24,6 +24,8 @@ from penstock_gateway.relay.request import check_content_type, parse
 from penstock_gateway.relay.upstream import Connection, Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.split import whole_request_workers
+from penstock_gateway.tenants.door import Door, sent_key
+from penstock_gateway.tenants.visit import Visit, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
@@ -51,6 +53,8 @@ class Relay:
     pool: Pool
     directory: Callable[[], Directory]
     """Returns the present fleet."""
+    door: Door
+    """Knows who may come in."""
     clock: Callable[[], float] = field(default=time.monotonic)
     live: set[Connection] = field(default_factory=set)
     """Connections with a request under way."""
@@ -86,23 +90,38 @@ class Relay:
         Raises:
             ApiError: it was refused, or no worker began to answer; nothing was sent yet.
         """
-        arrived = self.clock()
         try:
-            body = await self._body(request)
-            wanted = parse(body)
-            model = self._model(wanted.model)
-            place = self._gates.offer(model, wanted.tier, len(wanted.prompt))
+            visit = self.door.enter(key_of(request))
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
-        metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
-        admitted = Admitted(request, body, wanted, model, metrics)
+        try:
+            await self._visit(visit, request, send)
+        finally:
+            visit.leave()
+
+    async def _visit(self, visit: Visit, request: Request, send: Send) -> None:
+        arrived = self.clock()
+        try:
+            visit.begin()
+            body = await self._body(request)
+            wanted = parse(body)
+            model = self._model(wanted.model)
+            size = len(wanted.prompt)
+            found = visit.ask(wanted.model, model, wanted.tier, size, wanted.most_tokens)
+            place = self._gates.offer(model, found, size)
+        except ApiError as error:
+            self.metrics.refused(error.code, visit.tenant.id)
+            raise
+        metrics = self.metrics.request(model.name, size, arrived)
+        admitted = Admitted(request, body, wanted, model, metrics, visit)
         outcome = Outcome.ERROR
         try:
             outcome = await self._serve(admitted, place, send)
         finally:
             place.leave()
             metrics.ended(outcome, self.clock())
+            self.metrics.used(visit.tenant.id, visit.usage.tokens)
 
     def fleet_changed(self) -> None:
         """There may be room where there was none."""
@@ -154,11 +173,7 @@ class Relay:
         if model is not None and (model.queue is not None or directory.ready(model)):
             return model
         if model is None and directory.known:
-            raise ApiError(
-                ErrorCode.MODEL_NOT_FOUND,
-                f"The model {name!r} does not exist. GET /v1/models lists those that do.",
-                param="model",
-            )
+            raise model_not_found(name)
         raise _nobody(name)
 
     def _workers(self, model: FleetModel) -> list[FleetWorker]:
@@ -171,6 +186,12 @@ class Relay:
         workers = len(whole_request_workers(self.directory().ready(model)))
         # A fleet that says nothing of queues lets everything through.
         return workers * model.queue.per_worker if model.queue else sys.maxsize
+
+
+def key_of(request: Request) -> str:
+    """Return the API key that a request brings, or nothing."""
+    found = request.headers
+    return sent_key(found.get("authorization"), found.get("x-api-key"))
 
 
 def _nobody(name: str) -> ApiError:

@@ -35,6 +35,8 @@ class Wanted:
     """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
     tier: str = ""
     """OpenAI's `service_tier`: the request class that is asked for."""
+    most_tokens: int = 0
+    """Tokens that all of the answer may have; 0 when the request does not say."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -70,16 +72,25 @@ def parse(body: bytes) -> Wanted:
         found.get("stream") is True,
         _prompt(found),
         tier if isinstance(tier, str) else "",
+        _most_tokens(found),
     )
 
 
-def worker_request(path: str, host: str, request_id: str, incoming: Headers, body: bytes) -> bytes:
-    """Return the bytes of the request to a worker."""
+def worker_request(
+    path: str,
+    host: str,
+    request_id: str,
+    incoming: Headers,
+    body: bytes,
+    trusted: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """Return the bytes of the request to a worker; `trusted` headers are the gateway's own."""
     lines = [
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers.REQUEST_ID}: {request_id}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n".encode()
     ]
     lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
+    lines += [f"{name}: {value}\r\n".encode() for name, value in trusted]
     return b"".join([*lines, b"\r\n", body])
 
 
@@ -94,6 +105,14 @@ def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:
         if name not in _HOP_BY_HOP and name not in replaced and not name.startswith(internal)
     ]
     return passed + ours
+
+
+def _most_tokens(body: dict[str, Any]) -> int:
+    most = body.get("max_completion_tokens") or body.get("max_tokens")
+    choices = body.get("n", 1)
+    if not isinstance(most, int) or not isinstance(choices, int):
+        return 0  # the worker refuses them
+    return max(0, most) * max(1, choices)
 
 
 def _prompt(body: dict[str, Any]) -> bytes:

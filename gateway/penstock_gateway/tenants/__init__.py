@@ -1,0 +1,1 @@
+"""Who calls, what they may ask for, and how much of it."""

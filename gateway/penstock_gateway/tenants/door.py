@@ -1,0 +1,109 @@
+"""The way in: who is calling is settled before anything is read, and before anything is started."""
+
+import logging
+from collections.abc import Callable
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.tenants.meter import Meter
+from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.tenant import ANYONE, Tenant
+from penstock_gateway.tenants.visit import Visit
+
+log = logging.getLogger("penstock.gateway.tenants")
+
+NOT_KNOWN_RETRY_AFTER = 1.0
+"""Seconds; a gateway that has just started reads its tenants."""
+LONGEST_KEY = 512
+"""Characters; longer ones are not even hashed."""
+
+
+class Door:
+    """Knows the tenants and what they use.
+
+    Args:
+        clock: monotonic seconds.
+        keys_required: let nobody in without a key, even when there is no tenant.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, keys_required: bool = False) -> None:
+        self.known = False
+        """Whether the tenants have been read; until then nobody is let in."""
+        self._clock = clock
+        self._keys_required = keys_required
+        self._register = Register()
+        self._meters: dict[str, Meter] = {}
+        self._told = ""
+
+    @property
+    def tenants(self) -> tuple[Tenant, ...]:
+        """All tenants."""
+        return self._register.tenants
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a key."""
+        return self._register.is_empty and not self._keys_required
+
+    def change(self, register: Register) -> None:
+        """Take over a new snapshot; requests under way go on."""
+        for problem in register.problems:
+            if problem not in self._register.problems:
+                log.warning("%s", problem)
+        self._register, self.known = register, True
+        now = self._clock()
+        for tenant in register.tenants:
+            self._meters.setdefault(tenant.id, Meter()).limit(tenant.limits, now)
+        for gone in self._meters.keys() - {tenant.id for tenant in register.tenants}:
+            del self._meters[gone]
+        self._tell()
+
+    def identify(self, key: str) -> Tenant:
+        """Return who is calling; in constant time, whatever there is to look up.
+
+        Args:
+            key: as the caller sent it; empty for none.
+
+        Raises:
+            ApiError: the key is not known.
+        """
+        if not self.known:
+            raise ApiError(
+                ErrorCode.NO_CAPACITY,
+                "The gateway does not know its tenants yet.",
+                retry_after=NOT_KNOWN_RETRY_AFTER,
+            )
+        if self.is_open:
+            return ANYONE
+        if not key:
+            why = "This endpoint needs an API key: send it as `Authorization: Bearer KEY`."
+            raise ApiError(ErrorCode.INVALID_API_KEY, why)
+        found = self._register.find(key) if len(key) <= LONGEST_KEY else None
+        if found is None:
+            raise ApiError(ErrorCode.INVALID_API_KEY, "The API key is not known.")
+        return found
+
+    def enter(self, key: str) -> Visit:
+        """Return a request's visit: begin it, and leave when it is over.
+
+        Raises:
+            ApiError: the key is not known.
+        """
+        tenant = self.identify(key)
+        return Visit(tenant, self._meters.get(tenant.id) or Meter(), self._clock)
+
+    def _tell(self) -> None:
+        """Say in which mode the gateway is, whenever that changes."""
+        said = f"{len(self.tenants)} tenants: an API key is needed"
+        if self.is_open:
+            said = "open mode: there is no tenant, so anyone who reaches this port may use it"
+        if said != self._told:
+            log.warning(said) if self.is_open else log.info(said)
+            self._told = said
+
+
+def sent_key(authorization: str | None, x_api_key: str | None = None) -> str:
+    """Return the API key in a request's headers, or nothing; Anthropic's SDK uses `x-api-key`."""
+    scheme, _, value = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    return (x_api_key or "").strip()

@@ -1,0 +1,96 @@
+"""One request of a tenant: what it may have, and what it uses."""
+
+from collections.abc import Callable
+from typing import Final
+
+from penstock_contract import headers
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
+from penstock_gateway.tenants.meter import Meter
+from penstock_gateway.tenants.tenant import Tenant
+from penstock_gateway.tenants.usage import Usage
+
+BYTES_PER_TOKEN: Final = 4
+"""Of English prose and code; the answer's own count corrects it."""
+
+
+class Visit:
+    """One request of a tenant, from its head to its end."""
+
+    def __init__(self, tenant: Tenant, meter: Meter, clock: Callable[[], float]) -> None:
+        self.tenant = tenant
+        self.priority: int | None = None
+        """Of the request's class, once it is known."""
+        self.usage = Usage(0)
+        self._meter = meter
+        self._clock = clock
+        self._reserved = 0
+        self._inside = False
+
+    def begin(self) -> None:
+        """Count the request.
+
+        Raises:
+            LimitReached: there are too many, at once or in a minute.
+        """
+        self._meter.begin(self._clock())
+        self._inside = True
+
+    def ask(
+        self, name: str, model: FleetModel, wanted_class: str, prompt_bytes: int, most: int
+    ) -> FleetClass:
+        """Return the class in which the request waits.
+
+        Args:
+            name: by which the model is asked for.
+            model: that it names.
+            wanted_class: the request class that is asked for; may be empty.
+            prompt_bytes: size of the prompt.
+            most: tokens that the answer may have; 0 when the request does not say.
+
+        Raises:
+            ApiError: the tenant may not have that, or not now.
+        """
+        if not self.tenant.may_use(name, model):
+            raise model_not_found(name)
+        found = self.tenant.request_class(model.queue or FleetQueue(), wanted_class)
+        prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
+        self._meter.reserve(prompt_tokens + most, self._clock())
+        self._reserved = prompt_tokens + most
+        self.usage = Usage(prompt_tokens)
+        self.priority = found.priority
+        return found
+
+    def leave(self) -> None:
+        """The request is over, whatever became of it."""
+        if self._inside:
+            self._inside = False
+            self._meter.settle(self._reserved, self.usage.tokens, self._clock())
+
+    def salted(self, deployment: str) -> bytes:
+        """Return the salt of prefix keys: other models and other tenants have other caches."""
+        return f"{deployment}\0{self.tenant.salt}".encode()
+
+    @property
+    def trusted_headers(self) -> list[tuple[str, str]]:
+        """What a worker is told of the tenant."""
+        if not self.tenant.id:
+            return []
+        found = [(headers.CACHE_SALT, self.tenant.salt)]
+        if self.priority is not None:
+            found.append((headers.PRIORITY, str(self.priority)))
+        return found
+
+    @property
+    def told_headers(self) -> list[tuple[str, str]]:
+        """What the client is told of its limits."""
+        return [*self._meter.left(self._clock()).items()]
+
+
+def model_not_found(name: str) -> ApiError:
+    """Return the refusal for a model that is not there, or not there for this caller."""
+    return ApiError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"The model {name!r} does not exist. GET /v1/models lists those that do.",
+        param="model",
+    )

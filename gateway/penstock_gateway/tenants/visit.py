@@ -1,7 +1,6 @@
 """One request of a tenant: what it may have, and what it uses."""
 
 from collections.abc import Callable
-from typing import Final
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
@@ -9,9 +8,6 @@ from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.tenants.meter import Meter
 from penstock_gateway.tenants.tenant import Tenant
 from penstock_gateway.tenants.usage import Usage
-
-BYTES_PER_TOKEN: Final = 4
-"""Of English prose and code; the answer's own count corrects it."""
 
 
 class Visit:
@@ -37,7 +33,7 @@ class Visit:
         self._inside = True
 
     def ask(
-        self, name: str, model: FleetModel, wanted_class: str, prompt_bytes: int, most: int
+        self, name: str, model: FleetModel, wanted_class: str, prompt_tokens: int, most: int
     ) -> FleetClass:
         """Return the class in which the request waits.
 
@@ -45,7 +41,7 @@ class Visit:
             name: by which the model is asked for.
             model: that it names.
             wanted_class: the request class that is asked for; may be empty.
-            prompt_bytes: size of the prompt.
+            prompt_tokens: estimate.
             most: tokens that the answer may have; 0 when the request does not say.
 
         Raises:
@@ -54,7 +50,6 @@ class Visit:
         if not self.tenant.may_use(name, model):
             raise model_not_found(name)
         found = self.tenant.request_class(model.queue or FleetQueue(), wanted_class)
-        prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
         self._meter.reserve(prompt_tokens + most, self._clock())
         self._reserved = prompt_tokens + most
         self.usage = Usage(prompt_tokens)
@@ -66,10 +61,6 @@ class Visit:
         if self._inside:
             self._inside = False
             self._meter.settle(self._reserved, self.usage.tokens, self._clock())
-
-    def salted(self, deployment: str) -> bytes:
-        """Return the salt of prefix keys: other models and other tenants have other caches."""
-        return f"{deployment}\0{self.tenant.salt}".encode()
 
     @property
     def trusted_headers(self) -> list[tuple[str, str]]:

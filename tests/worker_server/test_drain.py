@@ -14,8 +14,8 @@ from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worke
 from penstock_worker.grammar import Grammars
 from penstock_worker.messages import FinishReason
 from penstock_worker.server.engine_client import EngineDied
-from penstock_worker.server.prepare import Served
 from penstock_worker.server.probe import generate_one_token
+from penstock_worker.server.served import Served
 from penstock_worker.text.chat_template import ChatTemplate
 from penstock_worker.text.tokenizer import Tokenizer
 

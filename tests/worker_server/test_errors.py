@@ -42,6 +42,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     "stop-token": (CHAT, {"messages": MESSAGES, "stop_token_ids": [99999]}, "stop_token_ids"),
     "no-prompt": (COMPLETIONS, {}, "prompt"),
     "unknown-token": (COMPLETIONS, {"prompt": [1, 99999]}, "prompt"),
+    "tool-choice-alone": (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice"),
     "logprobs": (COMPLETIONS, {"prompt": "x", "logprobs": 21}, "logprobs"),
     "unknown-token-to-decode": ("/detokenize", {"tokens": [99999]}, "tokens"),
 }  # fmt: skip
@@ -82,7 +83,6 @@ def test_what_is_not_supported_is_refused_by_name(served: WorkerProcess, case: s
 
 
 IGNORED: dict[str, dict[str, Any]] = {
-    "tool_choice": {"tool_choice": "required"},
     "functions": {"functions": [{"name": "f"}]},
 }
 

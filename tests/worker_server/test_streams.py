@@ -21,7 +21,7 @@ from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, FinishReason
 from penstock_worker.server.app import create_app
 from penstock_worker.server.metrics import WorkerMetrics
-from penstock_worker.server.prepare import Served
+from penstock_worker.server.served import Served
 from penstock_worker.server.service import Service
 from penstock_worker.text.chat_template import ChatTemplate
 from penstock_worker.text.tokenizer import Tokenizer

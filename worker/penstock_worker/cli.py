@@ -23,8 +23,8 @@ from penstock_worker.options import engine_config, parser
 from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied
 from penstock_worker.server.metrics import WorkerMetrics
-from penstock_worker.server.prepare import Served
 from penstock_worker.server.probe import generate_one_token
+from penstock_worker.server.served import Served
 from penstock_worker.server.service import Service
 from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
 from penstock_worker.text.tokenizer import Tokenizer, TokenizerError

@@ -10,8 +10,13 @@ from penstock_contract.journal import ResumedChoice
 from penstock_worker.messages import AddRequest, FinishReason, Output, TokenLogprobs
 from penstock_worker.server.engine_client import EngineClient, EngineDied, HandedBack
 from penstock_worker.server.metrics import RequestMetrics, WorkerMetrics
+from penstock_worker.server.tools import Offered
 from penstock_worker.text.stop import StopStrings
 from penstock_worker.text.tokenizer import TextStream
+from penstock_worker.text.tool_calls import CallPiece, Parsed, ToolCalls
+
+TOOL_CALLS = "tool_calls"
+"""The finish reason of an answer that calls."""
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Delta:
     finish_reason: str | None
     cached_tokens: int = 0
     """Prompt tokens that were cached; with the first delta of a choice that counts them."""
+    calls: list[CallPiece] = field(default_factory=list)
 
 
 @dataclass
@@ -62,6 +68,8 @@ class _Choice:
     stop: StopStrings
     metrics: RequestMetrics
     min_tokens: int
+    tools: ToolCalls | None = None
+    """Finds calls in the text; None where there can be none."""
     tokens: int = 0
     pending: list[int] = field(default_factory=list)
     pending_logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -87,19 +95,35 @@ class _Choice:
             reason = FinishReason.STOP
         elif reason is not None:
             piece += self.stop.flush()
-        if not piece and reason is None:
+        found = self._parsed(piece, last=reason is not None)
+        if not found.text and not found.calls and reason is None:
             return None
         self.finished = reason is not None
         delta = Delta(
             self.index,
-            piece,
+            found.text,
             self.pending,
             self.pending_logprobs,
-            reason and str(reason),
+            self._shown_as(reason),
             self.cached_tokens,
+            found.calls,
         )
         self.pending, self.pending_logprobs, self.cached_tokens = [], [], 0
         return delta
+
+    def _parsed(self, piece: str, *, last: bool) -> Parsed:
+        if self.tools is None:
+            return Parsed(piece)
+        found = self.tools.feed(piece)
+        if last:
+            rest = self.tools.flush()
+            found = Parsed(found.text + rest.text, found.calls + rest.calls)
+        return found
+
+    def _shown_as(self, reason: FinishReason | None) -> str | None:
+        if reason is FinishReason.STOP and self.tools is not None and self.tools.count:
+            return TOOL_CALLS
+        return None if reason is None else str(reason)
 
     def replay(self, given: ResumedChoice, with_logprobs: bool) -> list[Delta]:
         """Return to where the choice was after tokens that have been shown already."""
@@ -124,6 +148,7 @@ class Answer:
         choices_per_prompt: the API request's `n`.
         metrics: where the requests' latencies and sizes are kept.
         given: what was shown of choices before, by index; `replayed` is what it was shown as.
+        tools: that the model may call.
     """
 
     def __init__(
@@ -136,6 +161,7 @@ class Answer:
         choices_per_prompt: int,
         metrics: WorkerMetrics,
         given: dict[int, ResumedChoice] | None = None,
+        tools: Offered | None = None,
     ) -> None:
         arrived = time.monotonic()
         self.usage = Usage(prompt_tokens=prompt_tokens)
@@ -149,6 +175,7 @@ class Answer:
                 StopStrings(stopping.strings),
                 metrics.request(len(request.prompt), arrived),
                 stopping.min_tokens,
+                tools.reader() if tools else None,
             )
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
         }
@@ -210,7 +237,8 @@ class Answer:
         choice.metrics.output(output, now)
         delta = choice.take(output)
         if delta is not None and delta.finish_reason is not None:
-            choice.metrics.finished(delta.finish_reason, now)
+            reason = delta.finish_reason
+            choice.metrics.finished("stop" if reason == TOOL_CALLS else reason, now)
         if choice.stop.matched and output.finish_reason is None:
             self._client.finish_early(output.id)
         return delta

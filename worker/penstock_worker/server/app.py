@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server import errors
-from penstock_worker.server.prepare import chat_prompt
+from penstock_worker.server.prompts import chat_prompt
 from penstock_worker.server.protocol import (
     MAX_BODY_BYTES,
     ChatRequest,
@@ -63,7 +63,8 @@ def _text_routes(app: FastAPI, service: Service) -> None:
                 ErrorCode.INVALID_REQUEST, "send either prompt or messages", param="prompt"
             )
         if body.messages is not None:
-            tokens = chat_prompt(served, body.messages)
+            tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
+            tokens = chat_prompt(served, body.messages, tools or None)
         else:
             tokens = served.tokenizer.encode(
                 body.prompt or "", add_special_tokens=body.add_special_tokens

@@ -1,11 +1,13 @@
 """The JSON bodies of answers, streamed and whole, for both completion endpoints."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.server.answer import Delta
 from penstock_worker.text.tokenizer import Tokenizer
+from penstock_worker.text.tool_calls import CallPiece
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class ChatBodies:
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """See `Bodies.chunk`; the first of a choice carries the role."""
-        message: dict[str, str] = {"content": delta.text}
+        message: dict[str, Any] = {}
         if delta.index not in self._begun:
             self._begun.add(delta.index)
-            message = {"role": "assistant", **message}
-        elif not delta.text:
-            message = {}
+            message = {"role": "assistant", "content": ""}
+        if delta.text:
+            message["content"] = delta.text
+        if delta.calls:
+            message["tool_calls"] = [self._piece(delta.index, piece) for piece in delta.calls]
         choice = {
             "index": delta.index,
             "delta": message,
@@ -66,13 +70,42 @@ class ChatBodies:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(d.text for d in found)},
+                "message": self._message(index, found),
                 "logprobs": self._logprobs(*_joined(found)),
                 "finish_reason": found[-1].finish_reason,
             }
             for index, found in enumerate(deltas)
         ]
         return {**_head(self.head, "chat.completion"), "choices": choices, "usage": usage}
+
+    def _message(self, index: int, deltas: list[Delta]) -> dict[str, Any]:
+        text = "".join(delta.text for delta in deltas)
+        calls: list[dict[str, Any]] = []
+        for piece in (piece for delta in deltas for piece in delta.calls):
+            if piece.name:
+                calls.append(self._piece(index, piece))
+                del calls[-1]["index"]
+            else:
+                calls[piece.index]["function"]["arguments"] += piece.arguments
+        if not calls:
+            return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": text or None, "tool_calls": calls}
+
+    def _piece(self, choice: int, piece: CallPiece) -> dict[str, Any]:
+        """The first piece of a call has its id and name, all have arguments."""
+        if not piece.name:
+            return {"index": piece.index, "function": {"arguments": piece.arguments}}
+        return {
+            "index": piece.index,
+            "id": self._call_id(choice, piece.index),
+            "type": "function",
+            "function": {"name": piece.name, "arguments": piece.arguments},
+        }
+
+    def _call_id(self, choice: int, call: int) -> str:
+        """A function of the answer's id, so that a stream that is resumed elsewhere keeps it."""
+        place = f"{self.head.id}/{choice}/{call}".encode()
+        return "call_" + hashlib.blake2b(place, digest_size=12).hexdigest()
 
     def _logprobs(self, tokens: list[int], logprobs: list[TokenLogprobs]) -> dict[str, Any] | None:
         if not self.with_logprobs:

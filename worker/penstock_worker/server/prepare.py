@@ -1,68 +1,23 @@
-"""From a request body to engine requests: checks, prompts, sampling. Pure but for its arguments."""
-
-from dataclasses import dataclass
-from typing import Any
+"""From a request body to engine requests: checks and sampling. Pure."""
 
 from penstock_contract.blocks import MAX_SALT
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, Sampling
+from penstock_worker.server.prompts import check_tokens
 from penstock_worker.server.protocol import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
-    Message,
 )
+from penstock_worker.server.served import Served
 from penstock_worker.server.trusted import Trusted
-from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
-from penstock_worker.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the server knows of its model."""
-
-    names: tuple[str, ...]
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate
-    eos_token_ids: tuple[int, ...]
-    max_model_len: int
-    vocab_size: int
-    grammars: Grammars
-
-
-def chat_prompt(served: Served, messages: list[Message]) -> list[int]:
-    """Return the token ids of a conversation."""
-    plain = [_plain(message, index) for index, message in enumerate(messages)]
-    try:
-        text = served.chat_template.render(plain)
-    except ChatTemplateError as error:
-        raise ApiError(ErrorCode.INVALID_REQUEST, str(error), param="messages") from error
-    # The template writes its own special tokens.
-    return served.tokenizer.encode(text, add_special_tokens=False)
-
-
-def completion_prompts(served: Served, request: CompletionRequest) -> list[list[int]]:
-    """Return the token ids of each prompt of a completion request."""
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [served.tokenizer.encode(prompt, add_special_tokens=True)]
-    if isinstance(prompt[0], int):
-        return [_known(served, prompt)]
-    if isinstance(prompt[0], str):
-        return [served.tokenizer.encode(str(p), add_special_tokens=True) for p in prompt]
-    return [_known(served, ids) for ids in prompt]
 
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Refuse what would otherwise be answered wrongly."""
     if isinstance(request, ChatRequest):
         if request.functions:
-            raise _unsupported("functions", "leave it out")
-        if request.tool_choice not in (None, "none", "auto"):
-            raise _unsupported("tool_choice", "send 'none' or leave it out")
-        if request.tools and request.tool_choice != "none":
-            raise _unsupported("tools", "send tool_choice 'none' or no tools")
+            raise _unsupported("functions", "send tools")
         if request.top_logprobs is not None and not request.logprobs:
             raise ApiError(
                 ErrorCode.INVALID_REQUEST,
@@ -108,8 +63,8 @@ def engine_requests(
             f"cache_salt must be at most {MAX_SALT} bytes",
             param="cache_salt",
         )
-    _check_tokens(served, list(request.logit_bias or {}), "logit_bias")
-    _check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
+    check_tokens(served, list(request.logit_bias or {}), "logit_bias")
+    check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
     stop_tokens = list(request.stop_token_ids or [])
     if grammar or not request.ignore_eos:  # an output that is complete has nothing to go on with
         stop_tokens += served.eos_token_ids
@@ -181,36 +136,6 @@ def _check_length(served: Served, prompt: int, output: int | None, param: str) -
             f"{prompt} and {output or 1} were asked for. Shorten the prompt or lower max_tokens.",
             param=param,
         )
-
-
-def _check_tokens(served: Served, tokens: list[int], param: str) -> None:
-    for token in tokens:
-        if not 0 <= token < served.vocab_size:
-            raise ApiError(
-                ErrorCode.INVALID_REQUEST,
-                f"{param}: token {token} does not exist; the vocabulary has {served.vocab_size}",
-                param=param,
-            )
-
-
-def _known(served: Served, ids: Any) -> list[int]:
-    _check_tokens(served, ids, "prompt")
-    return list(ids)
-
-
-def _plain(message: Message, index: int) -> dict[str, Any]:
-    """Return a message as templates expect it: content a string."""
-    content = message.content
-    if isinstance(content, list):
-        for place, part in enumerate(content):
-            if part.type != "text":
-                raise _unsupported(
-                    f"messages[{index}].content[{place}].type", f"{part.type!r}; send text"
-                )
-        content = "".join(part.text or "" for part in content)
-    plain = message.model_dump(exclude_none=True)
-    plain["content"] = content or ""
-    return plain
 
 
 def _unsupported(param: str, fix: str) -> ApiError:

@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 from penstock_worker.messages import AddRequest, FinishReason, Sampling
 from penstock_worker.server.engine_client import EngineClient, EngineDied
-from penstock_worker.server.prepare import Served
+from penstock_worker.server.served import Served
 
 _PROMPT = "1"
 

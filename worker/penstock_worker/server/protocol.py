@@ -1,7 +1,7 @@
 """Request bodies of the OpenAI surface, with vLLM's extras, and the bounds on every input.
 
 Unknown fields are ignored, as OpenAI clients expect; fields that are known but not supported are
-refused by name, because ignoring `tools` or a JSON schema would be a wrong answer with status 200.
+refused by name, because ignoring a JSON schema would be a wrong answer with status 200.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,11 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_contract.journal import Resume
+from penstock_worker.server.conversation import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    Message,
+    NamedToolChoice,
+    Tool,
+)
 
 MAX_BODY_BYTES = 32 << 20
 MAX_PROMPTS = 64
 MAX_CHOICES = 128
-MAX_MESSAGES = 4096
 MAX_LOGPROBS = 20
 MAX_STOPS = 4
 MAX_LOGIT_BIAS = 1024
@@ -80,27 +86,6 @@ class GenerationRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ContentPart(BaseModel):
-    """One part of a message; only text is understood."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: str
-    text: str | None = None
-
-
-class Message(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-
-
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
@@ -108,8 +93,9 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool = True
     functions: list[dict[str, Any]] | None = None
 
 
@@ -139,6 +125,7 @@ class TokenizeRequest(BaseModel):
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool = True
 
 

@@ -16,16 +16,16 @@ from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, 
 from penstock_worker.server.engine_client import EngineClient
 from penstock_worker.server.metrics import WorkerMetrics
 from penstock_worker.server.prepare import (
-    Served,
-    chat_prompt,
-    completion_prompts,
     engine_requests,
     refuse_unsupported,
 )
+from penstock_worker.server.prompts import chat_prompt, completion_prompts
 from penstock_worker.server.protocol import ChatRequest, CompletionRequest
 from penstock_worker.server.resume import resumed
+from penstock_worker.server.served import Served
 from penstock_worker.server.stream import DONE, event
 from penstock_worker.server.structured import Grammar, checked, grammar
+from penstock_worker.server.tools import Offered, offered
 from penstock_worker.server.trusted import Trusted
 
 RETRY_AFTER = 1.0
@@ -143,10 +143,11 @@ class Service:
         """Return the answer to a request, how it is shaped, and its number of choices."""
         served = self.model(request.model)
         refuse_unsupported(request)
+        tools = _tools(served, request)
         # Tokenising a long prompt takes milliseconds, in which other streams must go on.
         with self.in_flight():
-            wanted = await self._grammar(served, request)
-            prompts = await asyncio.to_thread(_prompts, served, request)
+            wanted = await self._grammar(served, request, tools)
+            prompts = await asyncio.to_thread(_prompts, served, request, tools)
         chat = isinstance(request, ChatRequest)
         request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         resume = request.penstock_resume
@@ -155,12 +156,14 @@ class Service:
             served, request, prompts, request_id, seed, trusted, wanted.text if wanted else ""
         )
         requests, given = resumed(requests, resume)
-        skip = request.skip_special_tokens
+        # The marks of calls may be special tokens: then these have to be seen.
+        marked = tools is not None and served.tokenizer.hides(tools.form.opening)
+        skip = request.skip_special_tokens and not marked
         texts = [served.tokenizer.stream(r.prompt, skip_special_tokens=skip) for r in requests]
         count = sum(map(len, prompts))
         stopping = Stopping(tuple(request.stops), request.min_tokens)
         answer = Answer(
-            self.client, requests, texts, stopping, count, request.n, self.metrics, given
+            self.client, requests, texts, stopping, count, request.n, self.metrics, given, tools
         )
         head = Head(request_id, int(time.time()), request.model)
         if resume:
@@ -171,19 +174,27 @@ class Service:
         return answer, bodies, len(requests)
 
     async def _grammar(
-        self, served: Served, request: ChatRequest | CompletionRequest
+        self, served: Served, request: ChatRequest | CompletionRequest, tools: Offered | None
     ) -> Grammar | None:
         """Return the grammar that a request asks for, once it has proved to be usable."""
-        wanted = grammar(request)
+        wanted = grammar(request, tools, served.tokenizer.is_token)
         if wanted is not None:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._reader, checked, served.grammars, wanted)
         return wanted
 
 
-def _prompts(served: Served, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+def _tools(served: Served, request: ChatRequest | CompletionRequest) -> Offered | None:
     if isinstance(request, ChatRequest):
-        return [chat_prompt(served, request.messages)]
+        return offered(request, served.chat_template.tool_format)
+    return None
+
+
+def _prompts(
+    served: Served, request: ChatRequest | CompletionRequest, tools: Offered | None
+) -> list[list[int]]:
+    if isinstance(request, ChatRequest):
+        return [chat_prompt(served, request.messages, tools.dumped() if tools else None)]
     return completion_prompts(served, request)
 
 

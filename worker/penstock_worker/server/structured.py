@@ -1,6 +1,7 @@
 """From the fields that ask for a structured output to a grammar, in llguidance's notation. Pure."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
@@ -9,6 +10,7 @@ from llguidance import LLMatcher
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.grammar import GrammarError, Grammars
 from penstock_worker.server.protocol import ChatRequest, CompletionRequest
+from penstock_worker.server.tools import Offered, tool_grammar
 
 MAX_GRAMMAR_BYTES = 64 << 10
 """Of a schema, an expression or all choices: what it may cost is bounded with its size."""
@@ -40,17 +42,28 @@ def checked(grammars: Grammars, wanted: Grammar) -> None:
         raise _wrong(wanted.field, f"cannot be used as a grammar: {error}") from error
 
 
-def grammar(request: ChatRequest | CompletionRequest) -> Grammar | None:
+def grammar(
+    request: ChatRequest | CompletionRequest,
+    tools: Offered | None = None,
+    is_token: Callable[[str], bool] = lambda _: False,
+) -> Grammar | None:
     """Return the grammar of the wanted output; None when any text will do.
+
+    Args:
+        request: the body.
+        tools: that the model may call.
+        is_token: whether a text is a token of its own.
 
     Raises:
         ApiError: what is wanted makes no sense, or two fields want something.
     """
     wanted = _structured_outputs(request) + _guided(request) + _response_format(request)
-    if not wanted:
-        return None
     if len(wanted) > 1:
         raise _wrong(wanted[1][0], f"does not go together with {wanted[0][0]}: send one of them")
+    if tools is not None:
+        return _with_tools(tools, wanted[0] if wanted else None, is_token)
+    if not wanted:
+        return None
     field, kind, value = wanted[0]
     match kind:
         case "json":
@@ -59,6 +72,23 @@ def grammar(request: ChatRequest | CompletionRequest) -> Grammar | None:
             return Grammar(field, _regex(field, value))
         case _:
             return Grammar(field, _choice(field, value))
+
+
+def _with_tools(
+    tools: Offered, wanted: Wanted | None, is_token: Callable[[str], bool]
+) -> Grammar | None:
+    """Calls, or where both are possible, calls or an answer in JSON."""
+    answer = None
+    if wanted is not None:
+        field, kind, value = wanted
+        if tools.required or kind != "json":
+            raise _wrong(field, "does not go together with tools here: send one of them")
+        answer = _schema(field, value)
+    text = tool_grammar(tools, answer, is_token)
+    if text is None:
+        return None
+    _check_size("tools", len(text.encode()))
+    return Grammar("tools", text)
 
 
 def _structured_outputs(request: ChatRequest | CompletionRequest) -> list[Wanted]:
@@ -103,6 +133,14 @@ def _response_format(request: ChatRequest | CompletionRequest) -> list[Wanted]:
 
 
 def _json(field: str, schema: Any) -> str:
+    schema = _schema(field, schema)
+    try:
+        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)
+    except ValueError as error:
+        raise _wrong(field, f"is no usable JSON schema: {error}") from error
+
+
+def _schema(field: str, schema: Any) -> dict[str, Any]:
     if isinstance(schema, str):
         try:
             schema = orjson.loads(schema)
@@ -111,10 +149,7 @@ def _json(field: str, schema: Any) -> str:
     if not isinstance(schema, dict):
         raise _wrong(field, "must be a JSON schema, an object")
     _check_size(field, len(orjson.dumps(schema)))
-    try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)
-    except ValueError as error:
-        raise _wrong(field, f"is no usable JSON schema: {error}") from error
+    return schema
 
 
 def _regex(field: str, expression: Any) -> str:

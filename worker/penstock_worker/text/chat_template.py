@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from penstock_worker.text.tool_format import format_of
+
 
 class ChatTemplateError(ValueError):
     """The model has no template, or the template refuses this conversation."""
@@ -19,6 +21,8 @@ class ChatTemplateError(ValueError):
 
 class ChatTemplate:
     """The `chat_template` of `tokenizer_config.json` (or `chat_template.jinja`).
+
+    `tool_format` is how the model writes tool calls, where its template says so.
 
     Raises:
         ChatTemplateError: the template is not valid Jinja.
@@ -29,9 +33,12 @@ class ChatTemplate:
         source = config.get("chat_template")
         if (folder / "chat_template.jinja").is_file():
             source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        with_tools = source
         if isinstance(source, list):  # several named templates
             named = {entry["name"]: entry["template"] for entry in source}
             source = named.get("default")
+            with_tools = named.get("tool_use", source)
+        self.tool_format = format_of(with_tools or "")
         self._tokens = {
             name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
@@ -43,22 +50,30 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _now
         try:
             self._template = environment.from_string(source) if source else None
+            self._with_tools = environment.from_string(with_tools) if with_tools else None
         except TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> str:
         """Return the prompt text of a conversation, ready for the assistant's answer.
+
+        Args:
+            messages: the conversation.
+            tools: that the assistant may call, in OpenAI's notation.
 
         Raises:
             ChatTemplateError: the model has none, or it refuses these messages.
         """
-        if self._template is None:
+        template = self._with_tools if tools else self._template
+        if template is None:
             raise ChatTemplateError(
                 "this model has no chat template: use /v1/completions with a prompt"
             )
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, tools=None, **self._tokens
+            return template.render(
+                messages=messages, add_generation_prompt=True, tools=tools, **self._tokens
             )
         except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error

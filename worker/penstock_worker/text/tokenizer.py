@@ -47,6 +47,15 @@ class Tokenizer:
         spelling: str | None = self._inner.id_to_token(token)
         return token_bytes(spelling or "", byte_level=self._byte_level)
 
+    def is_token(self, text: str) -> bool:
+        """Return whether a text is a token of its own."""
+        return self._inner.token_to_id(text) is not None
+
+    def hides(self, text: str) -> bool:
+        """Return whether a text is a special token, which decoding leaves out by default."""
+        token = self._inner.token_to_id(text)
+        return token is not None and not self.decode([token])
+
     def stream(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> "TextStream":
         """Return an incremental decoder of what follows a prompt."""
         return TextStream(self._inner, prompt, skip_special_tokens)

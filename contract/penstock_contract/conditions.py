@@ -17,6 +17,7 @@ class ConditionType(StrEnum):
     POOLS_READY = "PoolsReady"
     ROUTER_READY = "RouterReady"
     ROLLOUT_COMPLETE = "RolloutComplete"
+    SCALING_ACTIVE = "ScalingActive"
 
 
 class Reason(StrEnum):
@@ -48,6 +49,12 @@ class Reason(StrEnum):
     CANARY = "Canary"
     STALLED = "Stalled"
     ROLLED_BACK = "RolledBack"
+
+    SCALING = "Scaling"
+    LEARNING = "Learning"
+    METRICS_STALE = "MetricsStale"
+    BUDGET_LIMITED = "BudgetLimited"
+    OBJECTIVE_INFEASIBLE = "ObjectiveInfeasible"
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,17 @@ CONDITIONS: Final = (
             Reason.ROLLED_BACK,
             Reason.UNSUPPORTED_SPEC,
             Reason.INVALID_SPEC,
+        ),
+    ),
+    Declared(
+        ConditionType.SCALING_ACTIVE,
+        "The autoscaler sizes the pools that have `scaling`; absent where there is none.",
+        (
+            Reason.SCALING,
+            Reason.LEARNING,
+            Reason.METRICS_STALE,
+            Reason.BUDGET_LIMITED,
+            Reason.OBJECTIVE_INFEASIBLE,
         ),
     ),
 )

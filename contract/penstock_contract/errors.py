@@ -16,6 +16,8 @@ class ErrorCode(Enum):
     INVALID_JSON = ("invalid_json", 400, "invalid_request_error")
     CONTEXT_LENGTH_EXCEEDED = ("context_length_exceeded", 400, "invalid_request_error")
     UNSUPPORTED_PARAMETER = ("unsupported_parameter", 400, "invalid_request_error")
+    QUARANTINED = ("request_quarantined", 400, "invalid_request_error")
+    """Workers died of this request; a status that no SDK repeats by itself."""
     INVALID_API_KEY = ("invalid_api_key", 401, "invalid_request_error")
     PERMISSION_DENIED = ("permission_denied", 403, "invalid_request_error")
     MODEL_NOT_FOUND = ("model_not_found", 404, "invalid_request_error")

@@ -119,6 +119,12 @@ class FleetModel(BaseModel):
     """A revision on trial."""
     queue: FleetQueue | None = None
     """None: nothing waits."""
+    policy: str = "PrefixAware"
+    """How a worker is chosen: spec.routing.policy."""
+    attempts: Annotated[int, Field(ge=1)] = 2
+    """Workers tried before the first byte."""
+    resume_streams: bool = True
+    """Whether a broken stream goes on at another worker."""
 
 
 class Fleet(BaseModel):

@@ -30,7 +30,7 @@ PRIORITY: Final = "x-penstock-priority"
 DEADLINE: Final = "x-penstock-deadline"
 """Seconds that are left for the request, a decimal; relative, since clocks differ between nodes."""
 ATTEMPT: Final = "x-penstock-attempt"
-"""Integer from 1; output of an earlier attempt is discarded."""
+"""Integer, from 2 when a request is given to another worker; earlier ones are given up."""
 JOURNAL: Final = "x-penstock-journal"
 """Any value: put the resume journal into the stream, and go on where `penstock_resume` in the body
 says (penstock_contract.journal)."""

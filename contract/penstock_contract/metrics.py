@@ -312,8 +312,19 @@ GATEWAY_RESUME_SECONDS: Final = _histogram(
     "model",
 )
 GATEWAY_PREFIX_PREDICTED: Final = _counter(
-    "penstock_gateway_prefix_predicted_bytes",
-    "Prompt bytes that the chosen worker was expected to have cached.",
+    "penstock_gateway_prefix_predicted_tokens",
+    "Prompt tokens that the chosen worker was expected to have cached, where its answer tells.",
+    "model",
+)
+GATEWAY_PREFIX_CACHED: Final = _counter(
+    "penstock_gateway_prefix_cached_tokens",
+    "Prompt tokens that the chosen worker had cached, by its own account.",
+    "model",
+)
+GATEWAY_PREFIX_RIGHT: Final = _counter(
+    "penstock_gateway_prefix_right_tokens",
+    "Prompt tokens both expected and cached: over the predicted ones this is the prediction's "
+    "precision, over the cached ones its recall.",
     "model",
 )
 
@@ -356,7 +367,8 @@ GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
     GATEWAY_RETRIES_DENIED, GATEWAY_WORKER_FAULTS, GATEWAY_RESUMES, GATEWAY_RESUME_SECONDS,
-    GATEWAY_PREFIX_PREDICTED, GATEWAY_QUEUED, GATEWAY_QUEUE_SECONDS,
+    GATEWAY_PREFIX_PREDICTED, GATEWAY_PREFIX_CACHED, GATEWAY_PREFIX_RIGHT, GATEWAY_QUEUED,
+    GATEWAY_QUEUE_SECONDS,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
     GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
 )  # fmt: skip
@@ -387,7 +399,46 @@ OPERATOR: Final = (
     OPERATOR_API_CALLS,
 )  # fmt: skip
 
-ALL: Final = WORKER + GATEWAY + OPERATOR
+# --- autoscaler (in the operator) ---------------------------------------------------------------
+
+_D = ("namespace", "deployment")
+AUTOSCALER_ARRIVALS: Final = _gauge(
+    "penstock_autoscaler_arrivals_per_second", "λ: requests per second at the gateways.", *_D
+)
+AUTOSCALER_LEVEL: Final = _gauge(
+    "penstock_autoscaler_work", "L = λ·W: replicas busy with what arrives.", *_D, "pool"
+)
+AUTOSCALER_NEEDED: Final = _gauge(
+    "penstock_autoscaler_needed_replicas",
+    "Replicas that each resource needs, before guards; the largest binds.",
+    *_D,
+    "pool",
+    "resource",
+)
+AUTOSCALER_WANTED: Final = _gauge(
+    "penstock_autoscaler_wanted_replicas", "Replicas decided on, after guards.", *_D, "pool"
+)
+AUTOSCALER_DECISIONS: Final = _counter(
+    "penstock_autoscaler_decisions", "Decisions about a pool, by direction.", *_D, "pool", "result"
+)
+AUTOSCALER_HEALTHY: Final = _gauge(
+    "penstock_autoscaler_metrics_healthy",
+    "1 when the metrics that a shrink rests on are all fresh.",
+    *_D,
+    "pool",
+)
+AUTOSCALER_DIFFERENCE: Final = _gauge(
+    "penstock_autoscaler_littles_law_difference",
+    "|L - λ·W| / L as measured at the gateways; large means that the metrics lie.",
+    *_D,
+)
+
+AUTOSCALER: Final = (
+    AUTOSCALER_ARRIVALS, AUTOSCALER_LEVEL, AUTOSCALER_NEEDED, AUTOSCALER_WANTED,
+    AUTOSCALER_DECISIONS, AUTOSCALER_HEALTHY, AUTOSCALER_DIFFERENCE,
+)  # fmt: skip
+
+ALL: Final = WORKER + GATEWAY + OPERATOR + AUTOSCALER
 
 
 class Outcome(Enum):

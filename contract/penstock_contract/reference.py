@@ -84,6 +84,7 @@ def _metrics_page() -> str:
         ("Worker", metrics.WORKER),
         ("Gateway", metrics.GATEWAY),
         ("Operator", metrics.OPERATOR),
+        ("Autoscaler", metrics.AUTOSCALER),
     ):
         sections.append(f"## {title}\n\n{_table(_METRIC_HEAD, _metric_rows(declared))}")
     return "\n".join(sections)

@@ -8,7 +8,7 @@ from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
 from penstock_contract.instruments import Instruments
-from penstock_contract.metrics import Outcome
+from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.fleet.source import FleetHealth
 
 
@@ -44,6 +44,23 @@ class GatewayMetrics:
             (worker.deployment, worker.state) for worker in fleet.workers
         ).items():
             gauge.labels(deployment, state).set(count)
+        for model in fleet.models:  # what has not happened yet is told as 0
+            self._instruments.counter(declared.GATEWAY_ARRIVALS).labels(model.name)
+            for level in (declared.GATEWAY_QUEUED, declared.GATEWAY_IN_FLIGHT):
+                self._instruments.gauge(level).labels(model.name)
+            for times in (declared.GATEWAY_QUEUE_SECONDS, declared.GATEWAY_DURATION):
+                self._instruments.histogram(times).labels(model.name)
+            for rare in (
+                declared.GATEWAY_RETRIES_DENIED,
+                declared.GATEWAY_PREFIX_PREDICTED,
+                declared.GATEWAY_PREFIX_CACHED,
+                declared.GATEWAY_PREFIX_RIGHT,
+            ):
+                self._instruments.counter(rare).labels(model.name)
+            self._instruments.histogram(declared.GATEWAY_RESUME_SECONDS).labels(model.name)
+            for fault in Fault:
+                for counter in (declared.GATEWAY_WORKER_FAULTS, declared.GATEWAY_RESUMES):
+                    self._instruments.counter(counter).labels(model.name, fault.value)
 
     def fleet_health(self, health: FleetHealth) -> None:
         """How far the fleet can be relied on."""
@@ -76,15 +93,32 @@ class RequestMetrics:
         i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).inc()
         i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model).observe(now - self._arrived)
 
-    def dispatched(self, received: float, predicted_bytes: int, now: float) -> None:
-        """The request goes to a worker that probably has so many bytes of it cached."""
+    def dispatched(self, received: float, now: float) -> None:
+        """The request goes to a worker."""
+        histogram = self._instruments.histogram(declared.GATEWAY_OVERHEAD)
+        histogram.labels(self._model).observe(now - received)
+
+    def prefix(self, predicted: int, cached: int) -> None:
+        """The answer tells how many prompt tokens were cached, so many having been expected."""
         i, model = self._instruments, self._model
-        i.histogram(declared.GATEWAY_OVERHEAD).labels(model).observe(now - received)
-        i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model).inc(predicted_bytes)
+        i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model).inc(predicted)
+        i.counter(declared.GATEWAY_PREFIX_CACHED).labels(model).inc(cached)
+        i.counter(declared.GATEWAY_PREFIX_RIGHT).labels(model).inc(min(predicted, cached))
 
     def retried(self) -> None:
         """The request is sent once more."""
         self._instruments.counter(declared.GATEWAY_RETRIES).labels(self._model).inc()
+
+    def fault(self, fault: Fault) -> None:
+        """A worker did not serve the request to its end."""
+        counter = self._instruments.counter(declared.GATEWAY_WORKER_FAULTS)
+        counter.labels(self._model, fault.value).inc()
+
+    def resumed(self, fault: Fault, gap: float) -> None:
+        """The stream goes on at another worker, so many seconds after a fault of the one before."""
+        i, model = self._instruments, self._model
+        i.counter(declared.GATEWAY_RESUMES).labels(model, fault.value).inc()
+        i.histogram(declared.GATEWAY_RESUME_SECONDS).labels(model).observe(gap)
 
     def first_byte(self, now: float) -> None:
         """The answer begins."""

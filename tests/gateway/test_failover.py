@@ -33,8 +33,7 @@ async def test_a_worker_that_dies_before_its_first_event_is_retried_elsewhere(
 ) -> None:
     async with StubWorker("head_only") as bad, StubWorker("stream") as good:
         await gateway.serve(bad, good)
-        for _ in range(6):
-            recording = await ask(gateway, stream=True)
+        for recording in await asyncio.gather(*(ask(gateway, stream=True) for _ in range(6))):
             assert recording.body == b"".join(EVENTS)
             assert recording.clean_end
         assert bad.seen

@@ -177,6 +177,12 @@ class StubWorker:
         await writer.drain()
         return False
 
+    async def _long_and_short(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Die in the middle of a long body that is not streamed."""
+        writer.write(_head(200, "application/json", "content-length: 3000000") + b" " * 2_000_000)
+        await writer.drain()
+        return False
+
     async def _garbage(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(b"\x00\x01 this is not HTTP\r\n\r\n")
         await writer.drain()

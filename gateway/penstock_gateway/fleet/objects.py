@@ -1,7 +1,7 @@
 """What Kubernetes objects say about models and workers. Pure: plain objects in, a fleet out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine
-from penstock_contract.api.inference import Queue, RequestClass
+from penstock_contract.api.inference import Queue, RequestClass, Retry
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
@@ -36,6 +36,8 @@ class Claim:
     """Unix seconds."""
     canary: FleetCanary | None = None
     queue: FleetQueue | None = None
+    policy: str = "PrefixAware"
+    retry: Retry = field(default_factory=Retry)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def claim(found: Object) -> Claim:
         created=int(datetime.fromisoformat(meta["creationTimestamp"]).timestamp()),
         canary=_canary(found.get("status", {}).get("canary")),
         queue=_queue(found.get("spec", {})),
+        policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
+        retry=_retry(found.get("spec", {})),
     )
 
 
@@ -117,6 +121,9 @@ def _model(found: Claim, names: list[str]) -> FleetModel:
         created=found.created,
         canary=found.canary,
         queue=found.queue,
+        policy=found.policy,
+        attempts=found.retry.attempts,
+        resume_streams=found.retry.resume_streams,
     )
 
 
@@ -134,6 +141,14 @@ def _queue(spec: Mapping[str, Any]) -> FleetQueue | None:
         return FleetQueue.of(Queue.model_validate(spec.get("queue", {})), classes, per_worker)
     except ValidationError:
         return None
+
+
+def _retry(spec: Mapping[str, Any]) -> Retry:
+    """Return what is done when a worker fails; the default when the spec has other words for it."""
+    try:
+        return Retry.model_validate(spec.get("routing", {}).get("retry", {}))
+    except ValidationError:
+        return Retry()
 
 
 def _state(pod: Object) -> WorkerState | None:

@@ -1,279 +1,171 @@
-"""Carries one request to a worker and its answer back, and accounts for how it ended.
+"""Carries one request from worker to worker until it is answered.
 
-The head of an answer is held until the first piece of its body is there: until then a worker that
-fails costs a retry on the next best one, and the client sees nothing of it. After that it already
-has a part of the answer: then a stream ends with an error event and an unclean close, and anything
-else with an unclean close alone, so that no client takes a part for the whole.
+Until the client has seen something, a worker that fails costs a retry on the next best one. After
+that a stream with a resume journal goes on at another worker where it broke; one without, and all
+that cannot go on any further, ends with an error event and an unclean close, and what is not a
+stream with an unclean close alone, so that no client takes a part for the whole.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Final
 
-import orjson
-from starlette.requests import Request
 from starlette.types import Send
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.fleet import FleetModel, FleetWorker
-from penstock_contract.metrics import Outcome
-from penstock_gateway.metrics import RequestMetrics
+from penstock_contract.fleet import FleetWorker
+from penstock_contract.metrics import Fault, Outcome
+from penstock_gateway.relay.attempt import Admitted, Attempt, Journey, RefusalError, Shared
+from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
-from penstock_gateway.relay.request import Wanted, client_headers, worker_request
-from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
-from penstock_gateway.routing.load import Router, Ticket
+from penstock_gateway.relay.upstream import UpstreamError
+from penstock_gateway.routing.load import Prompt
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.prefix_index import PrefixKey, prefix_keys
+from penstock_gateway.routing.prefix_index import prefix_keys
 from penstock_gateway.routing.split import attempts, preferred, session_key
 
 log = logging.getLogger("penstock.gateway.relay")
 
-ATTEMPTS = 2
-"""Workers tried before the first byte."""
-MAX_REFUSAL = 64 * 1024
-"""Bytes of a refusal that are read to learn its code."""
+STREAM_ATTEMPTS: Final = 3
+"""Workers that a stream may be given to; those that left in good order do not count."""
+PATIENCE: Final = 10.0
+"""Seconds that a broken stream waits for a worker, when there is none left to go on."""
 
-
-class _Refused(Exception):
-    """The worker does not take the request now; another one may."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.leaving = code in (ErrorCode.SHUTTING_DOWN.code, ErrorCode.HANDED_BACK.code)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What an exchange needs of its gateway."""
-
-    router: Router
-    pool: Pool
-    clock: Callable[[], float]
-    live: set[Connection]
-    stopping: Callable[[], bool]
-    debug_headers: bool
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """A request that is to be served."""
-
-    request: Request
-    body: bytes
-    wanted: Wanted
-    model: FleetModel
-    metrics: RequestMetrics
-
-
-@dataclass
-class _Answer:
-    """An answer that has begun."""
-
-    response: Response
-    first: bytes
-    """Nothing when the body is empty."""
-    rest: AsyncGenerator[bytes, None]
-
-
-@dataclass
-class _Ended:
-    """How an attempt ended, for the worker's account; a client that left says nothing about it."""
-
-    counts: bool = False
-    failed: bool = False
-    down: bool = False
+Workers = Callable[[], Sequence[FleetWorker]]
+"""Returns those that take requests now."""
 
 
 class Exchange:
     """One request on its way."""
 
-    def __init__(self, shared: Shared, admitted: Admitted) -> None:
+    def __init__(self, shared: Shared, admitted: Admitted, workers: Workers) -> None:
         self._shared = shared
         self._admitted = admitted
+        self._workers = workers
         self._request = admitted.request
-        self._id = headers.request_id(self._request.headers.get(headers.REQUEST_ID))
-        self._prompt = admitted.wanted.prompt
-        self._keys: list[PrefixKey] = []
+        self._received = shared.clock()
+        request_id = headers.request_id(self._request.headers.get(headers.REQUEST_ID))
+        self._journey = Journey(request_id, self._prompt())
+        self._tried: list[Choice] = []
+        self._spent = 0
+        self._revision = ""
 
-    async def run(self, workers: list[FleetWorker], send: Send) -> Outcome:
-        """Try workers until one begins to answer, then relay its answer.
+    async def run(self, send: Send) -> Outcome:
+        """Have the request answered.
 
         Raises:
-            ApiError: none did; nothing was sent yet.
+            ApiError: nobody did; nothing was sent yet.
         """
-        received = self._shared.clock()
-        choices = self._choose(workers)
-        urls = {worker.id: worker.url for worker in workers}
-        metrics = self._admitted.metrics
-        for number, choice in enumerate(choices):
-            if number:
-                metrics.retried()
-            metrics.dispatched(received, choice.matched_bytes, self._shared.clock())
-            last = number == len(choices) - 1
-            try:
-                return await self._attempt(choice, urls[choice.id], send, last=last)
-            except (UpstreamError, _Refused) as error:
-                log.warning("worker %s failed before its first byte: %s", choice.id, error)
-            except ClientLeft:
-                return Outcome.CANCELLED
-            if self._shared.stopping():
-                raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
-        name = self._admitted.model.name
-        raise ApiError(ErrorCode.UPSTREAM_FAILED, f"No worker of {name!r} could answer.")
+        debug = self._shared.debug_headers
+        client = Client(send, self._journey.id, self._admitted.visit, debug_headers=debug)
+        leaving = asyncio.create_task(disconnected(self._request.receive))
+        try:
+            return await unless(leaving, self._serve(client))
+        except ClientLeft:
+            return Outcome.CANCELLED
+        finally:
+            leaving.cancel()
 
-    def _choose(self, workers: list[FleetWorker]) -> list[Choice]:
-        """Return the workers to try in turn."""
-        model = self._admitted.model
-        self._keys = prefix_keys(self._prompt, model.deployment.encode())
-        affinity = self._request.headers.get(headers.SESSION_AFFINITY)
-        session = session_key(affinity, self._keys, self._prompt)
+    async def _serve(self, client: Client) -> Outcome:
+        workers = list(self._workers())
+        while True:
+            choice = self._choose(workers)
+            worker = next(worker for worker in workers if worker.id == choice.id)
+            attempt = self._attempt(client, worker, choice)
+            try:
+                return await attempt.run()
+            except UpstreamError as error:
+                self._broken(choice, error)
+                workers = await self._others(client)
+                if not workers:
+                    return await self._give_up(client, error)
+                if not client.begun:
+                    self._admitted.metrics.retried()
+
+    def _attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
+        shared, admitted, journey = self._shared, self._admitted, self._journey
+        journey.number += 1
+        journey.record.restart()
+        self._tried.append(choice)
+        self._revision = worker.revision
+        admitted.metrics.dispatched(self._received, shared.clock())
+        return Attempt(shared, admitted, client, journey, worker, choice)
+
+    def _broken(self, choice: Choice, error: UpstreamError) -> None:
+        log.warning("worker %s did not finish a request: %s", choice.id, error)
+        self._admitted.metrics.fault(error.fault)
+        self._journey.broken_at = self._shared.clock()
+        self._journey.fault = error.fault
+        self._spent += error.fault is not Fault.LEAVING
+
+    async def _others(self, client: Client) -> list[FleetWorker]:
+        """Return the workers that may go on with the request; none when it ends here."""
+        most = self._admitted.model.attempts
+        if not client.begun:
+            return self._untried() if self._spent < most else []
+        if self._journey.record.resume() is None or self._spent >= max(most, STREAM_ATTEMPTS):
+            return []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while not self._untried() and not self._shared.stopping():
+                    await self._shared.change().wait()
+        found = self._untried()
+        # Another revision may be another model: better than no answer, worse than the same.
+        return [worker for worker in found if worker.revision == self._revision] or found
+
+    def _untried(self) -> list[FleetWorker]:
+        if self._shared.stopping():
+            return []
+        tried = {choice.id for choice in self._tried}
+        return [worker for worker in self._workers() if worker.id not in tried]
+
+    def _prompt(self) -> Prompt:
+        """Return what routing knows of the request; tenants never share a prefix."""
+        admitted = self._admitted
+        prompt, salt = admitted.wanted.prompt, admitted.visit.tenant.salt
+        return Prompt(
+            prefix_keys(prompt, f"{admitted.model.deployment}\0{salt}".encode()),
+            len(prompt),
+            self._request.headers.get(headers.SESSION_AFFINITY),
+            admitted.wanted.stream,
+        )
+
+    def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
+        """Return the worker to try next."""
+        model, prompt = self._admitted.model, self._journey.prompt
+        session = session_key(prompt.session, prompt.keys, self._admitted.wanted.prompt)
         ranking = self._shared.router.rank(
             workers,
-            self._keys,
-            len(self._prompt),
+            prompt,
             tie=random.random(),
+            now=self._shared.clock(),
+            policy=model.policy,
             preferred=preferred(workers, model.canary, session),
         )
         revision = model.canary.revision if model.canary else None
-        trial = frozenset(worker.id for worker in workers if worker.revision == revision)
-        return attempts(ranking, trial, ATTEMPTS)
+        trial = frozenset(worker.id for worker in self._workers() if worker.revision == revision)
+        return attempts([*self._tried, *ranking], trial, len(self._tried) + 1)[-1]
 
-    async def _attempt(self, choice: Choice, url: str, send: Send, *, last: bool) -> Outcome:
-        """Give the request to one worker.
+    async def _give_up(self, client: Client, error: UpstreamError) -> Outcome:
+        """End a request that nobody goes on with.
 
         Raises:
-            UpstreamError: it failed, and nothing was sent on.
-            _Refused: it does not take the request, and there is another worker.
-            ClientLeft: at any time.
+            ApiError: nothing was sent yet.
         """
-        router = self._shared.router
-        ticket = router.take(choice, self._keys, len(self._prompt))
-        leaving = asyncio.create_task(disconnected(self._request.receive))
-        connection: Connection | None = None
-        ended = _Ended()
-        try:
-            opened, response = await unless(leaving, self._open(url))
-            connection = opened
-            beginning = _begin(response, opened.body(), last=last)
-            answer = await unless(leaving, beginning)
-            sending = self._relay(answer, choice, ticket, send)
-            broken = await unless(leaving, sending)
-            if broken:
-                log.warning("worker %s broke off: %s", choice.id, broken)
-            failed = bool(broken) or answer.response.status >= 500
-            ended = _Ended(counts=True, failed=failed, down=bool(broken))
-            return Outcome.ERROR if failed else Outcome.COMPLETE
-        except UpstreamError:
-            ended = _Ended(counts=True, failed=True, down=True)
-            raise
-        except _Refused as refusal:
-            ended = _Ended(counts=not refusal.leaving, failed=True)
-            raise
-        finally:
-            leaving.cancel()
-            self._account(ticket, ended)
-            if connection is not None:
-                self._shared.live.discard(connection)
-                self._shared.pool.give_back(url, connection)
-
-    def _account(self, ticket: Ticket, ended: _Ended) -> None:
-        """A stream that this gateway cut at its own end is not its worker's failure."""
-        fair = not self._shared.stopping()
-        down_at = self._shared.clock() if ended.down and fair else None
-        self._shared.router.ended(
-            ticket, counts=ended.counts and fair, failed=ended.failed, down_at=down_at
-        )
-
-    async def _open(self, url: str) -> tuple[Connection, Response]:
-        """Send the request, and wait for the head of its answer.
-
-        A kept connection that turns out to be dead is replaced by a new one: that is a retry, too.
-        """
-        where = urlsplit(url)
-        data = worker_request(
-            self._request.url.path,
-            where.netloc,
-            self._id,
-            self._request.headers.raw,
-            self._admitted.body,
-        )
-        kept = self._shared.pool.idle(url)
-        if kept is not None:
-            with suppress(UpstreamError):
-                return await self._ask(kept, data)
-            log.debug("an idle connection to %s was closed", url)
-            self._admitted.metrics.retried()
-        return await self._ask(await self._shared.pool.connect(url), data)
-
-    async def _ask(self, connection: Connection, data: bytes) -> tuple[Connection, Response]:
-        self._shared.live.add(connection)
-        try:
-            return connection, await connection.send(data)
-        except BaseException:
-            connection.abort()
-            self._shared.live.discard(connection)
-            raise
-
-    async def _relay(self, answer: _Answer, choice: Choice, ticket: Ticket, send: Send) -> str:
-        """Relay an answer; returns why it could not be finished, or nothing."""
-        self._shared.router.answered(ticket)
-        self._admitted.metrics.first_byte(self._shared.clock())
-        await send(self._head(answer.response, choice))
-        try:
-            await send(_piece(answer.first))
-            async for chunk in answer.rest:
-                await send(_piece(chunk))
-        except UpstreamError as error:
-            if answer.response.header(b"content-type").startswith(b"text/event-stream"):
-                await send(_piece(_lost_event()))
-            return str(error)  # the response stays unfinished: the server closes uncleanly
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return ""
-
-    def _head(self, response: Response, choice: Choice) -> dict[str, Any]:
-        own = [(headers.REQUEST_ID, self._id)]
-        if self._shared.debug_headers:
-            own += [(headers.WORKER, choice.id), (headers.ROUTE_REASON, choice.reason)]
-        return {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": client_headers(response.headers, own),
-        }
-
-
-async def _begin(response: Response, rest: AsyncGenerator[bytes, None], *, last: bool) -> _Answer:
-    """Return an answer together with the first piece of its body."""
-    if response.status == ErrorCode.SHUTTING_DOWN.status and not last:
-        raise _Refused(await _code(rest))
-    return _Answer(response, await anext(rest, b""), rest)
-
-
-async def _code(body: AsyncGenerator[bytes, None]) -> str:
-    """Return the error code in a refusal's body, or nothing."""
-    found = b""
-    async for chunk in body:
-        found += chunk
-        if len(found) > MAX_REFUSAL:
-            break
-    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-        return str(orjson.loads(found)["error"]["code"])
-    return ""
-
-
-def _piece(data: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-def _lost_event() -> bytes:
-    error = ApiError(
-        ErrorCode.UPSTREAM_FAILED,
-        "The worker was lost while it answered; the answer is incomplete.",
-    )
-    # An event may have been cut: a blank line ends it, so that the error stands on its own.
-    return b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n"
+        if client.begun:
+            message = "The worker was lost while it answered; the answer is incomplete."
+            await client.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
+            return Outcome.ERROR
+        if self._shared.stopping():
+            raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
+        if isinstance(error, RefusalError):
+            await client.begin(error.response, self._tried[-1])
+            await client.pass_on(error.body)
+            await client.end()
+            return Outcome.ERROR
+        name = self._admitted.model.name
+        raise ApiError(ErrorCode.UPSTREAM_FAILED, f"No worker of {name!r} could answer.")

@@ -17,20 +17,20 @@ from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, Wor
 from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.relay.exchange import Admitted, Exchange, Shared
+from penstock_gateway.relay.attempt import Admitted, Shared
+from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
-from penstock_gateway.relay.request import check_content_type, parse
+from penstock_gateway.relay.request import check_content_type, parse, with_field
 from penstock_gateway.relay.upstream import Connection, Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.split import whole_request_workers
+from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.door import Door, sent_key
 from penstock_gateway.tenants.visit import Visit, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
-BYTES_PER_TOKEN = 4
-"""Of English prose and code; good enough to compare workers by."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ class Relay:
     stopping: bool = False
 
     def __post_init__(self) -> None:
+        self._changed = asyncio.Event()
         self._gates = Gates(self._capacity, self.clock)
 
     def give_up(self) -> None:
         """End every request under way; their clients see an error."""
         self.stopping = True
         self._gates.close()
+        self._changed.set()
         for connection in list(self.live):
             connection.abort("the gateway is stopping")
 
@@ -78,7 +80,7 @@ class Relay:
             found[worker.id] = WorkerLoad(
                 state=worker.state,
                 in_flight=tally.in_flight,
-                outstanding_tokens=tally.waiting_bytes // BYTES_PER_TOKEN,
+                outstanding_tokens=tally.outstanding_tokens,
                 requests=tally.requests,
                 failures=tally.failures,
             )
@@ -107,13 +109,15 @@ class Relay:
             body = await self._body(request)
             wanted = parse(body)
             model = self._model(wanted.model)
-            size = len(wanted.prompt)
-            found = visit.ask(wanted.model, model, wanted.tier, size, wanted.most_tokens)
-            place = self._gates.offer(model, found, size)
+            tokens = int(len(wanted.prompt) / BYTES_PER_TOKEN)
+            found = visit.ask(wanted.model, model, wanted.tier, tokens, wanted.most_tokens)
+            place = self._gates.offer(model, found, len(wanted.prompt))
         except ApiError as error:
             self.metrics.refused(error.code, visit.tenant.id)
             raise
-        metrics = self.metrics.request(model.name, size, arrived)
+        for name in wanted.reserved:
+            body = with_field(body, name, b"null")
+        metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
         admitted = Admitted(request, body, wanted, model, metrics, visit)
         outcome = Outcome.ERROR
         try:
@@ -125,6 +129,8 @@ class Relay:
 
     def fleet_changed(self) -> None:
         """There may be room where there was none."""
+        self._changed.set()
+        self._changed = asyncio.Event()
         for model in self.directory().fleet.models:
             self._gates.advance(model)
 
@@ -139,8 +145,11 @@ class Relay:
             finally:
                 leaving.cancel()
         admitted.metrics.let_through(self.clock())
-        workers = self._workers(admitted.model)
-        return await Exchange(self._shared(), admitted).run(workers, send)
+        model = admitted.model
+        if not self._workers(model):
+            raise _nobody(model.name)
+        exchange = Exchange(self._shared(), admitted, lambda: self._workers(model))
+        return await exchange.run(send)
 
     def _shared(self) -> Shared:
         return Shared(
@@ -149,6 +158,7 @@ class Relay:
             self.clock,
             self.live,
             lambda: self.stopping,
+            lambda: self._changed,
             self.settings.debug_headers,
         )
 
@@ -177,13 +187,10 @@ class Relay:
         raise _nobody(name)
 
     def _workers(self, model: FleetModel) -> list[FleetWorker]:
-        workers = self.directory().ready(model)
-        if not workers:
-            raise _nobody(model.name)
-        return whole_request_workers(workers)
+        return whole_request_workers(self.directory().ready(model))
 
     def _capacity(self, model: FleetModel) -> int:
-        workers = len(whole_request_workers(self.directory().ready(model)))
+        workers = len(self._workers(model))
         # A fleet that says nothing of queues lets everything through.
         return workers * model.queue.per_worker if model.queue else sys.maxsize
 

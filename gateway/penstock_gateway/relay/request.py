@@ -12,10 +12,11 @@ from typing import Any
 
 import orjson
 
-from penstock_contract import headers
+from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
+RESERVED = (journal.FIELD, handoff.FIELD)
 _FORWARDED = (headers.TRACEPARENT.encode(), b"accept")
 _HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
@@ -37,6 +38,8 @@ class Wanted:
     """OpenAI's `service_tier`: the request class that is asked for."""
     most_tokens: int = 0
     """Tokens that all of the answer may have; 0 when the request does not say."""
+    reserved: tuple[str, ...] = ()
+    """Fields that it has and only the gateway may fill."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -73,6 +76,7 @@ def parse(body: bytes) -> Wanted:
         _prompt(found),
         tier if isinstance(tier, str) else "",
         _most_tokens(found),
+        tuple(name for name in RESERVED if name in found),
     )
 
 
@@ -92,6 +96,11 @@ def worker_request(
     lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
     lines += [f"{name}: {value}\r\n".encode() for name, value in trusted]
     return b"".join([*lines, b"\r\n", body])
+
+
+def with_field(body: bytes, name: str, value: bytes) -> bytes:
+    """Return a JSON object with one field more, which overrules one of the same name before it."""
+    return body.rstrip()[:-1] + b',"' + name.encode() + b'":' + value + b"}"
 
 
 def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:

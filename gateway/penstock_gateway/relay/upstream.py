@@ -6,12 +6,15 @@ up, so a slow reader holds back its worker instead of filling the gateway's memo
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
+
+from penstock_contract.metrics import Fault
 
 HIGH_WATER = 256 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
@@ -21,8 +24,16 @@ MAX_HEAD = 64 * 1024
 """Bytes before the end of the response head; more is garbage."""
 
 
+CONNECT_SECONDS = 1.5
+"""For a connection: time for one lost packet."""
+
+
 class UpstreamError(Exception):
-    """The worker could not be reached, answered garbage, or broke off."""
+    """The worker did not serve the request to its end."""
+
+    def __init__(self, reason: str, fault: Fault = Fault.LOST) -> None:
+        super().__init__(reason)
+        self.fault = fault
 
 
 class Response:
@@ -44,6 +55,16 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self.reusable = False
+        self.worker = ""
+        """Whose connection it is."""
+        self.heard = 0.0
+        """When the worker last said something, or was asked; monotonic seconds."""
+        self.longest = 0.0
+        """Longest silence inside the body, in seconds."""
+        self.began = False
+        """A piece of the body has come."""
+        self.paused = False
+        """The client is behind: the worker's silence is ours."""
         self._parser: httptools.HttpResponseParser | None = None
         self._head: asyncio.Future[Response] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
@@ -52,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._held = 0
         self._arrived = asyncio.Event()
         self._complete = False
-        self._failure = ""
+        self._failure: UpstreamError | None = None
 
     # asyncio.Protocol
 
@@ -63,17 +84,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what the worker sent."""
         if self._parser is None or self._complete:
-            self.abort("the worker spoke without being asked")
+            self.abort("the worker spoke without being asked", Fault.GARBAGE)
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.abort(f"the worker answered with something that is not HTTP: {error}")
+            self.abort(f"what the worker answered is not HTTP: {error}", Fault.GARBAGE)
             return
         if self._head is not None and not self._head.done():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
-                self.abort("the worker's response head is too large")
+                self.abort("the worker's response head is too large", Fault.GARBAGE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker, or the network between, has gone."""
@@ -106,10 +127,12 @@ class Connection(asyncio.Protocol):
         """Keep a piece of the body; stop reading when the client is behind."""
         if self._complete:
             return
+        self._note_time()
         self._chunks.append(body)
         self._held += len(body)
         self._arrived.set()
         if self._held > HIGH_WATER and self.transport is not None and not self.closed:
+            self.paused = True
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
@@ -134,11 +157,12 @@ class Connection(asyncio.Protocol):
         self._headers, self._head_bytes = [], 0
         self._chunks.clear()
         self._held = 0
-        self._complete = self.reusable = False
-        self._failure = ""
+        self._complete = self.reusable = self.began = False
+        self._failure, self.longest = None, 0.0
         self._arrived.clear()
         if self.closed or self.transport is None:
             raise UpstreamError("the worker closed the connection")
+        self.heard = time.monotonic()
         self.transport.write(request)
         return await self._head
 
@@ -152,31 +176,43 @@ class Connection(asyncio.Protocol):
             while self._chunks:
                 chunk = self._chunks.popleft()
                 self._held -= len(chunk)
-                if self._held <= HIGH_WATER // 2 and self.transport and not self.closed:
-                    self.transport.resume_reading()
+                if self.paused and self._held <= HIGH_WATER // 2:
+                    self._read_on()
                 yield chunk
             if self._complete:
                 return
-            if self._failure:
-                raise UpstreamError(self._failure)
+            if self._failure is not None:
+                raise self._failure
             self._arrived.clear()
             await self._arrived.wait()
 
-    def abort(self, reason: str = "the request was given up") -> None:
+    def abort(self, reason: str = "the request was given up", fault: Fault = Fault.LOST) -> None:
         """Close at once; a worker takes that as a cancelled request."""
-        self._fail(reason)
+        self._fail(reason, fault)
         if self.transport is not None:
             self.transport.abort()
         self.closed = True
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, fault: Fault = Fault.LOST) -> None:
         if self._complete:
             return
-        self._failure = self._failure or reason
+        self._failure = self._failure or UpstreamError(reason, fault)
         self._arrived.set()
         if self._head is not None and not self._head.done():
-            self._head.set_exception(UpstreamError(self._failure))
+            self._head.set_exception(self._failure)
             self._head.exception()  # nobody may be waiting any more
+
+    def _note_time(self) -> None:
+        now = time.monotonic()
+        if self.began:
+            self.longest = max(self.longest, now - self.heard)
+        self.began, self.heard = True, now
+
+    def _read_on(self) -> None:
+        """The client has caught up; only from now on is silence the worker's."""
+        self.paused, self.heard = False, time.monotonic()
+        if self.transport is not None and not self.closed:
+            self.transport.resume_reading()
 
 
 class Pool:
@@ -203,12 +239,13 @@ class Pool:
         where = urlsplit(url)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(
                     Connection, where.hostname or "", where.port or 80
                 )
         except (OSError, TimeoutError) as error:
-            raise UpstreamError(f"cannot connect to {url}: {error or 'timed out'}") from error
+            reason = f"cannot connect to {url}: {error or 'timed out'}"
+            raise UpstreamError(reason, Fault.UNREACHABLE) from error
         return connection
 
     def give_back(self, url: str, connection: Connection) -> None:

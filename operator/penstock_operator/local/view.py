@@ -67,6 +67,9 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
                 deployment.spec.request_classes,
                 deployment.spec.engine.max_num_seqs,
             ),
+            policy=deployment.spec.routing.policy,
+            attempts=deployment.spec.routing.retry.attempts,
+            resume_streams=deployment.spec.routing.retry.resume_streams,
         )
         for deployment in desired.deployments
     ]

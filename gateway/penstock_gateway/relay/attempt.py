@@ -1,0 +1,286 @@
+"""One request at one worker: asks, relays the answer, and accounts for how the worker did.
+
+The head of an answer is held until the first event is there, and an answer that is not streamed
+until it is whole: what fails before that is tried elsewhere, and the client sees nothing of it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.requests import Request
+
+from penstock_contract import headers, journal
+from penstock_contract.errors import ErrorCode
+from penstock_contract.fleet import FleetModel, FleetWorker
+from penstock_contract.metrics import Fault, Outcome
+from penstock_gateway.metrics import RequestMetrics
+from penstock_gateway.relay.client import Client, is_stream
+from penstock_gateway.relay.record import Record, error_code
+from penstock_gateway.relay.request import Wanted, with_field, worker_request
+from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
+from penstock_gateway.routing.load import Prompt, Router, Ticket
+from penstock_gateway.routing.policy import Choice
+from penstock_gateway.routing.report import Report, report
+from penstock_gateway.tenants.visit import Visit
+
+MAX_HELD: Final = 1 << 20
+"""Bytes of an answer that is not streamed, held until it is whole; a longer one goes on before."""
+
+STREAMED: Final = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose streams can be continued."""
+
+_DOWN: Final = (Fault.UNREACHABLE, Fault.LOST, Fault.HUNG, Fault.GARBAGE)
+"""After these a worker is put aside until a probe has found it well."""
+
+_FAULT_OF_CODE: Final = {
+    ErrorCode.SHUTTING_DOWN.code: Fault.LEAVING,
+    ErrorCode.HANDED_BACK.code: Fault.LEAVING,
+    ErrorCode.INTERNAL_ERROR.code: Fault.FAILED,
+    ErrorCode.NO_CAPACITY.code: Fault.REFUSED,
+}
+"""Errors of a worker that say nothing against the request: another worker may do better."""
+
+
+_EPOCH: Final = headers.EPOCH.encode()
+_UNTOLD: Final = Report()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What an exchange needs of its gateway."""
+
+    router: Router
+    pool: Pool
+    clock: Callable[[], float]
+    live: set[Connection]
+    stopping: Callable[[], bool]
+    change: Callable[[], asyncio.Event]
+    """Returns what the next change of the fleet sets."""
+    debug_headers: bool
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that is to be served."""
+
+    request: Request
+    body: bytes
+    wanted: Wanted
+    model: FleetModel
+    metrics: RequestMetrics
+    visit: Visit
+
+
+@dataclass
+class Journey:
+    """How far a request has come, over all workers that it was given to."""
+
+    id: str
+    prompt: Prompt
+    record: Record = field(default_factory=Record)
+    number: int = 0
+    """Of the present attempt, from 1."""
+    broken_at: float = 0.0
+    """When the attempt before ended."""
+    fault: Fault = Fault.LOST
+    """How it did."""
+
+
+class RefusalError(UpstreamError):
+    """A worker's own refusal: the client's, when no other worker does better."""
+
+    def __init__(self, response: Response, body: bytes) -> None:
+        fault = _FAULT_OF_CODE.get(error_code(body), Fault.FAILED)
+        if response.status == ErrorCode.NO_CAPACITY.status and fault is not Fault.LEAVING:
+            fault = Fault.REFUSED
+        super().__init__(f"it answered with status {response.status}", fault)
+        self.response = response
+        self.body = body
+
+
+class Attempt:
+    """A request at a worker."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        admitted: Admitted,
+        client: Client,
+        journey: Journey,
+        worker: FleetWorker,
+        choice: Choice,
+    ) -> None:
+        self.progressed = False
+        """Something of this attempt has gone to the client."""
+        self._shared = shared
+        self._admitted = admitted
+        self._client = client
+        self._journey = journey
+        self._worker = worker
+        self._choice = choice
+        self._ticket = shared.router.take(choice, journey.prompt, shared.clock())
+
+    async def run(self) -> Outcome:
+        """Have the worker answer, and relay that.
+
+        Raises:
+            UpstreamError: it did not answer to the end.
+        """
+        connection: Connection | None = None
+        counts = failed = down = False  # a client that leaves says nothing about the worker
+        try:
+            connection, response = await self._open()
+            outcome = await self._relay(response, connection.body())
+            counts, failed = True, response.status >= ErrorCode.INTERNAL_ERROR.status
+            return outcome
+        except UpstreamError as error:
+            counts, failed = error.fault is not Fault.LEAVING, True
+            down = error.fault in _DOWN
+            raise
+        finally:
+            self._account(self._ticket, counts=counts, failed=failed, down=down)
+            if connection is not None:
+                self._shared.live.discard(connection)
+                self._shared.pool.give_back(self._worker.url, connection)
+
+    def _account(self, ticket: Ticket, *, counts: bool, failed: bool, down: bool) -> None:
+        """A stream that this gateway cut at its own end is not its worker's failure."""
+        fair = not self._shared.stopping()
+        down_at = self._shared.clock() if down and fair else None
+        self._shared.router.ended(ticket, counts=counts and fair, failed=failed, down_at=down_at)
+
+    async def _open(self) -> tuple[Connection, Response]:
+        """Send the request, and wait for the head of its answer.
+
+        A kept connection that turns out to be dead is replaced by a new one: that is a retry, too.
+        """
+        pool, url, data = self._shared.pool, self._worker.url, self._data()
+        kept = pool.idle(url)
+        if kept is None:
+            return await self._ask(await pool.connect(url), data)
+        try:
+            return await self._ask(kept, data)
+        except UpstreamError as error:
+            if error.fault is not Fault.LOST:
+                raise
+            self._admitted.metrics.retried()
+            try:
+                fresh = await pool.connect(url)
+            except UpstreamError:
+                raise error from None  # it was there a moment ago: the request may have killed it
+        return await self._ask(fresh, data)
+
+    async def _ask(self, connection: Connection, data: bytes) -> tuple[Connection, Response]:
+        connection.worker = self._worker.id
+        self._shared.live.add(connection)
+        try:
+            return connection, await connection.send(data)
+        except BaseException:
+            connection.abort()
+            self._shared.live.discard(connection)
+            raise
+
+    def _data(self) -> bytes:
+        """Return the request, or what is left of it, as it goes to the worker."""
+        admitted, path = self._admitted, self._admitted.request.url.path
+        body, own = admitted.body, [*admitted.visit.trusted_headers]
+        if self._journey.number > 1:
+            own.append((headers.ATTEMPT, str(self._journey.number)))
+        if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
+            own.append((headers.JOURNAL, "1"))
+        resume = self._journey.record.resume() if self._client.begun else None
+        if resume is not None:
+            body = with_field(body, journal.FIELD, resume.model_dump_json().encode())
+        host, incoming = urlsplit(self._worker.url).netloc, admitted.request.headers.raw
+        return worker_request(path, host, self._journey.id, incoming, body, own)
+
+    async def _relay(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+        if response.status == 200 and is_stream(response):
+            return await self._stream(response, body)
+        return await self._whole(response, body)
+
+    async def _stream(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+        """Relay a stream, event by event."""
+        record = self._journey.record
+        try:
+            async for data in body:
+                events = record.feed(data)
+                if events:
+                    if not self.progressed:
+                        await self._begin(response, report(data))
+                    await self._client.pass_on(events)
+                if record.stopped:
+                    break
+        except UpstreamError:
+            if not record.done:  # what is missing after [DONE] is nobody's loss
+                raise
+        if record.done:
+            await self._client.end()
+            return Outcome.COMPLETE
+        return await self._stopped(response)
+
+    async def _stopped(self, response: Response) -> Outcome:
+        """Pass on the error with which a worker ended a stream, if that is the request's own."""
+        record = self._journey.record
+        if record.error is None:
+            raise UpstreamError("what it sends is not the rest of a stream", Fault.GARBAGE)
+        code = error_code(record.error.removeprefix(b"data: "))
+        if code in _FAULT_OF_CODE:
+            raise UpstreamError(f"it ended a stream with {code}", _FAULT_OF_CODE[code])
+        if not self.progressed:
+            await self._begin(response)
+        await self._client.pass_on(record.error)
+        return Outcome.ERROR
+
+    async def _whole(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+        """Relay an answer that is not streamed."""
+        if self._client.begun:
+            reason = f"it answered with status {response.status} when asked to go on"
+            raise UpstreamError(reason, Fault.FAILED)
+        held = b""
+        async for data in body:
+            held = data if self.progressed else held + data
+            if not self.progressed and len(held) > MAX_HELD:
+                await self._begin(response)
+            if self.progressed:
+                await self._client.pass_on(held)
+        if not self.progressed:
+            self._check(response, held)
+            await self._begin(response, report(held))
+            await self._client.pass_on(held)
+        await self._client.end()
+        failed = response.status >= ErrorCode.INTERNAL_ERROR.status
+        return Outcome.ERROR if failed else Outcome.COMPLETE
+
+    def _check(self, response: Response, body: bytes) -> None:
+        """Find out what must not go on to the client as it is."""
+        if response.status >= 500 and response.status != ErrorCode.DEADLINE_EXCEEDED.status:
+            raise RefusalError(response, body)
+        if response.status == 200 and (self._admitted.wanted.stream or not _is_json(body)):
+            raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
+
+    async def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
+        """The answer begins, or goes on."""
+        self.progressed = True
+        now, metrics = self._shared.clock(), self._admitted.metrics
+        epoch = response.header(_EPOCH)
+        prediction = self._shared.router.answered(self._ticket, now, told, epoch)
+        if prediction is not None:
+            metrics.prefix(*prediction)
+        if self._client.begun:
+            metrics.resumed(self._journey.fault, now - self._journey.broken_at)
+        else:
+            metrics.first_byte(now)
+            await self._client.begin(response, self._choice)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return True

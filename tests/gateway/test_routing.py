@@ -10,7 +10,7 @@ from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from penstock_gateway.routing.load import Prediction, Prompt, Router
 from penstock_gateway.routing.policies import rank_by
-from penstock_gateway.routing.policy import NEAR, STICKINESS, Candidate, rank
+from penstock_gateway.routing.policy import COMPUTING, NEAR, STICKINESS, Candidate, rank
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.report import Report
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
@@ -29,6 +29,7 @@ candidates = st.lists(
         resident=st.integers(0, 50),
         outstanding=st.integers(0, 10**6),
         matched=st.integers(0, 10**6),
+        recent=st.floats(0, 1e3),
         kv_free=st.integers(-(10**6), 10**6).map(float),
         session=st.booleans(),
         preferred=st.booleans(),
@@ -73,10 +74,17 @@ def test_ties_are_broken_by_the_number_given() -> None:
 
 def test_a_cached_prefix_attracts_until_its_queue_outweighs_it() -> None:
     def first(outstanding: int) -> str:
-        hot = Candidate("hot", SPEED, outstanding=outstanding, matched=500)
+        hot = Candidate("hot", SPEED, outstanding=outstanding, matched=200)
         return best([hot, Candidate("cold", SPEED)], 1000)
 
-    assert [first(n) for n in (0, 1400, 1600)] == ["hot", "hot", "cold"]
+    saved = int(COMPUTING * 200)
+    assert [first(n) for n in (0, saved - 100, saved + 100)] == ["hot", "hot", "cold"]
+
+
+def test_what_is_cached_nowhere_goes_where_least_was_computed_lately() -> None:
+    found = [Candidate("a", SPEED, recent=9.0), Candidate("b", SPEED, recent=8.0)]
+    assert best(found, 1000) == "b"
+    assert best([found[0]._replace(matched=900), found[1]], 1000) == "a"
 
 
 def test_no_prefix_is_worth_waiting_for_longer_than_the_bound() -> None:

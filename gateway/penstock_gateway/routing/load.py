@@ -115,6 +115,7 @@ class Router:
                 load.outstanding,
                 load.tokens(matched.get(worker.id, _NOTHING).length),
                 load.kv_tokens - load.kv_used,
+                load.recently(now),
                 worker.id == session,
                 preferred is None or worker.id in preferred,
             )
@@ -136,6 +137,7 @@ class Router:
             prompt.keys, worker, prompt.size - int(choice.matched * load.bytes_per_token)
         )
         ticket = Ticket(worker, next(self._numbers), prompt, choice, now, stamp, age)
+        load.given(choice.uncached * load.speed.speed.token, now)
         load.waiting[ticket.number] = choice.uncached
         load.outstanding += choice.uncached
         load.kv[ticket.number] = choice.uncached + TYPICAL_OUTPUT

@@ -1,9 +1,11 @@
 """What the gateway has sent to a worker and not got back."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
 from penstock_gateway.routing.breaker import Breaker
+from penstock_gateway.routing.policy import RECENT_SECONDS
 from penstock_gateway.routing.prefix_index import BOUNDARIES
 from penstock_gateway.routing.speed import SpeedLearner
 
@@ -32,6 +34,9 @@ class Load:
     """Uncached tokens by ticket, until the first token."""
     outstanding: int = 0
     """Their sum."""
+    recent: float = 0.0
+    """Seconds of computing given lately, as of `recent_at`."""
+    recent_at: float = 0.0
     kv: dict[int, int] = field(default_factory=dict)
     """Tokens of KV by ticket that is out; those of an earlier life of the worker do not count."""
     kv_used: int = 0
@@ -52,6 +57,14 @@ class Load:
     def tokens(self, size: int) -> int:
         """Return about how many tokens so many bytes are."""
         return int(size / self.bytes_per_token)
+
+    def recently(self, now: float) -> float:
+        """Return the seconds of computing that it was given lately."""
+        return self.recent * math.exp((self.recent_at - now) / RECENT_SECONDS)
+
+    def given(self, seconds: float, now: float) -> None:
+        """It has so much more to compute."""
+        self.recent, self.recent_at = self.recently(now) + seconds, now
 
     def learn_tokens(self, size: int, tokens: int | None) -> None:
         """Learn how many bytes a token has."""

@@ -6,6 +6,7 @@ in one screen.
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.grammar import GrammarError, Grammars, Matcher
@@ -21,6 +22,9 @@ from penstock_worker.request import Request
 from penstock_worker.runner_interface import Runner, Sampled
 from penstock_worker.scheduler import Scheduler, Step
 from penstock_worker.validation import problem
+
+if TYPE_CHECKING:
+    from penstock_worker.transfer.handoff import Handoff  # it needs what most engines do not
 
 
 class Engine:
@@ -55,6 +59,10 @@ class Engine:
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._grammars = grammars
+        self.handoff: Handoff | None = None
+        """Keeps blocks for other workers and gets theirs; set before `start`."""
+        self.stalled = False
+        """The latest step had nothing to compute: what waits needs blocks that others keep."""
         self._clock = clock
         self._arrivals = 0
 
@@ -78,14 +86,39 @@ class Engine:
         try:
             if message.grammar:
                 request.matcher = self._matcher(message.grammar)
-            self.scheduler.add(request)
+            source = message.source if self.handoff is not None else None
+            self.scheduler.add(request, parked=source is not None)
         except ValueError as error:
             return _gave_up(message.id, str(error))
+        if self.handoff is not None and source is not None:
+            self.handoff.await_blocks(request, source)
         return None
 
     def abort(self, ids: list[str]) -> None:
         """Forget requests and free their blocks."""
         self.scheduler.abort(ids)
+        if self.handoff is not None:
+            self.handoff.cancel(ids)
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Let hand-offs begin; `wake` is called from other threads when `settle` is due."""
+        if self.handoff is not None:
+            self.handoff.start(wake)
+
+    def release(self, leases: list[str]) -> None:
+        """End leases that nobody will pull."""
+        if self.handoff is not None:
+            self.handoff.release(leases)
+
+    def settle(self) -> None:
+        """Take note of what hand-offs have brought, or have given back."""
+        if self.handoff is not None:
+            for request in self.handoff.settle():
+                self.scheduler.unpark(request)
+
+    def patience(self) -> float | None:
+        """Return the seconds until `settle` is due by the clock; None for never."""
+        return None if self.handoff is None else self.handoff.patience()
 
     def give_up(self, reason: str) -> Batch:
         """End every request with an error; for when a step has failed."""
@@ -98,6 +131,7 @@ class Engine:
         began = self._clock()
         expired = self._expire(began)
         step = self.scheduler.schedule()
+        self.stalled = not step.slices
         _note_queueing(step, began)
         lost = self._constrain(step)
         sampled = iter(self._runner.run(step.slices) if step.slices else [])
@@ -115,7 +149,7 @@ class Engine:
         scheduler = self.scheduler
         return Stats(
             running=len(scheduler.running),
-            waiting=scheduler.num_waiting,
+            waiting=scheduler.num_waiting + scheduler.num_parked,
             blocks_free=counts.free,
             blocks_cached=counts.cached,
             blocks_used=counts.used,
@@ -126,12 +160,13 @@ class Engine:
             prefill_tokens=sum(part.count for part in slices) - decoding,
             decode_tokens=decoding,
             kv_tokens=sum(part.start for part in slices),
+            handoff=self.handoff.stats() if self.handoff is not None else None,
         )
 
     def _expire(self, now: float) -> list[Output]:
         """Give up what is past its deadline, so that no step is spent on an answer nobody reads."""
         overdue = self.scheduler.overdue(now)
-        self.scheduler.abort(overdue)
+        self.abort(overdue)
         return [
             Output(id=request_id, tokens=[], finish_reason=FinishReason.DEADLINE)
             for request_id in overdue
@@ -164,7 +199,10 @@ class Engine:
         token, logprobs = sampled
         request.tokens.append(token)
         reason = _finish_reason(request, token)
+        kept = None
         if reason is not None:
+            if request.keep and self.handoff is not None:
+                kept = self.handoff.keep(request)
             self.scheduler.finish(request)
         return Output(
             id=request.id,
@@ -173,6 +211,7 @@ class Engine:
             logprobs=_listed(logprobs),
             cached_tokens=request.cached_tokens,
             queue_seconds=request.queue_seconds if _is_first(request) else 0.0,
+            kept=kept,
         )
 
 

@@ -5,6 +5,7 @@ import secrets
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,11 +17,17 @@ from penstock_worker.grammar import Grammars
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
+from penstock_worker.model.files import weight_files
 from penstock_worker.model.loading import QUANTIZATIONS, Computation, load_model
 from penstock_worker.native import build
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
+from penstock_worker.transfer.fingerprint import fingerprint
+from penstock_worker.transfer.pool_memory import PoolMemory
+
+if TYPE_CHECKING:
+    from penstock_worker.transfer.handoff import Handoff
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 KERNELS = ("auto", "native", "torch")
@@ -60,8 +67,11 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         cost = measure(
             warm, vocab_size=shape.vocab_size, clock=time.monotonic, budget=BENCHMARK_SECONDS
         )
-    return _engine(config, runner, shape, num_blocks, max_model_len), Ready(
-        epoch=secrets.token_hex(8),
+    epoch = secrets.token_hex(8)
+    engine = _engine(config, runner, shape, num_blocks, max_model_len)
+    engine.handoff = _handoff(config, shape, engine.pool, pool, epoch)
+    return engine, Ready(
+        epoch=epoch,
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_model_len=max_model_len,
@@ -89,6 +99,25 @@ def _engine(
         max_num_batched_tokens=config.max_num_batched_tokens,
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
     )
+
+
+def _handoff(
+    config: EngineConfig, shape: ModelConfig, blocks: BlockPool, pool: KVPool, epoch: str
+) -> "Handoff | None":
+    if config.transfer is None:
+        return None
+    # It brings pydantic, which takes a tenth of a second that most engines need not spend.
+    from penstock_worker.transfer.opening import open_handoff
+
+    identity = fingerprint(
+        shape,
+        weight_files(Path(config.model)),
+        block_size=config.block_size,
+        dtype=str(pool.dtype),
+        quantization=config.quantization,
+    )
+    memory = PoolMemory(pool)
+    return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)
 
 
 def _computation(config: EngineConfig, shape: ModelConfig) -> Computation:

@@ -22,11 +22,27 @@ class KVEventsConfig(msgspec.Struct, frozen=True):
     """Messages kept for replays."""
 
 
+class TransferConfig(msgspec.Struct, frozen=True):
+    """Where an engine serves its KV to other workers, and for how long."""
+
+    host: str
+    """To listen on."""
+    port: int
+    """0 for any that is free."""
+    advertised_host: str
+    """Where other workers reach it."""
+    lease_seconds: float
+    worker: str
+    """Unique over time, such as the pod's uid."""
+
+
 class SimulationConfig(msgspec.Struct, frozen=True):
     """How long the steps of an engine take that computes nothing, and what its cache would hold."""
 
     cost: StepCost = StepCost(step=0.01, prefill_token=1e-4, sequence=2e-4, kv_token=0.0)
     kv_tokens: int = 100_000
+    kv_bandwidth: float = 1.25e9
+    """Bytes per second at which KV of other workers arrives."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True):
@@ -51,6 +67,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     threads: int | None = None
     """Compute threads; default: torch's choice."""
     kv_events: KVEventsConfig | None = None
+    transfer: TransferConfig | None = None
+    """None: no KV is handed over."""
     simulation: SimulationConfig | None = None
     """Set where nothing is to be computed."""
     self_benchmark: bool = False

@@ -20,12 +20,21 @@ from penstock_worker.messages import (
     Failed,
     Output,
     Ready,
+    Release,
     Stop,
 )
 from penstock_worker.wire import command_decoder, encode, receive
 
-Inbox = queue.SimpleQueue[Command | Exception]
+
+class Wake:
+    """Another thread has something for the engine to settle."""
+
+
+Inbox = queue.SimpleQueue[Command | Wake | Exception]
 """What the server sent, in order; an exception when it sent something unreadable."""
+
+STALLED_SECONDS = 0.05
+"""Between attempts to schedule, while all that waits needs blocks that others keep."""
 
 Build = Callable[[EngineConfig], tuple[Engine, Ready]]
 Publish = Callable[[Engine], None]
@@ -37,6 +46,7 @@ def run_engine(connection: socket.socket, config: EngineConfig, build: Build) ->
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     try:
         engine, ready = build(config)
+        engine.start(lambda: inbox.put(Wake()))
         with _publishing(config.kv_events, ready.epoch) as publish:
             _send(connection, ready)
             _serve(connection, inbox, engine, publish)
@@ -84,21 +94,22 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
     """Alternate between taking commands and computing; sleep only when there is nothing to do."""
     _send(connection, Batch([], engine.stats()))
     while True:
-        idle = not engine.busy
         refused: list[Output] = []
-        while idle or not inbox.empty():
-            idle = False
-            match inbox.get():
-                case AddRequest() as message:
+        for message in _messages(inbox, engine):
+            match message:
+                case AddRequest():
                     refusal = engine.add(message)
                     if refusal is not None:
                         refused.append(refusal)
                 case Abort(ids):
                     engine.abort(ids)
+                case Release(leases):
+                    engine.release(leases)
                 case Stop():
                     return
-                case unreadable:
+                case Exception() as unreadable:
                     raise unreadable
+        engine.settle()
         if refused:
             _send(connection, Batch(refused, engine.stats()))
         if engine.busy:
@@ -107,6 +118,19 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
         if not engine.busy:
             engine.pool.check()
             _send(connection, Batch([], engine.stats()))
+
+
+def _messages(inbox: Inbox, engine: Engine) -> Iterator[Command | Wake | Exception]:
+    """Yield what is in the inbox; wait for something only when there is nothing to compute."""
+    patience: float | None = 0.0
+    if not engine.busy:
+        patience = engine.patience()
+    elif engine.stalled:
+        patience = STALLED_SECONDS
+    with contextlib.suppress(queue.Empty):
+        yield inbox.get(block=patience != 0.0, timeout=patience)
+        while True:
+            yield inbox.get_nowait()
 
 
 def _step(connection: socket.socket, engine: Engine) -> Batch:

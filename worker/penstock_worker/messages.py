@@ -5,6 +5,7 @@ never waits for HTTP and HTTP never waits for a step. Nothing here imports torch
 """
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,23 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """Report the sampled token's log-probability and this many alternatives."""
 
 
+class Source(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the KV of a prompt is: a lease of another worker's engine."""
+
+    lease: str = ""
+    """Empty where what was said of the KV is not enough to get it."""
+    epoch: str = ""
+    """Of that engine."""
+    host: str = ""
+    port: int = 0
+    seconds: float = 0.0
+    """How long the lease runs at most."""
+    tokens: int = 0
+    """Of the prompt, whose KV is there."""
+    cached_tokens: int = 0
+    """Of them, those that were cached there before."""
+
+
 class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Generate from a prompt."""
 
@@ -58,6 +76,10 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Requests with different salts share no KV blocks."""
     deadline: float | None = None
     """Seconds from arrival after which the request is given up, waiting or running."""
+    keep: bool = False
+    """When it ends, keep the prompt's blocks for another worker."""
+    source: Source | None = None
+    """Get the prompt's KV from there; what does not come is computed."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -66,11 +88,17 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     ids: list[str]
 
 
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """End leases: nobody will pull their blocks."""
+
+    leases: list[str]
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the engine process."""
 
 
-Command = AddRequest | Abort | Stop
+Command = AddRequest | Abort | Release | Stop
 
 
 class FinishReason(StrEnum):
@@ -109,6 +137,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     """Time until first scheduled; set with the first output."""
     error: str = ""
     """For people, with ABORT."""
+    kept: dict[str, Any] | None = None
+    """Where another worker finds the prompt's blocks, as `kv_transfer_params` tells it."""
 
 
 class HandoffStats(msgspec.Struct, frozen=True, omit_defaults=True):

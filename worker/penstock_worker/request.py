@@ -45,6 +45,10 @@ class Request:
     """Prompt tokens that the prefix cache gave on first admission."""
     queue_seconds: float = 0.0
     """Time until first scheduled."""
+    keep: bool = False
+    """When it ends, its prompt's blocks are kept for another worker."""
+    pulled_tokens: int = 0
+    """Prompt tokens whose KV was brought into the cache for this request: no hits of it."""
 
     @classmethod
     def from_message(
@@ -65,6 +69,7 @@ class Request:
             arrival=arrival,
             arrived_at=now,
             deadline=None if message.deadline is None else now + message.deadline,
+            keep=message.keep,
         )
 
     @property

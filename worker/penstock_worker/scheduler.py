@@ -66,6 +66,11 @@ class Scheduler:
         """Requests that wait for admission."""
         return len(self._waiting)
 
+    @property
+    def num_parked(self) -> int:
+        """Requests that wait for something else first."""
+        return len(self._requests) - len(self.running) - len(self._waiting)
+
     def ids(self) -> list[str]:
         """Return the ids of all requests, waiting or running, in order of arrival."""
         return list(self._requests)
@@ -78,8 +83,8 @@ class Scheduler:
         """Return whether the request could ever run to its end, alone in the pool."""
         return self._blocks_for(request.max_length) <= self.pool.num_blocks
 
-    def add(self, request: Request) -> None:
-        """Put a request into the waiting queue.
+    def add(self, request: Request, *, parked: bool = False) -> None:
+        """Put a request into the waiting queue, or keep it beside until `unpark`.
 
         Raises:
             ValueError: its id is taken, or it could never fit: the engine would wait for ever.
@@ -91,6 +96,11 @@ class Scheduler:
         self._requests[request.id] = request
         if request.deadline is not None:
             self._deadlines[request.id] = request.deadline
+        if not parked:
+            self.unpark(request)
+
+    def unpark(self, request: Request) -> None:
+        """Put a request that was kept beside into the waiting queue."""
         heapq.heappush(self._waiting, (request.urgency, request))
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -179,7 +189,8 @@ class Scheduler:
             return
         request.admitted = True
         # Of a resumed request, output may be cached too: what is reported is of the prompt.
-        request.cached_tokens = min(request.computed, request.prompt_length)
+        found = min(request.computed, request.prompt_length)
+        request.cached_tokens = max(0, found - request.pulled_tokens)
         self.prefix_queries += request.prompt_length
         self.prefix_hits += request.cached_tokens
         step.admitted.append(request)

@@ -1,0 +1,237 @@
+"""Two real engines: what one has computed the other need not, and nothing that fails is seen."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from handoffs import Node, node, source
+from tcp_faults import FaultProxy
+from tiny_models import make
+
+from penstock_contract.handoff import LeaseOutcome, PullOutcome
+from penstock_worker.messages import AddRequest, Sampling, Source
+from penstock_worker.transfer import pull
+
+GREEDY = Sampling(temperature=0.0)
+SAMPLINGS = {
+    "greedy": GREEDY,
+    "seeded": Sampling(temperature=1.0, seed=7, presence_penalty=0.5),
+}
+PROMPT = [(7 * i * i + 3 * i) % 300 for i in range(203)]
+FULL = 12  # blocks of 16 tokens, all but the last ones of the prompt
+BLOCK_BYTES = 2 * 3 * 16 * 2 * 16 * 4  # keys and values, layers, tokens, heads, dimension, float32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make("llama-gqa", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> dict[str, list[int]]:
+    """What one engine gives that does everything by itself."""
+    with node(model) as alone:
+        for name, sampling in SAMPLINGS.items():
+            alone.add(request(name, sampling=sampling))
+        return {name: alone.finish(name) for name in SAMPLINGS}
+
+
+class Pair:
+    """A prefill engine and a decode engine."""
+
+    def __init__(self, stack: ExitStack, model: Path, **changes: Any) -> None:
+        self.model = model
+        self.prefill: Node = stack.enter_context(node(model, **changes))
+        self.decode: Node = stack.enter_context(node(model, **changes))
+
+    def lease(self, prompt: list[int] = PROMPT) -> Source:
+        self.prefill.add(request("prefill", prompt, max_tokens=1, keep=True))
+        self.prefill.finish("prefill")
+        kept = self.prefill.outputs.pop("prefill")[-1].kept
+        assert kept is not None
+        return source(kept)
+
+    def outcome(self) -> str:
+        """Return how the decode engine's only pull ended."""
+        (found,) = self.decode.stats.pulls
+        assert self.decode.stats.pulls[found] == 1
+        return found
+
+    def nothing_is_left(self) -> None:
+        """Every block of both engines is free or cached, and nothing is kept or awaited."""
+        for one in (self.prefill, self.decode):
+            for lease in list(one.handoff.leases._leases):
+                one.handoff.release([lease])
+            one.counts()
+            assert (one.stats.leases, one.stats.leased_blocks) == (0, 0)
+            assert one.handoff._waits == {}
+
+
+@pytest.fixture
+def pair(model: Path) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        found = Pair(stack, model)
+        yield found
+        found.nothing_is_left()
+
+
+def request(name: str, prompt: list[int] = PROMPT, **options: Any) -> AddRequest:
+    return AddRequest(name, prompt, **{"max_tokens": 24, "sampling": GREEDY, **options})
+
+
+@pytest.mark.parametrize("how", SAMPLINGS)
+def test_tokens_are_those_of_one_engine(
+    pair: Pair, expected: dict[str, list[int]], how: str
+) -> None:
+    pair.decode.add(request("r", sampling=SAMPLINGS[how], source=pair.lease()))
+    assert pair.decode.finish("r") == expected[how]
+    assert pair.outcome() == PullOutcome.COMPLETE
+    assert pair.decode.stats.pulled_bytes == FULL * BLOCK_BYTES
+    pair.prefill.until(lambda: pair.prefill.stats.lease_ends)
+    assert pair.prefill.stats.lease_ends == {LeaseOutcome.PULLED: 1}
+
+
+def test_what_was_pulled_is_not_computed_and_not_called_cached(pair: Pair) -> None:
+    pair.decode.add(request("r", source=pair.lease()))
+    pair.decode.finish("r")
+    assert pair.decode.steps[0].prefill_tokens == len(PROMPT) - FULL * 16
+    assert pair.decode.outputs["r"][0].cached_tokens == 0
+
+
+def test_what_the_other_worker_had_cached_is_called_cached(pair: Pair) -> None:
+    pair.lease()
+    pair.decode.add(request("r", source=pair.lease()))
+    pair.decode.finish("r")
+    assert pair.decode.outputs["r"][0].cached_tokens == FULL * 16
+
+
+def test_only_what_is_missing_is_pulled(pair: Pair, expected: dict[str, list[int]]) -> None:
+    pair.decode.add(request("head", PROMPT[:100], max_tokens=1))
+    pair.decode.finish("head")
+    pair.decode.add(request("r", source=pair.lease()))
+    assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.decode.stats.pulled_bytes == (FULL - 6) * BLOCK_BYTES
+    assert pair.decode.outputs["r"][0].cached_tokens == 96
+
+
+def test_nothing_is_pulled_where_everything_is_there(pair: Pair) -> None:
+    pair.decode.add(request("before"))
+    pair.decode.finish("before")
+    pair.decode.add(request("r", source=pair.lease()))
+    pair.decode.finish("r")
+    assert pair.outcome() == PullOutcome.CACHED
+    pair.prefill.until(lambda: pair.prefill.stats.lease_ends)
+    assert pair.prefill.stats.lease_ends == {LeaseOutcome.RELEASED: 1}
+
+
+def test_choices_of_one_prompt_share_a_pull(pair: Pair, expected: dict[str, list[int]]) -> None:
+    found = pair.lease()
+    for name in ("a", "b"):
+        pair.decode.add(request(name, source=found))
+    assert pair.decode.finish("a") == pair.decode.finish("b") == expected["greedy"]
+    assert pair.decode.stats.pulls == {PullOutcome.COMPLETE: 1}
+
+
+def test_running_requests_go_on_while_blocks_are_awaited(
+    pair: Pair, expected: dict[str, list[int]]
+) -> None:
+    found = pair.lease()
+    with FaultProxy(found.port, stall_after=200) as proxy:
+        pair.decode.add(request("waits", source=moved(found, proxy)))
+        pair.decode.add(request("runs"))
+        assert pair.decode.finish("runs") == expected["greedy"]
+        assert "waits" not in pair.decode.outputs
+    assert pair.decode.finish("waits") == expected["greedy"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulls give up soon when nothing comes."""
+    monkeypatch.setattr(pull, "STALL_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "place",
+    [0, 4, 9, 30, 60, 120, BLOCK_BYTES, 5 * BLOCK_BYTES, FULL * BLOCK_BYTES + 50],
+)
+def test_a_changed_bit_is_never_believed(
+    pair: Pair, expected: dict[str, list[int]], place: int
+) -> None:
+    found = pair.lease()
+    with FaultProxy(found.port, flip_at=place) as proxy:
+        pair.decode.add(request("r", source=moved(found, proxy)))
+        assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() != PullOutcome.COMPLETE
+
+
+@pytest.mark.parametrize("place", [0, 3, 70, 3 * BLOCK_BYTES + 1000])
+def test_a_connection_that_breaks_costs_only_what_had_not_come(
+    pair: Pair, expected: dict[str, list[int]], place: int
+) -> None:
+    found = pair.lease()
+    with FaultProxy(found.port, cut_after=place) as proxy:
+        pair.decode.add(request("r", source=moved(found, proxy)))
+        assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.LOST
+    assert pair.decode.stats.pulled_bytes == place // BLOCK_BYTES * BLOCK_BYTES
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_falls_silent_is_not_waited_for(
+    pair: Pair, expected: dict[str, list[int]]
+) -> None:
+    found = pair.lease()
+    with FaultProxy(found.port, stall_after=BLOCK_BYTES) as proxy:
+        pair.decode.add(request("r", source=moved(found, proxy)))
+        assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.LATE
+
+
+def test_nobody_listens_there_any_more(pair: Pair, expected: dict[str, list[int]]) -> None:
+    found = changed(pair.lease(), port=1)
+    pair.decode.add(request("r", source=found))
+    assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.UNREACHABLE
+
+
+def test_another_epoch_has_none_of_the_blocks(pair: Pair, expected: dict[str, list[int]]) -> None:
+    found = pair.lease()
+    pair.decode.add(request("r", source=changed(found, epoch="before")))
+    assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.STALE
+
+
+def test_a_lease_that_was_released_gives_nothing(
+    pair: Pair, expected: dict[str, list[int]]
+) -> None:
+    found = pair.lease()
+    pair.prefill.engine.release([found.lease])
+    pair.prefill.step()
+    assert pair.prefill.stats.leases == 0
+    pair.decode.add(request("r", source=found))
+    assert pair.decode.finish("r") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.STALE
+
+
+def test_another_prompt_is_not_answered_with_these_blocks(pair: Pair) -> None:
+    other = [*PROMPT[:20], 299, *PROMPT[21:]]
+    with node(pair.model) as alone:
+        alone.add(request("r", other))
+        wanted = alone.finish("r")
+    pair.decode.add(request("r", other, source=pair.lease()))
+    assert pair.decode.finish("r") == wanted
+    assert pair.outcome() == PullOutcome.INCOMPATIBLE
+
+
+def moved(found: Source, proxy: FaultProxy) -> Source:
+    return changed(found, port=proxy.port)
+
+
+def changed(found: Source, **changes: Any) -> Source:
+    return msgspec.structs.replace(found, **changes)

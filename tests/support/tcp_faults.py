@@ -6,7 +6,7 @@ import threading
 from typing import Self
 
 
-class FaultProxy:
+class BrokenAnswers:
     """Forwards connections to a port of this machine, in threads.
 
     Args:
@@ -89,4 +89,5 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(4096):
             target.sendall(data)
+    with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from handoffs import Node, node, source
-from tcp_faults import FaultProxy
+from tcp_faults import BrokenAnswers
 from tiny_models import make
 
 from penstock_contract.handoff import LeaseOutcome, PullOutcome
@@ -141,7 +141,7 @@ def test_running_requests_go_on_while_blocks_are_awaited(
     pair: Pair, expected: dict[str, list[int]]
 ) -> None:
     found = pair.lease()
-    with FaultProxy(found.port, stall_after=200) as proxy:
+    with BrokenAnswers(found.port, stall_after=200) as proxy:
         pair.decode.add(request("waits", source=moved(found, proxy)))
         pair.decode.add(request("runs"))
         assert pair.decode.finish("runs") == expected["greedy"]
@@ -164,7 +164,7 @@ def test_a_changed_bit_is_never_believed(
     pair: Pair, expected: dict[str, list[int]], place: int
 ) -> None:
     found = pair.lease()
-    with FaultProxy(found.port, flip_at=place) as proxy:
+    with BrokenAnswers(found.port, flip_at=place) as proxy:
         pair.decode.add(request("r", source=moved(found, proxy)))
         assert pair.decode.finish("r") == expected["greedy"]
     assert pair.outcome() != PullOutcome.COMPLETE
@@ -175,7 +175,7 @@ def test_a_connection_that_breaks_costs_only_what_had_not_come(
     pair: Pair, expected: dict[str, list[int]], place: int
 ) -> None:
     found = pair.lease()
-    with FaultProxy(found.port, cut_after=place) as proxy:
+    with BrokenAnswers(found.port, cut_after=place) as proxy:
         pair.decode.add(request("r", source=moved(found, proxy)))
         assert pair.decode.finish("r") == expected["greedy"]
     assert pair.outcome() == PullOutcome.LOST
@@ -187,7 +187,7 @@ def test_a_worker_that_falls_silent_is_not_waited_for(
     pair: Pair, expected: dict[str, list[int]]
 ) -> None:
     found = pair.lease()
-    with FaultProxy(found.port, stall_after=BLOCK_BYTES) as proxy:
+    with BrokenAnswers(found.port, stall_after=BLOCK_BYTES) as proxy:
         pair.decode.add(request("r", source=moved(found, proxy)))
         assert pair.decode.finish("r") == expected["greedy"]
     assert pair.outcome() == PullOutcome.LATE
@@ -229,7 +229,7 @@ def test_another_prompt_is_not_answered_with_these_blocks(pair: Pair) -> None:
     assert pair.outcome() == PullOutcome.INCOMPATIBLE
 
 
-def moved(found: Source, proxy: FaultProxy) -> Source:
+def moved(found: Source, proxy: BrokenAnswers) -> Source:
     return changed(found, port=proxy.port)
 
 

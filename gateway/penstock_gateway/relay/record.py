@@ -40,7 +40,8 @@ class Record:
 
     def feed(self, data: bytes) -> bytes:
         """Take what came from the worker; return what goes on to the client."""
-        if not self._tail and data.find(b"\n\n") == len(data) - 2 and not self._verbatim:
+        end = data.find(b"\n\n") + 2
+        if end == len(data) > 1 and not self._tail and not self._verbatim:
             return self._event(data)
         return self._pieces(data)
 

@@ -1,0 +1,100 @@
+"""What is kept of a stream, and what of it goes on, however the network cuts it."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_contract import journal
+from penstock_gateway.relay.record import DONE, MAX_EVENT, Record, error_code
+
+CHUNKS = [b'data: {"n":%d,"text":"a\\n\\nb: c"}\n\n' % n for n in range(6)]
+LINES = [journal.tokens_line(0, [n, n + 1]) for n in range(6)]
+BEGIN = journal.begin_line("chatcmpl-1", 5, 42)
+JOURNALED = BEGIN + b"".join(line + chunk for line, chunk in zip(LINES, CHUNKS, strict=True)) + DONE
+PLAIN = b"".join(CHUNKS) + DONE
+HANDED_BACK = b'data: {"error":{"code":"handed_back"}}\n\n'
+
+
+def fed(record: Record, stream: bytes, cuts: set[int]) -> bytes:
+    edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+    return b"".join(record.feed(stream[a:b]) for a, b in itertools.pairwise(edges))
+
+
+@given(st.sets(st.integers(1, len(JOURNALED))))
+def test_events_go_on_whole_and_without_their_journal(cuts: set[int]) -> None:
+    record = Record()
+    assert fed(record, JOURNALED, cuts) == PLAIN
+    assert record.done
+    assert record.stopped
+
+
+@given(st.integers(0, len(JOURNALED)), st.sets(st.integers(1, len(JOURNALED))))
+def test_a_stream_that_breaks_goes_on_with_what_was_not_shown(end: int, cuts: set[int]) -> None:
+    record = Record()
+    shown = fed(record, JOURNALED[:end], cuts)
+    resume = record.resume()
+    if resume is None:
+        assert shown == b""
+        return
+    assert (resume.id, resume.created, resume.seed) == ("chatcmpl-1", 5, 42)
+    events = shown.count(b"data: {")
+    told = [token for choice in resume.choices for token in choice.tokens]
+    assert told == [token for n in range(events) for token in (n, n + 1)]
+    record.restart()
+    rest = b"".join(
+        line + chunk for line, chunk in zip(LINES[events:], CHUNKS[events:], strict=True)
+    )
+    if not record.done:
+        assert shown + record.feed(rest + DONE) == PLAIN
+        assert record.done
+
+
+@given(st.sets(st.integers(1, len(PLAIN))))
+def test_a_stream_without_a_journal_passes_and_cannot_go_on(cuts: set[int]) -> None:
+    record = Record()
+    assert fed(record, PLAIN, cuts) == PLAIN
+    assert record.done
+    assert record.resume() is None
+
+
+def test_other_line_ends_and_comments_pass_as_they_are() -> None:
+    for stream in (
+        PLAIN.replace(b"\n\n", b"\r\n\r\n"),
+        b": ping\n\n" + PLAIN,
+        b"event: message\n" + PLAIN,
+    ):
+        record = Record()
+        assert record.feed(stream[:7]) + record.feed(stream[7:]) == stream
+        assert record.done
+
+
+def test_an_error_is_kept_back() -> None:
+    record = Record()
+    head = len(BEGIN + LINES[0] + CHUNKS[0])
+    assert record.feed(JOURNALED[:head] + HANDED_BACK + DONE) == CHUNKS[0]
+    assert record.stopped
+    assert record.error == HANDED_BACK
+    assert error_code(HANDED_BACK[6:]) == "handed_back"
+    assert not record.done
+    record.restart()
+    assert record.feed(JOURNALED[head:]) == PLAIN[len(CHUNKS[0]) :]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00\x01\x02\n\n", b"<html>\n\n", b'data: {"n":\n\n', b"x" * (MAX_EVENT + 1)]
+)
+def test_garbage_never_goes_on(garbage: bytes) -> None:
+    record = Record()
+    head = len(BEGIN + LINES[0] + CHUNKS[0])
+    assert record.feed(JOURNALED[:head] + garbage) == CHUNKS[0]
+    assert record.stopped
+    assert record.error is None
+    record.restart()
+    assert record.feed(JOURNALED[head:]) == PLAIN[len(CHUNKS[0]) :]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"error":1}', b"[]", b"\xff", b'{"error":{}}'])
+def test_an_error_without_a_code_has_none(body: bytes) -> None:
+    assert error_code(body) == ""

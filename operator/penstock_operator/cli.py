@@ -116,7 +116,12 @@ def get(output: str | None) -> None:
 @click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(min=1))
 @click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(min=0))
 def chat(message: str | None, model: str | None, max_tokens: int, temperature: float) -> None:
-    """Ask a served model; without MESSAGE, converse line by line."""
+    """Ask a served model; without MESSAGE, converse line by line.
+
+    Where tenants are known, the API key is taken from PENSTOCK_API_KEY.
+    """
+    import os
+
     from penstock_operator.local.chat import Chat, ChatError, choose_model
 
     with told():
@@ -129,6 +134,7 @@ def chat(message: str | None, model: str | None, max_tokens: int, temperature: f
                 "max_tokens": max_tokens,
                 "temperature": temperature,
             },
+            os.environ.get("PENSTOCK_API_KEY"),
         )
     for question in [message] if message else _questions():
         started = False
@@ -201,8 +207,30 @@ def validate(file: Path) -> None:
     from penstock_operator.local.manifest import read_manifest
 
     with told():
-        for deployment in read_manifest(file):
+        wishes = read_manifest(file)
+        for deployment in wishes.deployments:
             click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
+        for caller in wishes.tenants:
+            click.echo(f"{file}: Tenant {caller.metadata.name} is valid")
+
+
+@commands.group()
+def tenant() -> None:
+    """Who may use the gateway."""
+
+
+@tenant.command("new-key")
+def new_key() -> None:
+    """Print a new API key, once, and the hash by which a Tenant knows it."""
+    import secrets
+
+    from penstock_contract import api_keys
+
+    key = api_keys.new_key(secrets.token_bytes(api_keys.RANDOM_BYTES))
+    click.echo(f"key     {key}")
+    click.echo(f"sha256  {api_keys.hash_of(key)}")
+    click.echo("The key is for the caller, and stored nowhere; the Tenant gets the hash:", err=True)
+    click.echo("  spec: {apiKeys: [{sha256: HASH}]}", err=True)
 
 
 @commands.command()

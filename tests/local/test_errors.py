@@ -73,12 +73,21 @@ def test_vllm_needs_an_environment_that_has_it(
     assert "there is no bin/vllm" in said
 
 
-def test_other_kinds_are_refused(machine: Any, manifest: Write) -> None:
+def test_a_pool_of_its_own_is_refused(machine: Any, manifest: Write) -> None:
+    pool = (
+        "apiVersion: penstock.dev/v1alpha1\nkind: EnginePool\nmetadata: {name: p}\n"
+        "spec: {deployment: d, pool: p, role: Unified, replicas: 1, rolloutHash: x}\n"
+    )
+    assert "EnginePool p" in machine.run("up", manifest(pool), code=2)
+
+
+def test_a_tenant_whose_key_is_in_a_secret_is_refused(machine: Any, manifest: Write) -> None:
     tenant = (
         "apiVersion: penstock.dev/v1alpha1\nkind: Tenant\nmetadata: {name: team}\n"
         "spec: {apiKeys: [{name: team}]}\n"
     )
-    assert "Tenant team" in machine.run("up", manifest(tenant), code=2)
+    said = machine.run("up", manifest(tenant), code=2)
+    assert "Tenant team: spec.apiKeys[0].name: there are no Secrets on this machine" in said
 
 
 def test_a_taken_port_names_who_has_it(machine: Any, manifest: Write) -> None:

@@ -29,9 +29,10 @@ def choose_model(served: Sequence[str], wanted: str | None) -> str:
 class Chat:
     """A conversation: every question is sent with what was said before."""
 
-    def __init__(self, endpoint: str, options: dict[str, Any]) -> None:
-        """`options` are fields of every request, such as the model."""
+    def __init__(self, endpoint: str, options: dict[str, Any], key: str | None = None) -> None:
+        """`options` are fields of every request, such as the model; `key` is an API key."""
         self._endpoint = endpoint
+        self._key = key
         self._options = options
         self._messages: list[dict[str, str]] = []
 
@@ -44,27 +45,29 @@ class Chat:
         self._messages.append({"role": "user", "content": question})
         answer = ""
         request = {**self._options, "messages": self._messages}
-        for piece in stream_answer(self._endpoint, request):
+        for piece in stream_answer(self._endpoint, request, self._key):
             answer += piece
             yield piece
         self._messages.append({"role": "assistant", "content": answer})
 
 
-def stream_answer(endpoint: str, request: dict[str, Any]) -> Iterator[str]:
+def stream_answer(endpoint: str, request: dict[str, Any], key: str | None = None) -> Iterator[str]:
     """Yield the pieces of an answer.
 
     Args:
         endpoint: base URL without `/v1`.
         request: body of a chat completion; streaming is switched on.
+        key: API key, where tenants are known.
 
     Raises:
         ChatError: refused, unreachable, or not finished.
     """
     body = {**request, "stream": True}
     timeout = httpx.Timeout(5.0, read=300.0)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         with (
-            httpx.Client(trust_env=False, timeout=timeout) as client,
+            httpx.Client(trust_env=False, timeout=timeout, headers=headers) as client,
             client.stream("POST", f"{endpoint}/v1/chat/completions", json=body) as answer,
         ):
             if answer.status_code != httpx.codes.OK:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
 from penstock_contract.api.base import seconds
 from penstock_operator.local.decide import PoolKey, Wanted
 from penstock_operator.local.manifest import model_folder
@@ -55,6 +55,7 @@ class Desired:
 
     deployments: tuple[InferenceDeployment, ...] = ()
     pools: Mapping[PoolKey, PlannedPool] = field(default_factory=dict)
+    tenants: tuple[Tenant, ...] = ()
 
 
 def reconcile(store: Store, now: str) -> Desired:
@@ -64,7 +65,8 @@ def reconcile(store: Store, now: str) -> Desired:
     """
     deployments = store.list(InferenceDeployment)
     planned = [found for d in deployments for found in _reconcile_one(store, d, now)]
-    return Desired(tuple(deployments), {pool.key: pool for pool in planned})
+    pools = {pool.key: pool for pool in planned}
+    return Desired(tuple(deployments), pools, tuple(store.list(Tenant)))
 
 
 def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> list[PlannedPool]:

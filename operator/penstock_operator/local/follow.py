@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from penstock_operator.local.home import Home
-from penstock_operator.local.probe import generates
+from penstock_operator.local.probe import serves
 from penstock_operator.local.verdict import Failed, Ready, Verdict, Waiting, judge
 
 PAUSE = 0.1
@@ -104,12 +104,12 @@ class Follower:
 async def _answers(
     client: httpx.AsyncClient, status: Mapping[str, Any], names: Iterable[str]
 ) -> bool:
-    """Whether the endpoint generates a token of every named deployment that wants workers."""
+    """Whether the endpoint serves every named deployment that wants workers."""
     models = [
         item["servedName"]
         for item in status["items"]
         if item["metadata"]["name"] in set(names)
         and any(pool["desired"] for pool in item["status"]["pools"])
     ]
-    asked = (generates(client, status["endpoint"], model) for model in models)
+    asked = (serves(client, status["endpoint"], model) for model in models)
     return all(await asyncio.gather(*asked))

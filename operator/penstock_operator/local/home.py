@@ -46,6 +46,11 @@ class Home:
         return self.root / "fleet.json"
 
     @property
+    def tenants(self) -> Path:
+        """Who may use the gateway: Tenants as YAML."""
+        return self.root / "tenants.yaml"
+
+    @property
     def processes(self) -> Path:
         """Process ids with start times, to clean up after a runtime that was killed."""
         return self.root / "processes.json"

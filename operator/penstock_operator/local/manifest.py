@@ -2,17 +2,27 @@
 needs on top: a model that is here.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from penstock_contract.api import EngineType, InferenceDeployment
+from penstock_contract.api import EngineType, InferenceDeployment, Tenant
 from penstock_operator.local.errors import UserError
 from penstock_operator.validation import InvalidManifest, load_manifests
 
 FILE = "file://"
 
 
-def read_manifest(file: Path) -> list[InferenceDeployment]:
-    """Return the InferenceDeployments in a YAML file, with absolute model folders.
+@dataclass(frozen=True)
+class Wishes:
+    """What a manifest asks for."""
+
+    deployments: list[InferenceDeployment]
+    """With absolute model folders."""
+    tenants: list[Tenant]
+
+
+def read_manifest(file: Path) -> Wishes:
+    """Return what a YAML file asks for.
 
     Raises:
         UserError: no such file, no YAML, or not valid; it names the field and the fix.
@@ -26,12 +36,29 @@ def read_manifest(file: Path) -> list[InferenceDeployment]:
         found = load_manifests(text, str(file))
     except InvalidManifest as error:
         raise UserError(str(error)) from None
-    others = [m for m in found if not isinstance(m, InferenceDeployment)]
+    others = [m for m in found if not isinstance(m, InferenceDeployment | Tenant)]
     if others:
         name = f"{others[0].kind} {others[0].metadata.name}"
-        raise UserError(f"{file}: {name}: only InferenceDeployments are used locally; take it out")
+        raise UserError(f"{file}: {name}: pools are made from InferenceDeployments; take it out")
     folder = file.absolute().parent
-    return [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
+    deployments = [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
+    return Wishes(deployments, [tenant for tenant in found if isinstance(tenant, Tenant)])
+
+
+def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
+    """Return the tenants, once it is clear that this machine has their keys.
+
+    Raises:
+        UserError: it has not.
+    """
+    for tenant in tenants:
+        for index, key in enumerate(tenant.spec.api_keys):
+            if key.sha256 is None:
+                raise UserError(
+                    f"Tenant {tenant.metadata.name}: spec.apiKeys[{index}].name: there are no "
+                    "Secrets on this machine; give sha256 (penstock tenant new-key prints one)"
+                )
+    return tenants
 
 
 def check_models(deployments: list[InferenceDeployment]) -> list[InferenceDeployment]:

@@ -59,11 +59,21 @@ class Prober:
         return answer.status_code == httpx.codes.OK
 
 
+async def serves(client: httpx.AsyncClient, url: str, model: str) -> bool:
+    """Whether a gateway in front of proven workers serves a model, to those who have a key."""
+    return await _asked_for_token(client, url, model) in (httpx.codes.OK, httpx.codes.UNAUTHORIZED)
+
+
 async def generates(client: httpx.AsyncClient, url: str, model: str) -> bool:
     """Whether a server generates a token of a model: the only proof that it serves."""
+    return await _asked_for_token(client, url, model) == httpx.codes.OK
+
+
+async def _asked_for_token(client: httpx.AsyncClient, url: str, model: str) -> int:
+    """Return the status of the answer; 0 when there is none."""
     body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
     try:
         answer = await client.post(f"{url}/v1/completions", json=body, timeout=TOKEN_TIMEOUT)
     except httpx.HTTPError:
-        return False
-    return answer.status_code == httpx.codes.OK
+        return 0
+    return answer.status_code

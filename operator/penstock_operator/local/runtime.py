@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from penstock_contract.api import InferenceDeploymentStatus
+from penstock_contract.api import InferenceDeploymentStatus, Tenant
 from penstock_contract.fleet import Fleet
 from penstock_operator.local import view
 from penstock_operator.local.backoff import Backoff
@@ -38,7 +38,7 @@ from penstock_operator.local.manifest import missing_model
 from penstock_operator.local.member import Member, how_it_ended
 from penstock_operator.local.ports import free_port
 from penstock_operator.local.spawn import end_stale
-from penstock_operator.local.store import Store, write_json
+from penstock_operator.local.store import Store, write_json, write_yaml
 from penstock_operator.manifests import Unsupported
 from penstock_operator.status import Snapshot
 from penstock_operator.status import status as compute_status
@@ -76,6 +76,7 @@ class Runtime:
         self._failures: dict[PoolKey, view.Failure] = {}
         self._workers_started = 0
         self._fleet = Fleet()
+        self._tenants: tuple[Tenant, ...] = ()
         self._statuses: dict[str, InferenceDeploymentStatus] = {}
         self._written: dict[str, Any] = {}
         self._stopping = False
@@ -92,6 +93,7 @@ class Runtime:
         finally:
             self._crew.end_everything()
             self._home.fleet.unlink(missing_ok=True)
+            self._home.tenants.unlink(missing_ok=True)
             self._home.processes.unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -121,6 +123,7 @@ class Runtime:
         for action in decide(self._wanted(), self._crew.observed(), self._backoffs, now):
             self._act(action)
         self._write_fleet()
+        self._write_tenants()
         self._write_status()
 
     def _read_desired(self) -> None:
@@ -203,6 +206,7 @@ class Runtime:
 
     def _gateway(self) -> Recipe:
         argv = ["penstock-gateway", "--fleet", str(self._home.fleet)]
+        argv += ["--tenants", str(self._home.tenants)]
         argv += ["--host", HOST, "--port", str(self._port)]
         argv += ["--drain-timeout", f"{GATEWAY.drain_timeout:.0f}s"]
         command = Command(tuple(argv), {})
@@ -214,6 +218,13 @@ class Runtime:
         if fleet != self._fleet or not self._home.fleet.exists():
             self._fleet = fleet.model_copy(update={"generation": fleet.generation + 1})
             self._fleet.write(self._home.fleet)
+
+    def _write_tenants(self) -> None:
+        """Tell the gateway whose keys it takes; with no tenant it takes everyone."""
+        tenants = self._desired.tenants
+        if tenants != self._tenants or not self._home.tenants.exists():
+            self._tenants = tenants
+            write_yaml(self._home.tenants, [tenant.to_json() for tenant in tenants])
 
     def _write_status(self) -> None:
         """Tell the user, when there is something new to tell."""

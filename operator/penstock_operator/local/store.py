@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock_contract.api import EnginePool, InferenceDeployment
+import yaml
+
+from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
 from penstock_operator.local.errors import UserError
 
-Stored = TypeVar("Stored", InferenceDeployment, EnginePool)
+Stored = TypeVar("Stored", InferenceDeployment, EnginePool, Tenant)
 
 
 class Store:
@@ -116,9 +118,18 @@ class Store:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file atomically by a value as JSON."""
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_yaml(path: Path, documents: list[Any]) -> None:
+    """Replace a file atomically by YAML documents."""
+    _replace(path, yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
 
 

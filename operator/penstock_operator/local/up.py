@@ -9,12 +9,17 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from penstock_contract.api import InferenceDeployment
+from penstock_contract.api import InferenceDeployment, Tenant
 from penstock_operator.local.download import cache_folder, fetched
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.follow import Follower, NotReady, read_status
 from penstock_operator.local.home import Home
-from penstock_operator.local.manifest import check_engines, check_models, read_manifest
+from penstock_operator.local.manifest import (
+    check_engines,
+    check_models,
+    check_tenants,
+    read_manifest,
+)
 from penstock_operator.local.ownership import AlreadyRunning, RuntimeLock, owner
 from penstock_operator.local.ports import holder, is_free
 from penstock_operator.local.spawn import spawn
@@ -51,18 +56,21 @@ def up(
         NotReady: it does not serve; a runtime that was started for it has ended again.
     """
     cache = cache_folder(os.environ)
-    wanted = check_engines(read_manifest(file), vllm_venv)
+    wishes = read_manifest(file)
+    tenants = check_tenants(wishes.tenants)
+    wanted = check_engines(wishes.deployments, vllm_venv)
     deployments = check_models([fetched(deployment, cache, show) for deployment in wanted])
     try:
         lock = RuntimeLock.take(home)
     except AlreadyRunning:
         home.use_vllm(vllm_venv)
-        _apply(home, deployments, port, timeout, show)
+        _apply(home, deployments, tenants, port, timeout, show)
         return
     try:
         port = _usable(port or DEFAULT_PORT)
         home.use_vllm(vllm_venv)
         applied = _begin(home, deployments)
+        _put_tenants(home, tenants)
         daemon = _start(home, port, lock, detach=detach)
     finally:
         lock.close()
@@ -72,11 +80,12 @@ def up(
 def _apply(
     home: Home,
     deployments: list[InferenceDeployment],
+    tenants: list[Tenant],
     port: int | None,
     timeout: float,
     show: Show,
 ) -> None:
-    """Hand the deployments to the runtime that runs already, and wait until they serve."""
+    """Hand everything to the runtime that runs already, and wait until it serves."""
     follower = Follower(home, show)
     status = read_status(home)
     if port and status and not status["endpoint"].endswith(f":{port}"):
@@ -85,7 +94,9 @@ def _apply(
             "or stop it first: penstock down"
         )
     applied = _put(Store(home.objects), deployments)
-    show(f"applied to what is running: {', '.join(applied)}")
+    _put_tenants(home, tenants)
+    names = [*applied, *(tenant.metadata.name for tenant in tenants)]
+    show(f"applied to what is running: {', '.join(names)}")
     alive = lambda: owner(home) is not None  # noqa: E731
     show_success(show, asyncio.run(follower.until_ready(applied, timeout, alive)))
 
@@ -103,9 +114,18 @@ def _begin(home: Home, deployments: list[InferenceDeployment]) -> dict[str, int]
 
 def _put(store: Store, deployments: list[InferenceDeployment]) -> dict[str, int]:
     """Store objects; return the generation of each by name."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    stored = [store.put(deployment, now) for deployment in deployments]
+    stored = [store.put(deployment, _now()) for deployment in deployments]
     return {obj.metadata.name: obj.metadata.generation for obj in stored}
+
+
+def _put_tenants(home: Home, tenants: list[Tenant]) -> None:
+    """Store tenants beside those that are known."""
+    for tenant in tenants:
+        Store(home.objects).put(tenant, _now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _usable(port: int) -> int:

@@ -5,6 +5,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -29,6 +33,9 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": None,
 }
 
+NARROW = {"initializer_range": 0.06}
+"""For models whose tied embeddings are scaled up, or every token would only repeat itself."""
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -37,6 +44,18 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
+WINDOW = 20
+"""Shorter than a chunk of the kernels' and than most prompts of the tests."""
 
 FAMILIES: dict[str, Any] = {
     "llama-gqa": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
@@ -53,9 +72,25 @@ FAMILIES: dict[str, Any] = {
         )
     ),
     "llama-bias": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True)),
+    "yarn-rope": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=YARN)),
+    "dynamic-rope": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=DYNAMIC)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
+    "mistral-window": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=WINDOW)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen2-window": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
+    ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**{**SHAPE, **NARROW}, head_dim=16)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **{**SHAPE, **NARROW},
+            head_dim=16,
+            query_pre_attn_scalar=24,
+            sliding_window=WINDOW,
+            sliding_window_pattern=2,
+        )
+    ),
 }
 
 
@@ -66,5 +101,7 @@ def make(family: str, folder: Path) -> Any:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
+        elif "norm" in name:
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.2)
     model.save_pretrained(folder)
     return model

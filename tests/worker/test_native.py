@@ -13,7 +13,7 @@ import torch
 from engines import load
 from kernels import native_library
 from tiny_models import SHAPE
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.model.interface import Batch
@@ -39,6 +39,15 @@ def checkpoint(folder: Path, **shape: Any) -> Path:
     with torch.inference_mode(mode=False):
         config = LlamaConfig(**{**SHAPE, "num_hidden_layers": 2, **shape})
         LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def sliding(folder: Path, window: int) -> Path:
+    """Write a random model whose tokens see no further than a window."""
+    torch.manual_seed(3)
+    with torch.inference_mode(mode=False):
+        config = MistralConfig(**{**SHAPE, "num_hidden_layers": 2, "sliding_window": window})
+        MistralForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -120,6 +129,12 @@ def test_every_chunk_size_computes_what_torch_computes(length: int, tmp_path: Pa
     assert difference(folder, native(), Computation(), length=length) < 1e-4
 
 
+@pytest.mark.parametrize("window", [1, 7, 64, 65, 90])
+def test_every_window_computes_what_torch_computes(window: int, tmp_path: Path) -> None:
+    folder = sliding(tmp_path, window)
+    assert difference(folder, native(), Computation(), length=200) < 1e-4
+
+
 @pytest.mark.parametrize("stored", ["none", "int4"])
 def test_sizes_that_fit_no_vector_are_right_too(stored: str, tmp_path: Path) -> None:
     shape = {"hidden_size": 84, "intermediate_size": 131, "vocab_size": 337, "head_dim": 22}
@@ -177,12 +192,13 @@ def test_every_instruction_set_agrees(level: Any, stored: str, tmp_path: Path) -
     assert relative(folder, how, native(**kind)) < (1e-5 if stored == "none" else 0.01)
 
 
-@pytest.mark.parametrize("stored", ["none", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("stored", ["none", "bfloat16", "int8", "int4", "none, sliding"])
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100])
 def test_a_token_gets_the_same_bits_whatever_is_computed_with_it(
     stored: str, chunk: int, tmp_path: Path
 ) -> None:
-    folder = checkpoint(tmp_path)
+    stored, _, slides = stored.partition(", ")
+    folder = sliding(tmp_path, 30) if slides else checkpoint(tmp_path)
     kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
     tokens = torch.randint(0, 320, (101,), generator=torch.Generator().manual_seed(9)).tolist()
     blocks = list(range(7))

@@ -17,44 +17,55 @@ from penstock_worker.attention.pool import KVPool
 
 
 class ReferenceAttention:
-    """Attention over a pool."""
+    """Attention over a pool.
 
-    def __init__(self, pool: KVPool) -> None:
+    Args:
+        pool: keeps the KV.
+        windows: tokens that each layer sees; 0 for all.
+        scale: of the scores.
+    """
+
+    def __init__(self, pool: KVPool, windows: tuple[int, ...], scale: float) -> None:
         self._pool = pool
+        self._windows = windows
+        self._scale = scale
 
     def begin(self, sequences: list[Sequence]) -> "ReferenceStep":
         """Return the attention of a step over these sequences."""
-        return ReferenceStep(self._pool, sequences)
+        return ReferenceStep(self._pool, self._windows, self._scale, sequences)
 
 
 @dataclass(frozen=True)
 class _Decoding:
     """The sequences of a step that compute one token, padded to the longest.
 
-    rows [count] of the flat batch, None when it has no others; slots [count · longest]; mask
-    [count, 1, 1, longest], added to the scores, None when all are equally long.
+    rows [count] of the flat batch, None when it has no others; slots [count · longest]; masks, by
+    window, [count, 1, 1, longest], added to the scores, None where every slot is seen.
     """
 
     count: int
     rows: Tensor | None
     slots: Tensor
-    mask: Tensor | None
+    masks: dict[int, Tensor | None]
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A sequence that computes several tokens; mask None is plain causal."""
+    """A sequence that computes several tokens; masks by window, None is plain causal."""
 
     rows: slice
     slots: Tensor
-    mask: Tensor | None
+    masks: dict[int, Tensor | None]
 
 
 class ReferenceStep:
     """Where each row of a step stores its KV and which slots it reads."""
 
-    def __init__(self, pool: KVPool, sequences: list[Sequence]) -> None:
+    def __init__(
+        self, pool: KVPool, windows: tuple[int, ...], scale: float, sequences: list[Sequence]
+    ) -> None:
         self._keys, self._values = pool.keys, pool.values
+        self._windows, self._scale = windows, scale
         single = [sequence for sequence in sequences if sequence.count == 1]
         self._store = torch.empty(sum(s.count for s in sequences), dtype=torch.long)
         self._chunks = [self._chunk(s, pool.block_size) for s in sequences if s.count > 1]
@@ -65,14 +76,15 @@ class ReferenceStep:
         keys, values = self._keys[layer], self._values[layer]
         keys.index_copy_(0, self._store, key)
         values.index_copy_(0, self._store, value)
-        decoding = self._decoding
+        decoding, window, scale = self._decoding, self._windows[layer], self._scale
         if decoding is not None and decoding.rows is None:
-            return _attend_single(decoding, query, keys, values)
+            return _attend_single(decoding, window, scale, query, keys, values)
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
         if decoding is not None:
-            out[decoding.rows] = _attend_single(decoding, query[decoding.rows], keys, values)
+            rows = decoding.rows
+            out[rows] = _attend_single(decoding, window, scale, query[rows], keys, values)
         for chunk in self._chunks:
-            out[chunk.rows] = _attend_chunk(chunk, query[chunk.rows], keys, values)
+            out[chunk.rows] = _attend_chunk(chunk, window, scale, query[chunk.rows], keys, values)
         return out
 
     def _chunk(self, sequence: Sequence, block_size: int) -> _Chunk:
@@ -80,11 +92,12 @@ class ReferenceStep:
         total = sequence.computed + sequence.count
         slots = _slots(torch.tensor(sequence.blocks), block_size)[:total]
         self._store[rows] = slots[sequence.computed :]
-        mask = None
-        if sequence.computed:
-            positions = torch.arange(sequence.computed, total)
-            mask = torch.arange(total)[None] <= positions[:, None]
-        return _Chunk(rows, slots, mask)
+        masks: dict[int, Tensor | None] = dict.fromkeys(self._windows)
+        positions = torch.arange(sequence.computed, total)[:, None]
+        for window in masks:
+            if sequence.computed or 0 < window < total:
+                masks[window] = _seen(positions, total, window)
+        return _Chunk(rows, slots, masks)
 
     def _decode_all(self, single: list[Sequence], block_size: int, dtype: torch.dtype) -> _Decoding:
         longest = max(sequence.computed for sequence in single) + 1
@@ -100,17 +113,29 @@ class ReferenceStep:
         last = torch.tensor([sequence.computed for sequence in single])[:, None]
         rows = torch.tensor([sequence.first_row for sequence in single])
         self._store[rows] = slots.gather(1, last)[:, 0]
-        seen = torch.arange(longest)[None] <= last
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        masks: dict[int, Tensor | None] = {}
+        for window in set(self._windows):
+            seen = _seen(last, longest, window)
+            mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            masks[window] = None if bool(seen.all()) else mask[:, None, None]
         return _Decoding(
             count=len(single),
             rows=rows if self._chunks else None,
             slots=slots.reshape(-1),
-            mask=None if bool(seen.all()) else mask[:, None, None],
+            masks=masks,
         )
 
 
-def _attend_single(of: _Decoding, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _seen(positions: Tensor, total: int, window: int) -> Tensor:
+    """Return which slots each position sees. positions [rows, 1]; result [rows, total]."""
+    slots = torch.arange(total)[None]
+    seen = slots <= positions
+    return seen & (slots > positions - window) if window else seen
+
+
+def _attend_single(
+    of: _Decoding, window: int, scale: float, query: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
     """Attend one query token per sequence. query [count, heads, dim]; result [count, heads·dim]."""
     kv_heads, head_dim = keys.shape[1:]
     k = keys.index_select(0, of.slots).view(of.count, -1, kv_heads, head_dim)
@@ -119,20 +144,24 @@ def _attend_single(of: _Decoding, query: Tensor, keys: Tensor, values: Tensor) -
         query.reshape(of.count, kv_heads, -1, head_dim),
         k.transpose(1, 2),
         v.transpose(1, 2),
-        attn_mask=of.mask,
+        attn_mask=of.masks[window],
+        scale=scale,
     )
     return found.reshape(of.count, -1)
 
 
-def _attend_chunk(of: _Chunk, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attend_chunk(
+    of: _Chunk, window: int, scale: float, query: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
     """Attend one sequence's chunk. query [tokens, heads, dim]; result [tokens, heads·dim]."""
     found = functional.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         keys.index_select(0, of.slots).transpose(0, 1)[None],
         values.index_select(0, of.slots).transpose(0, 1)[None],
-        attn_mask=of.mask,
-        is_causal=of.mask is None,
+        attn_mask=of.masks[window],
+        is_causal=of.masks[window] is None,
         enable_gqa=True,
+        scale=scale,
     )
     return found[0].transpose(0, 1).flatten(1)
 

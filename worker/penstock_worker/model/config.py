@@ -9,27 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock_worker.model.rope import Rope, UnsupportedRope, read_rope
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What the authors of a family fixed; the rest is in config.json."""
+
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    gemma: bool = False
+    """Norms multiply by 1 + weight, and embeddings are scaled by the root of their width."""
+    post_norms: bool = False
+    """What attention and MLP give is normed again before it is added."""
+    slides: str = "never"
+    """Which layers slide, where config.json has no layer_types: never, always, qwen or gemma."""
+
+
 _FAMILIES = {
-    "LlamaForCausalLM": {"qkv_bias": False, "qk_norm": False},
-    "MistralForCausalLM": {"qkv_bias": False, "qk_norm": False},
-    "Qwen2ForCausalLM": {"qkv_bias": True, "qk_norm": False},
-    "Qwen3ForCausalLM": {"qkv_bias": False, "qk_norm": True},
+    "LlamaForCausalLM": _Family(),
+    "MistralForCausalLM": _Family(slides="always"),
+    "Qwen2ForCausalLM": _Family(qkv_bias=True, slides="qwen"),
+    "Qwen3ForCausalLM": _Family(qk_norm=True, slides="qwen"),
+    "GemmaForCausalLM": _Family(gemma=True),
+    "Gemma3ForCausalLM": _Family(gemma=True, qk_norm=True, post_norms=True, slides="gemma"),
 }
+
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 class UnsupportedModel(ValueError):
     """The checkpoint is damaged, or asks for something that this engine does not compute."""
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched; `kind` is default, linear or llama3."""
-
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
 
 
 @dataclass(frozen=True)
@@ -44,12 +54,23 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: RopeScaling
+    norm_offset: float
+    """Added to the weights of norms."""
+    activation: str
+    """silu or gelu_tanh."""
+    embedding_scale: float
+    query_scale: float
+    """Of attention's scores."""
+    rope: Rope
+    sliding_rope: Rope
+    """Of the layers that slide."""
+    windows: tuple[int, ...]
+    """Tokens that each layer sees, itself among them; 0 for all."""
     max_position: int
     tie_word_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+    post_norms: bool
     eos_token_ids: tuple[int, ...]
     dtype: str
     """That the checkpoint says it is stored in."""
@@ -77,12 +98,16 @@ def read_config(folder: Path) -> ModelConfig:
     family = _FAMILIES[architecture]
     heads = _positive(raw, "num_attention_heads")
     hidden = _positive(raw, "hidden_size")
+    head_dim = raw.get("head_dim") or hidden // heads
     kv_heads = raw.get("num_key_value_heads") or heads
     if heads % kv_heads:
         raise UnsupportedModel(
             "config.json: num_attention_heads is not a multiple of num_key_value_heads"
         )
-    theta, scaling = _rope(raw)
+    try:
+        rope, sliding_rope = read_rope(raw), read_rope(raw, "sliding_attention")
+    except UnsupportedRope as error:
+        raise UnsupportedModel(f"config.json: {error}") from error
     return ModelConfig(
         vocab_size=_positive(raw, "vocab_size"),
         hidden_size=hidden,
@@ -90,14 +115,20 @@ def read_config(folder: Path) -> ModelConfig:
         num_layers=_positive(raw, "num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=raw.get("head_dim") or hidden // heads,
+        head_dim=head_dim,
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        max_position=_positive(raw, "max_position_embeddings"),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        qkv_bias=bool(raw.get("attention_bias", family["qkv_bias"])),
-        qk_norm=family["qk_norm"],
+        norm_offset=1.0 if family.gemma else 0.0,
+        activation=_activation(raw, family),
+        embedding_scale=hidden**0.5 if family.gemma else 1.0,
+        query_scale=float(raw.get("query_pre_attn_scalar", head_dim)) ** -0.5,
+        rope=rope,
+        sliding_rope=sliding_rope,
+        windows=_windows(raw, family),
+        max_position=max(_positive(raw, "max_position_embeddings"), rope.reach),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.gemma)),
+        qkv_bias=bool(raw.get("attention_bias", family.qkv_bias)),
+        qk_norm=family.qk_norm,
+        post_norms=family.post_norms,
         eos_token_ids=_eos(raw, folder),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
@@ -124,38 +155,54 @@ def _positive(raw: dict[str, Any], field: str) -> int:
 
 def _refuse(raw: dict[str, Any]) -> None:
     """Refuse what would be computed wrongly."""
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"config.json: hidden_act {raw['hidden_act']!r}; only silu is known")
-    if raw.get("mlp_bias"):
-        raise UnsupportedModel("config.json: mlp_bias is not supported")
-    if raw.get("quantization_config"):
-        raise UnsupportedModel(
-            "config.json: quantization_config: quantised weights are not supported"
-        )
-    layer_types = set(raw.get("layer_types") or ["full_attention"])
-    sliding = raw.get("sliding_window") and raw.get("use_sliding_window", True)
-    if layer_types != {"full_attention"} or (sliding and "layer_types" not in raw):
-        raise UnsupportedModel("config.json: sliding_window attention is not supported")
+    for field in (
+        "mlp_bias",
+        "quantization_config",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "use_bidirectional_attention",
+    ):
+        if raw.get(field):
+            raise UnsupportedModel(f"config.json: {field} is not supported")
 
 
-def _rope(raw: dict[str, Any]) -> tuple[float, RopeScaling]:
-    """Read theta and scaling, in the older form or the newer (`rope_parameters`)."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, RopeScaling()
-    if kind == "linear":
-        return theta, RopeScaling("linear", float(rope["factor"]))
-    if kind == "llama3":
-        return theta, RopeScaling(
-            "llama3",
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-    raise UnsupportedModel(f"config.json: rope scaling {kind!r}; known: default, linear, llama3")
+def _activation(raw: dict[str, Any], family: _Family) -> str:
+    """Return the activation; Gemma's first release says gelu and means its approximation."""
+    found = raw.get("hidden_activation") or raw.get("hidden_act", "silu")
+    if family.gemma and found == "gelu":
+        return "gelu_tanh"
+    if found not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise UnsupportedModel(f"config.json: hidden_act {found!r}; known: {known}")
+    return _ACTIVATIONS[found]
+
+
+def _windows(raw: dict[str, Any], family: _Family) -> tuple[int, ...]:
+    """Return how far each layer sees; 0 is everything."""
+    layers = _positive(raw, "num_hidden_layers")
+    window = raw.get("sliding_window") or 0
+    if family.slides == "qwen" and not raw.get("use_sliding_window", False):
+        window = 0
+    types = raw.get("layer_types")
+    if types is None:
+        types = [_layer_type(raw, family, index) for index in range(layers)]
+    unknown = set(types) - {"full_attention", "sliding_attention"}
+    if unknown or len(types) != layers:
+        raise UnsupportedModel(f"config.json: layer_types {sorted(set(types))} is not supported")
+    return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+
+
+def _layer_type(raw: dict[str, Any], family: _Family, index: int) -> str:
+    match family.slides:
+        case "always":
+            slides = True
+        case "qwen":
+            slides = index >= raw.get("max_window_layers", 28)
+        case "gemma":
+            slides = (index + 1) % raw.get("sliding_window_pattern", 6) != 0
+        case _:
+            slides = False
+    return "sliding_attention" if slides else "full_attention"
 
 
 def _eos(raw: dict[str, Any], folder: Path) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 Rows are tokens; nothing is padded. Per layer: norm, one fused projection for query, key and value,
 rotary positions, paged attention, output projection, norm, one fused projection for gate and up,
-SiLU, down projection.
+an activation, down projection. What a family does besides is a switch of its configuration.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,11 @@ from penstock_worker.model.layers import Linear, rotary_tables, rotate
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
 
 @dataclass(frozen=True)
 class _Layer:
@@ -26,9 +32,11 @@ class _Layer:
     query_key_norm: Tensor | None
     """[heads + kv_heads, head_dim]"""
     output: Linear
+    attention_post_norm: Tensor | None
     mlp_norm: Tensor
     gate_up: Linear
     down: Linear
+    mlp_post_norm: Tensor | None
 
 
 class TorchDecoder:
@@ -53,11 +61,17 @@ class TorchDecoder:
         self._config = config
         self._attention = attention
         self._embeddings = weights.embeddings
-        self._layers = [_layer(layer, quantization) for layer in weights.layers()]
-        self._norm = weights.norm
+        dtype = weights.embeddings.dtype
+        self._layers = [_layer(layer, quantization, dtype) for layer in weights.layers()]
+        self._norm = weights.norm.to(dtype)
         self._head = Linear(weights.head, None, HEAD[quantization])
-        cos, sin = rotary_tables(config, max_model_len)
-        self._cos, self._sin = cos.to(self._embeddings.dtype), sin.to(self._embeddings.dtype)
+        self._tables = {
+            rope: tuple(
+                table.to(dtype) for table in rotary_tables(rope, config.head_dim, max_model_len)
+            )
+            for rope in {config.rope, config.sliding_rope}
+        }
+        self._activation = _ACTIVATIONS[config.activation]
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
@@ -76,32 +90,43 @@ class TorchDecoder:
     def _hidden(self, tokens: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Return the last hidden states. tokens, positions [tokens]; result [tokens, hidden]."""
         config = self._config
-        cos, sin = self._cos[positions], self._sin[positions]
+        tables = {rope: [t[positions] for t in found] for rope, found in self._tables.items()}
         heads, kv_heads = config.num_heads, config.num_kv_heads
-        x = self._embeddings[tokens]
+        x = self._embeddings[tokens] * config.embedding_scale
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._normed(x, layer.input_norm))
             qkv = qkv.view(-1, heads + 2 * kv_heads, config.head_dim)
             query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
             if layer.query_key_norm is not None:
                 query_key = self._normed(query_key) * layer.query_key_norm
+            cos, sin = tables[config.sliding_rope if config.windows[index] else config.rope]
             query, key = torch.split(rotate(query_key, cos, sin), [heads, kv_heads], 1)
-            x = x + layer.output(attention.attend(index, query, key, value))
+            found = layer.output(attention.attend(index, query, key, value))
+            x = x + self._post_normed(found, layer.attention_post_norm)
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
-            x = x + layer.down(functional.silu(gate) * up)
+            found = layer.down(self._activation(gate) * up)
+            x = x + self._post_normed(found, layer.mlp_post_norm)
         return self._normed(x, self._norm)
+
+    def _post_normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return x if weight is None else self._normed(x, weight)
 
     def _normed(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return functional.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
 
 
-def _layer(weights: LayerWeights, quantization: str) -> _Layer:
+def _layer(weights: LayerWeights, quantization: str, dtype: torch.dtype) -> _Layer:
+    def norm(weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else weight.to(dtype)
+
     return _Layer(
-        input_norm=weights.input_norm,
+        input_norm=weights.input_norm.to(dtype),
         qkv=Linear(weights.qkv, weights.qkv_bias, quantization),
-        query_key_norm=weights.query_key_norm,
+        query_key_norm=norm(weights.query_key_norm),
         output=Linear(weights.output, weights.output_bias, quantization),
-        mlp_norm=weights.mlp_norm,
+        attention_post_norm=norm(weights.attention_post_norm),
+        mlp_norm=weights.mlp_norm.to(dtype),
         gate_up=Linear(torch.cat([weights.gate, weights.up]), None, quantization),
         down=Linear(weights.down, None, quantization),
+        mlp_post_norm=norm(weights.mlp_post_norm),
     )

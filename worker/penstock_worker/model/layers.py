@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.quantization import int4_values, int8_rows
+from penstock_worker.model.rope import Rope
 
 
 class Linear:
@@ -57,15 +57,17 @@ class Linear:
         return functional.linear(x, self._weight, bias)
 
 
-def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+def rotary_tables(rope: Rope, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
     """Return cos and signed sin of every position, each [length, 1, head_dim], float32.
 
     RoFormer (Su et al., 2021) in Llama's half-split form; the sine's first half is negated so that
     a rotation is `x · cos + roll(x, head_dim / 2) · sin`.
     """
-    frequencies = _frequencies(config)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-    cos, sin = angles.cos(), angles.sin()
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), _frequencies(rope, head_dim))
+    factor = rope.attention_factor
+    if factor is None:
+        factor = 0.1 * math.log(rope.factor) + 1.0 if rope.kind == "yarn" else 1.0
+    cos, sin = angles.cos() * factor, angles.sin() * factor
     return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
 
 
@@ -74,16 +76,34 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def _frequencies(config: ModelConfig) -> Tensor:
-    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**steps
-    scaling = config.rope_scaling
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    if scaling.kind == "llama3":
-        # Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
-        turns = scaling.original_max_position * frequencies / (2 * math.pi)
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-        return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-    return frequencies
+def _frequencies(rope: Rope, head_dim: int) -> Tensor:
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / rope.theta**steps
+    match rope.kind:
+        case "linear":
+            return frequencies / rope.factor
+        case "llama3":
+            # Llama 3.1: long wavelengths are stretched, short ones kept, those between mixed.
+            turns = rope.original_max_position * frequencies / (2 * math.pi)
+            low, high = rope.low_freq_factor, rope.high_freq_factor
+            kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        case "yarn":
+            kept = 1.0 - _yarn_ramp(rope, head_dim)
+        case _:
+            return frequencies
+    return (1 - kept) * frequencies / rope.factor + kept * frequencies
+
+
+def _yarn_ramp(rope: Rope, head_dim: int) -> Tensor:
+    """Return how much of each frequency is stretched (Peng et al., "YaRN", 2023, §3.2)."""
+
+    def dimension(turns: float) -> float:
+        scale = rope.original_max_position / (turns * 2 * math.pi)
+        return head_dim * math.log(scale) / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    span = high - low or 0.001
+    return ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / span).clamp(0.0, 1.0)

@@ -45,7 +45,7 @@ def load_model(
     with Checkpoint(folder, how.dtype) as checkpoint:
         weights = Weights(config, checkpoint)
         if how.kernels is None:
-            attention = ReferenceAttention(pool)
+            attention = ReferenceAttention(pool, config.windows, config.query_scale)
             return TorchDecoder(config, weights, attention, max_model_len, how.quantization)
         return NativeDecoder(
             how.kernels,

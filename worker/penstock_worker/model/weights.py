@@ -12,7 +12,7 @@ from penstock_worker.model.loader import Checkpoint
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. Weights are [out, in], biases [out] or None."""
+    """One layer. Weights are [out, in], biases [out] or None, norms [hidden] and float32."""
 
     input_norm: Tensor
     qkv: Tensor
@@ -22,7 +22,10 @@ class LayerWeights:
     """[heads + kv_heads, head_dim]"""
     output: Tensor
     output_bias: Tensor | None
+    attention_post_norm: Tensor | None
+    """Of what attention gives, before it is added; None without one."""
     mlp_norm: Tensor
+    mlp_post_norm: Tensor | None
     gate: Tensor
     up: Tensor
     down: Tensor
@@ -41,7 +44,7 @@ class Weights:
         self._config = config
         self._checkpoint = checkpoint
         self.embeddings = checkpoint.take("model.embed_tokens.weight", vocab)
-        self.norm = checkpoint.take("model.norm.weight", (config.hidden_size,))
+        self.norm = self._norm("model.norm.weight", config.hidden_size)
         self.head = self.embeddings if tied else checkpoint.take("lm_head.weight", vocab)
 
     def layers(self) -> Iterator[LayerWeights]:
@@ -60,13 +63,16 @@ class Weights:
         def take(name: str, *shape: int) -> Tensor:
             return self._checkpoint.take(prefix + name, shape)
 
+        def norm(name: str) -> Tensor:
+            return self._norm(f"{prefix}{name}_layernorm.weight", hidden)
+
         biases = [
             take(f"self_attn.{name}_proj.bias", rows) for name, rows in parts if config.qkv_bias
         ]
         output_bias = "self_attn.o_proj.bias"
         has_output_bias = config.qkv_bias and prefix + output_bias in self._checkpoint
         return LayerWeights(
-            input_norm=take("input_layernorm.weight", hidden),
+            input_norm=norm("input"),
             qkv=torch.cat(
                 [take(f"self_attn.{name}_proj.weight", rows, hidden) for name, rows in parts]
             ),
@@ -74,7 +80,9 @@ class Weights:
             query_key_norm=self._query_key_norm(prefix) if config.qk_norm else None,
             output=take("self_attn.o_proj.weight", hidden, query),
             output_bias=take(output_bias, hidden) if has_output_bias else None,
-            mlp_norm=take("post_attention_layernorm.weight", hidden),
+            attention_post_norm=norm("post_attention") if config.post_norms else None,
+            mlp_norm=norm("pre_feedforward" if config.post_norms else "post_attention"),
+            mlp_post_norm=norm("post_feedforward") if config.post_norms else None,
             gate=take("mlp.gate_proj.weight", inner, hidden),
             up=take("mlp.up_proj.weight", inner, hidden),
             down=take("mlp.down_proj.weight", hidden, inner),
@@ -85,9 +93,12 @@ class Weights:
         counts = (("q", config.num_heads), ("k", config.num_kv_heads))
         return torch.cat(
             [
-                self._checkpoint.take(
-                    f"{prefix}self_attn.{name}_norm.weight", (config.head_dim,)
-                ).expand(count, -1)
+                self._norm(f"{prefix}self_attn.{name}_norm.weight", config.head_dim).expand(
+                    count, -1
+                )
                 for name, count in counts
             ]
         )
+
+    def _norm(self, name: str, size: int) -> Tensor:
+        return self._checkpoint.take(name, (size,)).float() + self._config.norm_offset

@@ -65,16 +65,27 @@ class NativeDecoder:
             qk_norm=config.qk_norm,
             kv_bf16=pool.dtype is torch.bfloat16,
             threads=threads,
+            gelu=config.activation == "gelu_tanh",
             eps=config.rms_norm_eps,
+            embedding_scale=config.embedding_scale,
+            query_scale=config.query_scale,
         )
         self._handle = self._library.penstock_create(ctypes.byref(shape))
         if not self._handle:
             raise MemoryError("the native kernels could not allocate their buffers")
         weakref.finalize(self, self._library.penstock_destroy, self._handle)
-        self._set_tables(weights, rotary_tables(config, max_model_len))
+        self._set_tables(weights)
         self._kind = self._kind_of(quantization)
+        tables = {
+            rope: [
+                self._keep(table) for table in rotary_tables(rope, config.head_dim, max_model_len)
+            ]
+            for rope in {config.rope, config.sliding_rope}
+        }
         for index, layer in enumerate(weights.layers()):
-            self._set_layer(index, layer)
+            window = config.windows[index]
+            rope = config.sliding_rope if window else config.rope
+            self._set_layer(index, layer, window, tables[rope])
         self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
 
@@ -122,7 +133,7 @@ class NativeDecoder:
         plain = "bfloat16" if self._pool.dtype is torch.bfloat16 else "float32"
         return native.KINDS[plain if quantization == "none" else quantization]
 
-    def _set_tables(self, weights: Weights, tables: tuple[Tensor, Tensor]) -> None:
+    def _set_tables(self, weights: Weights) -> None:
         embeddings = weights.embeddings
         if embeddings.dtype is not torch.bfloat16:
             embeddings = embeddings.float()
@@ -130,21 +141,25 @@ class NativeDecoder:
             self._handle,
             self._keep(embeddings),
             embeddings.dtype is torch.bfloat16,
-            self._keep(weights.norm.float()),
-            *(self._keep(table) for table in tables),
+            self._keep(weights.norm),
         )
 
-    def _set_layer(self, index: int, layer: LayerWeights) -> None:
-        norm = layer.query_key_norm
-        self._library.penstock_set_layer(
-            self._handle,
-            index,
-            self._keep(layer.input_norm.float()),
-            self._keep(layer.mlp_norm.float()),
-            None if norm is None else self._keep(norm.float()),
-            self._pool.keys[index].data_ptr(),
-            self._pool.values[index].data_ptr(),
+    def _set_layer(
+        self, index: int, layer: LayerWeights, window: int, tables: list[int | None]
+    ) -> None:
+        described = native.Layer(
+            input_norm=self._keep(layer.input_norm),
+            mlp_norm=self._keep(layer.mlp_norm),
+            query_key_norm=self._keep(layer.query_key_norm),
+            attention_post_norm=self._keep(layer.attention_post_norm),
+            mlp_post_norm=self._keep(layer.mlp_post_norm),
+            cos=tables[0],
+            sin=tables[1],
+            keys=self._pool.keys[index].data_ptr(),
+            values=self._pool.values[index].data_ptr(),
+            window=window,
         )
+        self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))
         self._set_linear(index, native.QKV, layer.qkv, layer.qkv_bias)
         self._set_linear(index, native.OUTPUT, layer.output, layer.output_bias)
         self._set_linear(index, native.GATE, layer.gate, None)
@@ -166,8 +181,10 @@ class NativeDecoder:
         if failed:
             raise MemoryError("the packed weights do not fit into memory")
 
-    def _keep(self, tensor: Tensor) -> int:
+    def _keep(self, tensor: Tensor | None) -> int | None:
         """Return the address of a tensor's data, which lives as long as this decoder."""
+        if tensor is None:
+            return None
         self._kept.append(tensor.contiguous())
         return self._kept[-1].data_ptr()
 

@@ -109,6 +109,11 @@ inline Floats exp(Floats x) {
   return p * std::bit_cast<Floats>(power);
 }
 
+// GELU's approximation by tanh (Hendrycks & Gimpel, 2016): tanh(u) = 2 sigmoid(2u) - 1.
+inline Floats gelu(Floats x) {
+  return x / (1.0f + exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
 inline uint32_t bf16_bits(float value) {  // round to nearest even
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -585,13 +590,15 @@ struct Queries {
   float* out;
   int tokens, group, head_dim;
   size_t query_stride, out_stride;  // from token to token
-  int first_position;
+  int first_position, window;  // window: positions that a token sees, 0 for all
   float scale;
 
   int rows() const { return tokens * group; }
   const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
   float* to(int row) const { return out + row / group * out_stride + row % group * head_dim; }
+  // A row sees positions [from, sees).
   int sees(int row) const { return first_position + row / group + 1; }
+  int from(int row) const { return window ? std::max(0, sees(row) - window) : 0; }
 };
 
 // Where a sequence's KV for one KV head lies in the slot-major pool.
@@ -616,8 +623,9 @@ struct Cache {
 struct Softmax {
   float top = -INFINITY, total = 0;
 
-  // scores[CHUNK] become weights; those from `seen` on are zero. At least one must be seen.
-  float absorb(float* scores, int seen) {
+  // scores[CHUNK] become weights; those outside [from, seen) are zero. One at least must be inside.
+  float absorb(float* scores, int from, int seen) {
+    for (int c = 0; c < from; c++) scores[c] = -INFINITY;
     for (int c = seen; c < CHUNK; c++) scores[c] = -INFINITY;
     Floats high = load<Floats>(scores);
     for (int c = W; c < CHUNK; c += W) high = max(high, load<Floats>(scores + c));
@@ -691,11 +699,12 @@ class Attention {
     begin(q);
     const int total = q.sees(q.rows() - 1);
     const T *key[2 * CHUNK], *value[2 * CHUNK];  // of this chunk, and of the next to fetch it
-    for (int start = 0; start < total; start += CHUNK) {
+    const int begin = q.from(0) / CHUNK * CHUNK;  // chunks lie where they lie for everyone
+    for (int start = begin; start < total; start += CHUNK) {
       const int count = std::min(CHUNK, total - start), known = std::min(2 * CHUNK, total - start);
       keys.slots(start, known, key);
       values.slots(start, known, value);
-      for (int c = start ? count : 0; c < known; c++) {
+      for (int c = start > begin ? count : 0; c < known; c++) {
         fetch(key[c], dim_);
         fetch(value[c], dim_);
       }
@@ -750,6 +759,7 @@ class Attention {
 
   void absorb(const Queries& q, int t, int start, int count) {
     if (q.sees(std::min((t + 1) * tile_, q.rows()) - 1) <= start) return;  // all of it is ahead
+    if (q.from(t * tile_) >= start + CHUNK) return;                        // or out of sight
     const Tile kernel = tile_of<Float32>(tile_);
     const auto* query = reinterpret_cast<uint32_t*>(queries_ + size_t(t) * dim_ * tile_);
     float* out = outputs_ + size_t(t) * tile_ * wide_;
@@ -771,12 +781,13 @@ class Attention {
 
   void weigh_row(const Queries& q, int row, int r, int start, float* out) {
     const int seen = row < q.rows() ? std::min(CHUNK, q.sees(row) - start) : 0;
+    const int from = row < q.rows() ? std::max(0, q.from(row) - start) : 0;
     float* scores = scores_ + r * CHUNK;
-    if (seen <= 0) {
+    if (seen <= from) {
       for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = 0.0f;
       return;
     }
-    const float keep = states_[row].absorb(scores, seen);
+    const float keep = states_[row].absorb(scores, from, seen);
     for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = scores[c];
     if (keep != 1.0f)
       for (int p = 0; p < wide_ / PANEL; p++)
@@ -804,8 +815,16 @@ extern "C" {
 
 // Mirrored in library.py, field by field.
 struct PenstockShape {
-  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads;
-  float eps;
+  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads, gelu;
+  float eps, embedding_scale, query_scale;
+};
+
+struct PenstockLayer {
+  const float *input_norm, *mlp_norm;
+  const float *query_key_norm, *attention_post_norm, *mlp_post_norm;  // null where there is none
+  const float *cos, *sin;                                             // [positions][head_dim]
+  void *keys, *values;  // the pool: [slots][kv_heads][head_dim]
+  int32_t window;       // positions that a token sees, 0 for all
 };
 
 struct PenstockStep {
@@ -824,10 +843,8 @@ namespace {
 
 constexpr int PASS_ROWS = 1024;  // longer steps are computed in parts: buffers stay small and near
 
-struct Layer {
-  const float *input_norm, *mlp_norm, *query_key_norm;
+struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
-  void *keys, *values;  // the pool: [slots][kv_heads][head_dim]
 };
 
 struct Piece {  // of a sequence, within a pass
@@ -880,7 +897,7 @@ struct PenstockDecoder {
   const PenstockShape shape;
   const void* embedding = nullptr;
   bool embedding_bf16 = false;
-  const float *norm = nullptr, *cos = nullptr, *sin = nullptr;  // tables: [positions][head_dim]
+  const float* norm = nullptr;
   std::vector<Layer> layers;
   Linear head;
   Team team;
@@ -895,7 +912,7 @@ struct PenstockDecoder {
     x.reserve(size_t{4} * rows * shape.hidden);
     qkv.reserve(size_t{4} * rows * qkv_width());
     attended.reserve(size_t{4} * rows * query_width());
-    inner.reserve(size_t{4} * rows * shape.inner);
+    inner.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
     pieces.clear();
     tasks.clear();
     for (int s = 0; s < asked.sequences; s++) {
@@ -917,11 +934,24 @@ struct PenstockDecoder {
                          piece.position + token, head});
   }
 
-  auto residual() {
-    return [this](int row, int column, int count, const float* y) {
-      float* to = x.as<float>() + size_t(row) * shape.hidden + column;
-      for (int i = 0; i < count; i++) to[i] += y[i];
-    };
+  // x += what the packed rows give, normed first where the model does that.
+  void add(const Linear& linear, const float* post_norm, int rows, int thread) {
+    if (!post_norm) {
+      product(linear, thread, [this](int row, int column, int count, const float* y) {
+        float* to = x.as<float>() + size_t(row) * shape.hidden + column;
+        for (int i = 0; i < count; i++) to[i] += y[i];
+      });
+      return;
+    }
+    float* found = inner.as<float>();  // free: its rows are packed, or not yet there
+    product(linear, thread, [&](int row, int column, int count, const float* y) {
+      std::memcpy(found + size_t(row) * shape.hidden + column, y, size_t{4} * count);
+    });
+    team.each(rows, [&](int row) {
+      float *from = found + size_t(row) * shape.hidden, *to = x.as<float>() + size_t(row) * shape.hidden;
+      norm_row(from, post_norm, shape.hidden, from);
+      for (int i = 0; i < shape.hidden; i++) to[i] += from[i];
+    });
   }
 
   // What every thread of the team does in a pass. Buffers are shaped by all with the same values.
@@ -935,23 +965,21 @@ struct PenstockDecoder {
       team.each(pieces.size(), [&](int piece) { place(layer, asked, pieces[piece], first); });
       team.each(tasks.size(), [&](int task) { attend(layer, asked, tasks[task], thread); });
       pack(attended.as<float>(), query_width(), layer.output.kind, rows, thread);
-      product(layer.output, thread, residual());
+      add(layer.output, layer.attention_post_norm, rows, thread);
       normed(x.as<float>(), layer.mlp_norm, layer.gate.kind, rows, thread);
       gated(layer, thread);
       pack(inner.as<float>(), shape.inner, layer.down.kind, rows, thread);
-      product(layer.down, thread, residual());
+      add(layer.down, layer.mlp_post_norm, rows, thread);
     }
   }
 
   void embed(int token, int row) {
     float* to = x.as<float>() + size_t(row) * shape.hidden;
     const size_t from = size_t(token) * shape.hidden;
-    if (!embedding_bf16) {
-      std::memcpy(to, static_cast<const float*>(embedding) + from, size_t{4} * shape.hidden);
-      return;
-    }
     for (int i = 0; i < shape.hidden; i++)
-      to[i] = bf16_value(static_cast<const uint16_t*>(embedding)[from + i]);
+      to[i] = shape.embedding_scale * (embedding_bf16
+                                           ? bf16_value(static_cast<const uint16_t*>(embedding)[from + i])
+                                           : static_cast<const float*>(embedding)[from + i]);
   }
 
   // packed = the rows of `from`, RMS-normed (Zhang & Sennrich, 2019).
@@ -1004,7 +1032,7 @@ struct PenstockDecoder {
     });
   }
 
-  // inner = silu(x G') * (x U'), both products in one task, so that neither is ever stored.
+  // inner = act(x G') * (x U'), both products in one task, so that neither is ever stored.
   void gated(const Layer& layer, int thread) {
     const int panels = layer.gate.panels();
     const int blocks = (packed.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
@@ -1021,7 +1049,8 @@ struct PenstockDecoder {
       for (int row = first * packed.tile; row < end; row++, gate += PANEL, up += PANEL) {
         for (int half = 0; half < PANEL; half += W) {
           const Floats g = load<Floats>(gate + half);
-          store(gate + half, g / (1.0f + exp(-g)) * load<Floats>(up + half));
+          const Floats active = shape.gelu ? gelu(g) : g / (1.0f + exp(-g));
+          store(gate + half, active * load<Floats>(up + half));
         }
         std::memcpy(inner.as<float>() + size_t(row) * shape.inner + panel * PANEL, gate, size_t{4} * columns);
       }
@@ -1039,7 +1068,7 @@ struct PenstockDecoder {
       const int position = piece.position + t;
       float* row = qkv.as<float>() + size_t(piece.row + t) * qkv_width();
       for (int h = 0; h < shape.heads + shape.kv_heads; h++)
-        rotate(row + h * shape.head_dim, h, position, layer.query_key_norm);
+        rotate(layer, row + h * shape.head_dim, h, position);
       const size_t slot = size_t(blocks[position / shape.block_size]) * shape.block_size +
                           position % shape.block_size;
       keep(layer.keys, slot, row + query_width());
@@ -1047,11 +1076,11 @@ struct PenstockDecoder {
     }
   }
 
-  void rotate(float* head, int index, int position, const float* norm_weights) const {
+  void rotate(const Layer& layer, float* head, int index, int position) const {
     const int dim = shape.head_dim, half = dim / 2;
-    if (norm_weights) norm_row(head, norm_weights + size_t(index) * dim, dim, head);
-    const float* c = cos + size_t(position) * dim;
-    const float* s = sin + size_t(position) * dim + half;  // the table's first half is negated
+    if (layer.query_key_norm) norm_row(head, layer.query_key_norm + size_t(index) * dim, dim, head);
+    const float* c = layer.cos + size_t(position) * dim;
+    const float* s = layer.sin + size_t(position) * dim + half;  // the table's first half is negated
     for (int i = 0; i < half; i++) {
       const float a = head[i], b = head[i + half];
       head[i] = a * c[i] - b * s[i];
@@ -1082,7 +1111,7 @@ struct PenstockDecoder {
     const Queries queries{qkv.as<float>() + size_t(task.row) * qkv_width() + head,
                           attended.as<float>() + size_t(task.row) * query_width() + head,
                           task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
-                          task.position, 1.0f / std::sqrt(static_cast<float>(dim))};
+                          task.position, layer.window, shape.query_scale};
     const int32_t* blocks = asked.blocks + size_t(task.sequence) * asked.block_columns;
     const size_t offset = size_t(task.kv_head) * dim;
     const Cache<T> keys{static_cast<const T*>(layer.keys) + offset, blocks, shape.block_size, size_t(kv_width())};
@@ -1138,22 +1167,14 @@ void penstock_destroy(PenstockDecoder* decoder) { delete decoder; }
 
 // The caller keeps these arrays alive.
 void penstock_set_tables(PenstockDecoder* decoder, const void* embedding, int32_t embedding_bf16,
-                         const float* norm, const float* cos, const float* sin) {
+                         const float* norm) {
   decoder->embedding = embedding;
   decoder->embedding_bf16 = embedding_bf16;
   decoder->norm = norm;
-  decoder->cos = cos;
-  decoder->sin = sin;
 }
 
-void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const float* input_norm,
-                        const float* mlp_norm, const float* query_key_norm, void* keys, void* values) {
-  Layer& to = decoder->layers[layer];
-  to.input_norm = input_norm;
-  to.mlp_norm = mlp_norm;
-  to.query_key_norm = query_key_norm;
-  to.keys = keys;
-  to.values = values;
+void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const PenstockLayer* of) {
+  static_cast<PenstockLayer&>(decoder->layers[layer]) = *of;
 }
 
 // Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.

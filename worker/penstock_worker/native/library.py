@@ -29,9 +29,32 @@ class Shape(Structure):
                 "qk_norm",
                 "kv_bf16",
                 "threads",
+                "gelu",
             )
         ),
-        ("eps", c_float),
+        *((name, c_float) for name in ("eps", "embedding_scale", "query_scale")),
+    )
+
+
+class Layer(Structure):
+    """PenstockLayer."""
+
+    _fields_ = (
+        *(
+            (name, c_void_p)
+            for name in (
+                "input_norm",
+                "mlp_norm",
+                "query_key_norm",
+                "attention_post_norm",
+                "mlp_post_norm",
+                "cos",
+                "sin",
+                "keys",
+                "values",
+            )
+        ),
+        ("window", c_int32),
     )
 
 
@@ -65,9 +88,9 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_destroy.restype = None
     library.penstock_destroy.argtypes = [c_void_p]
     library.penstock_set_tables.restype = None
-    library.penstock_set_tables.argtypes = [c_void_p, c_void_p, c_int32, *[c_void_p] * 3]
+    library.penstock_set_tables.argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
     library.penstock_set_layer.restype = None
-    library.penstock_set_layer.argtypes = [c_void_p, c_int32, *[c_void_p] * 5]
+    library.penstock_set_layer.argtypes = [c_void_p, c_int32, POINTER(Layer)]
     library.penstock_set_linear.restype = c_int32
     library.penstock_set_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
     library.penstock_step.restype = c_int32

@@ -118,15 +118,16 @@ class Store:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file atomically by a value as JSON."""
-    _replace(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_yaml(path: Path, documents: list[Any]) -> None:
     """Replace a file atomically by YAML documents."""
-    _replace(path, yaml.safe_dump_all(documents, sort_keys=False))
+    write_text(path, yaml.safe_dump_all(documents, sort_keys=False))
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)

@@ -20,7 +20,7 @@ class Client:
         send: ASGI's.
         request_id: goes into the head.
         visit: is told what passes by, and tells the client about its limits.
-        debug_headers: tell which worker answered, and why it was chosen.
+        debug_headers: tell those who may know which worker answered, and why it was chosen.
     """
 
     def __init__(self, send: Send, request_id: str, visit: Visit, *, debug_headers: bool) -> None:
@@ -36,8 +36,9 @@ class Client:
         """Send the head of an answer."""
         self.begun = True
         self._streams = is_stream(response)
+        self._visit.answered(response.status)
         own = [(headers.REQUEST_ID, self._id), *self._visit.told_headers]
-        if self._debug_headers:
+        if self._debug_headers and self._visit.tenant.debug:
             own += [(headers.WORKER, choice.id), (headers.ROUTE_REASON, choice.reason)]
         found = client_headers(response.headers, own)
         await self._send(
@@ -46,7 +47,7 @@ class Client:
 
     async def pass_on(self, data: bytes) -> None:
         """Send a piece of the answer."""
-        self._visit.usage.saw(data)
+        self._visit.saw(data)
         await self._send(_piece(data))
 
     async def end(self) -> None:

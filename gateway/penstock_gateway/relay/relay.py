@@ -125,7 +125,7 @@ class Relay:
         finally:
             place.leave()
             metrics.ended(outcome, self.clock())
-            self.metrics.used(visit.tenant.id, visit.usage.tokens)
+            self.metrics.used(visit.tenant.id, visit.tokens)
 
     def fleet_changed(self) -> None:
         """There may be room where there was none."""

@@ -17,7 +17,8 @@ class Visit:
         self.tenant = tenant
         self.priority: int | None = None
         """Of the request's class, once it is known."""
-        self.usage = Usage(0)
+        self._usage = Usage(0)
+        self._counts = False
         self._meter = meter
         self._clock = clock
         self._reserved = 0
@@ -52,15 +53,29 @@ class Visit:
         found = self.tenant.request_class(model.queue or FleetQueue(), wanted_class)
         self._meter.reserve(prompt_tokens + most, self._clock())
         self._reserved = prompt_tokens + most
-        self.usage = Usage(prompt_tokens)
+        self._usage = Usage(prompt_tokens)
         self.priority = found.priority
         return found
+
+    def answered(self, status: int) -> None:
+        """An answer begins; a refusal uses nothing."""
+        self._counts = bool(self.tenant.id) and status < 400
+
+    def saw(self, piece: bytes) -> None:
+        """A piece of the answer has passed by."""
+        if self._counts:
+            self._usage.saw(piece)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were used."""
+        return self._usage.tokens
 
     def leave(self) -> None:
         """The request is over, whatever became of it."""
         if self._inside:
             self._inside = False
-            self._meter.settle(self._reserved, self.usage.tokens, self._clock())
+            self._meter.settle(self._reserved, self.tokens, self._clock())
 
     @property
     def trusted_headers(self) -> list[tuple[str, str]]:

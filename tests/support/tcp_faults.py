@@ -24,7 +24,8 @@ class BrokenAnswers:
         flip_at: int | None = None,
         stall_after: int | None = None,
     ) -> None:
-        self.accepted = 0
+        self.stalled = 0
+        """Connections that have come to `stall_after`."""
         self._upstream = port
         self._cut_after = cut_after
         self._flip_at = flip_at
@@ -51,7 +52,6 @@ class BrokenAnswers:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self.accepted += 1
             thread = threading.Thread(target=self._forward, args=(client,))
             self._threads.append(thread)
             thread.start()
@@ -81,8 +81,19 @@ class BrokenAnswers:
             passed += len(data)
             if room < len(data):
                 if self._stall_after is not None:
-                    self._closing.wait()
+                    self._swallow(server)
                 return
+
+    def _swallow(self, server: socket.socket) -> None:
+        """Forward nothing more, until the answering side ends or the proxy does."""
+        self.stalled += 1
+        server.settimeout(0.05)
+        while not self._closing.is_set():
+            try:
+                if not server.recv(4096):
+                    return
+            except TimeoutError:
+                continue
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

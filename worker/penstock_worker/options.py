@@ -7,9 +7,15 @@ from math import inf, nan
 from pathlib import Path
 
 from penstock_contract.flags import duration_flag, quantity_flag
+from penstock_contract.handoff import PORT
 from penstock_contract.headers import REQUEST_ID_PATTERN
 from penstock_contract.step_cost import StepCost
-from penstock_worker.engine_config import EngineConfig, KVEventsConfig, SimulationConfig
+from penstock_worker.engine_config import (
+    EngineConfig,
+    KVEventsConfig,
+    SimulationConfig,
+    TransferConfig,
+)
 
 
 def engine_config(options: argparse.Namespace) -> EngineConfig:
@@ -27,6 +33,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         kv_cache_bytes=options.kv_cache_memory,
         threads=options.threads,
         kv_events=_kv_events(options),
+        transfer=_transfer(options),
         self_benchmark=options.self_benchmark,
         simulation=_simulation(options),
     )
@@ -35,7 +42,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
 def _simulation(options: argparse.Namespace) -> SimulationConfig | None:
     if options.runner != "sim":
         return None
-    return SimulationConfig(options.sim_cost, options.sim_kv_tokens)
+    return SimulationConfig(options.sim_cost, options.sim_kv_tokens, options.sim_kv_bandwidth)
 
 
 def _kv_events(options: argparse.Namespace) -> KVEventsConfig | None:
@@ -48,6 +55,26 @@ def _kv_events(options: argparse.Namespace) -> KVEventsConfig | None:
         worker=options.worker_id,
         model=(options.served_model_name or [Path(options.model).resolve().name])[0],
     )
+
+
+def _transfer(options: argparse.Namespace) -> TransferConfig | None:
+    if options.kv_transfer is None:
+        return None
+    host, port = options.kv_transfer
+    return TransferConfig(
+        host=host,
+        port=port,
+        advertised_host=options.kv_transfer_advertise or _reachable(host),
+        lease_seconds=options.kv_transfer_lease,
+        worker=options.worker_id,
+    )
+
+
+def _reachable(host: str) -> str:
+    """Return the address to tell others: a pod's own where it listens on all."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    return socket.gethostbyname(socket.gethostname())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,6 +124,23 @@ def parser() -> argparse.ArgumentParser:
         help="maps as vLLM writes them, arrays as older vLLM, SGLang and llm-d do",
     )
     add(
+        "--kv-transfer",
+        type=_address,
+        metavar="HOST:PORT",
+        help=f"hand KV over to other workers, and take theirs; like 0.0.0.0:{PORT}",
+    )
+    add(
+        "--kv-transfer-advertise",
+        metavar="HOST",
+        help="where other workers reach this one (default: the address that it listens on)",
+    )
+    add(
+        "--kv-transfer-lease",
+        type=duration_flag,
+        default=30.0,
+        help="how long blocks are kept for another worker, like 30s",
+    )
+    add(
         "--self-benchmark",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -116,6 +160,12 @@ def parser() -> argparse.ArgumentParser:
         help="terms: step, prefill_token, sequence, kv_token (default: 10 ms, 0.1 ms, 0.2 ms, 0)",
     )
     add("--sim-kv-tokens", type=_positive, default=100_000, help="what its KV cache would hold")
+    add(
+        "--sim-kv-bandwidth",
+        type=quantity_flag,
+        default=SimulationConfig().kv_bandwidth,
+        help="bytes per second at which KV of other workers would arrive, like 1Gi",
+    )
     add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
@@ -139,6 +189,13 @@ def _seconds(text: str) -> float:
     if not 0 <= value < inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 0.01")
     return value
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: send HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _worker_id(text: str) -> str:

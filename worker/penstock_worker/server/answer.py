@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.journal import ResumedChoice
@@ -165,6 +166,8 @@ class Answer:
     ) -> None:
         arrived = time.monotonic()
         self.usage = Usage(prompt_tokens=prompt_tokens)
+        self.kept: dict[str, Any] | None = None
+        """Where another worker finds the prompt's blocks, if they were to be kept."""
         self._client = client
         self._requests = requests
         self._choices_per_prompt = choices_per_prompt
@@ -233,6 +236,8 @@ class Answer:
             if choice.index % self._choices_per_prompt == 0:
                 self.usage.cached_tokens += output.cached_tokens
                 choice.cached_tokens = output.cached_tokens
+        if output.kept is not None:
+            self.kept = output.kept
         now = time.monotonic()
         choice.metrics.output(output, now)
         delta = choice.take(output)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.handoff import LEASES_PATH
 from penstock_worker.server import errors
 from penstock_worker.server.prompts import chat_prompt
 from penstock_worker.server.protocol import (
@@ -103,7 +104,8 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     @app.get("/health")
     async def health() -> Response:
         state = service.state
-        return Reply({"status": state}, 200 if state == "ok" else 503)
+        own = {headers.EPOCH: service.epoch}
+        return Reply({"status": state}, 200 if state == "ok" else 503, own)
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -119,6 +121,11 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     async def end_drain() -> Response:
         service.set_aside(aside=False)
         return Reply({"status": service.state})
+
+    @app.delete(LEASES_PATH + "{lease}")
+    async def release(lease: str) -> Response:
+        service.client.release(lease)
+        return Response(status_code=204)
 
     @app.get("/version")
     async def get_version() -> Response:
@@ -136,6 +143,8 @@ async def _complete(
     journaled = headers.JOURNAL in request.headers
     if not (journaled and body.stream):
         body.penstock_resume = None  # only the gateway resumes, and only streams
+    if headers.HANDOFF not in request.headers:
+        body.kv_transfer_params = None  # a client must not say where to connect to
     answer, bodies, choices = await service.answer(body, Trusted.of(request.headers))
     own = {headers.EPOCH: service.epoch}
     if body.stream:

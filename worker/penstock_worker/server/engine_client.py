@@ -16,6 +16,7 @@ from penstock_worker.messages import (
     FinishReason,
     Output,
     Ready,
+    Release,
     Stats,
     Stop,
 )
@@ -42,6 +43,9 @@ class EngineClient:
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self.stats: Stats | None = None
         self.died = asyncio.Event()
+        self.unleased = asyncio.Event()
+        """Set while no blocks are kept for other workers."""
+        self.unleased.set()
         self.failure = ""
         self.config = config
         self._on_batch = on_batch
@@ -125,12 +129,17 @@ class EngineClient:
         if queue is not None:
             queue.put_nowait(_ended(request_id))
 
+    def release(self, lease: str) -> None:
+        """End a lease: nobody will pull its blocks."""
+        if not self.died.is_set():
+            self._send(Release([lease]))
+
     def _forget(self, ids: list[str]) -> None:
         live = [request_id for request_id in ids if self._streams.pop(request_id, None) is not None]
         if live and not self.died.is_set():
             self._send(Abort(live))
 
-    def _send(self, message: AddRequest | Abort) -> None:
+    def _send(self, message: AddRequest | Abort | Release) -> None:
         if self._writer is not None:
             self._writer.write(encode(message))
 
@@ -153,6 +162,7 @@ class EngineClient:
                 self.failure = message
             case Batch(outputs, stats):
                 self.stats = stats
+                self._note_leases(stats)
                 self._on_batch(event)
                 for output in outputs:
                     queue = self._streams.get(output.id)
@@ -161,9 +171,16 @@ class EngineClient:
                             del self._streams[output.id]
                         queue.put_nowait(output)
 
+    def _note_leases(self, stats: Stats) -> None:
+        if stats.handoff is not None and stats.handoff.leases:
+            self.unleased.clear()
+        else:
+            self.unleased.set()
+
     def _end(self) -> None:
         self.failure = self.failure or "the engine process ended unexpectedly"
         self.died.set()
+        self.unleased.set()
         for queue in set(self._streams.values()):
             queue.put_nowait(None)
         if not self.ready.done():

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from penstock_contract.handoff import TransferParams
 from penstock_contract.journal import Resume
 from penstock_worker.server.conversation import (
     MAX_MESSAGES,
@@ -72,6 +73,7 @@ class GenerationRequest(BaseModel):
     response_format: dict[str, Any] | None = None
     cache_salt: Annotated[str, Field(max_length=64)] | None = None
     penstock_resume: Resume | None = None
+    kv_transfer_params: TransferParams | None = None
 
     @property
     def stops(self) -> list[str]:

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from penstock_contract import journal
+from penstock_contract import handoff, journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.answer import Answer, Delta, Stopping
 from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head
 from penstock_worker.server.engine_client import EngineClient
+from penstock_worker.server.handoff import handed_over
 from penstock_worker.server.metrics import WorkerMetrics
 from penstock_worker.server.prepare import (
     engine_requests,
@@ -120,12 +121,16 @@ class Service:
                 self._idle.set()
 
     async def drain(self, patience: float) -> bool:
-        """Refuse new requests and wait for the running ones; False when the time is over."""
+        """Refuse new requests and wait for the running ones, and for those who have leases.
+
+        Returns False when the time is over first.
+        """
         self._leaving = True
         self.metrics.draining(draining=True)
         try:
             async with asyncio.timeout(patience):
                 await self._idle.wait()
+                await self.client.unleased.wait()
         except TimeoutError:
             return False
         return True
@@ -155,7 +160,7 @@ class Service:
         requests = engine_requests(
             served, request, prompts, request_id, seed, trusted, wanted.text if wanted else ""
         )
-        requests, given = resumed(requests, resume)
+        requests, given = resumed(handed_over(requests, request), resume)
         # The marks of calls may be special tokens: then these have to be seen.
         marked = tools is not None and served.tokenizer.hides(tools.form.opening)
         skip = request.skip_special_tokens and not marked
@@ -244,4 +249,5 @@ async def whole(service: Service, answer: Answer, bodies: Bodies, choices: int) 
         async with contextlib.aclosing(answer.deltas()) as deltas:
             async for delta in deltas:
                 found[delta.index].append(delta)
-    return bodies.whole(found, answer.usage.body())
+    body = bodies.whole(found, answer.usage.body())
+    return {**body, handoff.FIELD: answer.kept} if answer.kept is not None else body

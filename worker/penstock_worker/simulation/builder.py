@@ -4,14 +4,20 @@ import secrets
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig, SimulationConfig
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import Ready
-from penstock_worker.model.config import read_config
+from penstock_worker.model.config import ModelConfig, read_config
+from penstock_worker.simulation.memory import SimulatedMemory
 from penstock_worker.simulation.runner import SimulatedRunner
+from penstock_worker.transfer.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from penstock_worker.transfer.handoff import Handoff
 
 
 def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
@@ -44,8 +50,10 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
+    epoch = secrets.token_hex(8)
+    engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch)
     return engine, Ready(
-        epoch=secrets.token_hex(8),
+        epoch=epoch,
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_model_len=max_model_len,
@@ -54,3 +62,22 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         prefix_caching=config.prefix_caching,
         step_cost=asdict(simulation.cost),
     )
+
+
+def _handoff(
+    config: EngineConfig,
+    simulation: SimulationConfig,
+    shape: ModelConfig,
+    blocks: BlockPool,
+    epoch: str,
+) -> "Handoff | None":
+    if config.transfer is None:
+        return None
+    from penstock_worker.transfer.opening import open_handoff
+
+    identity = fingerprint(
+        shape, (), block_size=config.block_size, dtype=shape.dtype, quantization="simulated"
+    )
+    block_bytes = shape.kv_bytes_per_token * config.block_size / 2  # as bfloat16
+    memory = SimulatedMemory(block_bytes / simulation.kv_bandwidth, time.sleep)
+    return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)

@@ -1,0 +1,290 @@
+"""Real workers over HTTP: a prompt computed by one is answered by another, whatever breaks."""
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tcp_faults import BrokenAnswers
+from worker_process import NAME, WorkerProcess, eventually, worker
+
+from penstock_contract import headers
+from penstock_contract.handoff import FIELD, LEASES_PATH, PREFILL, PullOutcome
+
+TRUSTED = {headers.HANDOFF: "1"}
+TRANSFER = ("--kv-transfer", "127.0.0.1:0", "--no-self-benchmark")
+PULLS = "penstock_worker_kv_pulls_total"
+LEASES = "penstock_worker_kv_leases_total"
+STEP_TOKENS = "penstock_worker_step_tokens_total"
+LEASED = "penstock_worker_kv_leased_blocks"
+
+
+def prompt(number: int, length: int = 333) -> list[int]:
+    """Return a prompt that begins like no other one, so that no test finds another one's cache."""
+    return [100 + number, *((11 * i * i + number) % 4000 + 3 for i in range(length - 1))]
+
+
+def completion(number: int, **options: Any) -> dict[str, Any]:
+    body = {"model": NAME, "prompt": prompt(number), "max_tokens": 24, "ignore_eos": True}
+    return {**body, "temperature": 0, **options}
+
+
+def ask(found: WorkerProcess, body: dict[str, Any], params: Any = None) -> dict[str, Any]:
+    if params is not None:
+        body = {**body, FIELD: params}
+    answer = httpx.post(f"{found.url}/v1/completions", json=body, headers=TRUSTED, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def prefill(found: WorkerProcess, body: dict[str, Any]) -> Any:
+    """Return what the prefill worker says of the blocks that it keeps; None when it keeps none."""
+    return ask(found, {**body, "max_tokens": 1}, PREFILL).get(FIELD)
+
+
+def text(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["text"])
+
+
+@contextlib.contextmanager
+def ready(log: Path, *arguments: str) -> Iterator[WorkerProcess]:
+    with worker(log, *arguments) as found:
+        eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def decode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    with ready(tmp_path_factory.mktemp("decode") / "log", *TRANSFER) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """A prefill worker that no test harms; it also says what one worker alone would answer."""
+    with ready(tmp_path_factory.mktemp("prefill") / "log", *TRANSFER) as found:
+        yield found
+
+
+class Outcomes:
+    """How many pulls of a worker ended so, since this was made."""
+
+    def __init__(self, found: WorkerProcess) -> None:
+        self._found = found
+        self._before = dict(self._counts())
+
+    def now(self) -> dict[str, float]:
+        counts = self._counts()
+        return {k: v - self._before[k] for k, v in counts.items() if v != self._before[k]}
+
+    def _counts(self) -> dict[str, float]:
+        return {str(one): self._found.metric(PULLS, outcome=str(one)) for one in PullOutcome}
+
+
+def nothing_is_left(*workers: WorkerProcess) -> None:
+    for found in workers:
+        eventually(found.is_idle, "no block is in use")
+        assert found.metric(LEASED) == 0
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1, "seed": 5}])
+def test_an_answer_is_that_of_one_worker(
+    decode: WorkerProcess, other: WorkerProcess, options: dict[str, Any]
+) -> None:
+    body = completion(int(options["temperature"]), **options)
+    outcomes = Outcomes(decode)
+    answer = ask(decode, body, prefill(other, body))
+    assert outcomes.now() == {"complete": 1}
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert text(answer) == text(ask(other, body))
+    nothing_is_left(decode, other)
+
+
+def test_a_stream_is_that_of_one_worker(decode: WorkerProcess, other: WorkerProcess) -> None:
+    messages = [{"role": "user", "content": "What is a list? " * 30}]
+    body = {"model": NAME, "messages": messages, "max_tokens": 32, "stream": True}
+    body |= {"temperature": 0, "stream_options": {"include_usage": True}}
+    first = {**body, "stream": False, "stream_options": None, "max_tokens": 1, FIELD: PREFILL}
+    post = {"headers": TRUSTED, "timeout": 60}
+    told = httpx.post(f"{other.url}/v1/chat/completions", json=first, **post).json()[FIELD]
+    outcomes = Outcomes(decode)
+    pulled = httpx.post(
+        f"{decode.url}/v1/chat/completions", json={**body, FIELD: told}, **post
+    ).text
+    alone = httpx.post(f"{other.url}/v1/chat/completions", json=body, **post).text
+    assert outcomes.now() == {"complete": 1}
+    assert deltas(pulled) == deltas(alone)
+    nothing_is_left(decode, other)
+
+
+def deltas(stream: str) -> list[Any]:
+    events = [line[6:] for line in stream.splitlines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event)["choices"] for event in events]
+
+
+def test_without_the_gateways_header_nothing_is_handed_over(other: WorkerProcess) -> None:
+    body = {**completion(10), FIELD: PREFILL}
+    granted = other.metric(LEASED)
+    answer = httpx.post(f"{other.url}/v1/completions", json=body, timeout=60)
+    assert answer.status_code == 200
+    assert FIELD not in answer.json()
+    assert other.metric(LEASED) == granted
+
+
+def test_blocks_of_another_kind_of_worker_are_not_asked_for(
+    decode: WorkerProcess, other: WorkerProcess
+) -> None:
+    body = completion(11)
+    params = {**PREFILL, "do_remote_prefill": True, "do_remote_decode": False}
+    params |= {"remote_engine_id": "vllm", "remote_block_ids": [[1, 2]], "remote_host": "10.0.0.1"}
+    params |= {"remote_port": 5600, "remote_request_id": "cmpl-1", "tp_size": 1}
+    outcomes = Outcomes(decode)
+    assert text(ask(decode, body, params)) == text(ask(other, body))
+    assert outcomes.now() == {"unusable": 1}
+
+
+def test_a_lease_is_given_back(decode: WorkerProcess, other: WorkerProcess) -> None:
+    body = completion(12)
+    told = prefill(other, body)
+    assert other.metric(LEASED) == 20
+    for _ in range(2):
+        gone = httpx.delete(other.url + LEASES_PATH + told["remote_request_id"], timeout=30)
+        assert gone.status_code == 204
+    eventually(lambda: other.metric(LEASED) == 0, "its blocks are free")
+    outcomes = Outcomes(decode)
+    assert text(ask(decode, body, told)) == text(ask(other, body))
+    assert outcomes.now() == {"stale": 1}
+    nothing_is_left(decode, other)
+
+
+def test_a_client_that_leaves_ends_the_pull_and_the_lease(
+    decode: WorkerProcess, other: WorkerProcess
+) -> None:
+    body = completion(13)
+    told = prefill(other, body)
+    outcomes = Outcomes(decode)
+    with BrokenAnswers(told["remote_port"], stall_after=1000) as proxy:
+        told["remote_port"] = proxy.port
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.post(
+                f"{decode.url}/v1/completions",
+                json={**body, FIELD: told},
+                headers=TRUSTED,
+                timeout=httpx.Timeout(60, read=0.5),
+            )
+        eventually(lambda: outcomes.now() == {"cancelled": 1}, "the pull is cancelled")
+        nothing_is_left(decode, other)
+
+
+def test_a_prefill_worker_killed_amid_the_transfer(
+    decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
+) -> None:
+    body, outcomes = completion(14), Outcomes(decode)
+    with ready(tmp_path / "log", *TRANSFER) as victim:
+        told = prefill(victim, body)
+        with BrokenAnswers(told["remote_port"], stall_after=200_000) as proxy:
+            told["remote_port"] = proxy.port
+            answers: list[dict[str, Any]] = []
+            asking = threading.Thread(target=lambda: answers.append(ask(decode, body, told)))
+            asking.start()
+            eventually(lambda: proxy.stalled > 0, "a part has come")
+            victim.send(signal.SIGKILL)
+            asking.join(60)
+    assert text(answers[0]) == text(ask(other, body))
+    assert outcomes.now() == {"lost": 1}
+    nothing_is_left(decode)
+
+
+def test_a_prefill_worker_that_has_restarted(
+    decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    body, outcomes = completion(15), Outcomes(decode)
+    with ready(tmp_path / "first", "--kv-transfer", address, "--no-self-benchmark") as first:
+        told = prefill(first, body)
+        first.send(signal.SIGKILL)
+    with ready(tmp_path / "second", "--kv-transfer", address, "--no-self-benchmark") as second:
+        assert prefill(second, body)["penstock_epoch"] != told["penstock_epoch"]
+        assert text(ask(decode, body, told)) == text(ask(other, body))
+    assert outcomes.now() == {"stale": 1}
+    nothing_is_left(decode)
+
+
+def test_a_transfer_that_takes_longer_than_the_lease(
+    decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
+) -> None:
+    body, outcomes = completion(16), Outcomes(decode)
+    with ready(tmp_path / "log", *TRANSFER, "--kv-transfer-lease", "1s") as slow:
+        told = prefill(slow, body)
+        with BrokenAnswers(told["remote_port"], stall_after=100_000) as proxy:
+            told["remote_port"] = proxy.port
+            assert text(ask(decode, body, told)) == text(ask(other, body))
+            assert outcomes.now() == {"late": 1}
+            nothing_is_left(slow)
+    nothing_is_left(decode)
+
+
+def test_a_lease_that_nobody_wants_runs_out(tmp_path: Path) -> None:
+    with ready(tmp_path / "log", *TRANSFER, "--kv-transfer-lease", "1s") as found:
+        assert prefill(found, completion(17)) is not None
+        eventually(lambda: found.metric(LEASES, outcome="expired") == 1, "it runs out")
+        nothing_is_left(found)
+
+
+def test_leases_take_no_more_than_half_of_the_blocks(tmp_path: Path) -> None:
+    # 98,304 bytes a block of 16 tokens: 64 blocks, and 20 for each of these prompts.
+    small = ("--dtype", "float32", "--kv-cache-memory", str(64 * 98_304))
+    with ready(tmp_path / "log", *TRANSFER, *small) as found:
+        assert prefill(found, completion(18)) is not None
+        assert prefill(found, completion(19)) is None
+        assert found.metric(LEASES, outcome="refused") == 1
+        assert found.metric(LEASED) == 20
+        assert len(text(ask(found, completion(20, prompt=prompt(20, 900))))) > 0
+
+
+def test_a_draining_worker_waits_for_its_leases(
+    decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
+) -> None:
+    body, outcomes = completion(21), Outcomes(decode)
+    with ready(tmp_path / "log", *TRANSFER) as leaving:
+        told = prefill(leaving, body)
+        leaving.send(signal.SIGTERM)
+        eventually(lambda: leaving.health() == (503, "draining"), "it drains")
+        assert text(ask(decode, body, told)) == text(ask(other, body))
+        assert outcomes.now() == {"complete": 1}
+        assert leaving.wait() == 0
+
+
+def test_a_draining_worker_waits_no_longer_than_its_grace(tmp_path: Path) -> None:
+    with ready(tmp_path / "log", *TRANSFER, "--drain-timeout", "1s") as leaving:
+        assert prefill(leaving, completion(22)) is not None
+        leaving.send(signal.SIGTERM)
+        assert leaving.wait() == 0
+
+
+def test_an_engine_without_names_hands_nothing_over(tmp_path: Path) -> None:
+    with worker(tmp_path / "log", *TRANSFER, "--no-enable-prefix-caching") as found:
+        assert found.wait() == 1
+    assert "--kv-transfer needs --enable-prefix-caching" in found.log.read_text()
+
+
+def test_simulated_workers_hand_over_in_the_time_it_would_take(tmp_path: Path) -> None:
+    # 333 tokens are 20 blocks, of 49,152 bytes each in bfloat16: half a second.
+    sim = ("--runner", "sim", "--kv-transfer", "127.0.0.1:0", "--sim-kv-bandwidth", "1966080")
+    with ready(tmp_path / "a", *sim) as first, ready(tmp_path / "b", *sim) as second:
+        body = completion(23)
+        told, before = prefill(first, body), second.metric(STEP_TOKENS, kind="prefill")
+        assert text(ask(second, body, told)) == text(ask(first, body))
+        assert second.metric(PULLS, outcome="complete") == 1
+        assert second.metric("penstock_worker_kv_pull_seconds_total") >= 0.5
+        assert second.metric(STEP_TOKENS, kind="prefill") == before + 13
+        nothing_is_left(first, second)

@@ -41,8 +41,8 @@ class Actor:
         self.kinds: Mapping[str, Kind] = {}
         """How the cluster serves each kind of child."""
 
-    async def act(self, key: Key, raw: Object, action: Action) -> None:
-        """Do one action.
+    async def act(self, key: Key, raw: Object, action: Action) -> bool:
+        """Do one action; return whether it changed what is stored, as a watch would tell.
 
         Raises:
             ApiError: it was refused; what is seen will say what is left to do.
@@ -51,39 +51,41 @@ class Actor:
         match action:
             case Create(body, reason):
                 kind = self._kind(body["kind"])
-                self._seen(kind, await self._api.create(kind, space, body))
+                changed = self._seen(kind, await self._api.create(kind, space, body))
             case Apply(body, reason):
                 kind, name = self._kind(body["kind"]), body["metadata"]["name"]
-                self._seen(kind, await self._api.apply(kind, space, name, body))
+                changed = self._seen(kind, await self._api.apply(kind, space, name, body))
             case Merge(kind_name, name, patch, reason):
                 kind = self._kind(kind_name)
-                self._seen(kind, await self._api.merge(kind, space, name, patch))
+                changed = self._seen(kind, await self._api.merge(kind, space, name, patch))
             case Mark(name, address, draining, patch, reason):
-                self._seen(POD, await self._api.merge(POD, space, name, patch))
+                changed = self._seen(POD, await self._api.merge(POD, space, name, patch))
                 await self._tell_worker(address, draining=draining)
             case Delete(kind_name, name, uid, version, reason):
                 await self._api.delete(self._kind(kind_name), space, name, uid, version)
+                changed = False  # until it is gone, which the watch tells
             case Report(kind_name, name, status):
-                await self._report(self._kind(kind_name), space, name, status)
-                return
+                return await self._report(self._kind(kind_name), space, name, status)
             case Tell(reason, message, warning):
                 await self._events.tell(raw, reason, message, warning=warning)
-                return
+                return False
         log.info("%s: %s: %s", key, type(action).__name__.lower(), reason)
+        return changed
 
-    async def _report(self, kind: Kind, namespace: str, name: str, status: Object) -> None:
+    async def _report(self, kind: Kind, namespace: str, name: str, status: Object) -> bool:
         there = self._cache.get(kind.name, namespace, name)
         if there is None:  # it went meanwhile
-            return
+            return False
         patch = {
             "metadata": {"resourceVersion": there["metadata"]["resourceVersion"]},
             "status": merge_patch(there.get("status", {}), _without_empty(status)),
         }
         try:
-            self._seen(kind, await self._api.merge(kind, namespace, name, patch, "status"))
+            return self._seen(kind, await self._api.merge(kind, namespace, name, patch, "status"))
         except ApiError as error:
             if error.status != httpx.codes.NOT_FOUND:
                 raise
+            return False
 
     async def _tell_worker(self, address: str, *, draining: bool) -> None:
         """Let the worker itself refuse what is new; that it cannot be told changes nothing."""
@@ -96,9 +98,13 @@ class Actor:
         except httpx.HTTPError as error:
             log.debug("telling %s: %s", address, error)
 
-    def _seen(self, kind: Kind, answer: Object) -> None:
-        """What the server answered is newer than what the watch has told so far."""
-        self._cache.put(kind.name, answer)
+    def _seen(self, kind: Kind, answer: Object) -> bool:
+        """Take an answer over; return whether it is newer than what is known.
+
+        It mostly is, and the watch will then have no news. What changed nothing, like a field that
+        an older CRD does not keep, is no news either.
+        """
+        return bool(self._cache.put(kind.name, answer))
 
     def _kind(self, name: str) -> Kind:
         own = {k.name: k for k in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.act import CONFLICT, Actor
-from penstock_operator.cluster.actions import Action, Apply, Create, Report, Tell
+from penstock_operator.cluster.actions import Action, Apply, Create
 from penstock_operator.cluster.api import ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.decide import decide
@@ -21,6 +21,7 @@ from penstock_operator.cluster.reading import read_deployment, read_pools, refre
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import World, pod
 from penstock_operator.manifests import Object, Settings
+from penstock_operator.status import ScalingReport
 
 log = logging.getLogger("penstock.operator")
 
@@ -60,6 +61,11 @@ class Controller:
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: set[Key] = set()
         self._refused: dict[Key, str] = {}
+        self._scaling: Callable[[Key], ScalingReport | None] = lambda _: None
+
+    def scaled_by(self, report: Callable[[Key], ScalingReport | None]) -> None:
+        """Say who tells what the autoscaler thinks of an InferenceDeployment."""
+        self._scaling = report
 
     def changed(self, keys: set[Key]) -> None:
         """Look at these InferenceDeployments again."""
@@ -109,8 +115,7 @@ class Controller:
                 self._gateways.hurry()
             else:
                 self._drains.discard(key)
-            await self._act(key, raw, decision.actions)
-            if any(not isinstance(action, Report | Tell) for action in decision.actions):
+            if await self._act(key, raw, decision.actions):
                 self._queue.add([key])  # what was written may make the next step possible
             well = True
             return decision.again_in
@@ -127,21 +132,25 @@ class Controller:
             self._metrics.reconciled(time.monotonic() - began, well=well)
             self._metrics.waiting(len(self._queue))
 
-    async def _act(self, key: Key, raw: Object, actions: Sequence[Action]) -> None:
-        """Do all actions in order; what the API server finds invalid does not hinder the rest."""
+    async def _act(self, key: Key, raw: Object, actions: Sequence[Action]) -> bool:
+        """Do all actions in order; return whether anything changed.
+
+        What the API server finds invalid does not hinder the rest.
+        """
         refused: ApiError | None = None
+        changed = False
         for action in actions:
             if not self._lease.held:
                 raise NotLeading
             try:
-                await self._actor.act(key, raw, action)
+                changed |= await self._actor.act(key, raw, action)
             except ApiError as error:
                 if error.status not in INVALID or not isinstance(action, Create | Apply):
                     raise
                 refused = refused or error
         if refused is None:
             self._refused.pop(key, None)
-            return
+            return changed
         self._refused[key] = str(refused)  # told in the status, which the next turn writes
         raise refused
 
@@ -165,6 +174,7 @@ class Controller:
             pods=pods,
             gateways=self._gateways.view(draining),
             served=self._served,
+            scaling=self._scaling(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             since=self._remember(workloads, pools.values(), now),

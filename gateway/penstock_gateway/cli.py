@@ -106,7 +106,8 @@ def _sources(
         sys.exit(f"penstock-gateway: --kubernetes: no cluster: {error}")
     fleet = ClusterFleet(api, options.namespace, metrics.fleet_health)
     if options.tenant_namespace is not None:
-        return fleet, ClusterTenants(api, options.tenant_namespace)
+        where, secrets = options.tenant_namespace, options.tenant_secrets
+        return fleet, ClusterTenants(api, where, secrets=secrets)
     return fleet, tenants
 
 
@@ -207,9 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     tenants = parser.add_mutually_exclusive_group()
     tenants.add_argument("--tenants", type=Path, help="file of Tenants (YAML)")
-    tenants.add_argument(
-        "--tenant-namespace", help="watch the Tenants of this namespace, and its Secrets"
-    )
+    tenants.add_argument("--tenant-namespace", help="watch the Tenants of this namespace")
+    add("--tenant-secrets", action="store_true", help="read the Secrets that those Tenants name")
     add(
         "--require-keys",
         action="store_true",

@@ -27,20 +27,41 @@ def granted(objects: list[dict[str, Any]]) -> Rules:
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
-def test_no_rule_has_a_wildcard_or_reads_secrets(values: dict[str, Any]) -> None:
+def test_no_rule_has_a_wildcard_or_creates_rights(values: dict[str, Any]) -> None:
     rules = granted(render(values))
     assert rules
     for rule in rules:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
-        assert not {"secrets", "configmaps"} & set(rule["resources"])
+        assert "configmaps" not in rule["resources"]
         assert not {"escalate", "bind", "impersonate", "deletecollection"} & set(rule["verbs"])
 
 
-def test_the_gateway_only_reads() -> None:
-    (role,) = [
-        r for r in of_kind(render(), "ClusterRole") if r["metadata"]["name"].endswith("gateway")
+def secret_readers(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the kind and namespace of every role that names secrets."""
+    return [
+        (role["kind"], role["metadata"].get("namespace", ""))
+        for kind in ("ClusterRole", "Role")
+        for role in of_kind(render(values), kind)
+        if any("secrets" in rule["resources"] for rule in role["rules"])
     ]
-    assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
+
+
+def test_secrets_are_read_where_the_tenants_are_and_only_if_asked_for() -> None:
+    for values in CASES.values():
+        wanted = values.get("gateway", {}).get("tenants", {})
+        expected = [("Role", wanted["namespace"])] if wanted.get("secrets") else []
+        assert secret_readers(values) == expected
+    own = {"gateway": {"tenants": {"secrets": True}}}
+    assert secret_readers(own) == [("Role", NAMESPACE)]
+
+
+def test_the_gateway_only_reads() -> None:
+    for values in CASES.values():
+        objects = render(values)
+        roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
+        own = [r for r in roles if "-gateway" in r["metadata"]["name"]]
+        verbs = {verb for role in own for rule in role["rules"] for verb in rule["verbs"]}
+        assert verbs == {"list", "watch"}
 
 
 def test_named_namespaces_get_roles_and_the_cluster_none() -> None:

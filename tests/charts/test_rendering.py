@@ -44,7 +44,8 @@ def test_every_object_meets_the_published_schemas(values: dict[str, Any]) -> Non
 @cases
 def test_every_namespaced_object_names_its_namespace(values: dict[str, Any]) -> None:
     cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
-    allowed = {NAMESPACE, *values.get("watchNamespaces", [])}
+    tenants = values.get("gateway", {}).get("tenants", {}).get("namespace", NAMESPACE)
+    allowed = {NAMESPACE, tenants, *values.get("watchNamespaces", [])}
     for found in render(values):
         if found["kind"] not in cluster_wide:
             assert found["metadata"]["namespace"] in allowed

@@ -17,6 +17,7 @@ EVERYTHING: Object = {
     "gateway": {
         "image": "registry.example/gateway@sha256:" + "0" * 64,
         "debugHeaders": True,
+        "tenants": {"namespace": "callers", "secrets": True, "required": True},
         "service": {"type": "LoadBalancer", "annotations": {"example.com/internal": "true"}},
         "autoscaling": {"enabled": True},
         "disruptionBudget": {"maxUnavailable": "25%"},

@@ -16,6 +16,7 @@ Object = dict[str, Any]
 
 RESOURCES = {
     "InferenceDeployment": ("apis/penstock.dev/v1alpha1", "inferencedeployments"),
+    "Tenant": ("apis/penstock.dev/v1alpha1", "tenants"),
     "EnginePool": ("apis/penstock.dev/v1alpha1", "enginepools"),
     "Deployment": ("apis/apps/v1", "deployments"),
     "ReplicaSet": ("apis/apps/v1", "replicasets"),

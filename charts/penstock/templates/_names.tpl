@@ -35,3 +35,7 @@ labels:
 {{- else }}{{ .root.Values.image.registry }}/penstock-{{ .component }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 {{- end }}
+
+{{- define "penstock.tenantNamespace" -}}
+{{ .Values.gateway.tenants.namespace | default .Release.Namespace }}
+{{- end }}

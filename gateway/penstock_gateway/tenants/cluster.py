@@ -2,7 +2,7 @@
 
 One namespace, because whoever may create a Tenant can let anyone use every model: that is for the
 people who run the gateway, not for everyone who may deploy a model. It also keeps the gateway's
-right to read Secrets to that namespace.
+right to read Secrets, if it has it at all, to that namespace.
 """
 
 import asyncio
@@ -38,9 +38,16 @@ class NotUnderstood(NamedTuple):
 
 
 class ClusterTenants:
-    """Watches a namespace; see `TenantSource`."""
+    """Watches a namespace; see `TenantSource`.
 
-    def __init__(self, api: ApiServer, namespace: str) -> None:
+    Args:
+        api: the API server.
+        namespace: of the Tenants.
+        secrets: read Secrets too; without, only hashes in the Tenants themselves count.
+    """
+
+    def __init__(self, api: ApiServer, namespace: str, *, secrets: bool) -> None:
+        self._reads_secrets = secrets
         self._woken = asyncio.Event()
         self._tenants = Reflector[Manifest | NotUnderstood](
             api,
@@ -60,12 +67,13 @@ class ClusterTenants:
         """See `TenantSource.run`; the first snapshot comes when everything was seen."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tenants.run())
-            group.create_task(self._secrets.run())
+            if self._reads_secrets:
+                group.create_task(self._secrets.run())
             while True:
                 await self._woken.wait()
                 await asyncio.sleep(BURST_SECONDS)
                 self._woken.clear()
-                if self._tenants.listed and self._secrets.listed:
+                if self._tenants.listed and self._secrets.listed == self._reads_secrets:
                     changed(self._register())
 
     def _register(self) -> Register:

@@ -37,3 +37,9 @@ def test_a_flag_is_replaced_in_either_spelling_or_appended() -> None:
     assert with_flag(["a", "--x", "1", "b"], "--x", "2") == ["a", "--x", "2", "b"]
     assert with_flag(["a", "--x=1"], "--x", "2") == ["a", "--x=2"]
     assert with_flag(["a"], "--x", "2") == ["a", "--x", "2"]
+
+
+def test_kv_is_handed_over_on_this_machine_and_on_any_port() -> None:
+    container = {**CONTAINER, "args": [*CONTAINER["args"], "--kv-transfer", "0.0.0.0:5600"]}
+    argv = worker_command(container, port=41234, model="/home/me/model").argv
+    assert argv[-2:] == ("--kv-transfer", "127.0.0.1:0")

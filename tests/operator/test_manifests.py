@@ -278,6 +278,13 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
         {"model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}},
         {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
         {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
+        {  # what is handed over is found by the prefix cache's names
+            "engine": {"prefixCaching": False},
+            "pools": [
+                {"name": "p", "role": "Prefill", "replicas": 1},
+                {"name": "d", "role": "Decode", "replicas": 1},
+            ],
+        },
     ],
 )
 def test_what_the_worker_cannot_run_is_unsupported_too(spec: dict[str, Any]) -> None:
@@ -302,6 +309,15 @@ def test_only_gateways_of_known_namespaces_reach_a_worker() -> None:
     policy = pool_objects(plan(infd, {}).pools[0], SETTINGS)["NetworkPolicy"]
     for peer in policy["spec"]["ingress"][0]["from"]:
         assert peer.get("namespaceSelector") != {}
+
+
+def test_only_workers_of_the_deployment_pull_kv_from_each_other() -> None:
+    pools = [{"name": n, "role": n.title(), "replicas": 1} for n in ("prefill", "decode")]
+    policy = pool_objects(plan(deployment(pools=pools), {}).pools[0], SETTINGS)["NetworkPolicy"]
+    http, kv = policy["spec"]["ingress"]
+    workers = {"podSelector": {"matchLabels": {"penstock.dev/deployment": "chat"}}}
+    assert (kv["from"], kv["ports"]) == ([workers], [{"protocol": "TCP", "port": 5600}])
+    assert workers not in http["from"]
 
 
 if __name__ == "__main__":

@@ -68,13 +68,14 @@ sizes = st.one_of(
 @st.composite
 def deployments(draw: st.DrawFn) -> InferenceDeployment:
     """Draw a deployment that the CRD accepts and this version builds."""
+    found = draw(pools())
     return deployment(
-        *draw(pools()),
+        *found,
         model={"uri": draw(st.sampled_from(["pvc://models", "pvc://models/a/b"]))},
         engine={
             "blockSize": draw(st.sampled_from([8, 16, 128])),
             "maxNumSeqs": draw(st.integers(1, 512)),
-            "prefixCaching": draw(st.booleans()),
+            "prefixCaching": len(found) > 1 or draw(st.booleans()),  # a hand-off needs it
             "extraArgs": draw(st.lists(words, max_size=2)),
         },
         drain={"timeout": draw(st.sampled_from(["0s", "250ms", "2m", "1h30m"]))},

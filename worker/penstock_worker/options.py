@@ -74,7 +74,7 @@ def _reachable(host: str) -> str:
     """Return the address to tell others: a pod's own where it listens on all."""
     if host not in ("0.0.0.0", "::"):
         return host
-    return socket.gethostbyname(socket.gethostname())
+    return str(socket.getaddrinfo(socket.gethostname(), None)[0][4][0])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import Any
 from penstock_operator.manifests.sources import MODELS
 
 HOST = "127.0.0.1"
+KV_TRANSFER = "--kv-transfer"
 CONTAINERS_OWN = frozenset({"HOME", "USER", "XDG_CACHE_HOME"})
 """Variables that make up for what a container lacks and a machine has."""
 
@@ -41,6 +42,8 @@ def worker_command(
     argv[argv.index(MODELS)] = model
     for flag, value in (("--host", HOST), ("--port", str(port))):
         argv = with_flag(argv, flag, value)
+    if KV_TRANSFER in argv:
+        argv = with_flag(argv, KV_TRANSFER, f"{HOST}:0")  # it tells others which port it got
     argv[0] = (programs or {}).get(argv[0], argv[0])
     fixed = {
         variable["name"]: variable["value"]

@@ -1,8 +1,9 @@
 """What stands around the workers: Service, PodDisruptionBudget, NetworkPolicy, monitors."""
 
+from penstock_contract import handoff
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.labels import COMPONENT, DEPLOYMENT
-from penstock_operator.manifests.engines import PORT
+from penstock_operator.manifests.engines import PORT, is_split
 from penstock_operator.manifests.objects import (
     Object,
     deployment_object,
@@ -50,7 +51,7 @@ def _disruption_budget(pool: EnginePool) -> Object:
 
 
 def _network_policy(pool: EnginePool, settings: Settings) -> Object:
-    """Only gateway, operator, Prometheus and other workers of the deployment reach a worker."""
+    """Only gateway, operator and Prometheus reach a worker; its KV, only others of its model."""
     system = {"matchLabels": {NAMESPACE_NAME: settings.system_namespace}}
     peers: list[Object] = [
         {"namespaceSelector": system, "podSelector": {"matchLabels": {COMPONENT: component}}}
@@ -60,11 +61,14 @@ def _network_policy(pool: EnginePool, settings: Settings) -> Object:
         {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: name}}}
         for name in settings.metrics_namespaces
     ]
-    peers.append({"podSelector": {"matchLabels": {DEPLOYMENT: pool.spec.deployment}}})
+    workers = {"podSelector": {"matchLabels": {DEPLOYMENT: pool.spec.deployment}}}
+    ingress = [{"from": peers, "ports": [{"protocol": "TCP", "port": PORT}]}]
+    if is_split(pool):
+        ingress.append({"from": [workers], "ports": [{"protocol": "TCP", "port": handoff.PORT}]})
     spec = {
         "podSelector": {"matchLabels": pool_selector(pool)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": peers, "ports": [{"protocol": "TCP", "port": PORT}]}],
+        "ingress": ingress,
     }
     return pool_object("networking.k8s.io/v1", "NetworkPolicy", pool, spec=spec)
 

@@ -5,7 +5,8 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 
 from dataclasses import dataclass, field
 
-from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment
+from penstock_contract import handoff
+from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import WeightQuantization
 from penstock_operator.manifests.objects import Object
@@ -23,6 +24,7 @@ class EngineContainer:
     arguments: tuple[str, ...]
     probe: Object
     """Succeeds for the first time when the worker has generated a token."""
+    ports: dict[str, int] = field(default_factory=lambda: {"http": PORT})
     environment: dict[str, str] = field(default_factory=dict)
     shared_memory: bool = False
     before_stop: Object | None = None
@@ -42,11 +44,25 @@ def engine_container(
             "--model", path,
             "--host", "0.0.0.0",
             "--port", str(PORT),
+            *_handoff(deployment, pool),
             *worker_arguments(deployment),
         ),
+        ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
         # A worker of ours says that it is well only after its engine has generated a token.
         probe={"httpGet": {"path": "/health", "port": "http"}},
     )  # fmt: skip
+
+
+def is_split(pool: EnginePool) -> bool:
+    """Whether the pool's workers hand KV over to others, or take it."""
+    return pool.spec.role is not Role.UNIFIED
+
+
+def _handoff(deployment: InferenceDeployment, pool: EnginePool) -> list[str]:
+    if not is_split(pool):
+        return []
+    lease = deployment.spec.disaggregation.transfer.lease_seconds
+    return ["--kv-transfer", f"0.0.0.0:{handoff.PORT}", "--kv-transfer-lease", f"{lease}s"]
 
 
 def worker_arguments(deployment: InferenceDeployment) -> list[str]:

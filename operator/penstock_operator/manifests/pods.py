@@ -5,7 +5,7 @@ from math import floor
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
 from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
-from penstock_operator.manifests.engines import PORT, EngineContainer, engine_container
+from penstock_operator.manifests.engines import EngineContainer, engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import MODELS, Source, download, source
@@ -93,7 +93,10 @@ def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> O
         "command": list(engine.command),
         "args": list(engine.arguments),
         "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in engine.ports.items()
+        ],
         "resources": _resources(limits),
         # Only when it has succeeded do the others begin.
         "startupProbe": {**engine.probe, "periodSeconds": 2, "failureThreshold": LOADING // 2},

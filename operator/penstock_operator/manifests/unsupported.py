@@ -1,6 +1,6 @@
 """What a spec may ask for and this version does not build."""
 
-from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
+from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.engine import Dtype, WeightQuantization
 
 
@@ -25,6 +25,12 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             not ours and weights,
             "spec.engine.quantization.weights",
             "vLLM reads checkpoints that are quantised already: use none",
+        ),
+        (
+            # A pulled block is found by its name, and these are the prefix cache's.
+            ours and pool.spec.role is not Role.UNIFIED and not engine.prefix_caching,
+            "spec.engine.prefixCaching",
+            "use true with Prefill and Decode pools",
         ),
         (adapters, "spec.model.adapters", "leave it out"),
         (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),

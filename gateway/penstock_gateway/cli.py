@@ -73,7 +73,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
     server = _Server(config, relay, options.drain_timeout)
-    watching = asyncio.create_task(gateway.watch())
+    watching = asyncio.create_task(gateway.watch(relay))
     # A gateway that has gone blind must not look well: it ends, and is started again.
     watching.add_done_callback(lambda _: server.stop())
     await server.serve(sockets=[listener])
@@ -135,11 +135,18 @@ class Gateway:
         """Say whom to call after every change of the fleet."""
         self._changed = changed
 
-    async def watch(self) -> None:
+    async def watch(self, relay: Relay) -> None:
         """Follow the fleet, and look after its broken workers, until cancelled."""
-        prober = Prober(self.router, self.pool, lambda: self.directory)
+        prober = Prober(
+            self.router,
+            self.pool,
+            relay.quarantine,
+            lambda: self.directory,
+            self.metrics.ejected,
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(prober.run())
+            group.create_task(relay.watch.run())
             group.create_task(self._source.run(self.change))
             group.create_task(self._tenants.run(self._register))
 

@@ -57,10 +57,15 @@ class GatewayMetrics:
                 declared.GATEWAY_PREFIX_RIGHT,
             ):
                 self._instruments.counter(rare).labels(model.name)
+            self._instruments.counter(declared.GATEWAY_EJECTIONS).labels(model.deployment)
             self._instruments.histogram(declared.GATEWAY_RESUME_SECONDS).labels(model.name)
             for fault in Fault:
                 for counter in (declared.GATEWAY_WORKER_FAULTS, declared.GATEWAY_RESUMES):
                     self._instruments.counter(counter).labels(model.name, fault.value)
+
+    def ejected(self, deployment: str) -> None:
+        """A worker was put aside for being slow."""
+        self._instruments.counter(declared.GATEWAY_EJECTIONS).labels(deployment).inc()
 
     def fleet_health(self, health: FleetHealth) -> None:
         """How far the fleet can be relied on."""
@@ -108,6 +113,10 @@ class RequestMetrics:
     def retried(self) -> None:
         """The request is sent once more."""
         self._instruments.counter(declared.GATEWAY_RETRIES).labels(self._model).inc()
+
+    def retry_denied(self) -> None:
+        """The request is not sent once more: too many are."""
+        self._instruments.counter(declared.GATEWAY_RETRIES_DENIED).labels(self._model).inc()
 
     def fault(self, fault: Fault) -> None:
         """A worker did not serve the request to its end."""

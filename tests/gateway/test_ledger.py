@@ -52,7 +52,7 @@ async def test_each_of_many_requests_at_once_has_exactly_one_outcome(
 ) -> None:
     async with StubWorker(script) as worker, StubWorker(script) as other:
         await gateway.serve(worker, other)
-        asked = [record(gateway.url, CHAT, CHATTING) for _ in range(32)]
+        asked = [record(gateway.url, CHAT, CHATTING | {"user": f"{n}"}) for n in range(32)]
         await asyncio.gather(*asked)
 
         async def settled() -> bool:

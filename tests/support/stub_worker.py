@@ -188,6 +188,49 @@ class StubWorker:
         await writer.drain()
         return False
 
+    async def _html(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer as a proxy does that has lost its way."""
+        page = b"<html><body>It works!</body></html>"
+        writer.write(_head(200, "text/html", f"content-length: {len(page)}") + page)
+        await writer.drain()
+        return True
+
+    async def _noise(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Stream something that is no event."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        writer.write(_chunk(b"\x93\x00 noise \xff\n\n" * 3) + b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _mute(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Stream nothing, and end as if that were an answer."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked") + b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _failing(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        body = b'{"error":{"message":"no","code":"cuda"}}'
+        writer.write(_head(500, "application/json", f"content-length: {len(body)}") + body)
+        await writer.drain()
+        return True
+
+    async def _crawl(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return await self._slowly(writer, 0.1)
+
+    async def _trot(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return await self._slowly(writer, 0.001)
+
+    async def _slowly(self, writer: asyncio.StreamWriter, pause: float) -> bool:
+        """Stream with a pause before each event."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        for event in EVENTS[:-1] * 2 + EVENTS[-1:]:
+            await asyncio.sleep(pause)
+            writer.write(_chunk(event))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
     async def _flood(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Stream as fast as the gateway takes it, for ever."""
         writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))

@@ -20,11 +20,14 @@ from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.client import Client, is_stream
 from penstock_gateway.relay.record import Record, error_code
-from penstock_gateway.relay.request import Wanted, with_field, worker_request
+from penstock_gateway.relay.request import Wanted, fingerprint, with_field, worker_request
 from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
+from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Prompt, Router, Ticket
 from penstock_gateway.routing.policy import Choice
+from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.report import Report, report
+from penstock_gateway.routing.retry_budget import RetryBudget
 from penstock_gateway.tenants.visit import Visit
 
 MAX_HELD: Final = 1 << 20
@@ -33,7 +36,7 @@ MAX_HELD: Final = 1 << 20
 STREAMED: Final = ("/v1/chat/completions", "/v1/completions")
 """Paths whose streams can be continued."""
 
-_DOWN: Final = (Fault.UNREACHABLE, Fault.LOST, Fault.HUNG, Fault.GARBAGE)
+_DOWN: Final = (Fault.UNREACHABLE, Fault.LOST, Fault.HUNG, Fault.GARBAGE, Fault.FAILED)
 """After these a worker is put aside until a probe has found it well."""
 
 _FAULT_OF_CODE: Final = {
@@ -56,7 +59,9 @@ class Shared:
     router: Router
     pool: Pool
     clock: Callable[[], float]
-    live: set[Connection]
+    watch: Watch
+    budget: RetryBudget
+    quarantine: Quarantine
     stopping: Callable[[], bool]
     change: Callable[[], asyncio.Event]
     """Returns what the next change of the fleet sets."""
@@ -73,6 +78,11 @@ class Admitted:
     model: FleetModel
     metrics: RequestMetrics
     visit: Visit
+
+    @property
+    def fingerprint(self) -> int:
+        """What tells it from other requests."""
+        return fingerprint(self.body)
 
 
 @dataclass
@@ -94,9 +104,7 @@ class RefusalError(UpstreamError):
     """A worker's own refusal: the client's, when no other worker does better."""
 
     def __init__(self, response: Response, body: bytes) -> None:
-        fault = _FAULT_OF_CODE.get(error_code(body), Fault.FAILED)
-        if response.status == ErrorCode.NO_CAPACITY.status and fault is not Fault.LEAVING:
-            fault = Fault.REFUSED
+        fault = _FAULT_OF_CODE.get(error_code(body), Fault.REFUSED)
         super().__init__(f"it answered with status {response.status}", fault)
         self.response = response
         self.body = body
@@ -144,14 +152,20 @@ class Attempt:
         finally:
             self._account(self._ticket, counts=counts, failed=failed, down=down)
             if connection is not None:
-                self._shared.live.discard(connection)
+                self._shared.watch.end(self._worker.id, connection)
                 self._shared.pool.give_back(self._worker.url, connection)
 
     def _account(self, ticket: Ticket, *, counts: bool, failed: bool, down: bool) -> None:
         """A stream that this gateway cut at its own end is not its worker's failure."""
         fair = not self._shared.stopping()
-        down_at = self._shared.clock() if down and fair else None
-        self._shared.router.ended(ticket, counts=counts and fair, failed=failed, down_at=down_at)
+        now = self._shared.clock()
+        self._shared.router.ended(
+            ticket,
+            counts=counts and fair,
+            failed=failed,
+            down_at=now if down and fair else None,
+            erred_at=now if counts and failed and fair else None,
+        )
 
     async def _open(self) -> tuple[Connection, Response]:
         """Send the request, and wait for the head of its answer.
@@ -175,13 +189,12 @@ class Attempt:
         return await self._ask(fresh, data)
 
     async def _ask(self, connection: Connection, data: bytes) -> tuple[Connection, Response]:
-        connection.worker = self._worker.id
-        self._shared.live.add(connection)
+        self._shared.watch.begin(self._worker.id, connection)
         try:
             return connection, await connection.send(data)
         except BaseException:
             connection.abort()
-            self._shared.live.discard(connection)
+            self._shared.watch.end(self._worker.id, connection)
             raise
 
     def _data(self) -> bytes:
@@ -240,7 +253,7 @@ class Attempt:
         """Relay an answer that is not streamed."""
         if self._client.begun:
             reason = f"it answered with status {response.status} when asked to go on"
-            raise UpstreamError(reason, Fault.FAILED)
+            raise UpstreamError(reason, Fault.REFUSED)
         held = b""
         async for data in body:
             held = data if self.progressed else held + data
@@ -266,6 +279,8 @@ class Attempt:
     async def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
         """The answer begins, or goes on."""
         self.progressed = True
+        if self._shared.quarantine:
+            self._shared.quarantine.clear(self._admitted.fingerprint)
         now, metrics = self._shared.clock(), self._admitted.metrics
         epoch = response.header(_EPOCH)
         prediction = self._shared.router.answered(self._ticket, now, told, epoch)

@@ -32,6 +32,8 @@ log = logging.getLogger("penstock.gateway.relay")
 
 STREAM_ATTEMPTS: Final = 3
 """Workers that a stream may be given to; those that left in good order do not count."""
+DEADLY: Final = (Fault.LOST, Fault.HUNG, Fault.FAILED)
+"""After these the request itself is suspected."""
 PATIENCE: Final = 10.0
 """Seconds that a broken stream waits for a worker, when there is none left to go on."""
 
@@ -53,6 +55,7 @@ class Exchange:
         self._tried: list[Choice] = []
         self._spent = 0
         self._revision = ""
+        self._poisonous = False
 
     async def run(self, send: Send) -> Outcome:
         """Have the request answered.
@@ -101,12 +104,18 @@ class Exchange:
         self._journey.broken_at = self._shared.clock()
         self._journey.fault = error.fault
         self._spent += error.fault is not Fault.LEAVING
+        if error.fault in DEADLY:
+            suspected, now = self._admitted.fingerprint, self._journey.broken_at
+            self._poisonous = self._shared.quarantine.suspect(suspected, choice.id, now)
 
     async def _others(self, client: Client) -> list[FleetWorker]:
         """Return the workers that may go on with the request; none when it ends here."""
         most = self._admitted.model.attempts
+        if self._poisonous:
+            return []
         if not client.begun:
-            return self._untried() if self._spent < most else []
+            found = self._untried() if self._spent < most else []
+            return found if found and self._affordable() else []
         if self._journey.record.resume() is None or self._spent >= max(most, STREAM_ATTEMPTS):
             return []
         with suppress(TimeoutError):
@@ -116,6 +125,13 @@ class Exchange:
         found = self._untried()
         # Another revision may be another model: better than no answer, worse than the same.
         return [worker for worker in found if worker.revision == self._revision] or found
+
+    def _affordable(self) -> bool:
+        """Return whether a request may be sent once more without a storm of retries."""
+        if self._journey.fault is Fault.LEAVING or self._shared.budget.spend():
+            return True
+        self._admitted.metrics.retry_denied()
+        return False
 
     def _untried(self) -> list[FleetWorker]:
         if self._shared.stopping():

@@ -1,59 +1,83 @@
-"""Looks at workers that were put aside, so that no client's request has to find out."""
+"""Looks after workers: probes those put aside, so that no client's request has to find out, and
+puts those aside that are much slower than the others of their pool."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from penstock_gateway.fleet.directory import Directory
-from penstock_gateway.relay.upstream import Pool, UpstreamError
+from penstock_gateway.relay.health import ask
+from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.quarantine import Quarantine
 
 log = logging.getLogger("penstock.gateway.prober")
 
-EVERY_SECONDS = 0.1
-TIMEOUT_SECONDS = 2.0
+EVERY_SECONDS: Final = 0.1
+TIMEOUT_SECONDS: Final = 2.0
 
 
 class Prober:
-    """Asks the workers whose pause is over for their health."""
+    """Goes round all workers.
 
-    def __init__(self, router: Router, pool: Pool, directory: Callable[[], Directory]) -> None:
+    Args:
+        router: knows who is put aside.
+        pool: for connections.
+        quarantine: is told which workers have not died after all.
+        directory: returns the present fleet.
+        ejected: is told the deployment of each worker that is put aside for being slow.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        pool: Pool,
+        quarantine: Quarantine,
+        directory: Callable[[], Directory],
+        ejected: Callable[[str], None],
+    ) -> None:
         self._router = router
         self._pool = pool
+        self._quarantine = quarantine
         self._directory = directory
+        self._ejected = ejected
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Go on until cancelled."""
         try:
             while True:
-                for worker in self._router.to_probe(time.monotonic()):
-                    if worker not in self._asking:
-                        self._asking[worker] = asyncio.create_task(self._ask(worker))
+                self._look(time.monotonic())
                 await asyncio.sleep(EVERY_SECONDS)
         finally:
             for task in self._asking.values():
                 task.cancel()
 
+    def _look(self, now: float) -> None:
+        for worker in self._router.to_probe(now):
+            if worker not in self._asking:
+                self._asking[worker] = asyncio.create_task(self._ask(worker))
+        directory = self._directory()
+        for model in directory.fleet.models:
+            self._eject((worker.id for worker in directory.ready(model)), model.deployment, now)
+
+    def _eject(self, pool: Iterable[str], deployment: str, now: float) -> None:
+        for worker in self._router.put_slow_aside(pool, now):
+            log.warning("worker %s is much slower than the others and is put aside", worker)
+            self._ejected(deployment)
+
     async def _ask(self, worker: str) -> None:
         try:
             found = self._directory().worker(worker)
-            well = found is not None and await self._is_well(found.url)
-            log.info("worker %s was put aside and is %s", worker, "well again" if well else "down")
-            self._router.probed(worker, well=well, now=time.monotonic())
+            if found is None:
+                return
+            health = await ask(self._pool, found.url, TIMEOUT_SECONDS)
+            state = "well again" if health.well else "down"
+            log.info("worker %s was put aside and is %s", worker, state)
+            if health.well and health.epoch and health.epoch == self._router.epoch(worker):
+                self._quarantine.absolve(worker)
+            self._router.probed(worker, well=health.well, now=time.monotonic())
         finally:
             del self._asking[worker]
-
-    async def _is_well(self, url: str) -> bool:
-        request = f"GET /health HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n\r\n".encode()
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                connection = await self._pool.connect(url)
-                try:
-                    return (await connection.send(request)).status == 200
-                finally:
-                    connection.abort()
-        except (TimeoutError, UpstreamError):
-            return False

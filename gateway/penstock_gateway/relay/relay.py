@@ -20,10 +20,20 @@ from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.attempt import Admitted, Shared
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
+from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
-from penstock_gateway.relay.request import check_content_type, parse, with_field
-from penstock_gateway.relay.upstream import Connection, Pool
+from penstock_gateway.relay.request import (
+    Wanted,
+    check_content_type,
+    fingerprint,
+    parse,
+    with_field,
+)
+from penstock_gateway.relay.upstream import Pool
+from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.quarantine import Quarantine
+from penstock_gateway.routing.retry_budget import RetryBudget
 from penstock_gateway.routing.split import whole_request_workers
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.door import Door, sent_key
@@ -31,6 +41,9 @@ from penstock_gateway.tenants.visit import Visit, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
+
+HEALTH_SECONDS = 1.0
+"""That a silent worker has to say that it is well."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,12 @@ class Relay:
     door: Door
     """Knows who may come in."""
     clock: Callable[[], float] = field(default=time.monotonic)
-    live: set[Connection] = field(default_factory=set)
-    """Connections with a request under way."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
     stopping: bool = False
 
     def __post_init__(self) -> None:
+        self.watch = Watch(self.clock, self._is_well, self.router.streamed)
+        self._budget = RetryBudget()
         self._changed = asyncio.Event()
         self._gates = Gates(self._capacity, self.clock)
 
@@ -69,8 +83,7 @@ class Relay:
         self.stopping = True
         self._gates.close()
         self._changed.set()
-        for connection in list(self.live):
-            connection.abort("the gateway is stopping")
+        self.watch.abort_all("the gateway is stopping")
 
     def workers(self) -> GatewayWorkers:
         """Return what this gateway has on each worker that it knows."""
@@ -108,6 +121,7 @@ class Relay:
             visit.begin()
             body = await self._body(request)
             wanted = parse(body)
+            body = self._harmless(body, wanted)
             model = self._model(wanted.model)
             tokens = int(len(wanted.prompt) / BYTES_PER_TOKEN)
             found = visit.ask(wanted.model, model, wanted.tier, tokens, wanted.most_tokens)
@@ -115,8 +129,7 @@ class Relay:
         except ApiError as error:
             self.metrics.refused(error.code, visit.tenant.id)
             raise
-        for name in wanted.reserved:
-            body = with_field(body, name, b"null")
+        self._budget.earn()
         metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
         admitted = Admitted(request, body, wanted, model, metrics, visit)
         outcome = Outcome.ERROR
@@ -127,10 +140,24 @@ class Relay:
             metrics.ended(outcome, self.clock())
             self.metrics.used(visit.tenant.id, visit.tokens)
 
+    def _harmless(self, body: bytes, wanted: Wanted) -> bytes:
+        """Return a body without what only the gateway may say.
+
+        Raises:
+            ApiError: workers have died of it.
+        """
+        for name in wanted.reserved:
+            body = with_field(body, name, b"null")
+        if self.quarantine and self.quarantine.holds(fingerprint(body), self.clock()):
+            message = "Workers died of this request; it is not tried again for ten minutes."
+            raise ApiError(ErrorCode.QUARANTINED, message)
+        return body
+
     def fleet_changed(self) -> None:
         """There may be room where there was none."""
         self._changed.set()
         self._changed = asyncio.Event()
+        self.watch.keep_only(worker.id for worker in self.directory().fleet.workers)
         for model in self.directory().fleet.models:
             self._gates.advance(model)
 
@@ -156,7 +183,9 @@ class Relay:
             self.router,
             self.pool,
             self.clock,
-            self.live,
+            self.watch,
+            self._budget,
+            self.quarantine,
             lambda: self.stopping,
             lambda: self._changed,
             self.settings.debug_headers,
@@ -188,6 +217,10 @@ class Relay:
 
     def _workers(self, model: FleetModel) -> list[FleetWorker]:
         return whole_request_workers(self.directory().ready(model))
+
+    async def _is_well(self, worker: str) -> bool:
+        found = self.directory().worker(worker)
+        return found is not None and (await ask(self.pool, found.url, HEALTH_SECONDS)).well
 
     def _capacity(self, model: FleetModel) -> int:
         workers = len(self._workers(model))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from xxhash import xxh3_64_intdigest
 
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
@@ -96,6 +97,11 @@ def worker_request(
     lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
     lines += [f"{name}: {value}\r\n".encode() for name, value in trusted]
     return b"".join([*lines, b"\r\n", body])
+
+
+def fingerprint(body: bytes) -> int:
+    """Return what tells a request from others."""
+    return xxh3_64_intdigest(body)
 
 
 def with_field(body: bytes, name: str, value: bytes) -> bytes:

@@ -55,14 +55,12 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self.reusable = False
-        self.worker = ""
-        """Whose connection it is."""
         self.heard = 0.0
         """When the worker last said something, or was asked; monotonic seconds."""
         self.longest = 0.0
         """Longest silence inside the body, in seconds."""
-        self.began = False
-        """A piece of the body has come."""
+        self.pieces = 0
+        """Of the body, so far."""
         self.paused = False
         """The client is behind: the worker's silence is ours."""
         self._parser: httptools.HttpResponseParser | None = None
@@ -74,6 +72,17 @@ class Connection(asyncio.Protocol):
         self._arrived = asyncio.Event()
         self._complete = False
         self._failure: UpstreamError | None = None
+        self._began_at = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """The answer has come to its end."""
+        return self._complete
+
+    @property
+    def mean_pause(self) -> float:
+        """Seconds between pieces of the body."""
+        return (self.heard - self._began_at) / max(1, self.pieces - 1)
 
     # asyncio.Protocol
 
@@ -157,8 +166,8 @@ class Connection(asyncio.Protocol):
         self._headers, self._head_bytes = [], 0
         self._chunks.clear()
         self._held = 0
-        self._complete = self.reusable = self.began = False
-        self._failure, self.longest = None, 0.0
+        self._complete = self.reusable = False
+        self._failure, self.longest, self.pieces = None, 0.0, 0
         self._arrived.clear()
         if self.closed or self.transport is None:
             raise UpstreamError("the worker closed the connection")
@@ -204,9 +213,12 @@ class Connection(asyncio.Protocol):
 
     def _note_time(self) -> None:
         now = time.monotonic()
-        if self.began:
-            self.longest = max(self.longest, now - self.heard)
-        self.began, self.heard = True, now
+        if not self.pieces:
+            self._began_at = now
+        elif now - self.heard > self.longest:
+            self.longest = now - self.heard
+        self.pieces += 1
+        self.heard = now
 
     def _read_on(self) -> None:
         """The client has caught up; only from now on is silence the worker's."""

@@ -10,6 +10,7 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.generations import Generations
+from penstock_gateway.routing.outliers import outliers
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import Candidate, Choice
 from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys
@@ -119,7 +120,8 @@ class Router:
                 worker.id == session,
                 preferred is None or worker.id in preferred,
             )
-            (broken if load.breaker.open else healthy).append(candidate)
+            aside = load.breaker.open or load.pace.aside_until > now
+            (broken if aside else healthy).append(candidate)
         return [
             choice
             for group in (healthy, broken)
@@ -189,6 +191,7 @@ class Router:
         counts: bool = True,
         failed: bool = False,
         down_at: float | None = None,
+        erred_at: float | None = None,
     ) -> None:
         """The request is over.
 
@@ -197,6 +200,7 @@ class Router:
             counts: whether it says anything about the worker; a client that left does not.
             failed: the worker failed it.
             down_at: when it failed so that the worker must be taken for broken.
+            erred_at: when it failed by answering with an error.
         """
         load = self._loads.get(ticket.worker)
         if load is None:
@@ -209,6 +213,26 @@ class Router:
         load.failures += counts and failed
         if down_at is not None:
             load.breaker = load.breaker.failed(down_at)
+        elif erred_at is not None:
+            load.breaker = load.breaker.erred(erred_at)
+
+    def streamed(self, worker: str, mean_pause: float) -> None:
+        """A stream has come to its end, with so many seconds between its events."""
+        load = self._loads.get(worker)
+        if load is not None:
+            load.pace = load.pace.ended(mean_pause)
+
+    def put_slow_aside(self, pool: Iterable[str], now: float) -> list[str]:
+        """Put those of a pool aside that are much slower than the others; return them."""
+        slow = outliers({worker: self._load(worker).pace for worker in pool}, now)
+        for worker in slow:
+            self._loads[worker].pace = self._loads[worker].pace.put_aside(now)
+        return slow
+
+    def epoch(self, worker: str) -> bytes:
+        """Return what a worker's engine was called when it last answered."""
+        load = self._loads.get(worker)
+        return load.epoch if load else b""
 
     def tally(self, worker: str) -> Tally:
         """Return what is known of a worker."""

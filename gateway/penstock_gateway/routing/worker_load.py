@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock_gateway.routing.breaker import Breaker
+from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import RECENT_SECONDS
 from penstock_gateway.routing.prefix_index import BOUNDARIES
 from penstock_gateway.routing.speed import SpeedLearner
@@ -43,6 +44,7 @@ class Load:
     kv_tokens: float = float("inf")
     """Room for KV, as far as known."""
     breaker: Breaker = field(default_factory=Breaker)
+    pace: Pace = field(default_factory=Pace)
     speed: SpeedLearner = field(default_factory=SpeedLearner)
     bytes_per_token: float = BYTES_PER_TOKEN
     tokens_seen: bool = False

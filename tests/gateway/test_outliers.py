@@ -1,0 +1,54 @@
+"""Workers that are much slower than the others of their pool."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_gateway.routing.outliers import ENOUGH, FIRST_PAUSE, Pace, outliers
+
+
+def seen(mean: float, streams: int = ENOUGH) -> Pace:
+    pace = Pace()
+    for _ in range(streams):
+        pace = pace.ended(mean)
+    return pace
+
+
+def test_the_one_that_crawls_is_put_aside() -> None:
+    pool = {"a": seen(0.02), "b": seen(0.03), "c": seen(0.5)}
+    assert outliers(pool, 0) == ["c"]
+
+
+def test_of_two_workers_the_slow_one_is_put_aside() -> None:
+    assert outliers({"a": seen(0.02), "b": seen(0.5)}, 0) == ["b"]
+    assert outliers({"b": seen(0.5)}, 0) == []
+
+
+def test_what_nobody_would_notice_is_no_reason() -> None:
+    assert outliers({"a": seen(0.001), "b": seen(0.002), "c": seen(0.015)}, 0) == []
+
+
+def test_one_slow_stream_is_no_reason() -> None:
+    assert outliers({"a": seen(0.02), "b": seen(0.02), "c": seen(0.5, ENOUGH - 1)}, 0) == []
+
+
+@given(st.lists(st.floats(0, 10), max_size=9), st.integers(0, 3))
+def test_never_more_than_half_of_a_pool_is_aside(means: list[float], aside: int) -> None:
+    pool = {f"w{n}": seen(mean) for n, mean in enumerate(means)}
+    for worker in list(pool)[: min(aside, len(pool) // 2)]:
+        pool[worker] = pool[worker].put_aside(0)
+    found = outliers(pool, 1)
+    already = sum(pace.aside_until > 1 for pace in pool.values())
+    assert len(found) + already <= len(pool) // 2
+    assert not {worker for worker in found if pool[worker].aside_until > 1}
+
+
+def test_who_relapses_is_put_aside_for_longer() -> None:
+    first = seen(0.5).put_aside(0)
+    assert first.aside_until == FIRST_PAUSE
+    assert first.streams == 0
+    for _ in range(ENOUGH):
+        first = first.ended(0.5)
+    assert first.put_aside(100).aside_until == 100 + 2 * FIRST_PAUSE
+    for _ in range(100):
+        first = first.ended(0.02)
+    assert first.put_aside(100).aside_until == 100 + FIRST_PAUSE

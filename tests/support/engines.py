@@ -9,7 +9,7 @@ from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.grammar import Grammars
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
-from penstock_worker.model.config import read_config
+from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.interface import Model
 from penstock_worker.model.loading import Computation, load_model
 from penstock_worker.runner import ModelRunner
@@ -30,9 +30,9 @@ def torch_engine(
 ) -> Engine:
     """Return a real engine on the checkpoint in `folder`."""
     config = read_config(folder)
-    model = load(folder, how, num_blocks=num_blocks, block_size=block_size)
+    kept = kv_pool(config, how, num_blocks, block_size)
     return Engine(
-        ModelRunner(model),
+        ModelRunner(load_model(folder, config, kept, config.max_position, how), kept),
         BlockPool(num_blocks, block_size, caching=caching),
         vocab_size=config.vocab_size,
         max_model_len=config.max_position,
@@ -45,7 +45,13 @@ def torch_engine(
 def load(folder: Path, how: Computation, *, num_blocks: int, block_size: int = 16) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool of its own."""
     config = read_config(folder)
-    pool = KVPool(
+    pool = kv_pool(config, how, num_blocks, block_size)
+    return load_model(folder, config, pool, config.max_position, how)
+
+
+def kv_pool(config: ModelConfig, how: Computation, num_blocks: int, block_size: int) -> KVPool:
+    """Return memory for the KV of a model."""
+    return KVPool(
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
@@ -53,7 +59,6 @@ def load(folder: Path, how: Computation, *, num_blocks: int, block_size: int = 1
         block_size=block_size,
         dtype=how.dtype,
     )
-    return load_model(folder, config, pool, config.max_position, how)
 
 
 def drain(engine: Engine) -> list[Batch]:

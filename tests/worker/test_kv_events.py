@@ -9,6 +9,7 @@ import tiny_models
 import zmq
 from child_engine import Process
 from engines import drain
+from memory_runner import MemoryRunner
 
 from penstock_contract.blocks import block_hashes
 from penstock_contract.kv_events.wire import (
@@ -26,21 +27,14 @@ from penstock_worker.engine_config import EngineConfig, KVEventsConfig
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.kv_events.publisher import Publisher
 from penstock_worker.messages import AddRequest, Ready, Sampling, Stop
-from penstock_worker.runner_interface import Sampled
-from penstock_worker.scheduler import Slice
 
 BLOCK = 4
 PATIENCE_MS = 20_000
 
 
-class CountingRunner:
-    def run(self, slices: list[Slice]) -> list[Sampled]:
-        return [(len(part.request.tokens), None) for part in slices if part.samples]
-
-
 def engine(num_blocks: int) -> Engine:
     return Engine(
-        CountingRunner(),
+        MemoryRunner(BLOCK),
         BlockPool(num_blocks, BLOCK, log=CacheLog(BLOCK)),
         vocab_size=1000,
         max_model_len=num_blocks * BLOCK,

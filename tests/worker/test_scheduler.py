@@ -11,30 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_runner import MemoryRunner
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, FinishReason, Output, Sampling
-from penstock_worker.runner_interface import Sampled
-from penstock_worker.scheduler import Slice
 
 BLOCK = 4
-
-
-class CountingRunner:
-    """Draws the position as token, and checks what every real runner relies on."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-
-    def run(self, slices: list[Slice]) -> list[Sampled]:
-        assert sum(part.count for part in slices) <= self.budget
-        assert len({id(part.request) for part in slices}) == len(slices)
-        for part in slices:
-            assert part.count > 0
-            assert part.start == part.request.computed
-            assert len(part.request.blocks) * BLOCK >= part.start + part.count
-        return [(len(part.request.tokens), None) for part in slices if part.samples]
 
 
 def make(
@@ -45,7 +28,7 @@ def make(
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Engine:
     return Engine(
-        CountingRunner(budget),
+        MemoryRunner(BLOCK, budget),
         BlockPool(blocks, BLOCK, caching=caching),
         vocab_size=1000,
         max_model_len=blocks * BLOCK,
@@ -188,7 +171,8 @@ def test_what_can_never_fit_is_refused_at_once(prompt: list[int]) -> None:
         ({"prompt": [1, 1000]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"stop_token_ids": [1000]}, "stop_token_ids"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"prompt_logprobs": 1001}, "prompt_logprobs"),
         ({"salt": b"x" * 65}, "salt"),
         ({"sampling": Sampling(logit_bias={1000: 1.0})}, "logit_bias"),
         ({"sampling": Sampling(logit_bias={1: inf})}, "biases"),

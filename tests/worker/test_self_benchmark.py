@@ -1,11 +1,13 @@
 """What a worker measures of itself at start, with a runner whose cost is known."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
-from penstock_worker.runner_interface import Sampled
+from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.scheduler import Slice
 from penstock_worker.self_benchmark import measure
 
@@ -23,12 +25,16 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def run(self, slices: list[Slice]) -> list[Sampled]:
+    def run(
+        self,
+        slices: Sequence[Slice],
+        copies: Sequence[tuple[int, int]] = (),
+    ) -> list[Computed]:
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
         self.now += self._cost.seconds(prefill, decoding, sum(part.start for part in slices))
         self.steps += 1
-        return [(1, None) for part in slices if part.samples]
+        return [Computed([Draw(1)] if part.samples else []) for part in slices]
 
 
 def engine(clock: Clock, num_blocks: int = 256, context: int = 4096) -> Engine:

@@ -117,6 +117,10 @@ class BlockPool:
                 else:
                     self._cached[block] = None
 
+    def shared(self, block: int) -> bool:
+        """Return whether a held block must not be written: others hold it, or may find it."""
+        return self._references[block] > 1 or self._name_of[block] is not None
+
     def name(self, block: int, name: bytes) -> bool:
         """Make a full, held block findable; False when the name has a block: it keeps it."""
         if not self.caching or self._name_of[block] is not None or name in self._by_name:

@@ -16,11 +16,11 @@ from penstock_worker.messages import (
     FinishReason,
     Output,
     Stats,
-    TokenLogprobs,
 )
+from penstock_worker.progress import advance
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Runner, Sampled
-from penstock_worker.scheduler import Scheduler, Step
+from penstock_worker.runner_interface import Computed, Runner
+from penstock_worker.scheduler import Scheduler, Slice, Step
 from penstock_worker.validation import problem
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Engine:
             if message.grammar:
                 request.matcher = self._matcher(message.grammar)
             source = message.source if self.handoff is not None else None
-            self.scheduler.add(request, parked=source is not None)
+            self.scheduler.add(request, parked=source is not None, beside=message.beside)
         except ValueError as error:
             return _gave_up(message.id, str(error))
         if self.handoff is not None and source is not None:
@@ -134,11 +134,10 @@ class Engine:
         self.stalled = not step.slices
         _note_queueing(step, began)
         lost = self._constrain(step)
-        sampled = iter(self._runner.run(step.slices) if step.slices else [])
+        computed = self._runner.run(step.slices, step.copies) if step.slices else []
         self.scheduler.commit(step)
-        outputs = [
-            self._append(part.request, next(sampled)) for part in step.slices if part.samples
-        ]
+        reports = map(self._report, step.slices, computed)
+        outputs = [output for output in reports if output is not None]
         return Batch(expired + lost + outputs, self.stats(step, self._clock() - began))
 
     def stats(self, step: Step | None = None, seconds: float = 0.0) -> Stats:
@@ -195,10 +194,14 @@ class Engine:
                 lost.append(_gave_up(request.id, f"the grammar cannot be followed: {error}"))
         return lost
 
-    def _append(self, request: Request, sampled: Sampled) -> Output:
-        token, logprobs = sampled
-        request.tokens.append(token)
-        reason = _finish_reason(request, token)
+    def _report(self, part: Slice, found: Computed) -> Output | None:
+        """Take over what came of a slice; None when there is nothing to tell of it yet."""
+        request = part.request
+        request.scores += found.scores
+        if not found.draws:
+            return None
+        first = request.output_length == request.resumed_at
+        tokens, logprobs, reason = advance(request, part.drafts, found.draws)
         kept = None
         if reason is not None:
             if request.keep and self.handoff is not None:
@@ -206,11 +209,12 @@ class Engine:
             self.scheduler.finish(request)
         return Output(
             id=request.id,
-            tokens=[token],
+            tokens=tokens,
             finish_reason=reason,
-            logprobs=_listed(logprobs),
+            logprobs=logprobs,
+            prompt_logprobs=request.scores if first else [],
             cached_tokens=request.cached_tokens,
-            queue_seconds=request.queue_seconds if _is_first(request) else 0.0,
+            queue_seconds=request.queue_seconds if first else 0.0,
             kept=kept,
         )
 
@@ -220,27 +224,5 @@ def _note_queueing(step: Step, now: float) -> None:
         request.queue_seconds = max(0.0, now - request.arrived_at)
 
 
-def _is_first(request: Request) -> bool:
-    """Whether the latest token is the first that this engine drew for the request."""
-    return request.output_length == request.resumed_at + 1
-
-
-def _finish_reason(request: Request, token: int) -> FinishReason | None:
-    # Before min_tokens a stop token is drawn only where a grammar leaves nothing else.
-    if token in request.stop_tokens and (request.matcher or _is_long_enough(request)):
-        return FinishReason.STOP
-    if len(request.tokens) >= request.max_length:
-        return FinishReason.LENGTH
-    return None
-
-
-def _is_long_enough(request: Request) -> bool:
-    return request.output_length >= request.min_tokens
-
-
 def _gave_up(request_id: str, error: str) -> Output:
     return Output(id=request_id, tokens=[], finish_reason=FinishReason.ABORT, error=error)
-
-
-def _listed(logprobs: TokenLogprobs | None) -> list[TokenLogprobs]:
-    return [] if logprobs is None else [logprobs]

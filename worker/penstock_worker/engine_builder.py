@@ -58,7 +58,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         block_size=config.block_size,
         dtype=how.dtype,
     )
-    runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how))
+    runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how), pool)
     # The warm-up has an engine of its own, so that the counters start at nothing.
     warm = _engine(config, runner, shape, num_blocks, max_model_len)
     _warm_up(warm)

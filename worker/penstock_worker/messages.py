@@ -60,7 +60,7 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     id: str
     prompt: list[int]
     max_tokens: int
-    """Of the whole output, `output` included."""
+    """Of the whole output, `output` included; 0 only computes the prompt."""
     sampling: Sampling = Sampling()
     output: list[int] = []
     """Tokens that were generated elsewhere: known from the start, and not reported again."""
@@ -72,6 +72,10 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """What the output must follow, in llguidance's notation; empty for any text."""
     priority: int = 0
     """Higher is scheduled first."""
+    beside: str = ""
+    """Id of another request with this prompt: its blocks are shared once it has computed them."""
+    prompt_logprobs: int | None = None
+    """Report the prompt tokens' log-probabilities, with this many alternatives."""
     salt: bytes = b""
     """Requests with different salts share no KV blocks."""
     deadline: float | None = None
@@ -121,6 +125,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Of the sampled token."""
     top: list[tuple[int, float]]
     """(token id, log-probability), likeliest first."""
+    rank: int = 0
+    """Of the sampled token; 1 is the likeliest."""
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,6 +137,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] = []
     """One per token, when asked for."""
+    prompt_logprobs: list[TokenLogprobs] = []
+    """Of every prompt token but the first, when asked for; with the first output."""
     cached_tokens: int = 0
     """Prompt tokens taken from the prefix cache; final from the first output on."""
     queue_seconds: float = 0.0

@@ -1,10 +1,11 @@
 """A request inside the engine: its known tokens, how far they are computed, its block table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock_contract.blocks import SEED, block_hash
 from penstock_worker.grammar import Matcher
-from penstock_worker.messages import AddRequest, Sampling
+from penstock_worker.messages import AddRequest, Sampling, TokenLogprobs
 
 
 @dataclass(eq=False)
@@ -33,6 +34,12 @@ class Request:
     """Bits of the tokens that its grammar allows next."""
     deadline: float | None = None
     """Monotonic seconds at which it is given up."""
+    prompt_logprobs: int | None = None
+    """Alternatives to report for each prompt token, if these are to be scored."""
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    """Of the prompt tokens from the second on, as far as they are computed."""
+    drafts: Sequence[int] = ()
+    """Tokens that a proposer guesses to come next."""
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
@@ -70,6 +77,7 @@ class Request:
             arrived_at=now,
             deadline=None if message.deadline is None else now + message.deadline,
             keep=message.keep,
+            prompt_logprobs=message.prompt_logprobs,
         )
 
     @property
@@ -81,6 +89,11 @@ class Request:
     def pending(self) -> int:
         """Known tokens whose KV is still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def unscored(self) -> bool:
+        """Whether prompt tokens are still to be scored."""
+        return self.prompt_logprobs is not None and len(self.scores) < self.prompt_length - 1
 
     @property
     def output_length(self) -> int:

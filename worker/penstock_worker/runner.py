@@ -1,50 +1,101 @@
 """Turns a scheduled step into a batch, runs the model, and samples."""
 
-import torch
+from collections.abc import Iterator, Sequence
 
-from penstock_worker.attention.interface import Sequence
+import torch
+from torch import Tensor
+
+from penstock_worker.attention import interface
+from penstock_worker.attention.pool import KVPool
+from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
-from penstock_worker.request import Request
-from penstock_worker.runner_interface import Sampled
-from penstock_worker.sampling import Row, sample
+from penstock_worker.runner_interface import Computed, Draw
+from penstock_worker.sampling import Row, sample, score
 from penstock_worker.scheduler import Slice
 
 
 class ModelRunner:
-    """Runs a model and draws from what it predicts."""
+    """Runs a model and draws from what it predicts.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: computes.
+        pool: keeps its KV.
+    """
+
+    def __init__(self, model: Model, pool: KVPool) -> None:
         self._model = model
+        self._pool = pool
 
     @torch.inference_mode()
-    def run(self, slices: list[Slice]) -> list[Sampled]:
+    def run(
+        self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
+    ) -> list[Computed]:
         """See `Runner.run`."""
+        for source, target in copies:
+            self._pool.copy(source, target)
         batch = _batch(slices)
-        rows = [_row(part.request) for part in slices if part.samples]
-        if all(row.plain for row in rows):
-            return [(token, None) for token in self._model.greedy(batch)]
-        chosen, logprobs = sample(self._model.logits(batch), rows)
-        return list(zip(chosen, logprobs, strict=True))
+        rows = [_rows(part) for part in slices]
+        plain = all(row.plain for found in rows for row in found)
+        if plain and not any(part.scored for part in slices):
+            likeliest = iter(self._model.greedy(batch))
+            return [Computed([Draw(next(likeliest)) for _ in found]) for found in rows]
+        return _drawn(self._model.logits(batch), slices, rows)
 
 
-def _batch(slices: list[Slice]) -> Batch:
+def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> list[Computed]:
+    """Score and draw. Of each slice, rows to score come first, then those to draw from."""
+    scores: list[list[TokenLogprobs]] = []
+    places: list[int] = []
+    first = 0
+    for part, found in zip(slices, rows, strict=True):
+        ends = [first + len(part.scored), first + len(part.scored) + len(found)]
+        tokens = [part.request.tokens[position] for position in part.scored]
+        wanted = part.request.prompt_logprobs or 0
+        scores.append(score(logits[first : ends[0]], tokens, wanted) if tokens else [])
+        places += range(*ends)
+        first = ends[1]
+    drawn = _draws(logits if len(places) == first else logits[places], rows)
+    return [
+        Computed([next(drawn) for _ in found], scored)
+        for found, scored in zip(rows, scores, strict=True)
+    ]
+
+
+def _draws(logits: Tensor, rows: list[list[Row]]) -> Iterator[Draw]:
+    chosen, logprobs = sample(logits, [row for found in rows for row in found])
+    return map(Draw, chosen, logprobs)
+
+
+def _batch(slices: Sequence[Slice]) -> Batch:
     batch = Batch(tokens=[], positions=[], sequences=[], output_rows=[])
     for part in slices:
-        end = part.start + part.count
+        known = part.start + part.count
+        width = part.count + len(part.drafts)
         first = len(batch.tokens)
-        batch.sequences.append(Sequence(first, part.count, part.start, part.request.blocks))
-        batch.tokens.extend(part.request.tokens[part.start : end])
-        batch.positions.extend(range(part.start, end))
+        batch.sequences.append(interface.Sequence(first, width, part.start, part.request.blocks))
+        batch.tokens.extend(part.request.tokens[part.start : known])
+        batch.tokens.extend(part.drafts)
+        batch.positions.extend(range(part.start, part.start + width))
+        shift = first - part.start
+        batch.output_rows.extend(shift + position - 1 for position in part.scored)
         if part.samples:
-            batch.output_rows.append(len(batch.tokens) - 1)
+            batch.output_rows.extend(range(shift + known - 1, first + width))
     return batch
 
 
-def _row(request: Request) -> Row:
-    early = request.output_length < request.min_tokens
+def _rows(part: Slice) -> list[Row]:
+    """Return what each draw of a slice is made with: as if the drafts before it were known."""
+    if not part.samples:
+        return []
+    return [_row(part, part.drafts[:count]) for count in range(len(part.drafts) + 1)]
+
+
+def _row(part: Slice, guessed: tuple[int, ...]) -> Row:
+    request = part.request
+    early = request.output_length + len(guessed) < request.min_tokens
     return Row(
         sampling=request.sampling,
-        tokens=request.tokens,
+        tokens=[*request.tokens, *guessed] if guessed else request.tokens,
         prompt_length=request.prompt_length,
         forbidden=tuple(request.stop_tokens) if early else (),
         allowed=request.allowed,

@@ -1,15 +1,38 @@
 """What the engine asks of whatever computes its steps. No torch here."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.scheduler import Slice
 
-Sampled = tuple[int, TokenLogprobs | None]
+
+class Draw(NamedTuple):
+    """A token drawn from what the model predicts."""
+
+    token: int
+    logprobs: TokenLogprobs | None = None
+    """Where asked for."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What came of a slice."""
+
+    draws: list[Draw] = field(default_factory=list)
+    """If it reaches the last known token: one behind that, and one behind each draft."""
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    """Of the tokens in `Slice.scored`."""
 
 
 class Runner(Protocol):
     """Computes slices; the engine knows no more of it."""
 
-    def run(self, slices: list[Slice]) -> list[Sampled]:
-        """Return a sampled token for every slice that reaches its last known token, in order."""
+    def run(
+        self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
+    ) -> list[Computed]:
+        """Copy blocks of KV (from, to), in order; then compute the slices.
+
+        Returns what came of each slice.
+        """

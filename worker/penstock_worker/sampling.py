@@ -75,6 +75,18 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
     ]
 
 
+def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """Return the log-probability of a given token, and `count` alternatives, for every row.
+
+    Args:
+        logits: [rows, vocab], float32.
+        tokens: one per row.
+        count: alternatives to report.
+    """
+    tables = logits.log_softmax(-1)
+    return [_report(table, token, count) for table, token in zip(tables, tokens, strict=True)]
+
+
 def uniform(seed: int, choice: int, position: int) -> float:
     """Return a number in [0, 1) that depends on the arguments only."""
     key = struct.pack("<qqq", seed, choice, position)
@@ -170,4 +182,5 @@ def _log_softmax_where_wanted(logits: Tensor, rows: Sequence[Row]) -> list[Tenso
 def _report(table: Tensor, token: int, count: int) -> TokenLogprobs:
     values, tokens = table.topk(min(count, table.shape[-1]))
     top = list(zip(tokens.tolist(), values.tolist(), strict=True))
-    return TokenLogprobs(logprob=float(table[token]), top=top)
+    logprob = float(table[token])
+    return TokenLogprobs(logprob=logprob, top=top, rank=int((table > logprob).sum()) + 1)

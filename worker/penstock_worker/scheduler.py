@@ -14,21 +14,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from penstock_worker.block_pool import BlockPool
+from penstock_worker.forks import Forks
 from penstock_worker.request import Request
+
+SCORED_TOKENS = 256
+"""Prompt tokens that are scored in a step: each needs a row of logits as wide as the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Tokens `start` to `start + count` of a request, computed in this step."""
+    """Tokens `start` to `start + count` of a request, computed in this step, and drafts behind."""
 
     request: Request
     start: int
     count: int
+    drafts: tuple[int, ...] = ()
+    """Guessed tokens; only where the slice reaches the last known one."""
 
     @property
     def samples(self) -> bool:
         """Whether the slice reaches the last known token, so that a new one is drawn."""
         return self.start + self.count == len(self.request.tokens)
+
+    @property
+    def scored(self) -> range:
+        """Positions of the prompt tokens whose log-probabilities this slice finds."""
+        if not self.request.unscored:
+            return range(0)
+        last = min(self.start + self.count, self.request.prompt_length - 1)
+        return range(max(self.start, len(self.request.scores)) + 1, last + 1)
 
 
 @dataclass
@@ -38,6 +52,10 @@ class Step:
     slices: list[Slice] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    """Blocks to copy (from, to), in order, before anything is computed."""
+    scoring: int = SCORED_TOKENS
+    """Prompt tokens that may still be scored."""
 
 
 class Scheduler:
@@ -60,6 +78,7 @@ class Scheduler:
         self._waiting: list[tuple[tuple[int, int], Request]] = []
         self._requests: dict[str, Request] = {}
         self._deadlines: dict[str, float] = {}
+        self._forks = Forks()
 
     @property
     def num_waiting(self) -> int:
@@ -83,8 +102,13 @@ class Scheduler:
         """Return whether the request could ever run to its end, alone in the pool."""
         return self._blocks_for(request.max_length) <= self.pool.num_blocks
 
-    def add(self, request: Request, *, parked: bool = False) -> None:
+    def add(self, request: Request, *, parked: bool = False, beside: str = "") -> None:
         """Put a request into the waiting queue, or keep it beside until `unpark`.
+
+        Args:
+            request: a new one.
+            parked: keep it beside.
+            beside: id of a request whose prompt it shares; it waits until that is computed.
 
         Raises:
             ValueError: its id is taken, or it could never fit: the engine would wait for ever.
@@ -96,7 +120,7 @@ class Scheduler:
         self._requests[request.id] = request
         if request.deadline is not None:
             self._deadlines[request.id] = request.deadline
-        if not parked:
+        if not parked and not self._forks.wait(request, self._requests.get(beside)):
             self.unpark(request)
 
     def unpark(self, request: Request) -> None:
@@ -120,6 +144,9 @@ class Scheduler:
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not request]
             heapq.heapify(self._waiting)
+            self._forks.discard(request)
+        for other in self._forks.take(request):
+            self.unpark(other)
 
     def schedule(self) -> Step:
         """Choose the slices of the next step and give them their blocks."""
@@ -141,6 +168,9 @@ class Scheduler:
                     if new and self.pool.log is not None:
                         self.pool.log.stored(names, request.tokens, index)
                 request.named = full
+            if request.computed >= request.prompt_length:
+                for other in self._forks.take(request):
+                    self._fork(request, other)
 
     def _schedule_running(self, step: Step, budget: int) -> int:
         index = 0
@@ -148,18 +178,39 @@ class Scheduler:
             request = self.running[index]
             index += 1
             # A long prompt leaves a token for everyone behind it: decoding never stalls.
-            count = min(request.pending, max(1, budget - (len(self.running) - index)))
-            if self._grow(request, request.computed + count, step):
-                step.slices.append(Slice(request, request.computed, count))
-                budget -= count
+            fair = max(1, budget - (len(self.running) - index))
+            count = self._limited(request, min(request.pending, fair), step)
+            if count and self._grow(request, request.computed + count, step):
+                drafts = self._drafts(request, count, fair - count)
+                step.slices.append(Slice(request, request.computed, count, drafts))
+                budget -= count + len(drafts)
         return budget
+
+    def _limited(self, request: Request, count: int, step: Step) -> int:
+        """Return how many of `count` tokens may be computed if all of them are scored."""
+        if request.unscored:
+            count = min(count, step.scoring)
+            step.scoring -= count
+        return count
+
+    def _drafts(self, request: Request, count: int, budget: int) -> tuple[int, ...]:
+        """Return the drafts that there is room for; nobody is preempted for a guess."""
+        if not request.drafts or count < request.pending:
+            return ()
+        end = request.computed + count
+        room = min(len(request.drafts), budget, request.max_length - len(request.tokens) - 1)
+        missing = self._blocks_for(end + max(0, room)) - len(request.blocks)
+        if 0 < missing <= self.pool.available - len(self.running):
+            request.blocks += self.pool.allocate(missing)
+        room = min(room, len(request.blocks) * self.pool.block_size - end)
+        return tuple(request.drafts[: max(0, room)])
 
     def _schedule_waiting(self, step: Step, budget: int) -> None:
         if step.preempted:
             return  # blocks are short: admitting now would only preempt again
         while budget and self._waiting and len(self.running) < self._max_num_seqs:
             request = self._waiting[0][1]
-            count = self._admit(request, budget)
+            count = self._admit(request, budget, step)
             if not count:
                 break
             heapq.heappop(self._waiting)
@@ -169,13 +220,13 @@ class Scheduler:
             step.slices.append(Slice(request, request.computed, count))
             budget -= count
 
-    def _admit(self, request: Request, budget: int) -> int:
+    def _admit(self, request: Request, budget: int, step: Step) -> int:
         """Give a waiting request its cached prefix and blocks; 0 when they are not to be had."""
         prefix = self._cached_prefix(request)
         cached = len(prefix) * self.pool.block_size
-        count = min(len(request.tokens) - cached, budget)
+        count = self._limited(request, min(len(request.tokens) - cached, budget), step)
         fresh = self._blocks_for(cached + count) - len(prefix)
-        if fresh + self.pool.idle(prefix) > self.pool.available:
+        if not count or fresh + self.pool.idle(prefix) > self.pool.available:
             return 0
         self.pool.hold(prefix)
         request.blocks = prefix + self.pool.allocate(fresh)
@@ -196,22 +247,52 @@ class Scheduler:
         step.admitted.append(request)
 
     def _cached_prefix(self, request: Request) -> list[int]:
-        if not self.pool.caching:
+        if not self.pool.caching or request.unscored:
             return []
         # At least one token must be computed, or there would be nothing to sample from.
         full = (len(request.tokens) - 1) // self.pool.block_size
         return self.pool.find(request.full_block_names(self.pool.block_size, full))
 
     def _grow(self, request: Request, length: int, step: Step) -> bool:
-        """Extend the block table to `length` tokens, preempting less urgent requests for it."""
-        missing = self._blocks_for(length) - len(request.blocks)
+        """Make room for up to `length` tokens, preempting less urgent requests for it.
+
+        The block that is written next may be shared, after a fork: it is copied first.
+        """
+        place = request.computed // self.pool.block_size
+        shared = place < len(request.blocks) and self.pool.shared(request.blocks[place])
+        missing = self._blocks_for(length) - len(request.blocks) + shared
         while missing > self.pool.available:
             victim = self._preempt(step)
             if victim is request:
                 return False
+        if shared:
+            self._copy(request, place, step)
+            missing -= 1
         if missing > 0:
             request.blocks += self.pool.allocate(missing)
         return True
+
+    def _copy(self, request: Request, place: int, step: Step) -> None:
+        """Give a request a block of its own for one that it shares (copy-on-write)."""
+        shared = request.blocks[place]
+        (own,) = self.pool.allocate(1)
+        step.copies.append((shared, own))
+        request.blocks[place] = own
+        self.pool.release([shared])
+
+    def _fork(self, first: Request, other: Request) -> None:
+        """Let another choice share the computed prompt; only its last token is computed again."""
+        if len(self.running) >= self._max_num_seqs:
+            self.unpark(other)  # most of the prompt will be found in the cache
+            return
+        other.blocks = first.blocks[: self._blocks_for(first.prompt_length)]
+        self.pool.hold(other.blocks)
+        other.computed = first.prompt_length - 1
+        other.named = other.computed // self.pool.block_size
+        other.admitted, other.queue_seconds = True, first.queue_seconds
+        other.cached_tokens = other.computed
+        self.running.append(other)
+        self.running.sort(key=lambda running: running.urgency)
 
     def _preempt(self, step: Step) -> Request:
         """Send the least urgent running request back to wait. It has no slice in this step yet."""
@@ -227,6 +308,7 @@ class Scheduler:
         request.blocks = []
         request.computed = 0
         request.named = 0
+        request.drafts = ()
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_size)

@@ -14,8 +14,9 @@ INT64 = 1 << 63
 
 def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str | None:
     """Return what is wrong with a request, by field, or None."""
-    if not 0 < len(message.prompt) < max_model_len:
-        return f"the prompt must have 1 to {max_model_len - 1} tokens"
+    longest = max_model_len - min(1, message.max_tokens)
+    if not 0 < len(message.prompt) <= longest:
+        return f"the prompt must have 1 to {longest} tokens"
     for field, tokens in (
         ("prompt", message.prompt),
         ("output", message.output),
@@ -24,10 +25,12 @@ def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str 
     ):
         if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
             return f"{field}: token ids must be 0 to {vocab_size - 1}"
-    if message.max_tokens < 1:
-        return "max_tokens must be at least 1"
+    if message.max_tokens < 0:
+        return "max_tokens must be at least 0"
+    if not 0 <= (message.prompt_logprobs or 0) <= vocab_size:
+        return f"prompt_logprobs must be 0 to {vocab_size}"
     room = min(message.max_tokens, max_model_len - len(message.prompt))
-    if len(message.output) >= room:
+    if message.output and len(message.output) >= room:
         return f"output has {len(message.output)} tokens already, and {room} are all there may be"
     if message.deadline is not None and not 0 < message.deadline < inf:
         return "deadline must be a number of seconds above 0"

@@ -36,6 +36,12 @@ class KVPool:
         self.block_size = block_size
         self.dtype = dtype
 
+    def copy(self, source: int, target: int) -> None:
+        """Copy a block's keys and values, in all layers."""
+        size = self.block_size
+        for kept in (*self.keys, *self.values):
+            kept[target * size : (target + 1) * size] = kept[source * size : (source + 1) * size]
+
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return zeros that take memory only once they are written, unlike torch's own.

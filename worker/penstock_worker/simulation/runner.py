@@ -2,12 +2,12 @@
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Sampled
+from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.scheduler import Slice
 
 
@@ -25,16 +25,22 @@ class SimulatedRunner:
         self._vocab_size = vocab_size
         self._sleep = sleep
 
-    def run(self, slices: list[Slice]) -> list[Sampled]:
+    def run(
+        self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()  # noqa: ARG002
+    ) -> list[Computed]:
         """See `Runner.run`."""
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
         self._sleep(self._cost.seconds(prefill, decoding, sum(part.start for part in slices)))
-        return [self._sampled(part.request) for part in slices if part.samples]
+        return [self._computed(part) for part in slices]
 
-    def _sampled(self, request: Request) -> Sampled:
-        token = draw(request, self._vocab_size)
-        return token, None if request.sampling.logprobs is None else TokenLogprobs(0.0, [])
+    def _computed(self, part: Slice) -> Computed:
+        scores = [TokenLogprobs(0.0, []) for _ in part.scored]
+        if not part.samples:
+            return Computed(scores=scores)
+        request = part.request
+        logprobs = None if request.sampling.logprobs is None else TokenLogprobs(0.0, [])
+        return Computed([Draw(draw(request, self._vocab_size), logprobs)], scores)
 
 
 def draw(request: Request, vocab_size: int) -> int:

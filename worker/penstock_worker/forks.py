@@ -1,0 +1,33 @@
+"""Choices that wait for the prompt they share, which the first of them computes. Plain Python."""
+
+from penstock_worker.request import Request
+
+
+class Forks:
+    """Who waits for whom."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Request]] = {}
+
+    def wait(self, request: Request, first: Request | None) -> bool:
+        """Let a choice wait for the first one's prompt; False when it must compute its own."""
+        if first is None or first.computed >= first.prompt_length or request.resumed_at:
+            return False
+        if first.salt != request.salt or _prompt(first) != _prompt(request):
+            return False
+        self._waiting.setdefault(first.id, []).append(request)
+        return True
+
+    def take(self, first: Request) -> list[Request]:
+        """Return those who waited for a request, and forget them."""
+        return self._waiting.pop(first.id, [])
+
+    def discard(self, request: Request) -> None:
+        """Forget a request that may be waiting."""
+        for waiting in self._waiting.values():
+            if request in waiting:
+                waiting.remove(request)
+
+
+def _prompt(request: Request) -> list[int]:
+    return request.tokens[: request.prompt_length]

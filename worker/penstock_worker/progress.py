@@ -1,0 +1,55 @@
+"""What the draws of a step mean for a request: its new tokens, and whether it has ended. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from penstock_worker.messages import FinishReason, TokenLogprobs
+from penstock_worker.request import Request
+from penstock_worker.runner_interface import Draw
+from penstock_worker.speculative.accept import agreed
+
+
+class Progress(NamedTuple):
+    """What a request got from a step."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs]
+    """One per token, when asked for."""
+    reason: FinishReason | None
+
+
+def advance(request: Request, drafts: Sequence[int], draws: Sequence[Draw]) -> Progress:
+    """Append the draws to a request, as far as the drafts in front of them were right.
+
+    Args:
+        request: computed up to its last known token.
+        drafts: tokens guessed behind that, computed too.
+        draws: one behind the last known token and one behind each draft.
+    """
+    kept = draws[: agreed(drafts, [draw.token for draw in draws]) + 1]
+    progress = Progress([], [], FinishReason.LENGTH)
+    for place, (token, logprobs) in enumerate(kept):
+        if len(request.tokens) >= request.max_length:
+            return progress  # nothing was to be generated at all
+        request.tokens.append(token)
+        request.computed += place > 0  # the KV of a draft that was right is there already
+        progress.tokens.append(token)
+        if logprobs is not None:
+            progress.logprobs.append(logprobs)
+        reason = _finish_reason(request, token)
+        if reason is not None:
+            return progress._replace(reason=reason)
+    return progress._replace(reason=None)
+
+
+def _finish_reason(request: Request, token: int) -> FinishReason | None:
+    # Before min_tokens a stop token is drawn only where a grammar leaves nothing else.
+    if token in request.stop_tokens and (request.matcher or _is_long_enough(request)):
+        return FinishReason.STOP
+    if len(request.tokens) >= request.max_length:
+        return FinishReason.LENGTH
+    return None
+
+
+def _is_long_enough(request: Request) -> bool:
+    return request.output_length >= request.min_tokens

@@ -1,0 +1,1 @@
+"""Several tokens in a step: a proposer guesses, and the model says how far it is right."""

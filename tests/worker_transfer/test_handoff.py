@@ -11,8 +11,11 @@ from handoffs import Node, node, source
 from tcp_faults import BrokenAnswers
 from tiny_models import make
 
+from penstock_contract.blocks import block_hashes
 from penstock_contract.handoff import LeaseOutcome, PullOutcome
-from penstock_worker.messages import AddRequest, Sampling, Source
+from penstock_contract.kv_events.wire import BlockStored
+from penstock_worker.kv_events.log import CacheLog
+from penstock_worker.messages import AddRequest, FinishReason, Sampling, Source
 from penstock_worker.transfer import pull
 
 GREEDY = Sampling(temperature=0.0)
@@ -227,6 +230,112 @@ def test_another_prompt_is_not_answered_with_these_blocks(pair: Pair) -> None:
     pair.decode.add(request("r", other, source=pair.lease()))
     assert pair.decode.finish("r") == wanted
     assert pair.outcome() == PullOutcome.INCOMPATIBLE
+
+
+def test_a_cancelled_pull_gives_its_blocks_back_at_once(pair: Pair) -> None:
+    found = pair.lease()
+    with BrokenAnswers(found.port, stall_after=2 * BLOCK_BYTES) as proxy:
+        pair.decode.add(request("r", source=moved(found, proxy)))
+        pair.decode.until(lambda: proxy.stalled)
+        pair.decode.engine.abort(["r"])
+        assert pair.decode.counts().used == 0
+        assert pair.outcome() == PullOutcome.CANCELLED
+        pair.prefill.until(lambda: pair.prefill.stats.lease_ends)
+    assert pair.prefill.stats.lease_ends == {LeaseOutcome.RELEASED: 1}
+
+
+def test_a_pull_goes_on_while_one_of_its_requests_is_left(
+    pair: Pair, expected: dict[str, list[int]]
+) -> None:
+    found = pair.lease()
+    for name in ("goes", "stays"):
+        pair.decode.add(request(name, source=found))
+    pair.decode.engine.abort(["goes"])
+    assert pair.decode.finish("stays") == expected["greedy"]
+    assert pair.outcome() == PullOutcome.COMPLETE
+    assert "goes" not in pair.decode.outputs
+
+
+def test_a_deadline_that_passes_ends_the_wait(pair: Pair) -> None:
+    found = pair.lease()
+    with BrokenAnswers(found.port, stall_after=BLOCK_BYTES) as proxy:
+        pair.decode.add(request("r", source=moved(found, proxy), deadline=0.3))
+        assert pair.decode.finish("r") == []
+    assert pair.decode.outputs["r"][-1].finish_reason is FinishReason.DEADLINE
+    assert pair.outcome() == PullOutcome.LATE
+
+
+def test_what_cannot_be_kept_is_not_promised(model: Path) -> None:
+    with node(model, kv_cache_bytes=32 * BLOCK_BYTES, max_model_len=512) as small:
+        for name in ("first", "second"):
+            small.add(request(name, max_tokens=1, keep=True))
+            small.finish(name)
+        kept, refused = (small.outputs[name][-1].kept for name in ("first", "second"))
+        assert kept is not None
+        assert refused is None
+        assert small.stats.lease_ends == {LeaseOutcome.REFUSED: 1}
+        small.handoff.release([kept["remote_request_id"]])
+        assert small.counts().used == 0
+
+
+def test_a_short_prompt_has_no_blocks_to_keep(pair: Pair) -> None:
+    pair.prefill.add(request("r", PROMPT[:16], max_tokens=1, keep=True))
+    pair.prefill.finish("r")
+    assert pair.prefill.outputs["r"][-1].kept is None
+    assert pair.prefill.stats.leases == 0
+
+
+def test_a_request_waits_while_leases_keep_the_blocks_that_it_needs(model: Path) -> None:
+    with node(model, kv_cache_bytes=32 * BLOCK_BYTES, max_model_len=512) as small:
+        small.add(request("kept", max_tokens=1, keep=True))
+        small.finish("kept")
+        small.add(request("long", [*PROMPT[::-1], *PROMPT], max_tokens=60))
+        small.until(lambda: small.engine.stalled)
+        assert "long" not in small.outputs
+        small.handoff.release([small.outputs["kept"][-1].kept["remote_request_id"]])
+        assert len(small.finish("long")) == 60
+
+
+def test_a_pull_waits_for_room_as_long_as_its_lease(
+    model: Path, expected: dict[str, list[int]]
+) -> None:
+    with ExitStack() as stack:
+        pair = Pair(stack, model)
+        small = stack.enter_context(node(model, kv_cache_bytes=32 * BLOCK_BYTES))
+        small.add(request("long", PROMPT[::-1], max_tokens=200))
+        small.until(lambda: small.engine.pool.counts().used > 32 - FULL)
+        small.add(request("r", source=pair.lease()))
+        small.step()
+        assert small.stats.pulls == {}
+        assert small.finish("r") == expected["greedy"]
+        assert small.stats.pulls == {PullOutcome.COMPLETE: 1}
+        small.finish("long")
+        assert small.counts().used == 0
+        pair.nothing_is_left()
+
+
+def test_a_prompt_too_long_for_the_pool_is_computed_in_turn(model: Path) -> None:
+    with ExitStack() as stack:
+        pair = Pair(stack, model)
+        small = stack.enter_context(node(model, kv_cache_bytes=32 * BLOCK_BYTES))
+        prompt = [*PROMPT, *PROMPT[:80]]
+        small.add(request("r", prompt, source=pair.lease(prompt)))
+        assert len(small.finish("r")) == 24
+        assert small.stats.pulls == {PullOutcome.NO_ROOM: 1}
+        pair.nothing_is_left()
+
+
+def test_who_follows_kv_events_hears_of_pulled_blocks(model: Path) -> None:
+    with ExitStack() as stack:
+        pair = Pair(stack, model)
+        pair.decode.engine.pool.log = log = CacheLog(16)
+        pair.decode.add(request("r", source=pair.lease()))
+        pair.decode.finish("r")
+        (stored,) = log.take()
+        assert isinstance(stored, BlockStored)
+        assert stored.block_hashes[:FULL] == block_hashes(PROMPT, 16)
+        assert stored.token_ids[: FULL * 16] == PROMPT[: FULL * 16]
+        pair.nothing_is_left()
 
 
 def moved(found: Source, proxy: BrokenAnswers) -> Source:

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     METRICS_STALE = "MetricsStale"
     BUDGET_LIMITED = "BudgetLimited"
     OBJECTIVE_INFEASIBLE = "ObjectiveInfeasible"
+    SCALED_BY_ANOTHER = "ScaledByAnother"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ CONDITIONS: Final = (
             Reason.METRICS_STALE,
             Reason.BUDGET_LIMITED,
             Reason.OBJECTIVE_INFEASIBLE,
+            Reason.SCALED_BY_ANOTHER,
         ),
     ),
 )

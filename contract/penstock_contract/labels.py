@@ -29,6 +29,8 @@ DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
 FIELD_MANAGER_OPERATOR: Final = "penstock-operator"
 FIELD_MANAGER_AUTOSCALER: Final = "penstock-autoscaler"
+SCALING_MEMORY: Final = f"{GROUP}/scaling-memory"
+"""Annotation on an EnginePool: what the autoscaler knew when it sized the pool, for a restart."""
 SPEC_REPLICAS: Final = f"{GROUP}/spec-replicas"
 """Annotation on an EnginePool: the parent's fixed `replicas` that was applied last. Only a change
 of it overrides the pool's size, so that `kubectl scale` is not undone by the next reconcile."""

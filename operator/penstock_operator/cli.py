@@ -192,6 +192,16 @@ def scale(target: str, replicas: int) -> None:
 
 
 @commands.command()
+@click.argument("name", required=False)
+def explain(name: str | None) -> None:
+    """Show why the pools of the InferenceDeployment NAME have their sizes."""
+    from penstock_operator.local.explanation import explanation
+
+    with told():
+        click.echo(explanation(home(), running_status(), name), nl=False)
+
+
+@commands.command()
 def down() -> None:
     """Drain everything, end it, and wait until it is gone."""
     from penstock_operator.local.down import stop

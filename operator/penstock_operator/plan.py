@@ -118,19 +118,28 @@ def _engine_pool(
             **{name: getattr(wanted, name) for name in PoolShape.model_fields},
             deployment=meta.name,
             pool=wanted.name,
-            replicas=_replicas(wanted, current, fixed),
+            replicas=_replicas(deployment, wanted, current, fixed),
             rollout_hash=rollout_hash(deployment, wanted),
         ),
     )
 
 
-def _replicas(wanted: Pool, current: EnginePool | None, fixed: str) -> int:
+def least_replicas(deployment: InferenceDeployment, pool: Pool) -> int:
+    """Return the smallest size that a pool with `scaling` may have: none, while it is idle."""
+    if pool.scaling is None or deployment.spec.autoscaling.scale_to_zero:
+        return 0
+    return pool.scaling.min_replicas
+
+
+def _replicas(
+    deployment: InferenceDeployment, wanted: Pool, current: EnginePool | None, fixed: str
+) -> int:
     if current is None or current.metadata.annotations.get(SPEC_REPLICAS) != fixed:
         return wanted.initial_replicas
     if wanted.scaling is None:
         return current.spec.replicas
-    low, high = wanted.scaling.min_replicas, wanted.scaling.max_replicas
-    return min(max(current.spec.replicas, low), high)
+    low = least_replicas(deployment, wanted)
+    return min(max(current.spec.replicas, low), wanted.scaling.max_replicas)
 
 
 def _difference(current: EnginePool, wanted: EnginePool) -> str:

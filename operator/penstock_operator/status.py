@@ -6,8 +6,8 @@ that has generated a token; a process that merely runs is not enough.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from penstock_contract.api import (
     Condition,
@@ -18,6 +18,7 @@ from penstock_contract.api import (
     Role,
 )
 from penstock_contract.api.revision import CanaryStatus, Revision
+from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.manifests import Unsupported
 from penstock_operator.plan import rollout_hash
@@ -69,6 +70,18 @@ class Snapshot:
     """The revision on trial."""
     model_missing: str = ""
     """Why the model cannot be found; empty: it can, as far as is known."""
+    scaling: "ScalingReport | None" = None
+    """What the autoscaler says; None: there is none for this deployment."""
+
+
+@dataclass(frozen=True)
+class ScalingReport:
+    """What the autoscaler says about a deployment."""
+
+    reason: Reason
+    message: str = ""
+    last: Mapping[str, LastScale] = field(default_factory=dict)
+    """The last change of each pool's size, as far as it was made by this process."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ def status(
             _condition(kind, finding, before.conditions, deployment.metadata.generation, now)
             for kind, finding in findings.items()
         ],
-        pools=[_pool_status(pool, before.pools) for pool in snapshot.pools],
+        pools=[_pool_status(pool, before.pools, snapshot.scaling) for pool in snapshot.pools],
     )
 
 
@@ -148,13 +161,17 @@ def _findings(
     deployment: InferenceDeployment, snapshot: Snapshot, *, rolled_out: bool
 ) -> dict[ConditionType, Finding]:
     model, router = _model(snapshot), _router(snapshot)
-    return {
+    found = {
         ConditionType.READY: _ready(deployment, snapshot, model, router),
         ConditionType.MODEL_RESOLVED: model,
         ConditionType.POOLS_READY: _pools(snapshot),
         ConditionType.ROUTER_READY: router,
         ConditionType.ROLLOUT_COMPLETE: _rollout(snapshot, rolled_out=rolled_out),
     }
+    if scaling := snapshot.scaling:
+        well = scaling.reason is Reason.SCALING
+        found[ConditionType.SCALING_ACTIVE] = Finding(well, scaling.reason, scaling.message)
+    return found
 
 
 def _model(snapshot: Snapshot) -> Finding:
@@ -263,8 +280,12 @@ def _condition(
     )
 
 
-def _pool_status(pool: PoolSnapshot, before: Sequence[PoolStatus]) -> PoolStatus:
+def _pool_status(
+    pool: PoolSnapshot, before: Sequence[PoolStatus], scaling: ScalingReport | None
+) -> PoolStatus:
     last_scale = next((p.last_scale for p in before if p.name == pool.name), None)
+    if scaling and pool.name in scaling.last:
+        last_scale = scaling.last[pool.name]
     return PoolStatus(
         name=pool.name,
         desired=pool.desired,

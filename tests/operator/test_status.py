@@ -6,9 +6,10 @@ import pytest
 from deployments import deployment
 
 from penstock_contract.api import Condition, InferenceDeploymentStatus
-from penstock_contract.conditions import CONDITIONS, ConditionType
+from penstock_contract.api.status import LastScale
+from penstock_contract.conditions import CONDITIONS, ConditionType, Reason
 from penstock_operator.manifests import Unsupported
-from penstock_operator.status import PoolSnapshot, Snapshot, revision, status
+from penstock_operator.status import PoolSnapshot, ScalingReport, Snapshot, revision, status
 
 THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 UP = PoolSnapshot("default", desired=2, ready=2)
@@ -46,10 +47,25 @@ def test_a_deployment_whose_workers_all_serve_is_ready() -> None:
         seen(PoolSnapshot("default", 2), model_missing="no such claim"),
         seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.model.uri", "no")),
         seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.engine.type", "no")),
+        seen(PoolSnapshot("default", 2), scaling=ScalingReport(Reason.SCALING)),
+        seen(PoolSnapshot("default", 2), scaling=ScalingReport(Reason.METRICS_STALE, "gone")),
     ],
 )
 def test_every_reason_is_a_declared_one(declared: Any, snapshot: Snapshot) -> None:
-    assert conditions(snapshot)[declared.type].reason in declared.reasons
+    found = conditions(snapshot)
+    if declared.type is ConditionType.SCALING_ACTIVE and snapshot.scaling is None:
+        assert declared.type not in found, "nothing is sized: nothing is told of it"
+    else:
+        assert found[declared.type].reason in declared.reasons
+
+
+def test_a_change_of_size_stays_in_the_status_until_the_next_one() -> None:
+    change = LastScale(**{"from": 1}, to=2, time="2026-01-01T00:00:00Z", reason="tpot")
+    report = ScalingReport(Reason.SCALING, "", {"default": change})
+    first = status(deployment(), seen(PoolSnapshot("default", 2), scaling=report), None, NOW)
+    assert first.pools[0].last_scale == change
+    later = seen(PoolSnapshot("default", 2), scaling=ScalingReport(Reason.SCALING))
+    assert status(deployment(), later, first, NOW).pools[0].last_scale == change
 
 
 @pytest.mark.parametrize("router_ready", [True, False])

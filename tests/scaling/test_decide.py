@@ -45,7 +45,7 @@ def seen(rate: float, desired: int, **changes: Signal) -> Observation:
         running=Signal(8 * rate),
         waiting_tokens=Signal(0),
         kv_tokens=Signal(9000 * rate),
-        step_seconds=Signal(0.04),
+        waiting=Signal(0),
         decode_share=Signal(decoding),
         curve=CURVE,
     )

@@ -38,7 +38,13 @@ class ApiError(Exception):
 class Api:
     """An API server, as one field manager."""
 
-    def __init__(self, configuration: Configuration, metrics: OperatorMetrics) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        metrics: OperatorMetrics,
+        manager: str = FIELD_MANAGER_OPERATOR,
+    ) -> None:
+        self._managed = {"fieldManager": manager}
         self._configuration = configuration
         self._metrics = metrics
         self._http = httpx.AsyncClient(
@@ -117,13 +123,23 @@ class Api:
 
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         """Create an object; ApiError 409 when it exists."""
-        return await self._call("POST", kind.path(namespace), _MANAGED, body)
+        return await self._call("POST", kind.path(namespace), self._managed, body)
 
     async def apply(
-        self, kind: Kind, namespace: str, name: str, body: Object, sub: str = ""
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        body: Object,
+        sub: str = "",
+        *,
+        force: bool = True,
     ) -> Object:
-        """Server-side apply: what the body names is ours, whoever changed it."""
-        parameters = {**_MANAGED, "force": "true"}
+        """Server-side apply: what the body names is ours, whoever changed it.
+
+        Without force, ApiError 409 names the managers that own what is to be changed.
+        """
+        parameters = {**self._managed, "force": "true" if force else "false"}
         path = kind.path(namespace, name, sub)
         return await self._call("PATCH", path, parameters, body, "application/apply-patch+yaml")
 
@@ -132,11 +148,11 @@ class Api:
     ) -> Object:
         """Merge-patch an object; with a resourceVersion in it, ApiError 409 when it is older."""
         path = kind.path(namespace, name, sub)
-        return await self._call("PATCH", path, _MANAGED, patch, "application/merge-patch+json")
+        return await self._call("PATCH", path, self._managed, patch, "application/merge-patch+json")
 
     async def replace(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:
         """Replace an object of the body's resourceVersion; ApiError 409 when it is older."""
-        return await self._call("PUT", kind.path(namespace, name), _MANAGED, body)
+        return await self._call("PUT", kind.path(namespace, name), self._managed, body)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete the object that was read: gone already is fine, changed is ApiError 409."""
@@ -184,9 +200,6 @@ class Api:
         """Asked for at every call: a service account's token is replaced every hour."""
         found = self._configuration.auth_settings().get("BearerToken")
         return {"authorization": found["value"]} if found and found["value"] else {}
-
-
-_MANAGED = {"fieldManager": FIELD_MANAGER_OPERATOR}
 
 
 def configuration() -> Configuration:

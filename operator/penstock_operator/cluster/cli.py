@@ -16,9 +16,14 @@ from kubernetes.config import ConfigException
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag
+from penstock_contract.labels import FIELD_MANAGER_AUTOSCALER
+from penstock_operator.autoscaling.metrics import AutoscalerMetrics
+from penstock_operator.autoscaling.prometheus import Prometheus
+from penstock_operator.autoscaling.sources import Scrape, Source
 from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
 from penstock_operator.cluster.api import Api, ApiError, configuration
+from penstock_operator.cluster.autoscaler import Autoscaler
 from penstock_operator.cluster.cache import Cache
 from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
@@ -28,7 +33,7 @@ from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.watches import Watches
-from penstock_operator.manifests import Settings
+from penstock_operator.manifests import Object, Settings
 
 log = logging.getLogger("penstock.operator")
 
@@ -63,6 +68,7 @@ class _Operator:
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
         self._cache = Cache()
+        self._scaling: Autoscaler | None = None
         self._watches: Watches | None = None
         self._settings = Settings(
             system_namespace=options.system_namespace,
@@ -78,7 +84,11 @@ class _Operator:
         api = Api(configuration(), self._metrics)
         lease = Lease(api, self._options.system_namespace, self._options.lease_name, _identity())
         server = await health.serve(
-            self._options.metrics_host, self._options.metrics_port, self._registry, self._ready
+            self._options.metrics_host,
+            self._options.metrics_port,
+            self._registry,
+            self._ready,
+            self._explain,
         )
         work = asyncio.create_task(self._work(api, lease))
         loop = asyncio.get_running_loop()
@@ -91,7 +101,9 @@ class _Operator:
         await api.close()
 
     async def _work(self, api: Api, lease: Lease) -> None:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        writer = Api(configuration(), self._metrics, FIELD_MANAGER_AUTOSCALER)
+        async with httpx.AsyncClient(trust_env=False) as http, contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(writer.close)
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
             actor = Actor(api, self._cache, Events(api), http)
             controller = Controller(
@@ -99,6 +111,15 @@ class _Operator:
                 self._options.resync,
             )  # fmt: skip
             gateways.on_change(controller.gateways_changed)
+            scaling = self._scaling = Autoscaler(
+                writer,
+                self._cache,
+                self._source(http),
+                self._gateway_objects,
+                controller.changed,
+                AutoscalerMetrics(self._registry),
+            )
+            controller.scaled_by(scaling.report)
             watches = self._watches = Watches(
                 lambda kind, place: Informer(api, kind, place, self._cache, controller.changed),
                 self._options.namespace,
@@ -112,7 +133,7 @@ class _Operator:
                 )
                 await self._discover(api, controller, watches, tasks)
                 tasks.create_task(self._discover_again(api, controller, watches, tasks))
-                tasks.create_task(self._lead(controller, gateways, lease))
+                tasks.create_task(self._lead(controller, gateways, scaling, lease))
 
     async def _discover(
         self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
@@ -135,7 +156,9 @@ class _Operator:
             await asyncio.sleep(self._options.resync)
             await self._discover(api, controller, watches, tasks)
 
-    async def _lead(self, controller: Controller, gateways: GatewayWatch, lease: Lease) -> None:
+    async def _lead(
+        self, controller: Controller, gateways: GatewayWatch, scaling: Autoscaler, lease: Lease
+    ) -> None:
         """Act while the lease is held, and not a moment longer."""
         while True:
             await lease.acquire()
@@ -143,6 +166,7 @@ class _Operator:
             acting = [
                 asyncio.create_task(controller.run()),
                 asyncio.create_task(gateways.run()),
+                asyncio.create_task(scaling.run()),
             ]
             keeping = asyncio.create_task(lease.keep())
             try:
@@ -166,8 +190,18 @@ class _Operator:
     def _gateways(self) -> list[str]:
         if not self._options.gateway_selector:
             return [self._options.gateway_url] if self._options.gateway_url else []
+        return pod_addresses(self._gateway_objects())
+
+    def _gateway_objects(self) -> list[Object]:
         pods = [self._cache.get(GATEWAY_POD.name, *p) for p in self._cache.names(GATEWAY_POD.name)]
-        return pod_addresses([pod for pod in pods if pod is not None])
+        return [pod for pod in pods if pod is not None]
+
+    def _source(self, http: httpx.AsyncClient) -> Source:
+        url = self._options.prometheus_url
+        return Prometheus(http, url) if url else Scrape(http)
+
+    def _explain(self, namespace: str, name: str) -> str | None:
+        return self._scaling.explanation(namespace, name) if self._scaling else None
 
     def _ready(self) -> bool:
         """All is seen; also a replica that stands by is ready."""
@@ -193,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--worker-image", default=defaults.worker_image, help="for new revisions")
     add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
     add("--lease-name", default="penstock-operator")
+    add("--prometheus-url", help="read metrics there (default: from every pod itself)")
     add("--metrics-host", default="0.0.0.0")
     add("--metrics-port", type=int, default=8080)
     add("--resync", type=duration_flag, default=300.0, help="like 5m; between looks at everything")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from penstock_operator.cluster.reading import read_deployment, read_pools, refre
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import World, pod
 from penstock_operator.manifests import Object, Settings
+from penstock_operator.status import ScalingReport
 
 log = logging.getLogger("penstock.operator")
 
@@ -60,6 +61,11 @@ class Controller:
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: set[Key] = set()
         self._refused: dict[Key, str] = {}
+        self._scaling: Callable[[Key], ScalingReport | None] = lambda _: None
+
+    def scaled_by(self, report: Callable[[Key], ScalingReport | None]) -> None:
+        """Say who tells what the autoscaler thinks of an InferenceDeployment."""
+        self._scaling = report
 
     def changed(self, keys: set[Key]) -> None:
         """Look at these InferenceDeployments again."""
@@ -168,6 +174,7 @@ class Controller:
             pods=pods,
             gateways=self._gateways.view(draining),
             served=self._served,
+            scaling=self._scaling(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             since=self._remember(workloads, pools.values(), now),

@@ -141,6 +141,7 @@ def _snapshot(
         name_taken=taken or next((s.name_taken for s in steps.values() if s.name_taken), ""),
         canary=next(trials, None),
         model_missing=model_missing(deployment, world.pods),
+        scaling=world.scaling,
     )
 
 
@@ -172,6 +173,7 @@ def _report(
 
 
 _WARNINGS = {
-    "InsufficientCapacity", "InvalidSpec", "ModelNotFound", "NameTaken", "PodsFailing",
+    "InsufficientCapacity", "InvalidSpec", "MetricsStale", "ModelNotFound", "NameTaken",
+    "ObjectiveInfeasible", "PodsFailing",
     "RolledBack", "Stalled", "UnsupportedSource", "UnsupportedSpec",
 }  # fmt: skip

@@ -154,11 +154,21 @@ def _add(one: WorkerLoad, other: WorkerLoad) -> WorkerLoad:
 
 def pod_addresses(pods: list[Object]) -> list[str]:
     """Return the base URLs of the gateway pods that are up."""
+    return [base_url(pod["status"]["podIP"]) for pod in ready_pods(pods)]
+
+
+def ready_pods(pods: list[Object]) -> list[Object]:
+    """Return the pods that are up."""
     found = []
     for pod in pods:
-        address = pod.get("status", {}).get("podIP", "")
-        conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
-        if address and conditions.get("Ready") == "True":
-            host = f"[{address}]" if ":" in address else address
-            found.append(f"http://{host}:{PORT}")
+        state = pod.get("status", {})
+        conditions = {c["type"]: c["status"] for c in state.get("conditions", [])}
+        if state.get("podIP") and conditions.get("Ready") == "True":
+            found.append(pod)
     return found
+
+
+def base_url(address: str) -> str:
+    """Return where a pod of ours is asked."""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{PORT}"

@@ -1,4 +1,4 @@
-"""`/metrics`, `/healthz` and `/readyz` of the operator."""
+"""`/metrics`, `/healthz`, `/readyz` and `/explain` of the operator."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 
 async def serve(
-    host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    ready: Callable[[], bool],
+    explain: Callable[[str, str], str | None],
 ) -> web.AppRunner:
     """Start serving; the caller cleans the runner up.
+
+    `explain` returns why the pools of a deployment, named by namespace and name, have their sizes.
 
     Raises:
         OSError: the port is taken.
@@ -26,12 +32,19 @@ async def serve(
         well = ready()
         return web.Response(text="ok\n" if well else "starting\n", status=200 if well else 503)
 
+    async def explanation(request: web.Request) -> web.Response:
+        found = explain(request.match_info["namespace"], request.match_info["name"])
+        if found is None:
+            return web.Response(text="no pool of it is sized by this operator\n", status=404)
+        return web.Response(text=f"{found}\n")
+
     app = web.Application()
     app.add_routes(
         [
             web.get("/metrics", metrics),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
+            web.get("/explain/{namespace}/{name}", explanation),
         ]
     )
     runner = web.AppRunner(app, access_log=None)

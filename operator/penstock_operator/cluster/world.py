@@ -7,6 +7,7 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
 from penstock_contract.labels import DRAINING, POOL, ROLLOUT_HASH
 from penstock_operator.manifests import Object
+from penstock_operator.status import ScalingReport
 
 GIVES_UP_AFTER = 2
 """Restarts after which a container that is down again counts as failing."""
@@ -68,6 +69,8 @@ class World:
     """Kinds that the cluster serves, like `policy/v1/PodDisruptionBudget`."""
     refused: str = ""
     """What the API server found invalid of what was to be created; empty: nothing."""
+    scaling: ScalingReport | None = None
+    """What the autoscaler says."""
     now: float = 0.0
     time: str = "1970-01-01T00:00:00Z"
     """The same moment for people, RFC 3339."""

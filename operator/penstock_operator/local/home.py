@@ -61,6 +61,19 @@ class Home:
         return self.root / "runtime.lock"
 
     @property
+    def autoscaling(self) -> Path:
+        """What the autoscaler has written down, by deployment."""
+        return self.root / "autoscaling"
+
+    def explanation(self, deployment: str) -> Path:
+        """Return the file that says why the pools of a deployment have their sizes."""
+        return self.autoscaling / f"{deployment}.txt"
+
+    def decisions(self, deployment: str) -> Path:
+        """Return the log of decisions that changed a size, one JSON record per line."""
+        return self.autoscaling / f"{deployment}.jsonl"
+
+    @property
     def vllm(self) -> Path | None:
         """The program `vllm` of the virtual environment that the user has named, if any."""
         try:

@@ -16,6 +16,7 @@ import httpx
 from penstock_contract.api import InferenceDeploymentStatus, Tenant
 from penstock_contract.fleet import Fleet
 from penstock_operator.local import view
+from penstock_operator.local.autoscaling import Autoscaler
 from penstock_operator.local.backoff import Backoff
 from penstock_operator.local.command import HOST, Command, worker_command
 from penstock_operator.local.crew import Crew, Recipe
@@ -54,7 +55,7 @@ async def run(home: Home, port: int) -> None:
     if stale := end_stale(home):
         journal.tell("runtime", f"ended {stale} processes of a runtime that was killed")
     async with httpx.AsyncClient(trust_env=False) as client:
-        runtime = Runtime(home, port, Crew(home, client, journal), journal)
+        runtime = Runtime(home, port, Crew(home, client, journal), journal, client)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, runtime.stop)
@@ -64,11 +65,16 @@ async def run(home: Home, port: int) -> None:
 class Runtime:
     """Keeps one state folder's processes as its objects want them."""
 
-    def __init__(self, home: Home, port: int, crew: Crew, journal: Journal) -> None:
+    def __init__(
+        self, home: Home, port: int, crew: Crew, journal: Journal, client: httpx.AsyncClient
+    ) -> None:
         self._home = home
         self._port = port
         self._crew = crew
         self._journal = journal
+        self._autoscaler = Autoscaler(
+            home, client, journal, lambda: self._desired, lambda: crew.members, now_text
+        )
         self._store = Store(home.objects)
         self._store_version: object = None
         self._desired = Desired()
@@ -84,13 +90,18 @@ class Runtime:
 
     async def run(self) -> None:
         """Keep the processes as desired; after `stop`, drain them and return."""
+        scaling = asyncio.create_task(self._autoscaler.run())
         try:
             while True:
                 self._step_or_tell()
+                if self._stopping:
+                    scaling.cancel()
                 if self._stopping and not self._crew.members:
                     return
                 await asyncio.sleep(TICK)
         finally:
+            scaling.cancel()
+            await asyncio.gather(scaling, return_exceptions=True)
             self._crew.end_everything()
             self._home.fleet.unlink(missing_ok=True)
             self._home.tenants.unlink(missing_ok=True)
@@ -240,6 +251,7 @@ class Runtime:
                 router_ready=gateway["state"] == Phase.READY,
                 url=f"{endpoint}/v1",
                 model_missing=missing_model(deployment),
+                scaling=self._autoscaler.report(name),
             )
             before = self._statuses.get(name)
             self._statuses[name] = compute_status(deployment, seen, before, now_text())

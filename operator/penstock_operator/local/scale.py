@@ -3,6 +3,7 @@
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.store import Store
+from penstock_operator.plan import least_replicas
 
 MOST = 10_000
 
@@ -35,6 +36,6 @@ def _bounds(store: Store, pool: EnginePool) -> tuple[int, int, str]:
     declared = [p for p in owner.spec.pools if p.name == pool.spec.pool] if owner else []
     for entry in declared:
         if entry.scaling:
-            bounds = entry.scaling
-            return bounds.min_replicas, bounds.max_replicas, "the pool's scaling bounds"
+            low = least_replicas(owner, entry) if owner else entry.scaling.min_replicas
+            return low, entry.scaling.max_replicas, "the pool's scaling bounds"
     return 0, MOST, "the API's limit"

@@ -105,8 +105,8 @@ def _begin(home: Home, deployments: list[InferenceDeployment]) -> dict[str, int]
     """Forget the last run (but not its processes) and write down what this one is to run."""
     home.status.unlink(missing_ok=True)
     home.fleet.unlink(missing_ok=True)
-    for log in home.logs.glob("*.log"):
-        log.unlink()
+    for old in (*home.logs.glob("*.log"), *home.autoscaling.glob("*")):
+        old.unlink()
     store = Store(home.objects)
     store.clear()
     return _put(store, deployments)

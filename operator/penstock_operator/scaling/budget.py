@@ -7,18 +7,21 @@ from penstock_operator.scaling.decision import Decision
 from penstock_operator.scaling.spec import ScalingSpec
 
 
-def inside_budget(found: Mapping[str, Decision], spec: ScalingSpec) -> dict[str, Decision]:
+def inside_budget(
+    found: Mapping[str, Decision], spec: ScalingSpec, taken: int = 0
+) -> dict[str, Decision]:
     """Return the decisions with growth cut to what the budget leaves.
 
     Nothing that runs is taken away for the budget's sake. GPUs go round by round to the growing
     pool that has the smallest share of what it asked for, the cheaper one first among equals.
+    `taken` GPUs belong to pools of fixed size.
     """
     decisions = dict(found)
     if spec.max_gpus is None:
         return decisions
     pools = {bounds.name: bounds for bounds in spec.pools if bounds.name in decisions}
     sizes = {name: min(decisions[name].replicas, decisions[name].current) for name in pools}
-    free = spec.max_gpus - sum(sizes[name] * pools[name].gpus for name in pools)
+    free = spec.max_gpus - taken - sum(sizes[name] * pools[name].gpus for name in pools)
     growing = {name for name in pools if sizes[name] < decisions[name].replicas}
     while growing:
         name = min(growing, key=lambda n: (sizes[n] / decisions[n].replicas, pools[n].cost, n))

@@ -4,19 +4,43 @@ Pure and replayable: the operator, the local runtime and the simulator call this
 a recorded decision can be made again from its log.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
 
-from penstock_contract.api import Role
+from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
 from penstock_operator.scaling.cover import cover
 from penstock_operator.scaling.decision import Decision, Decisions
+from penstock_operator.scaling.forecast import Forecast
 from penstock_operator.scaling.guards import guard
 from penstock_operator.scaling.idleness import idle_since
-from penstock_operator.scaling.need import DEFAULT_TTFT, Need, demand, need
-from penstock_operator.scaling.observation import Observation, PoolView, Traffic
+from penstock_operator.scaling.need import (
+    DEFAULT_TTFT,
+    SLACK,
+    Need,
+    concurrency_need,
+    demand,
+    in_progress,
+    need,
+)
+from penstock_operator.scaling.observation import Observation, PoolView, Traffic, together
 from penstock_operator.scaling.signal import Health, worst
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
+from penstock_operator.scaling.split import Carrier, shares
 from penstock_operator.scaling.state import PoolState, ScalingState
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """A pool with what it would need if it carried all of its role's work."""
+
+    bounds: PoolBounds
+    view: PoolView
+    state: PoolState
+    health: Health
+    alone: Need | None
+    """None: nobody knows how fast its workers are."""
 
 
 def decide(
@@ -35,60 +59,123 @@ def decide(
     allowed = 1 - (spec.ttft or DEFAULT_TTFT).quantile
     elapsed = now - state.decided if state.decided is not None else 0.0
     factor = cover(state.cover, seen.traffic.late_share, allowed, elapsed)
-    idle = spec.idle is not None and since is not None and now - since >= spec.idle
+    quiet = now - since if since is not None else 0.0
+    idle = spec.idle is not None and since is not None and quiet >= spec.idle
+    calm = since is not None and quiet >= spec.down_window
     pools: dict[str, PoolState] = {}
     found: dict[str, Decision] = {}
-    for bounds in spec.pools:
-        view = seen.pools.get(bounds.name)
-        if view is None:
-            continue
-        before = state.pools.get(bounds.name, PoolState())
-        if idle:
-            pools[bounds.name] = before
-            found[bounds.name] = _to_zero(bounds, view, now - (since or now))
-        else:
-            pools[bounds.name], found[bounds.name] = _pool(
-                before, seen, bounds, view, spec, now, factor
-            )
-    sized = inside_budget(found, spec)
+    for role in Role:
+        before = state.pools
+        weighed = [
+            _weigh(before.get(bounds.name, PoolState()), seen, bounds, spec, now, factor, calm=calm)
+            for bounds in spec.pools
+            if bounds.role is role and bounds.name in seen.pools
+        ]
+        parts = shares([_carrier(one) for one in weighed])
+        for one in weighed:
+            name = one.bounds.name
+            pools[name] = one.state
+            if one.bounds.fixed:
+                continue
+            if idle:
+                found[name] = _to_zero(one, quiet)
+            else:
+                pools[name], found[name] = _size(one, parts[name], seen.traffic, spec, now)
+    sized = inside_budget(found, spec, _fixed_gpus(spec, seen.pools))
     return ScalingState(pools, factor, now, since), Decisions(sized, idle)
 
 
-def _pool(
+def _weigh(
     before: PoolState,
     seen: Observation,
     bounds: PoolBounds,
-    view: PoolView,
     spec: ScalingSpec,
     now: float,
     factor: float,
-) -> tuple[PoolState, Decision]:
-    health = _health(bounds.role, seen.traffic, view)
-    if view.curve is None:
-        at_least = max(view.desired, bounds.minimum, int(_waits(seen.traffic)))
-        words = "the workers have not measured their speed yet"
-        return before, Decision(bounds.name, view.desired, at_least, words, health=health)
-    asked = demand(bounds.role, view.curve, seen.traffic, view)
+    *,
+    calm: bool,
+) -> _Weighed:
+    """calm: nobody has asked for anything for a whole window; then no head-room is held."""
+    view = seen.pools[bounds.name]
+    role = _of_role(bounds.role, seen, spec)
+    health = _health(bounds.role, seen.traffic, role, spec.policy)
+    counted = spec.policy is ScalingPolicy.CONCURRENCY
+    if view.curve is None and not counted:
+        return _Weighed(bounds, view, before, health, None)
+    asked = (
+        in_progress(seen.traffic, role, bounds.slots)
+        if counted or view.curve is None
+        else demand(bounds.role, view.curve, seen.traffic, role)
+    )
     state = before
-    if health is Health.FRESH:  # a gap must not be remembered as a drop
+    # A gap must not be remembered as a drop; a rise that is seen through it is a rise.
+    if health is Health.FRESH or asked.total > before.forecast.level:
         state = replace(before, forecast=before.forecast.after(asked.total, now, spec.lead))
-    found = need(bounds.role, view.curve, asked, state.forecast, factor, spec)
-    if found.infeasible:
-        return state, Decision(bounds.name, view.desired, view.desired, found.infeasible, found)
-    proposal, state = guard(found.replicas, view.desired, health, state, bounds, spec, now)
-    words = _words(found, proposal.replicas, view.desired)
-    return state, Decision(
-        bounds.name, view.desired, proposal.replicas, words, found, proposal.guards, health
+    ahead = Forecast(state.forecast.level) if calm else state.forecast
+    alone = (
+        concurrency_need(asked, ahead, factor)
+        if counted or view.curve is None
+        else need(bounds.role, view.curve, asked, ahead, factor, spec)
+    )
+    return _Weighed(bounds, view, state, health, alone)
+
+
+def _of_role(role: Role, seen: Observation, spec: ScalingSpec) -> PoolView:
+    """Work does not belong to a pool: what any pool of the role has, all of them may carry."""
+    names = [bounds.name for bounds in spec.pools if bounds.role is role]
+    return together([seen.pools[name] for name in names if name in seen.pools])
+
+
+def _carrier(one: _Weighed) -> Carrier:
+    alone = max(one.alone.counts.values(), default=0.0) if one.alone else 0.0
+    fixed, size = one.bounds.fixed, one.view.desired
+    return Carrier(
+        one.bounds.name,
+        alone,
+        minimum=size if fixed else one.bounds.minimum,
+        maximum=size if fixed else one.bounds.maximum,
+        cost=one.bounds.cost,
     )
 
 
-def _health(role: Role, traffic: Traffic, view: PoolView) -> Health:
+def _size(
+    one: _Weighed, share: float, traffic: Traffic, spec: ScalingSpec, now: float
+) -> tuple[PoolState, Decision]:
+    name, desired, health = one.bounds.name, one.view.desired, one.health
+    if one.alone is None:
+        at_least = max(desired, one.bounds.minimum, int(_waits(traffic)))
+        words = "the workers have not measured their speed yet"
+        return one.state, Decision(name, desired, at_least, words, health=health)
+    if one.alone.infeasible:
+        return one.state, Decision(name, desired, desired, one.alone.infeasible, one.alone)
+    found = _part(one.alone, share)
+    proposal, state = guard(found.replicas, desired, health, one.state, one.bounds, spec, now)
+    words = _words(found)
+    return state, Decision(name, desired, proposal.replicas, words, found, proposal.guards, health)
+
+
+def _part(alone: Need, share: float) -> Need:
+    """Return what a share of the work needs. Erlang's square root makes this a little too much."""
+    if share >= 1:
+        return alone
+    counts = {name: count * share for name, count in alone.counts.items()}
+    replicas = ceil(counts[alone.binding] - SLACK)
+    return replace(
+        alone, replicas=replicas, counts=counts, numbers={**alone.numbers, "share": share}
+    )
+
+
+def _health(role: Role, traffic: Traffic, view: PoolView, policy: ScalingPolicy) -> Health:
     """What a shrink rests on: all of it must be fresh."""
-    signals = [traffic.arrivals, traffic.uncached_tokens, traffic.queued_tokens]
+    signals = [traffic.arrivals, traffic.queued_requests]
+    if policy is not ScalingPolicy.CONCURRENCY:
+        signals += [traffic.uncached_tokens, traffic.queued_tokens]
     if view.ready:
-        signals += [view.running, view.kv_tokens, view.waiting_tokens]
-        if role is not Role.PREFILL:
-            signals.append(view.decode_share)
+        signals += [view.running, view.waiting]
+        if policy is not ScalingPolicy.CONCURRENCY:
+            signals += [view.kv_tokens, view.waiting_tokens]
+            if role is not Role.PREFILL:
+                signals.append(view.decode_share)
     return worst(signals)
 
 
@@ -96,12 +183,15 @@ def _waits(traffic: Traffic) -> bool:
     return traffic.queued_requests.at_least > 0
 
 
-def _to_zero(bounds: PoolBounds, view: PoolView, idle: float) -> Decision:
-    words = f"no request for {idle:.0f} s"
-    return Decision(bounds.name, view.desired, 0, words)
+def _to_zero(one: _Weighed, idle: float) -> Decision:
+    return Decision(one.bounds.name, one.view.desired, 0, f"no request for {idle:.0f} s")
 
 
-def _words(found: Need, replicas: int, current: int) -> str:
-    verb = "hold" if replicas == current else f"{current} to {replicas}"
+def _fixed_gpus(spec: ScalingSpec, views: Mapping[str, PoolView]) -> int:
+    fixed: Iterable[PoolBounds] = (b for b in spec.pools if b.fixed and b.name in views)
+    return sum(views[bounds.name].desired * bounds.gpus for bounds in fixed)
+
+
+def _words(found: Need) -> str:
     count, level = found.counts[found.binding], found.numbers["level"]
-    return f"{verb}: {found.binding} needs {count:.2f} replicas for {level:.2f} of work"
+    return f"{found.binding} needs {count:.2f} replicas for {level:.2f} of work"

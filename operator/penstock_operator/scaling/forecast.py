@@ -21,7 +21,7 @@ ENOUGH = 24
 QUANTILE = 0.95
 """Of past errors."""
 PRIOR = 1.0
-"""Error that is assumed before anything is known, in units of scatter."""
+"""Error that is assumed before anything is known, in units of the level's root."""
 SMALL = 1.0
 """Replicas of work below which errors do not shrink any more."""
 
@@ -67,9 +67,9 @@ class Forecast:
 
         factor: on the quantile of past errors; 1 covers them as they were.
         """
-        error = PRIOR
-        if len(self.errors) >= ENOUGH:
-            error = max(0.0, _quantile([error for _, error in self.errors], QUANTILE))
+        if len(self.errors) < ENOUGH:  # a pool that never had work needs no room for more
+            return self.level + factor * PRIOR * sqrt(self.level)
+        error = max(0.0, _quantile([error for _, error in self.errors], QUANTILE))
         return self.level + factor * error * _scatter(self.level)
 
     @property

@@ -20,6 +20,8 @@ DEFAULT_TPOT = Objective(0.9, 0.1)
 """Without objectives of the user: what people call responsive."""
 FULLEST = 0.95
 """Share of a replica that even a burst may fill: above it queues grow without bound."""
+SLOTS_FILL = 0.7
+"""Share of a replica's sequences that the Concurrency policy plans for."""
 KV_FILL = 0.9
 """Share of the KV cache that may be planned for; the rest absorbs what is not known of lengths."""
 SLACK = 1e-9
@@ -113,6 +115,21 @@ def need(
         counts["kv"] = now.kv_tokens * rise / (KV_FILL * curve.kv_tokens)
         numbers["busy_share"] = busy
     binding = max(counts, key=lambda name: counts[name])
+    return Need(max(0, ceil(counts[binding] - SLACK)), binding, counts, numbers)
+
+
+def in_progress(traffic: Traffic, pool: PoolView, slots: int) -> Demand:
+    """Return what the Concurrency policy goes by: sequences in progress or waiting, in replicas."""
+    held = pool.running.at_least + pool.waiting.at_least + traffic.queued_requests.at_least
+    return Demand(prefill=0.0, decode=held / slots)
+
+
+def concurrency_need(now: Demand, ahead: Forecast, factor: float) -> Need:
+    """Return how many replicas hold the sequences in progress: no law, no objective, no curve."""
+    burst = ahead.bound(factor)
+    counts = {"concurrency": ahead.mean / SLOTS_FILL, "burst": burst}
+    binding = max(counts, key=lambda name: counts[name])
+    numbers = {"level": ahead.level, "bound": burst, "in_progress": now.decode}
     return Need(max(0, ceil(counts[binding] - SLACK)), binding, counts, numbers)
 
 

@@ -5,11 +5,11 @@ be replayed from a log. Rates are per second over the time since the last observ
 all workers of a pool, draining ones included, because their work must go somewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock_operator.scaling.curve import ServiceCurve
-from penstock_operator.scaling.signal import ABSENT, Signal
+from penstock_operator.scaling.signal import ABSENT, Signal, added
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,30 @@ class PoolView:
     """Prompt tokens in the workers that are not computed yet."""
     kv_tokens: Signal = ABSENT
     """KV tokens in use, over all workers."""
-    step_seconds: Signal = ABSENT
-    """Mean duration of an engine step."""
+    waiting: Signal = ABSENT
+    """Sequences that wait for a place, over all workers."""
     decode_share: Signal = ABSENT
     """Replica-seconds per second that decoding took: (b_d·running + c·kv) / T, over all workers."""
     curve: ServiceCurve | None = None
     """As measured by its workers; None: not known yet."""
+
+
+def together(views: Sequence[PoolView]) -> PoolView:
+    """Return several pools as if they were one, without a curve."""
+    if len(views) == 1:
+        return views[0]
+    serving = [view for view in views if view.ready or view.draining]
+    return PoolView(
+        desired=sum(view.desired for view in views),
+        ready=sum(view.ready for view in views),
+        starting=sum(view.starting for view in views),
+        draining=sum(view.draining for view in views),
+        running=added([view.running for view in serving]),
+        waiting=added([view.waiting for view in serving]),
+        waiting_tokens=added([view.waiting_tokens for view in serving]),
+        kv_tokens=added([view.kv_tokens for view in serving]),
+        decode_share=added([view.decode_share for view in serving]),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Missing is not zero: a gauge that no worker reported says nothing, and half of t
 says half. So each number travels with its age and the share of workers that it covers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -63,3 +63,15 @@ ABSENT = Signal(None)
 def worst(signals: Iterable[Signal]) -> Health:
     """Return the first health that is not fresh, or fresh."""
     return next((s.health for s in signals if not s.fresh), Health.FRESH)
+
+
+def added(signals: Sequence[Signal]) -> Signal:
+    """Return the sum; as old as its oldest part, and absent when a part is."""
+    values = [signal.value for signal in signals]
+    if not signals or None in values:
+        return ABSENT
+    return Signal(
+        sum(value for value in values if value is not None),
+        max(signal.age for signal in signals),
+        min(signal.coverage for signal in signals),
+    )

@@ -19,7 +19,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class PoolBounds:
-    """One pool's limits; a pool without bounds is left alone."""
+    """One pool's limits."""
 
     name: str
     role: Role
@@ -29,6 +29,10 @@ class PoolBounds:
     """GPUs of one replica."""
     cost: float = 1.0
     """Price of one replica-hour; only ratios matter."""
+    slots: int = 256
+    """Sequences that one replica runs at once."""
+    fixed: bool = False
+    """Its size is not the autoscaler's; it only carries its part of the work."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     spec = deployment.spec
     wanted, behavior = spec.autoscaling, spec.autoscaling.behavior
     return ScalingSpec(
-        pools=tuple(_bounds(pool) for pool in spec.pools if pool.scaling is not None),
+        pools=tuple(_bounds(pool, spec.engine.max_num_seqs) for pool in spec.pools),
         policy=wanted.policy,
         ttft=_objective(spec.slo.ttft),
         tpot=_objective(spec.slo.tpot),
@@ -69,13 +73,15 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     )
 
 
-def _bounds(pool: Pool) -> PoolBounds:
-    assert pool.scaling is not None  # noqa: S101 - the caller chose it by this
+def _bounds(pool: Pool, slots: int) -> PoolBounds:
+    size, bounds = pool.initial_replicas, pool.scaling
     return PoolBounds(
         name=pool.name,
         role=pool.role,
-        minimum=pool.scaling.min_replicas,
-        maximum=pool.scaling.max_replicas,
+        minimum=bounds.min_replicas if bounds else size,
+        maximum=bounds.max_replicas if bounds else size,
+        slots=slots,
+        fixed=bounds is None,
         gpus=round(quantity(pool.resources.limits.get(GPU, 0))) * pool.parallelism.pipeline,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
     )

@@ -48,8 +48,6 @@ class Autoscaler:
         )
         decoded = self._curve.b_d * (sample.sequence_steps - before.sequence_steps)
         decoded += self._curve.c * (sample.context_steps - before.context_steps)
-        steps = sample.steps - before.steps
-        busy = sample.busy_seconds - before.busy_seconds
         view = PoolView(
             desired=sample.desired,
             ready=sample.ready,
@@ -58,7 +56,6 @@ class Autoscaler:
             running=Signal(sample.running),
             waiting_tokens=Signal(sample.prefill_backlog),
             kv_tokens=Signal(sample.kv_tokens),
-            step_seconds=Signal(busy / steps) if steps else ABSENT,
             decode_share=Signal(decoded / seconds),
             curve=self._curve,
         )

@@ -1,0 +1,108 @@
+"""Reads the metrics of deployments when their time has come, and says what size they should have.
+
+The shells around it, one for a cluster and one for a single machine, know who is there and how a
+size is written down.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from penstock_contract.api import InferenceDeployment, ScalingPolicy
+from penstock_operator.autoscaling.brain import Memory, Thought, think
+from penstock_operator.autoscaling.clock import steady_wall_clock
+from penstock_operator.autoscaling.lead import lead
+from penstock_operator.autoscaling.scene import Scene
+from penstock_operator.autoscaling.sources import Source, SourceError, Target
+from penstock_operator.scaling.spec import scaling_spec
+
+Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast things go where it runs, in seconds."""
+
+    interval: float
+    """Between two decisions about a deployment."""
+    overhead: float
+    """That a worker needs before it can begin to load: a node, a pod."""
+    unknown_start: float
+    """Assumed for a start that nobody has measured."""
+
+
+@dataclass
+class _Known:
+    """What is kept of one deployment."""
+
+    memory: Memory = field(default_factory=Memory)
+    due: float = 0.0
+    """When its time has come, in monotonic seconds."""
+
+
+class Advisor(Generic[Name]):
+    """Decides about deployments, each known by a name.
+
+    Args:
+        source: reads the metrics.
+        pace: of the place.
+    """
+
+    def __init__(self, source: Source, pace: Pace) -> None:
+        self._source = source
+        self._pace = pace
+        self._clock = steady_wall_clock()
+        self._known: dict[Name, _Known] = {}
+
+    @property
+    def now(self) -> float:
+        """Return the time of decisions, in seconds since 1970."""
+        return self._clock()
+
+    def remember(self, name: Name, memory: Memory) -> None:
+        """Begin with what another process knew."""
+        self._known[name] = _Known(memory)
+
+    def knows(self, name: Name) -> bool:
+        """Whether something is remembered of a deployment."""
+        return name in self._known
+
+    def memory(self, name: Name) -> Memory:
+        """Return what is known of a deployment."""
+        return self._known[name].memory
+
+    def forget(self, names: set[Name]) -> None:
+        """Keep what is known of these only."""
+        self._known = {name: known for name, known in self._known.items() if name in names}
+
+    async def advise(
+        self, name: Name, deployment: InferenceDeployment, scene: Scene, targets: Sequence[Target]
+    ) -> Thought | None:
+        """Return what to do about a deployment; None: it is not its time yet.
+
+        One that has no worker is looked at each time it is asked about: somebody may wait for one.
+        """
+        known = self._known.setdefault(name, _Known())
+        if time.monotonic() < known.due and scene.workers:
+            return None
+        known.due = time.monotonic() + self._pace.interval
+        problem = ""
+        try:
+            pages = await self._source.read(list(targets))
+        except SourceError as error:
+            pages, problem = {}, str(error)
+        spec = scaling_spec(deployment, self._lead(known.memory, scene))
+        known.memory, thought = think(known.memory, scene, pages, spec, self._clock(), problem)
+        return thought
+
+    def _lead(self, memory: Memory, scene: Scene) -> float:
+        pairs = [pair for w in scene.workers if (pair := memory.pages.pairs.get(w))]
+        pace = self._pace
+        return lead(pairs, pace.interval, pace.overhead, pace.unknown_start)
+
+
+def sizes(deployment: InferenceDeployment) -> bool:
+    """Whether the autoscaler has anything to say about a deployment."""
+    wanted = deployment.spec.autoscaling.policy is not ScalingPolicy.NONE
+    return wanted and any(pool.scaling for pool in deployment.spec.pools)

@@ -1,0 +1,169 @@
+"""A decision in plain words, with its arithmetic. Pure."""
+
+from collections.abc import Iterable
+
+from penstock_contract.api import Role
+from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.decision import Decision
+from penstock_operator.scaling.observation import Observation, PoolView
+from penstock_operator.scaling.signal import Health, Signal
+from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
+
+Row = tuple[str, str, str]
+
+
+def explanations(deployment: str, thought: Thought) -> str:
+    """Return why the pools of a deployment have their sizes."""
+    record = thought.record
+    return "\n\n".join(
+        explain(
+            deployment, record.seen, record.spec, decision, thought.problems, thought.difference
+        )
+        for decision in record.decisions.pools.values()
+    )
+
+
+def explain(
+    deployment: str,
+    seen: Observation,
+    spec: ScalingSpec,
+    decision: Decision,
+    problems: Iterable[str] = (),
+    difference: float | None = None,
+) -> str:
+    """Return why a pool has the size that it is to have.
+
+    Args:
+        deployment: its name.
+        seen: what was measured.
+        spec: what was asked for.
+        decision: what came of both.
+        problems: what is wrong with the metrics.
+        difference: of L and λ·W, as a share; None: not known.
+    """
+    bounds = next(found for found in spec.pools if found.name == decision.pool)
+    view = seen.pools[decision.pool]
+    lines = [f"{deployment}/{decision.pool}: {_verdict(decision)}", ""]
+    lines += _table(_measured(seen, view, bounds, spec))
+    if decision.need and decision.need.counts:
+        lines += ["", *_table(_needed(decision))]
+    lines += ["", *_guarded(decision, view)]
+    lines += [f"metrics: {_health(decision, difference)}", *(f"  {found}" for found in problems)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _verdict(decision: Decision) -> str:
+    if decision.replicas == decision.current:
+        return f"stays at {decision.replicas} ({decision.reason})"
+    return f"from {decision.current} to {decision.replicas} ({decision.reason})"
+
+
+def _measured(
+    seen: Observation, view: PoolView, bounds: PoolBounds, spec: ScalingSpec
+) -> list[Row]:
+    traffic, curve = seen.traffic, view.curve
+    rows: list[Row] = [("measured", "", "")]
+    rows.append(("λ, arrivals", _said(traffic.arrivals, "/s"), "counted at the gateways"))
+    if curve:
+        rows += _work(seen, curve, bounds)
+    rows.append(("queued", _said(traffic.queued_requests, ""), "requests wait at the gateways"))
+    rows.append(("running", _said(view.running, ""), f"sequences in {view.ready} ready workers"))
+    if curve and view.kv_tokens.value is not None:
+        held = f"tokens of {curve.kv_tokens:.0f} in a worker"
+        rows.append(("KV cache", f"{view.kv_tokens.value:.0f}", held))
+    if traffic.late_share.value is not None:
+        rows.append(("late", f"{traffic.late_share.value:.1%}", _objectives(spec)))
+    return rows
+
+
+def _work(seen: Observation, curve: ServiceCurve, bounds: PoolBounds) -> list[Row]:
+    traffic = seen.traffic
+    arrivals = traffic.arrivals.value or 0.0
+    uncached = (traffic.uncached_tokens.value or 0.0) / arrivals if arrivals else 0.0
+    given, taken = traffic.input_tokens.value, traffic.output_tokens.value
+    terms, w = [], 0.0
+    if bounds.role is not Role.DECODE and uncached:
+        part = curve.prefill_work(uncached)
+        w += part
+        terms.append(f"prefill {uncached:.0f} tokens · {_time(curve.b_p)} = {_time(part)}")
+    if bounds.role is not Role.PREFILL and given is not None and taken is not None:
+        part = curve.decode_work(given, taken)
+        w += part
+        terms.append(
+            f"decode {taken:.0f} tokens · ({_time(curve.b_d)} + {_time(curve.c)} · "
+            f"{given + taken / 2:.0f} context) = {_time(part)}"
+        )
+    rows = [("a, empty step", _time(curve.a), "")]
+    if terms:
+        rows.append(("w, work of a request", _time(w), " + ".join(terms)))
+        rows.append(("L = λ·w", f"{arrivals * w:.2f}", "workers busy with what arrives"))
+    return rows
+
+
+def _needed(decision: Decision) -> list[Row]:
+    assert decision.need is not None  # noqa: S101 - asked by the caller
+    rows: list[Row] = [("needed", "workers", "")]
+    for name, count in sorted(decision.need.counts.items(), key=lambda item: -item[1]):
+        binds = "<- binds" if name == decision.need.binding else ""
+        rows.append((name, f"{count:.2f}", f"{_WHY.get(name, '')}  {binds}".strip()))
+    level, bound = decision.need.numbers.get("level"), decision.need.numbers.get("bound")
+    if level is not None and bound is not None:
+        rows.append(("level", f"{level:.2f}", f"of work; with head-room {bound:.2f}"))
+    if share := decision.need.numbers.get("share"):
+        rows.append(("share", f"{share:.0%}", "of the role's work is this pool's"))
+    return rows
+
+
+_WHY = {
+    "tpot": "level / (1 - a / TPOT objective)",
+    "burst": "level with head-room / 0.95",
+    "kv": "KV tokens, grown like the burst / (0.9 · KV of a worker)",
+    "backlog": "(level + what waits / lead) / 0.95",
+    "ttft": "servers of an M/G/n queue that keep its wait inside the TTFT objective",
+    "concurrency": "sequences / (0.7 · maxNumSeqs)",
+}
+
+
+def _guarded(decision: Decision, view: PoolView) -> list[str]:
+    found = [f"guards: {', '.join(decision.guards) or 'none fired'}"]
+    if view.starting or view.draining:
+        found.append(f"workers: {view.starting} starting, {view.draining} draining")
+    return found
+
+
+def _health(decision: Decision, difference: float | None) -> str:
+    words = str(decision.health)
+    if decision.health is not Health.FRESH:
+        words += ", so nothing shrinks"
+    if difference is not None:
+        words += f"; L and λ·W differ by {difference:.0%}"
+    return words
+
+
+def _objectives(spec: ScalingSpec) -> str:
+    found = [
+        f"{name} {_time(objective.seconds)} for {objective.quantile:.0%}"
+        for name, objective in (("TTFT", spec.ttft), ("TPOT", spec.tpot))
+        if objective
+    ]
+    return f"missed {' or '.join(found)}" if found else ""
+
+
+def _said(signal: Signal, unit: str) -> str:
+    if signal.value is None:
+        return "unknown"
+    words = f"{signal.value:.4g}{unit}"
+    return words if signal.fresh else f"{words} ({signal.health})"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _table(rows: list[Row]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}" for row in rows]

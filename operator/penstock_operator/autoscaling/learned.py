@@ -1,0 +1,88 @@
+"""What is learned from the metrics over minutes: lengths of requests, and what steps cost. Pure.
+
+Both fade: lengths over some 500 requests, steps over ten minutes, so that another mix of requests,
+or another revision on the same machines, is known soon.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, isfinite
+
+from penstock_contract.step_cost import STEP_MOMENTS, StepCost, fit
+from penstock_operator.scaling.curve import ServiceCurve
+
+REQUESTS = 500.0
+"""Requests after which a mean length follows the newest ones."""
+FADES = 600.0
+"""Seconds in which what is known of steps loses two thirds of its weight."""
+ENOUGH_STEPS = 20.0
+"""Steps without which a worker that measured nothing itself has no curve."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over the latest requests; `count` tells how far it can be trusted."""
+
+    value: float = 0.0
+    count: float = 0.0
+
+    def after(self, total: float | None, count: float | None) -> "Mean":
+        """Return the mean with so many more requests of so much together."""
+        if total is None or not count or not isfinite(total + count) or total < 0 or count < 0:
+            return self
+        share = count / min(self.count + count, REQUESTS + count)
+        return Mean(
+            self.value + min(1.0, share) * (total / count - self.value),
+            min(self.count + count, REQUESTS),
+        )
+
+    @property
+    def known(self) -> float | None:
+        """Return the mean; None before the first request."""
+        return self.value if self.count else None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of a request."""
+
+    given: Mean = Mean()
+    """Of the prompt."""
+    computed: Mean = Mean()
+    """Of the prompt, as far as no cache held it."""
+    taken: Mean = Mean()
+    """Of the answer."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sums over the latest steps of a pool's workers: the normal equations of their cost."""
+
+    sums: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STEP_MOMENTS, 0.0))
+
+    def after(self, rises: Mapping[str, float], seconds: float) -> "Steps":
+        """Return the sums faded by the time that passed, and with the newest steps."""
+        kept = exp(-max(0.0, seconds) / FADES)
+        if not all(isfinite(rise) for rise in rises.values()):
+            return self
+        return Steps({name: kept * self.sums[name] + rises.get(name, 0.0) for name in STEP_MOMENTS})
+
+    def curve(self, prior: StepCost | None, kv_tokens: float | None) -> ServiceCurve | None:
+        """Return the service curve; None: too little is known."""
+        if kv_tokens is None or (prior is None and self.sums["steps*steps"] < ENOUGH_STEPS):
+            return None
+        cost = fit(self.sums, prior)
+        return ServiceCurve(cost.step, cost.prefill_token, cost.sequence, cost.kv_token, kv_tokens)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All of it, for one deployment."""
+
+    lengths: Lengths = Lengths()
+    steps: Mapping[str, Steps] = field(default_factory=dict)
+    """By pool."""
+    curves: Mapping[str, ServiceCurve] = field(default_factory=dict)
+    """By pool; the last one known stays while a pool is empty."""
+    time: float | None = None
+    """Of the last observation."""

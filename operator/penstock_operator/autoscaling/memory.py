@@ -1,0 +1,69 @@
+"""The autoscaler's memory as JSON, so that a restart forgets nothing. Pure.
+
+Pages are not kept: they are minutes old by then, and the first new ones replace them.
+"""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import msgspec
+
+from penstock_operator.autoscaling.brain import Memory
+from penstock_operator.autoscaling.scene import Pages
+from penstock_operator.scaling.state import PoolState, ScalingState
+
+OLDEST = 3600.0
+"""Seconds after which demand has to be learned anew; what a request is worth stays known."""
+
+
+ERRORS = 64
+"""Forecast errors that are kept: enough for their quantiles, few enough for an annotation."""
+
+
+def dump(memory: Memory) -> str:
+    """Return a memory as JSON of a few KiB."""
+    pools = {name: _thinned(pool) for name, pool in memory.state.pools.items()}
+    kept = replace(memory, state=replace(memory.state, pools=pools), pages=Pages())
+    return json.dumps(_rounded(asdict(kept)), separators=(",", ":"))
+
+
+def _thinned(pool: PoolState) -> PoolState:
+    """Return a state with every n-th error, evenly over time."""
+    errors = pool.forecast.errors
+    step = -(-len(errors) // ERRORS) or 1
+    thin = tuple((round(time), round(error, 3)) for time, error in errors[::step])
+    return replace(pool, wanted=(), forecast=replace(pool.forecast, errors=thin))
+
+
+def _rounded(value: Any) -> Any:
+    """Return a value with its numbers to seven digits, but times as they are."""
+    if isinstance(value, dict):
+        return {key: _rounded(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(found) for found in value]
+    if isinstance(value, float) and abs(value) < LARGEST:
+        return float(f"{value:.7g}")
+    return value
+
+
+LARGEST = 1e6
+
+
+def load(text: str, now: float) -> Memory:
+    """Return what was dumped, or a new memory when it is damaged, old or from the future.
+
+    A restart begins its first window anew, so it never shrinks anything by itself.
+    """
+    try:
+        memory = msgspec.convert(json.loads(text), Memory)
+    except (ValueError, msgspec.ValidationError):
+        return Memory()
+    decided = memory.state.decided
+    if decided is None or not 0 <= now - decided <= OLDEST:
+        return replace(Memory(), learned=replace(memory.learned, time=None))
+    pools = {
+        name: replace(pool, first_seen=None, wanted=()) for name, pool in memory.state.pools.items()
+    }
+    state: ScalingState = replace(memory.state, pools=pools, idle_since=None)
+    return replace(memory, state=state)

@@ -1,0 +1,246 @@
+"""From pages to what the autoscaler decides by. Pure.
+
+Arrivals are counted at the gateways: what is offered, not what is served. What a request is worth
+comes from the workers: its mean lengths, and what their steps cost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from penstock_contract.api import Role
+from penstock_contract.step_cost import StepCost, moments
+from penstock_operator.autoscaling import names
+from penstock_operator.autoscaling.gather import gather, late_share, level, rate
+from penstock_operator.autoscaling.learned import Learned, Lengths, Mean, Steps
+from penstock_operator.autoscaling.page import Labels, Pair, label
+from penstock_operator.autoscaling.scene import Pages, PoolScene, Scene
+from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.observation import Observation, PoolView, Traffic
+from penstock_operator.scaling.signal import ABSENT, Signal
+from penstock_operator.scaling.spec import ScalingSpec
+
+ANY: Labels = frozenset()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An observation, what was learned on the way, and what is wrong with the metrics."""
+
+    observation: Observation
+    learned: Learned
+    problems: tuple[str, ...] = ()
+
+
+def observe(
+    scene: Scene, pages: Pages, turned: Pages, learned: Learned, spec: ScalingSpec, now: float
+) -> Observed:
+    """Return what is seen of a deployment.
+
+    Args:
+        scene: who is there.
+        pages: the pages of all targets now.
+        turned: those before: a target whose page is newer than there teaches something.
+        learned: what the last call returned.
+        spec: the objectives that requests are compared with.
+        now: seconds of the wall clock.
+    """
+    news = {
+        target: pair
+        for target, pair in pages.pairs.items()
+        if pair.before is not None and pair != turned.pairs.get(target)
+    }
+    elapsed = now - learned.time if learned.time is not None else 0.0
+    lengths = _lengths(learned.lengths, [news[w] for w in scene.workers if w in news])
+    steps, curves = dict[str, Steps](), dict(learned.curves)
+    for pool in scene.pools:
+        before = learned.steps.get(pool.name, Steps())
+        steps[pool.name] = before.after(_moments(pool, news), elapsed)
+        known = [pair for w in pool.workers if (pair := pages.pairs.get(w))]
+        if curve := steps[pool.name].curve(_prior(known), _kv_capacity(known)):
+            curves[pool.name] = curve
+    views = {p.name: _view(p, pages, curves.get(p.name), lengths, now) for p in scene.pools}
+    traffic = _traffic(scene, pages, lengths, spec, now)
+    return Observed(
+        Observation(traffic, views),
+        Learned(lengths, steps, curves, now),
+        _problems(scene, pages),
+    )
+
+
+def _lengths(before: Lengths, news: Sequence[Pair]) -> Lengths:
+    def after(mean: Mean, total: tuple[str, ...], count: tuple[str, ...]) -> Mean:
+        for pair in news:
+            mean = mean.after(pair.increase(total), pair.increase(count))
+        return mean
+
+    return Lengths(
+        given=after(before.given, names.PROMPT_SUM, names.PROMPT_COUNT),
+        computed=after(before.computed, names.COMPUTED_SUM, names.COMPUTED_COUNT),
+        taken=after(before.taken, names.OUTPUT_SUM, names.OUTPUT_COUNT),
+    )
+
+
+def _moments(pool: PoolScene, news: Mapping[str, Pair]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for worker in pool.workers:
+        if pair := news.get(worker):
+            for product, rise in (_own_moments(pair) or _outside_moments(pair)).items():
+                total[product] = total.get(product, 0.0) + rise
+    return total
+
+
+def _own_moments(pair: Pair) -> dict[str, float]:
+    return pair.by_label(names.MOMENTS, "product")
+
+
+def _outside_moments(pair: Pair) -> dict[str, float]:
+    """Return the steps of a worker that does not tell them, as if all were like their mean.
+
+    vLLM counts steps and tokens; its inter-token latency is a step's duration. One interval gives
+    one equation, so the cost is known after intervals of different load.
+    """
+    steps = pair.increase(names.STEPS)
+    gaps, between = pair.increase(names.ITL_COUNT), pair.increase(names.ITL_SUM)
+    tokens, decoded = pair.increase(names.STEP_TOKENS), pair.increase(names.GENERATED)
+    usage = pair.latest.total(names.KV_USAGE)
+    capacity = _kv_capacity([pair])
+    if not steps or not gaps or between is None or tokens is None or decoded is None:
+        return {}
+    kv = (usage or 0.0) * (capacity or 0.0)
+    one = moments(between / gaps, max(0.0, tokens - decoded) / steps, decoded / steps, kv)
+    return {name: steps * value for name, value in one}
+
+
+def _prior(pairs: Sequence[Pair]) -> StepCost | None:
+    """Return what the workers measured when they started: the mean over them."""
+    costs = [
+        {dict(labels)["term"]: value for labels, value in pair.latest.series(names.STEP_COST)}
+        for pair in pairs
+    ]
+    costs = [cost for cost in costs if sum(cost.values()) > 0]
+    if not costs:
+        return None
+
+    def mean(term: str) -> float:
+        return sum(cost.get(term, 0.0) for cost in costs) / len(costs)
+
+    return StepCost(mean("step"), mean("prefill_token"), mean("sequence"), mean("kv_token"))
+
+
+def _kv_capacity(pairs: Sequence[Pair]) -> float | None:
+    """Return the KV tokens of one worker: the least of all, should they differ."""
+    found = []
+    for pair in pairs:
+        for labels, _ in pair.latest.series(names.CACHE_CONFIG):
+            shape = dict(labels)
+            size, blocks = shape.get("block_size", ""), shape.get("num_gpu_blocks", "")
+            if size.isdigit() and blocks.isdigit():
+                found.append(float(size) * float(blocks))
+    return min(found, default=None)
+
+
+def _view(
+    pool: PoolScene, pages: Pages, curve: ServiceCurve | None, lengths: Lengths, now: float
+) -> PoolView:
+    pairs = [pages.pairs.get(worker) for worker in pool.workers]
+    capacity = curve.kv_tokens if curve else 0.0
+    computed = lengths.computed.known or lengths.given.known or 0.0
+
+    def kv(pair: Pair) -> float | None:
+        usage = pair.latest.total(names.KV_USAGE)
+        return None if usage is None else usage * (_kv_capacity([pair]) or capacity)
+
+    waiting = gather(pairs, level(names.WAITING, ANY), now)
+    view = PoolView(
+        desired=pool.desired,
+        ready=pool.ready,
+        starting=pool.starting,
+        draining=pool.draining,
+        running=gather(pairs, level(names.RUNNING, ANY), now),
+        waiting_tokens=_times(waiting, computed),
+        kv_tokens=gather(pairs, kv, now),
+        waiting=waiting,
+        curve=curve,
+    )
+    if curve is None or pool.role is Role.PREFILL:
+        return view
+    return replace(view, decode_share=gather(pairs, lambda p: _decoding(p, curve), now))
+
+
+def _step_seconds(pair: Pair) -> float | None:
+    for total, count in (
+        (names.OWN_STEP_SUM, names.OWN_STEP_COUNT),
+        (names.ITL_SUM, names.ITL_COUNT),
+    ):
+        seconds, steps = pair.increase(total), pair.increase(count)
+        if seconds is not None and steps:
+            return seconds / steps
+    return None
+
+
+def _decoding(pair: Pair, curve: ServiceCurve) -> float | None:
+    """Return the share of a worker's time that went into generating."""
+    if pair.before is None:
+        return None
+    if steps := _own_moments(pair):
+        work = curve.b_d * steps["steps*sequences"] + curve.c * steps["steps*kv"]
+        return work / pair.seconds
+    running, usage = pair.latest.total(names.RUNNING), pair.latest.total(names.KV_USAGE)
+    if running is None or usage is None:
+        return None
+    took = _step_seconds(pair)
+    return (curve.b_d * running + curve.c * usage * curve.kv_tokens) / took if took else 0.0
+
+
+def _traffic(
+    scene: Scene, pages: Pages, lengths: Lengths, spec: ScalingSpec, now: float
+) -> Traffic:
+    model = label(model=scene.model)
+    gateways = [pages.pairs.get(gateway) for gateway in scene.gateways]
+    arrivals = gather(gateways, rate(names.ARRIVALS, model), now)
+    queued = gather(gateways, level(names.QUEUED, model), now)
+    given, taken = lengths.given.known, lengths.taken.known
+    computed = lengths.computed.known if lengths.computed.known is not None else given
+    return Traffic(
+        arrivals=arrivals,
+        uncached_tokens=_times(arrivals, computed or 0.0),
+        input_tokens=ABSENT if given is None else Signal(given),
+        output_tokens=ABSENT if taken is None else Signal(taken),
+        late_share=_late(scene, pages, spec, gateways, model),
+        queued_requests=queued,
+        queued_tokens=_times(queued, computed or 0.0),
+    )
+
+
+def _late(
+    scene: Scene,
+    pages: Pages,
+    spec: ScalingSpec,
+    gateways: Sequence[Pair | None],
+    model: Labels,
+) -> Signal:
+    """Return the share of requests that missed an objective: the worst of the ways to miss one."""
+    workers = [pages.pairs.get(worker) for worker in scene.workers]
+    shares = []
+    if spec.ttft:
+        shares.append(late_share(gateways, names.QUEUE_SECONDS, model, spec.ttft.seconds))
+        shares.append(late_share(workers, names.TTFT, ANY, spec.ttft.seconds))
+    if spec.tpot:
+        shares.append(late_share(workers, names.TPOT, ANY, spec.tpot.seconds))
+    known = [share for share in shares if share.value is not None]
+    return max(known, key=lambda share: share.value or 0.0, default=ABSENT)
+
+
+def _times(signal: Signal, factor: float) -> Signal:
+    return signal if signal.value is None else replace(signal, value=signal.value * factor)
+
+
+def _problems(scene: Scene, pages: Pages) -> tuple[str, ...]:
+    """A worker that exports none of the names that are needed is no idle worker."""
+    return tuple(
+        f"{worker} exports none of {', '.join(wanted)}"
+        for worker in scene.workers
+        if (pair := pages.pairs.get(worker))
+        for wanted in names.NEEDED
+        if pair.latest.total(wanted) is None
+    )

@@ -1,0 +1,155 @@
+"""The autoscaler of the local runtime: scrapes its own processes and sizes their pools."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import httpx
+
+from penstock_contract.api import InferenceDeployment
+from penstock_contract.api.status import LastScale
+from penstock_operator.autoscaling import names
+from penstock_operator.autoscaling.advisor import Advisor, Pace, sizes
+from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.autoscaling.explain import explanations
+from penstock_operator.autoscaling.record import write
+from penstock_operator.autoscaling.report import last_scale, reason
+from penstock_operator.autoscaling.scene import PoolScene, Scene
+from penstock_operator.autoscaling.sources import Scrape, Target
+from penstock_operator.local.decide import Phase
+from penstock_operator.local.desired import Desired, PlannedPool
+from penstock_operator.local.errors import UserError
+from penstock_operator.local.home import Home
+from penstock_operator.local.journal import Journal
+from penstock_operator.local.member import Member
+from penstock_operator.local.scale import scale
+from penstock_operator.local.store import Store, write_text
+from penstock_operator.scaling.decision import Decision
+from penstock_operator.status import ScalingReport
+
+log = logging.getLogger("penstock.autoscaler")
+
+PACE = Pace(interval=5.0, overhead=0.0, unknown_start=10.0)
+LOOK = 0.5
+"""Seconds between two looks at who is due; and at a deployment that has no worker."""
+SERVING = (Phase.READY, Phase.DRAINING, Phase.TERMINATING)
+
+
+class Autoscaler:
+    """Decides about every deployment that has pools to size.
+
+    Args:
+        home: the state folder; explanations and the log of decisions are kept there.
+        http: asks the processes.
+        journal: is told of changes.
+        desired: returns what is wanted now.
+        members: returns the living processes.
+        now_text: returns the time for people, RFC 3339.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        http: httpx.AsyncClient,
+        journal: Journal,
+        desired: Callable[[], Desired],
+        members: Callable[[], list[Member]],
+        now_text: Callable[[], str],
+    ) -> None:
+        self._home = home
+        self._advisor: Advisor[str] = Advisor(Scrape(http), PACE)
+        self._journal = journal
+        self._desired = desired
+        self._members = members
+        self._now = now_text
+        self._store = Store(home.objects)
+        self._reports: dict[str, ScalingReport] = {}
+        self._trouble: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Decide until cancelled."""
+        while True:
+            for deployment in self._desired().deployments:
+                if sizes(deployment):
+                    await self._consider_or_tell(deployment)
+            await asyncio.sleep(LOOK)
+
+    def report(self, deployment: str) -> ScalingReport | None:
+        """Return what the status tells; None: nothing was decided yet."""
+        return self._reports.get(deployment)
+
+    async def _consider_or_tell(self, deployment: InferenceDeployment) -> None:
+        """A pool that cannot be sized keeps its size, and goes on serving."""
+        name = deployment.metadata.name
+        try:
+            await self._consider(deployment)
+        except Exception as error:
+            log.exception("%s cannot be sized", name)
+            if self._trouble.get(name) != str(error):
+                self._journal.tell(name, f"cannot be sized: {type(error).__name__}: {error}")
+            self._trouble[name] = str(error)
+
+    async def _consider(self, deployment: InferenceDeployment) -> None:
+        name = deployment.metadata.name
+        scene = self._scene(deployment)
+        targets = _targets(scene, {member.id: member for member in self._members()})
+        thought = await self._advisor.advise(name, deployment, scene, targets)
+        if thought is not None:
+            write_text(self._home.explanation(name), explanations(name, thought) + "\n")
+            self._apply(name, thought)
+
+    def _apply(self, name: str, thought: Thought) -> None:
+        """Do what was decided, and keep the record of what was done."""
+        decisions = thought.record.decisions.pools.values()
+        changes = [decision for decision in decisions if decision.replicas != decision.current]
+        done = [decision for decision in changes if self._size(name, decision)]
+        if done:
+            with self._home.decisions(name).open("a") as records:
+                records.write(write(thought.record) + "\n")
+        last: dict[str, LastScale] = {}
+        if before := self._reports.get(name):
+            last |= before.last
+        last |= {decision.pool: last_scale(decision, self._now()) for decision in done}
+        self._reports[name] = ScalingReport(*reason(decisions, thought.problems), last)
+
+    def _size(self, deployment: str, decision: Decision) -> bool:
+        target = f"{deployment}/{decision.pool}"
+        try:
+            scale(self._store, target, decision.replicas)
+        except UserError as error:
+            self._journal.tell(target, f"could not be scaled: {error}")
+            return False
+        words = f"scaled from {decision.current} to {decision.replicas}: {decision.reason}"
+        self._journal.tell(target, words)
+        return True
+
+    def _scene(self, deployment: InferenceDeployment) -> Scene:
+        name, members = deployment.metadata.name, self._members()
+        gateways = [m.id for m in members if m.role is None and m.phase in SERVING]
+        pools = []
+        for planned in self._desired().pools.values():
+            if planned.key.deployment == name:
+                mine = [member for member in members if member.key == planned.key]
+                pools.append(_pool(planned, mine))
+        return Scene(deployment.served_name, tuple(gateways), tuple(pools))
+
+
+def _pool(planned: PlannedPool, members: Sequence[Member]) -> PoolScene:
+    def count(*phases: Phase) -> int:
+        return sum(1 for member in members if member.phase in phases)
+
+    spec = planned.pool.spec
+    return PoolScene(
+        name=spec.pool,
+        role=spec.role,
+        desired=spec.replicas,
+        workers=tuple(member.id for member in members if member.phase in SERVING),
+        ready=count(Phase.READY),
+        starting=count(Phase.STARTING),
+        draining=count(Phase.DRAINING, Phase.TERMINATING),
+    )
+
+
+def _targets(scene: Scene, members: Mapping[str, Member]) -> list[Target]:
+    gateways = [Target(g, members[g].url, names.GATEWAY_FAMILIES) for g in scene.gateways]
+    return gateways + [Target(w, members[w].url, names.WORKER_FAMILIES) for w in scene.workers]

@@ -9,15 +9,12 @@ gateway sends it nothing new), the gateways *confirm*, and only then does its De
 one. Drained workers are unready and cheapest to delete, so a ReplicaSet takes those.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
 from penstock_contract.api.inference import Canary
 from penstock_operator.error_budget import over_budget
-
-LEAVING_COST = -(2**30)
-"""pod-deletion-cost of a drained worker."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,6 @@ class Advance:
     """For every revision that has or needs a Deployment; zero with no worker left: remove it."""
     drain: tuple[str, ...]
     undrain: tuple[str, ...]
-    costs: Mapping[str, int]
-    """pod-deletion-cost by worker."""
     rejected: str
     phase: str
     """Stable, Updating, Canary or RollingBack."""
@@ -109,7 +104,6 @@ def advance(at: Situation) -> Advance:
         sizes=_sizes(at, target, limit, undrain),
         drain=tuple(drain),
         undrain=tuple(undrain),
-        costs=_costs(at.workers, drain, undrain),
         rejected=rejected,
         phase=phase,
         reason=_reason(at, target, rejected, why, phase, trial),
@@ -249,16 +243,6 @@ def _staying(at: Situation, revision: str) -> list[Worker]:
 
 def _emptiest(worker: Worker) -> tuple[bool, float, float, str]:
     return (worker.ready, worker.outstanding, worker.age, worker.id)
-
-
-def _costs(workers: Iterable[Worker], drain: list[str], undrain: list[str]) -> dict[str, int]:
-    """A ReplicaSet deletes the cheapest: those that drain, then those with the least to do."""
-    return {
-        w.id: LEAVING_COST
-        if (w.draining and w.id not in undrain) or w.id in drain
-        else int(w.outstanding)
-        for w in workers
-    }
 
 
 def _phase(at: Situation, target: str, rejected: str, trial: _Trial) -> str:

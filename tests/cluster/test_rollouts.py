@@ -114,6 +114,22 @@ def test_scaling_down_ends_the_drained_and_no_others(site: Site) -> None:
     assert log.rude == []
 
 
+def test_scaling_down_ends_those_with_the_least_to_do(site: Site) -> None:
+    site.apply({"name": "default", "replicas": 4})
+    site.settle()
+    names = sorted(pod["metadata"]["name"] for pod in site.kube.list("Pod"))
+    tokens = dict(zip(names, (500, 3, 700, 20), strict=True))
+
+    def load(pod: Object) -> Object:
+        return {"outstanding_tokens": tokens.get(pod["metadata"]["name"], 0)}
+
+    site.gateway.tell = load
+    site.apply({"name": "default", "replicas": 2})
+    eventually(lambda: site.settled() and sum(site.pods().values()) == 2, "two left")
+    left = {pod["metadata"]["name"] for pod in site.kube.list("Pod")}
+    assert left == {names[0], names[2]}
+
+
 def test_a_pool_that_leaves_the_spec_is_drained_first(site: Site) -> None:
     stays = {"name": "default", "replicas": 1}
     site.apply(stays, {"name": "more", "replicas": 2})

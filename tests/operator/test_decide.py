@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad, WorkerState
-from penstock_contract.labels import DRAINING
+from penstock_contract.labels import DELETION_COST, DRAINING
 from penstock_operator.cluster.actions import (
     Action,
     Apply,
@@ -224,6 +225,26 @@ def test_whoever_scales_a_pool_keeps_it_until_the_spec_names_another_number() ->
     store.spec(deployment({"name": "default", "replicas": 1}, engine={"image": "other:2"}))
     store.settle()
     assert len(store.of("Pod")) == 1
+
+
+def test_the_emptiest_is_chosen_once_the_gateways_have_told_of_this_moment() -> None:
+    store = Store(deployment({"name": "default", "replicas": 3}))
+    store.settle()
+    store.spec(deployment({"name": "default", "replicas": 2}))
+    busy, idle, busier = (found.uid for found in store.world().pods)
+    tokens = {busy: 40, idle: 7, busier: 900}
+    loads = {
+        u: WorkerLoad(state=WorkerState.READY, outstanding_tokens=t) for u, t in tokens.items()
+    }
+    seen = replace(store.world(), gateways=Gateways(True, None, loads, fresh=False))
+    early = decide(seen, SETTINGS)
+    assert not any(isinstance(action, Mark) for action in early.actions)
+    assert early.drains
+    assert early.again_in is not None
+    now = replace(seen, gateways=replace(seen.gateways, fresh=True))
+    marks = [action for action in decide(now, SETTINGS).actions if isinstance(action, Mark)]
+    assert [mark.pod for mark in marks] == [p.name for p in now.pods if p.uid == idle]
+    assert int(marks[0].patch["metadata"]["annotations"][DELETION_COST]) < 0
 
 
 def test_a_pool_that_leaves_is_drained_then_deleted() -> None:

@@ -22,6 +22,8 @@ log = logging.getLogger("penstock.operator.gateways")
 SOON = 0.5
 """Seconds between two questions while workers drain or a canary is on trial."""
 USUALLY = 10.0
+FRESH = 2.0
+"""Seconds for which an answer tells who has the least to do."""
 TIMEOUT = 3.0
 SILENCE = 10.0
 """Seconds without any gateway's answer after which nobody is waited for: workers refuse what is
@@ -73,6 +75,7 @@ class GatewayWatch:
             ready=bool(self._answers),
             url=f"{self._url}/v1" if self._url else None,
             loads=self._loads,
+            fresh=self._answers == [] or time.monotonic() - self._asked < FRESH,
             confirmed=frozenset(uid for uid in draining if self._confirms(uid)),
         )
 

@@ -20,8 +20,15 @@ from penstock_operator.manifests import (
     workload,
     workload_name,
 )
-from penstock_operator.rollout import LEAVING_COST, Advance, Situation, Worker, advance
+from penstock_operator.rollout import Advance, Situation, Worker, advance
 from penstock_operator.status import PoolSnapshot
+
+LEAVING_COST = -(2**30)
+"""pod-deletion-cost of a worker that drains: its ReplicaSet takes it before all others."""
+
+
+FRESH_IN = 0.5
+"""Seconds to wait for the gateways' word before it is chosen who is the emptiest."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def pool_step(
         unsupported = error
         step = advance(replace(situation, wanted=situation.stable or situation.wanted))
         workloads = _resized(world, pool, step)
-    marks = _marks(world, pool, step)
+    held = bool(step.drain) and not world.gateways.fresh
+    marks = _marks(world, pool, replace(step, drain=()) if held else step)
     gone: list[Action] = []
     if leaving and not world.pods_of(pool.spec.pool) and not any(step.sizes.values()):
         meta = pool.metadata
@@ -79,7 +87,7 @@ def pool_step(
         actions=(*around, *workloads, *marks, *told, *gone),
         snapshot=_snapshot(world, pool, step, leaving=leaving),
         status=None if leaving else _status(world, pool, step, unsupported),
-        again_in=step.again_in,
+        again_in=FRESH_IN if held else step.again_in,
         drains=bool(step.drain) or any(p.draining for p in world.pods_of(pool.spec.pool)),
         unsupported=unsupported,
         name_taken=taken,

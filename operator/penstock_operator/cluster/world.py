@@ -45,6 +45,8 @@ class Gateways:
     """By pod uid, summed over the gateways."""
     confirmed: frozenset[str] = frozenset()
     """Pods that every gateway knows to be draining, or does not know at all."""
+    fresh: bool = True
+    """The loads are of this moment, or there is nobody who could tell them."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,15 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
 from penstock_gateway.relay.relay import Relay, key_of
+from penstock_gateway.status import page
+from penstock_gateway.status.access import allow
+from penstock_gateway.status.collect import collect
 from penstock_gateway.tenants.visit import model_not_found
 
 log = logging.getLogger("penstock.gateway")
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+STATUS = "/status"
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -106,6 +110,14 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
         # The operator's; in a cluster, NetworkPolicies decide who else may ask.
         return Response(relay.workers().model_dump_json(), media_type="application/json")
 
+    @app.get(STATUS)
+    async def status(request: Request) -> Response:
+        allow(relay.door, request.headers.get("authorization"))
+        wanted = request.query_params.get("refresh")
+        refresh = next((seconds for seconds in page.REFRESH if str(seconds) == wanted), None)
+        text = page.render(collect(relay), refresh)
+        return Response(text, headers=page.HEADERS, media_type="text/html")
+
     @app.get("/version")
     async def get_version() -> Response:
         return _json({"version": version("penstock")})
@@ -142,7 +154,8 @@ def _model(name: str, model: FleetModel) -> dict[str, object]:
 def _refusal(error: ApiError, request: Request) -> Response:
     own = {headers.REQUEST_ID: headers.request_id(request.headers.get(headers.REQUEST_ID))}
     if error.code is ErrorCode.INVALID_API_KEY:
-        own["www-authenticate"] = "Bearer"
+        browser = request.url.path == STATUS
+        own["www-authenticate"] = 'Basic realm="Penstock"' if browser else "Bearer"
     return _json(error.body(), error.code.status, {**error.headers(), **own})
 
 

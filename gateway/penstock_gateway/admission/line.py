@@ -8,6 +8,7 @@ so nobody waits for ever. Full, the line sheds the lowest negative priority for 
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 OLDEST_EVERY = 8
 """One turn in so many goes to the oldest request."""
@@ -26,6 +27,14 @@ class Entry:
     """Whom it counts for inside its priority."""
     weight: int = 1
     """Of that share."""
+
+
+class Waiting(NamedTuple):
+    """Requests of one share that wait."""
+
+    priority: int
+    name: str
+    waiting: int
 
 
 @dataclass
@@ -62,6 +71,15 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def shares(self) -> list[Waiting]:
+        """Return who waits, the highest priority first."""
+        return [
+            Waiting(priority, name, len(share.entries))
+            for priority, band in sorted(self._bands.items(), reverse=True)
+            for name, share in band.shares.items()
+            if share.entries
+        ]
 
     def offer(self, entry: Entry) -> list[Entry] | None:
         """Let a request wait; return those shed to make room for it, or None: it is refused."""

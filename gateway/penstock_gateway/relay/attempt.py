@@ -19,6 +19,7 @@ from penstock_contract.fleet import FleetModel, FleetWorker
 from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.client import Client, is_stream
+from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.record import Record, error_code
 from penstock_gateway.relay.request import Wanted, fingerprint, with_field, worker_request
 from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
@@ -65,6 +66,7 @@ class Shared:
     stopping: Callable[[], bool]
     change: Callable[[], asyncio.Event]
     """Returns what the next change of the fleet sets."""
+    decisions: Decisions
     debug_headers: bool
 
 

@@ -21,6 +21,7 @@ from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.relay.attempt import Admitted, Attempt, Journey, RefusalError, Shared
 from penstock_gateway.relay.client import Client
+from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.load import Prompt
@@ -95,7 +96,10 @@ class Exchange:
         journey.record.restart()
         self._tried.append(choice)
         self._revision = worker.revision
-        admitted.metrics.dispatched(self._received, shared.clock())
+        now = shared.clock()
+        admitted.metrics.dispatched(self._received, now)
+        name = admitted.model.name
+        shared.decisions.note(Decision(now, journey.id, name, journey.number, choice))
         return Attempt(shared, admitted, client, journey, worker, choice)
 
     def _broken(self, choice: Choice, error: UpstreamError) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
-from penstock_gateway.admission.line import Entry, Line
+from penstock_gateway.admission.line import Entry, Line, Waiting
 from penstock_gateway.admission.pace import Pace
 
 MAX_BYTES = 256 << 20
@@ -62,6 +62,11 @@ class Gates:
         """Return how many requests wait."""
         gate = self._gates.get(deployment)
         return len(gate.line) if gate else 0
+
+    def shares(self, deployment: str) -> list[Waiting]:
+        """Return who waits, the highest priority first."""
+        gate = self._gates.get(deployment)
+        return gate.line.shares() if gate else []
 
     def advance(self, model: FleetModel) -> None:
         """Let through whom there is room for now."""

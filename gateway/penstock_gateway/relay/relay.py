@@ -18,6 +18,7 @@ from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.attempt import Admitted, Shared
+from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.health import ask
@@ -70,18 +71,19 @@ class Relay:
     """Knows who may come in."""
     clock: Callable[[], float] = field(default=time.monotonic)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    decisions: Decisions = field(default_factory=Decisions)
     stopping: bool = False
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock, self._is_well, self.router.streamed)
         self._budget = RetryBudget()
         self._changed = asyncio.Event()
-        self._gates = Gates(self._capacity, self.clock)
+        self.gates = Gates(self._capacity, self.clock)
 
     def give_up(self) -> None:
         """End every request under way; their clients see an error."""
         self.stopping = True
-        self._gates.close()
+        self.gates.close()
         self._changed.set()
         self.watch.abort_all("the gateway is stopping")
 
@@ -125,7 +127,7 @@ class Relay:
             model = self._model(wanted.model)
             tokens = int(len(wanted.prompt) / BYTES_PER_TOKEN)
             found = visit.ask(wanted.model, model, wanted.tier, tokens, wanted.most_tokens)
-            place = self._gates.offer(model, found, len(wanted.prompt))
+            place = self.gates.offer(model, found, len(wanted.prompt))
         except ApiError as error:
             self.metrics.refused(error.code, visit.tenant.id)
             raise
@@ -159,7 +161,7 @@ class Relay:
         self._changed = asyncio.Event()
         self.watch.keep_only(worker.id for worker in self.directory().fleet.workers)
         for model in self.directory().fleet.models:
-            self._gates.advance(model)
+            self.gates.advance(model)
 
     async def _serve(self, admitted: Admitted, place: Place, send: Send) -> Outcome:
         """Wait for a worker with room, then give it the request."""
@@ -188,6 +190,7 @@ class Relay:
             self.quarantine,
             lambda: self.stopping,
             lambda: self._changed,
+            self.decisions,
             self.settings.debug_headers,
         )
 

@@ -1,0 +1,37 @@
+"""The last choices of workers, with what they were made from, for people who look."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from penstock_gateway.routing.policy import Choice
+
+REMEMBERED: Final = 200
+
+
+class Decision(NamedTuple):
+    """A request was given to a worker."""
+
+    at: float
+    """Monotonic seconds."""
+    request: str
+    """Its id."""
+    model: str
+    attempt: int
+    """From 1; later ones are retries and resumed streams."""
+    choice: Choice
+
+
+class Decisions:
+    """Bounded memory of decisions."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Decision] = deque(maxlen=REMEMBERED)
+
+    def __iter__(self) -> Iterator[Decision]:
+        """Iterate, the newest first."""
+        return reversed(self._kept)
+
+    def note(self, decision: Decision) -> None:
+        """Remember a decision, and forget the oldest one."""
+        self._kept.append(decision)

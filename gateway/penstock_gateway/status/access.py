@@ -1,0 +1,32 @@
+"""Who may see the status page: anyone in open mode, else tenants with `debug`."""
+
+import base64
+import binascii
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.tenants.door import Door, sent_key
+
+
+def allow(door: Door, authorization: str | None) -> None:
+    """Return if the caller may see the page.
+
+    Raises:
+        ApiError: it may not.
+    """
+    tenant = door.identify(_password(authorization) or sent_key(authorization))
+    if not tenant.debug:
+        raise ApiError(
+            ErrorCode.PERMISSION_DENIED,
+            "The status page is for tenants with `debug: true`.",
+        )
+
+
+def _password(authorization: str | None) -> str:
+    """Return the key that a browser sends: the password of its dialogue, whatever the user name."""
+    scheme, _, value = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""

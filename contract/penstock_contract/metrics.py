@@ -86,6 +86,21 @@ VLLM_PREFIX_HITS: Final = _counter(
 VLLM_PREEMPTIONS: Final = _counter(
     "vllm:num_preemptions", "Requests that lost their KV blocks and are computed again.", *_V
 )
+VLLM_SPEC_DRAFTS: Final = _counter(
+    "vllm:spec_decode_num_drafts", "Times that draft tokens were proposed.", *_V
+)
+VLLM_SPEC_DRAFT_TOKENS: Final = _counter(
+    "vllm:spec_decode_num_draft_tokens", "Draft tokens proposed and computed.", *_V
+)
+VLLM_SPEC_ACCEPTED: Final = _counter(
+    "vllm:spec_decode_num_accepted_tokens", "Draft tokens that were right.", *_V
+)
+VLLM_SPEC_ACCEPTED_PER_POS: Final = _counter(
+    "vllm:spec_decode_num_accepted_tokens_per_pos",
+    "Draft tokens that were right, by their place in the draft.",
+    *_V,
+    "position",
+)
 VLLM_PROMPT_TOKENS: Final = _counter("vllm:prompt_tokens", "Prompt tokens processed.", *_V)
 VLLM_GENERATION_TOKENS: Final = _counter("vllm:generation_tokens", "Tokens generated.", *_V)
 VLLM_REQUEST_SUCCESS: Final = _counter(
@@ -231,7 +246,8 @@ WORKER_KV_LEASED_BLOCKS: Final = _gauge(
 
 WORKER: Final = (
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV_USAGE, VLLM_PREFIX_QUERIES, VLLM_PREFIX_HITS,
-    VLLM_PREEMPTIONS, VLLM_PROMPT_TOKENS, VLLM_GENERATION_TOKENS, VLLM_REQUEST_SUCCESS,
+    VLLM_PREEMPTIONS, VLLM_SPEC_DRAFTS, VLLM_SPEC_DRAFT_TOKENS, VLLM_SPEC_ACCEPTED,
+    VLLM_SPEC_ACCEPTED_PER_POS, VLLM_PROMPT_TOKENS, VLLM_GENERATION_TOKENS, VLLM_REQUEST_SUCCESS,
     VLLM_TTFT, VLLM_ITL, VLLM_TPOT, VLLM_E2E, VLLM_QUEUE_TIME, VLLM_REQUEST_PROMPT_TOKENS,
     VLLM_REQUEST_GENERATION_TOKENS, VLLM_CACHED_TOKENS, VLLM_STEP_TOKENS, VLLM_PREFILL_TIME,
     VLLM_DECODE_TIME, VLLM_INFERENCE_TIME, VLLM_COMPUTED_PROMPT_TOKENS, VLLM_CACHE_CONFIG,

@@ -299,6 +299,14 @@ def test_quantised_weights_are_asked_of_the_worker() -> None:
     assert "--quantization" not in worker_arguments(deployment())
 
 
+def test_a_proposer_of_tokens_is_asked_of_the_worker() -> None:
+    wanted = deployment(engine={"speculative": {"method": "ngram", "numTokens": 6}})
+    arguments = worker_arguments(wanted)
+    assert arguments[arguments.index("--speculative") + 1] == "ngram"
+    assert arguments[arguments.index("--speculative-tokens") + 1] == "6"
+    assert "--speculative" not in worker_arguments(deployment())
+
+
 def test_a_model_on_somebodys_machine_is_no_model_in_a_cluster() -> None:
     with pytest.raises(Unsupported):
         objects(deployment(model={"uri": "file:///home/me/model"}))

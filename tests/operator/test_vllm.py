@@ -26,6 +26,13 @@ def test_a_block_size_is_left_to_vllm_unless_another_is_asked_for() -> None:
     assert arguments[arguments.index("--block-size") + 1] == "64"
 
 
+def test_speculation_is_asked_for_as_vllm_spells_it() -> None:
+    arguments = container(speculative={"method": "ngram", "numTokens": 6})["args"]
+    config = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    assert config == {"method": "ngram", "num_speculative_tokens": 6}
+    assert "--speculative-config" not in container()["args"]
+
+
 def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:
     command = container()["startupProbe"]["exec"]["command"]
     with engine(status=503) as server:

@@ -13,6 +13,7 @@ from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.interface import Model
 from penstock_worker.model.loading import Computation, load_model
 from penstock_worker.runner import ModelRunner
+from penstock_worker.speculative.proposer import Proposer
 
 GREEDY = Sampling(temperature=0.0)
 TORCH = Computation()
@@ -27,6 +28,7 @@ def torch_engine(
     max_num_seqs: int = 64,
     caching: bool = True,
     how: Computation = TORCH,
+    proposer: Proposer | None = None,
 ) -> Engine:
     """Return a real engine on the checkpoint in `folder`."""
     config = read_config(folder)
@@ -39,6 +41,7 @@ def torch_engine(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,
         grammars=Grammars(folder, config.vocab_size, config.eos_token_ids),
+        proposer=proposer,
     )
 
 

@@ -13,14 +13,16 @@ from penstock_worker.grammar import GrammarError, Grammars, Matcher
 from penstock_worker.messages import (
     AddRequest,
     Batch,
+    Drafted,
     FinishReason,
     Output,
     Stats,
 )
-from penstock_worker.progress import advance
+from penstock_worker.progress import advance, drafted
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Runner
 from penstock_worker.scheduler import Scheduler, Slice, Step
+from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.validation import problem
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Engine:
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
         grammars: reads the grammars of requests that have one.
+        proposer: guesses tokens of requests that decode.
         clock: monotonic seconds.
     """
 
@@ -51,6 +54,7 @@ class Engine:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         grammars: Grammars | None = None,
+        proposer: Proposer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
@@ -59,6 +63,7 @@ class Engine:
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._grammars = grammars
+        self._proposer = proposer
         self.handoff: Handoff | None = None
         """Keeps blocks for other workers and gets theirs; set before `start`."""
         self.stalled = False
@@ -130,17 +135,21 @@ class Engine:
         """Compute one step for everything that was scheduled, and return what came of it."""
         began = self._clock()
         expired = self._expire(began)
+        self._draft()
         step = self.scheduler.schedule()
         self.stalled = not step.slices
         _note_queueing(step, began)
         lost = self._constrain(step)
         computed = self._runner.run(step.slices, step.copies) if step.slices else []
         self.scheduler.commit(step)
-        reports = map(self._report, step.slices, computed)
+        reports = list(map(self._report, step.slices, computed))
         outputs = [output for output in reports if output is not None]
-        return Batch(expired + lost + outputs, self.stats(step, self._clock() - began))
+        stats = self.stats(step, self._clock() - began, drafted(step.slices, reports))
+        return Batch(expired + lost + outputs, stats)
 
-    def stats(self, step: Step | None = None, seconds: float = 0.0) -> Stats:
+    def stats(
+        self, step: Step | None = None, seconds: float = 0.0, guessed: Drafted | None = None
+    ) -> Stats:
         """Return the engine's state; without a step, at rest."""
         slices = step.slices if step else []
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
@@ -159,6 +168,7 @@ class Engine:
             prefill_tokens=sum(part.count for part in slices) - decoding,
             decode_tokens=decoding,
             kv_tokens=sum(part.start for part in slices),
+            drafted=guessed,
             handoff=self.handoff.stats() if self.handoff is not None else None,
         )
 
@@ -175,6 +185,14 @@ class Engine:
         if self._grammars is None:
             raise ValueError("this engine has no tokenizer to read a grammar with")
         return self._grammars.matcher(grammar)
+
+    def _draft(self) -> None:
+        """Guess how the requests go on that decode; a grammar's next mask depends on the guess."""
+        if self._proposer is None:
+            return
+        running = [one for one in self.scheduler.running if one.pending == 1 and not one.matcher]
+        for request, drafts in zip(running, self._proposer.propose(running), strict=True):
+            request.drafts = drafts
 
     def _constrain(self, step: Step) -> list[Output]:
         """Find what may be drawn; a request whose grammar has become too complex leaves the step.

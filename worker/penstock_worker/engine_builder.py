@@ -23,6 +23,8 @@ from penstock_worker.native import build
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
+from penstock_worker.speculative.ngram import NgramProposer
+from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.transfer.fingerprint import fingerprint
 from penstock_worker.transfer.pool_memory import PoolMemory
 
@@ -98,7 +100,17 @@ def _engine(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
+        proposer=_proposer(config),
     )
+
+
+def _proposer(config: EngineConfig) -> Proposer | None:
+    match config.speculative:
+        case "none":
+            return None
+        case "ngram":
+            return NgramProposer(config.speculative_tokens)
+    raise ValueError(f"speculative {config.speculative!r} is not one of none, ngram")
 
 
 def _handoff(

@@ -64,6 +64,10 @@ class EngineConfig(msgspec.Struct, frozen=True):
     prefix_caching: bool = True
     kv_cache_bytes: int | None = None
     """Default: enough for max_num_seqs full contexts, at most a quarter of free memory or 1 GiB."""
+    speculative: str = "none"
+    """Who guesses tokens: none or ngram."""
+    speculative_tokens: int = 4
+    """Guessed in a step, at most."""
     threads: int | None = None
     """Compute threads; default: torch's choice."""
     kv_events: KVEventsConfig | None = None

@@ -164,6 +164,16 @@ class HandoffStats(msgspec.Struct, frozen=True, omit_defaults=True):
     pull_seconds: float = 0.0
 
 
+class Drafted(msgspec.Struct, frozen=True, array_like=True):
+    """What a step's guesses were worth."""
+
+    drafts: int
+    """Requests that had any."""
+    tokens: int
+    accepted: list[int]
+    """Tokens that were right, by their place in the draft."""
+
+
 class Stats(msgspec.Struct, frozen=True):
     """The engine's state after a step; counters run from the engine's start."""
 
@@ -188,6 +198,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Sequences that decoded in this step."""
     kv_tokens: int = 0
     """Tokens of context that this step's attention read."""
+    drafted: Drafted | None = None
+    """Of this step, where tokens were guessed."""
     handoff: HandoffStats | None = None
     """None where it is off."""
 

@@ -31,6 +31,8 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_num_batched_tokens=options.max_num_batched_tokens,
         prefix_caching=options.enable_prefix_caching,
         kv_cache_bytes=options.kv_cache_memory,
+        speculative=options.speculative,
+        speculative_tokens=options.speculative_tokens,
         threads=options.threads,
         kv_events=_kv_events(options),
         transfer=_transfer(options),
@@ -108,6 +110,13 @@ def parser() -> argparse.ArgumentParser:
     add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
+    add(
+        "--speculative",
+        choices=["none", "ngram"],
+        default="none",
+        help="ngram guesses that a text goes on as it did before; the output stays the same",
+    )
+    add("--speculative-tokens", type=_positive, default=4, help="guessed in a step, at most")
     add("--threads", type=_positive, help="compute threads (default: OMP_NUM_THREADS or cores)")
     add(
         "--worker-id",

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from penstock_worker.messages import FinishReason, TokenLogprobs
+from penstock_worker.messages import Drafted, FinishReason, Output, TokenLogprobs
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Draw
+from penstock_worker.scheduler import Slice
 from penstock_worker.speculative.accept import agreed
 
 
@@ -40,6 +41,20 @@ def advance(request: Request, drafts: Sequence[int], draws: Sequence[Draw]) -> P
         if reason is not None:
             return progress._replace(reason=reason)
     return progress._replace(reason=None)
+
+
+def drafted(slices: Sequence[Slice], reports: Sequence[Output | None]) -> Drafted | None:
+    """Return what the guesses of a step were worth; None without any."""
+    guessed = [
+        (len(part.drafts), len(report.tokens) - 1 if report is not None else 0)
+        for part, report in zip(slices, reports, strict=True)
+        if part.drafts
+    ]
+    if not guessed:
+        return None
+    most = max(right for _, right in guessed)
+    by_place = [sum(1 for _, right in guessed if right > place) for place in range(most)]
+    return Drafted(len(guessed), sum(tokens for tokens, _ in guessed), by_place)
 
 
 def _finish_reason(request: Request, token: int) -> FinishReason | None:

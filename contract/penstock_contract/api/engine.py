@@ -50,9 +50,10 @@ class Quantization(ApiModel):
 
 
 class SpeculativeMethod(StrEnum):
-    """How draft tokens are proposed."""
+    """How draft tokens are proposed; ngram looks up how the text went on before."""
 
     NONE = "none"
+    NGRAM = "ngram"
 
 
 class Speculative(ApiModel):

@@ -3,12 +3,13 @@
 Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, /health.
 """
 
+import json
 from dataclasses import dataclass, field
 
 from penstock_contract import handoff
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.engine import WeightQuantization
+from penstock_contract.api.engine import SpeculativeMethod, WeightQuantization
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
@@ -75,6 +76,9 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     arguments += _limits(deployment)
     if engine.quantization.weights is not WeightQuantization.NONE:
         arguments += ["--quantization", str(engine.quantization.weights)]
+    if engine.speculative.method is not SpeculativeMethod.NONE:
+        arguments += ["--speculative", str(engine.speculative.method)]
+        arguments += ["--speculative-tokens", str(engine.speculative.num_tokens)]
     arguments += ["--drain-timeout", deployment.spec.drain.timeout]
     return [*arguments, *engine.extra_args]
 
@@ -111,6 +115,7 @@ def _vllm(
             "--tensor-parallel-size", str(pool.spec.parallelism.tensor),
             *_block_size(engine),
             *_limits(deployment),
+            *_speculation(engine),
             *engine.extra_args,
         ),
         # vLLM answers /health before it has generated anything, so a token is asked for.
@@ -127,6 +132,14 @@ def _block_size(engine: Engine) -> list[str]:
     if engine.block_size == Engine.model_fields["block_size"].default:
         return []
     return ["--block-size", str(engine.block_size)]
+
+
+def _speculation(engine: Engine) -> list[str]:
+    wanted = engine.speculative
+    if wanted.method is SpeculativeMethod.NONE:
+        return []
+    config = {"method": str(wanted.method), "num_speculative_tokens": wanted.num_tokens}
+    return ["--speculative-config", json.dumps(config)]
 
 
 _ONE_TOKEN = f"""\

@@ -91,6 +91,8 @@ class _Choice:
             if not ends:  # the stop token itself is not part of the text
                 text = self.text.feed(token)
                 piece += text if self.tokens < self.min_tokens else self.stop.feed(text)
+            if self.stop.matched:
+                break  # what a step guessed beyond it was never asked for
         reason = output.finish_reason
         if self.stop.matched:
             reason = FinishReason.STOP
@@ -229,7 +231,6 @@ class Answer:
         if output.finish_reason is FinishReason.DEADLINE:
             message = "the request's deadline passed before the answer was complete"
             raise ApiError(ErrorCode.DEADLINE_EXCEEDED, message)
-        self.usage.completion_tokens += len(output.tokens)
         if not choice.counted:
             choice.counted = True
             # Further choices of a prompt find it cached by the first: only the first one counts.
@@ -240,7 +241,9 @@ class Answer:
             self.kept = output.kept
         now = time.monotonic()
         choice.metrics.output(output, now)
+        before = choice.tokens
         delta = choice.take(output)
+        self.usage.completion_tokens += choice.tokens - before
         if delta is not None and delta.finish_reason is not None:
             reason = delta.finish_reason
             choice.metrics.finished("stop" if reason == TOOL_CALLS else reason, now)

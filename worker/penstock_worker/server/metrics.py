@@ -7,7 +7,7 @@ from penstock_contract.handoff import LeaseOutcome, PullOutcome
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Metric
 from penstock_contract.step_cost import moments
-from penstock_worker.messages import Batch, HandoffStats, Output, Ready, Stats
+from penstock_worker.messages import Batch, Drafted, HandoffStats, Output, Ready, Stats
 
 
 class _Series:
@@ -79,6 +79,7 @@ class WorkerMetrics:
         self._last: Stats | None = None
         self._series.set(declared.WORKER_DRAINING, 0)
         self._handoff(HandoffStats(), HandoffStats())
+        self._drafted(Drafted(0, 0, [0]))
 
     def loaded(self, ready: Ready, seconds: float) -> None:
         """The worker became ready, so long after its start."""
@@ -113,6 +114,8 @@ class WorkerMetrics:
         handed = (last and last.handoff) or HandoffStats()
         if stats.handoff is not None and stats.handoff != handed:
             self._handoff(stats.handoff, handed)
+        if stats.drafted is not None:
+            self._drafted(stats.drafted)
         tokens = sum(len(output.tokens) for output in batch.outputs)
         self._series.add(declared.VLLM_GENERATION_TOKENS, tokens)
 
@@ -131,6 +134,13 @@ class WorkerMetrics:
             ("used", stats.blocks_used),
         ):
             self._series.set(declared.WORKER_BLOCKS, count, state=state)
+
+    def _drafted(self, drafted: Drafted) -> None:
+        self._series.add(declared.VLLM_SPEC_DRAFTS, drafted.drafts)
+        self._series.add(declared.VLLM_SPEC_DRAFT_TOKENS, drafted.tokens)
+        self._series.add(declared.VLLM_SPEC_ACCEPTED, sum(drafted.accepted))
+        for place, count in enumerate(drafted.accepted):
+            self._series.add(declared.VLLM_SPEC_ACCEPTED_PER_POS, count, str(place))
 
     def _handoff(self, now: HandoffStats, before: HandoffStats) -> None:
         series = self._series

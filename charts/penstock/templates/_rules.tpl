@@ -34,7 +34,7 @@
   verbs: [list, watch, create, patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end }}
 
 {{- define "penstock.gatewayRules" -}}

@@ -23,7 +23,6 @@ from penstock_gateway.tenants.visit import model_not_found
 log = logging.getLogger("penstock.gateway")
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
-STATUS = "/status"
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -110,7 +109,7 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
         # The operator's; in a cluster, NetworkPolicies decide who else may ask.
         return Response(relay.workers().model_dump_json(), media_type="application/json")
 
-    @app.get(STATUS)
+    @app.get("/status")
     async def status(request: Request) -> Response:
         allow(relay.door, request.headers.get("authorization"))
         wanted = request.query_params.get("refresh")
@@ -153,9 +152,6 @@ def _model(name: str, model: FleetModel) -> dict[str, object]:
 
 def _refusal(error: ApiError, request: Request) -> Response:
     own = {headers.REQUEST_ID: headers.request_id(request.headers.get(headers.REQUEST_ID))}
-    if error.code is ErrorCode.INVALID_API_KEY:
-        browser = request.url.path == STATUS
-        own["www-authenticate"] = 'Basic realm="Penstock"' if browser else "Bearer"
     return _json(error.body(), error.code.status, {**error.headers(), **own})
 
 

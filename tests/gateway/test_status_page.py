@@ -154,6 +154,8 @@ def test_it_is_for_tenants_that_may_debug(authorization: str | None, status: int
     with pytest.raises(ApiError) as refused:
         allow(door, authorization)
     assert refused.value.code.status == status
+    asks = refused.value.headers().get("www-authenticate", "")
+    assert asks.startswith("Basic ") == (status == 401)  # so that a browser opens its dialogue
 
 
 def test_in_open_mode_it_is_for_everyone() -> None:

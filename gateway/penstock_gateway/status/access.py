@@ -4,7 +4,7 @@ import base64
 import binascii
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.tenants.door import Door, sent_key
+from penstock_gateway.tenants.door import Door, UnknownKey, sent_key
 
 
 def allow(door: Door, authorization: str | None) -> None:
@@ -13,7 +13,10 @@ def allow(door: Door, authorization: str | None) -> None:
     Raises:
         ApiError: it may not.
     """
-    tenant = door.identify(_password(authorization) or sent_key(authorization))
+    try:
+        tenant = door.identify(_password(authorization) or sent_key(authorization))
+    except UnknownKey as error:
+        raise UnknownKey(error.message, 'Basic realm="Penstock"') from error
     if not tenant.debug:
         raise ApiError(
             ErrorCode.PERMISSION_DENIED,

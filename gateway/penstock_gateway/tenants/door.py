@@ -17,6 +17,23 @@ LONGEST_KEY = 512
 """Characters; longer ones are not even hashed."""
 
 
+class UnknownKey(ApiError):
+    """The caller has no key, or none that is known.
+
+    Args:
+        message: for a person.
+        challenge: how a key is sent here, as HTTP says it.
+    """
+
+    def __init__(self, message: str, challenge: str = "Bearer") -> None:
+        super().__init__(ErrorCode.INVALID_API_KEY, message)
+        self._challenge = challenge
+
+    def headers(self) -> dict[str, str]:
+        """Return the challenge that a 401 must have."""
+        return {"www-authenticate": self._challenge}
+
+
 class Door:
     """Knows the tenants and what they use.
 
@@ -76,10 +93,10 @@ class Door:
             return ANYONE
         if not key:
             why = "This endpoint needs an API key: send it as `Authorization: Bearer KEY`."
-            raise ApiError(ErrorCode.INVALID_API_KEY, why)
+            raise UnknownKey(why)
         found = self._register.find(key) if len(key) <= LONGEST_KEY else None
         if found is None:
-            raise ApiError(ErrorCode.INVALID_API_KEY, "The API key is not known.")
+            raise UnknownKey("The API key is not known.")
         return found
 
     def enter(self, key: str) -> Visit:

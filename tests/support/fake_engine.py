@@ -6,9 +6,19 @@ test's own steps and not of timing.
 
 import asyncio
 import socket
+from typing import Any
 
 from penstock_worker.engine_config import EngineConfig
-from penstock_worker.messages import Abort, AddRequest, Batch, FinishReason, Output, Ready, Stats
+from penstock_worker.messages import (
+    Abort,
+    AddRequest,
+    Batch,
+    FinishReason,
+    Output,
+    Ready,
+    Release,
+    Stats,
+)
 from penstock_worker.server.engine_client import EngineClient
 from penstock_worker.wire import command_decoder, encode
 
@@ -28,11 +38,12 @@ IDLE = Stats(
 
 
 class FakeEngine:
-    """The engine's end of the socket; `added` and `aborted` are what the server has sent."""
+    """The engine's end of the socket; what the server has sent is in `added` and so on."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.added: asyncio.Queue[AddRequest] = asyncio.Queue()
         self.aborted: asyncio.Queue[str] = asyncio.Queue()
+        self.released: asyncio.Queue[str] = asyncio.Queue()
         self._writer = writer
         self._reading = asyncio.create_task(self._read(reader))
 
@@ -46,6 +57,10 @@ class FakeEngine:
                     for request_id in command.ids:
                         self.aborted.put_nowait(request_id)
 
+                elif isinstance(command, Release):
+                    for lease in command.leases:
+                        self.released.put_nowait(lease)
+
     def ready(self, vocab_size: int) -> None:
         """Report to be loaded."""
         self._writer.write(encode(Ready("epoch", 8, 16, 1024, vocab_size, 0.1)))
@@ -56,6 +71,11 @@ class FakeEngine:
     ) -> None:
         """Report what a step produced for a request."""
         self._writer.write(encode(Batch([Output(request.id, tokens, finish)], IDLE)))
+
+    def put_kept(self, request: AddRequest, kept: dict[str, Any]) -> None:
+        """Report a request's only token, and where its prompt's blocks are kept."""
+        output = Output(request.id, [1], FinishReason.LENGTH, kept=kept)
+        self._writer.write(encode(Batch([output], IDLE)))
 
     def refuse(self, request: AddRequest, error: str) -> None:
         """Give a request up."""

@@ -133,11 +133,18 @@ def test_nothing_is_pulled_where_everything_is_there(pair: Pair) -> None:
 
 
 def test_choices_of_one_prompt_share_a_pull(pair: Pair, expected: dict[str, list[int]]) -> None:
+    pair.decode.add(request("a", source=pair.lease()))
+    pair.decode.add(request("b", beside="a"))
+    assert pair.decode.finish("a") == pair.decode.finish("b") == expected["greedy"]
+    assert pair.decode.stats.pulls == {PullOutcome.COMPLETE: 1}
+    assert pair.decode.steps[0].prefill_tokens == len(PROMPT) - FULL * 16
+
+
+def test_one_lease_may_be_pulled_twice_at_once(pair: Pair, expected: dict[str, list[int]]) -> None:
     found = pair.lease()
     for name in ("a", "b"):
         pair.decode.add(request(name, source=found))
     assert pair.decode.finish("a") == pair.decode.finish("b") == expected["greedy"]
-    assert pair.decode.stats.pulls == {PullOutcome.COMPLETE: 1}
 
 
 def test_running_requests_go_on_while_blocks_are_awaited(
@@ -242,18 +249,6 @@ def test_a_cancelled_pull_gives_its_blocks_back_at_once(pair: Pair) -> None:
         assert pair.outcome() == PullOutcome.CANCELLED
         pair.prefill.until(lambda: pair.prefill.stats.lease_ends)
     assert pair.prefill.stats.lease_ends == {LeaseOutcome.RELEASED: 1}
-
-
-def test_a_pull_goes_on_while_one_of_its_requests_is_left(
-    pair: Pair, expected: dict[str, list[int]]
-) -> None:
-    found = pair.lease()
-    for name in ("goes", "stays"):
-        pair.decode.add(request(name, source=found))
-    pair.decode.engine.abort(["goes"])
-    assert pair.decode.finish("stays") == expected["greedy"]
-    assert pair.outcome() == PullOutcome.COMPLETE
-    assert "goes" not in pair.decode.outputs
 
 
 def test_a_deadline_that_passes_ends_the_wait(pair: Pair) -> None:

@@ -1,5 +1,6 @@
 """Real workers over HTTP: a prompt computed by one is answered by another, whatever breaks."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -11,11 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engine import FakeEngineClient
 from tcp_faults import BrokenAnswers
 from worker_process import NAME, WorkerProcess, eventually, worker
 
 from penstock_contract import headers
-from penstock_contract.handoff import FIELD, LEASES_PATH, PREFILL, PullOutcome
+from penstock_contract.handoff import FIELD, LEASES_PATH, PREFILL, PullOutcome, TransferParams
+from penstock_worker.messages import AddRequest
 
 TRUSTED = {headers.HANDOFF: "1"}
 TRANSFER = ("--kv-transfer", "127.0.0.1:0", "--no-self-benchmark")
@@ -23,6 +26,11 @@ PULLS = "penstock_worker_kv_pulls_total"
 LEASES = "penstock_worker_kv_leases_total"
 STEP_TOKENS = "penstock_worker_step_tokens_total"
 LEASED = "penstock_worker_kv_leased_blocks"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def prompt(number: int, length: int = 333) -> list[int]:
@@ -93,16 +101,17 @@ def nothing_is_left(*workers: WorkerProcess) -> None:
         assert found.metric(LEASED) == 0
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1, "seed": 5}])
+@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("temperature", [0, 1])
 def test_an_answer_is_that_of_one_worker(
-    decode: WorkerProcess, other: WorkerProcess, options: dict[str, Any]
+    decode: WorkerProcess, other: WorkerProcess, temperature: int, choices: int
 ) -> None:
-    body = completion(int(options["temperature"]), **options)
+    body = completion(temperature + choices, temperature=temperature, seed=5, n=choices)
     outcomes = Outcomes(decode)
-    answer = ask(decode, body, prefill(other, body))
+    answer = ask(decode, body, prefill(other, {**body, "n": 1}))
     assert outcomes.now() == {"complete": 1}
     assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
-    assert text(answer) == text(ask(other, body))
+    assert answer["choices"] == ask(other, body)["choices"]
     nothing_is_left(decode, other)
 
 
@@ -244,11 +253,25 @@ def test_leases_take_no_more_than_half_of_the_blocks(tmp_path: Path) -> None:
     # 98,304 bytes a block of 16 tokens: 64 blocks, and 20 for each of these prompts.
     small = ("--dtype", "float32", "--kv-cache-memory", str(64 * 98_304))
     with ready(tmp_path / "log", *TRANSFER, *small) as found:
-        assert prefill(found, completion(18)) is not None
+        told = prefill(found, completion(18))
         assert prefill(found, completion(19)) is None
         assert found.metric(LEASES, outcome="refused") == 1
         assert found.metric(LEASED) == 20
-        assert len(text(ask(found, completion(20, prompt=prompt(20, 900))))) > 0
+        httpx.delete(found.url + LEASES_PATH + told["remote_request_id"], timeout=30)
+        eventually(lambda: found.metric(LEASED) == 0, "its blocks are free")
+        assert prefill(found, completion(20)) is not None
+
+
+@pytest.mark.anyio
+async def test_blocks_for_an_answer_that_nobody_reads_are_given_back() -> None:
+    client = FakeEngineClient()
+    await client.start()
+    client.engine.ready(vocab_size=512)
+    kept = TransferParams(do_remote_prefill=True, remote_request_id="lease").model_dump()
+    client.engine.put_kept(AddRequest("gone", [1], max_tokens=1), kept)
+    assert await asyncio.wait_for(client.engine.released.get(), 30) == "lease"
+    await client.engine.close()
+    await client.stop()
 
 
 def test_a_draining_worker_waits_for_its_leases(

@@ -151,6 +151,8 @@ async def _complete(
         stream = events(service, answer, bodies, body, journaled)
         return EventStream(stream, own)
     result = await unless_disconnected(request, lambda: whole(service, answer, bodies, choices))
+    if result is None and answer.kept is not None:
+        service.client.release(answer.kept["remote_request_id"])  # the client has gone
     own[headers.PROCESSING_MS] = str(round((time.perf_counter() - began) * 1000))
     return Reply(result, headers=own)
 

@@ -166,10 +166,17 @@ class EngineClient:
                 self._on_batch(event)
                 for output in outputs:
                     queue = self._streams.get(output.id)
-                    if queue is not None:
+                    if queue is None:
+                        self._decline(output)
+                    else:
                         if output.finish_reason is not None:
                             del self._streams[output.id]
                         queue.put_nowait(output)
+
+    def _decline(self, output: Output) -> None:
+        """Give back what was kept for an answer that nobody waits for any more."""
+        if output.kept is not None:
+            self.release(output.kept["remote_request_id"])
 
     def _note_leases(self, stats: Stats) -> None:
         if stats.handoff is not None and stats.handoff.leases:

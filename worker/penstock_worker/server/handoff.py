@@ -11,14 +11,14 @@ def handed_over(requests: list[AddRequest], request: GenerationRequest) -> list[
     """Return the engine requests with what the hand-off asks of them.
 
     Blocks are kept only for a single answer that is not streamed: no other one could say where
-    they are. They are pulled for all choices of one prompt, and not for several prompts.
+    they are. They are pulled for one prompt, of which the first choice brings them; the others wait
+    for it anyway.
     """
     params = request.kv_transfer_params
     if params is None:
         return requests
     if params.do_remote_prefill and len(requests) == request.n:
-        source = _source(params)
-        return [msgspec.structs.replace(one, source=source) for one in requests]
+        return [msgspec.structs.replace(requests[0], source=_source(params)), *requests[1:]]
     if params.do_remote_decode and len(requests) == 1 and not request.stream:
         return [msgspec.structs.replace(requests[0], keep=True)]
     return requests

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from penstock_contract.handoff import LeaseOutcome, PullOutcome, TransferParams
@@ -44,18 +44,17 @@ class Identity:
 
 @dataclass(eq=False)
 class _Wait:
-    """Requests with one prompt, until its KV is there or will not come."""
+    """A request, until its KV is there or will not come."""
 
-    source: Source
     request: Request
-    """The first of them: the others know the same prompt."""
-    requests: list[Request]
-    """Those that still wait."""
+    source: Source
     began: float
     deadline: float
-    prefix: list[int]
+    prefix: list[int] = field(default_factory=list)
     """Blocks in front of the pulled ones, held meanwhile."""
     pull: Pull | None = None
+    gone: bool = False
+    """Nobody waits any more, but the pull still writes."""
 
 
 class Handoff:
@@ -89,7 +88,7 @@ class Handoff:
         self._waits: dict[str, _Wait] = {}
         self._room = int(pool.num_blocks * SHARE)
         self._pulls = 0
-        self._done: queue.SimpleQueue[Pull] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[_Wait, Pull]] = queue.SimpleQueue()
         self._outcomes: Counter[str] = Counter()
         self._pulled_bytes = 0
         self._pull_seconds = 0.0
@@ -147,27 +146,22 @@ class Handoff:
 
     def await_blocks(self, request: Request, source: Source) -> None:
         """Begin to get a request's blocks; a later `settle` returns it."""
-        wait = self._waits.get(source.lease)
-        if wait is not None:  # another choice of the same prompt
-            wait.requests.append(request)
-            return
         now = self._clock()
         deadline = now + source.seconds
         if request.deadline is not None:
             deadline = min(deadline, request.deadline)
-        self._waits[source.lease] = _Wait(source, request, [request], now, deadline, [])
+        self._waits[request.id] = _Wait(request, source, now, deadline)
 
     def cancel(self, request_ids: Iterable[str]) -> None:
-        """Forget requests; a pull that nobody waits for ends soon, and its blocks are free then."""
-        gone = set(request_ids)
-        for wait in list(self._waits.values()):
-            left = [request for request in wait.requests if request.id not in gone]
-            if len(left) == len(wait.requests):
+        """Forget requests; a pull ends soon then, and gives its blocks back when it has ended."""
+        for request_id in request_ids:
+            wait = self._waits.pop(request_id, None)
+            if wait is None:
                 continue
-            wait.requests = left
-            if not left and wait.pull is not None:
+            wait.gone = True
+            if wait.pull is not None:
                 wait.pull.cancel()
-            elif not left:
+            else:
                 release_soon(wait.source)
                 self._end(wait, PullOutcome.CANCELLED)
 
@@ -178,7 +172,7 @@ class Handoff:
             self._pool.release(lease.blocks)
         ready: list[Request] = []
         while not self._done.empty():
-            ready += self._finish(self._done.get())
+            ready += self._finish(*self._done.get())
         for wait in [wait for wait in self._waits.values() if wait.pull is None]:
             outcome = self._begin(wait, now)
             if outcome is not None:
@@ -219,9 +213,8 @@ class Handoff:
             return PullOutcome.CACHED
         if wait.deadline <= now or missing > self._pool.num_blocks * SHARE:
             return PullOutcome.NO_ROOM
-        if self._pulls == MAX_PULLS:
-            return PullOutcome.BUSY
-        if missing > self._room or missing + self._pool.idle(prefix) > self._pool.available:
+        needed = missing + self._pool.idle(prefix)
+        if self._pulls == MAX_PULLS or missing > self._room or needed > self._pool.available:
             return None
         self._room -= missing
         self._pulls += 1
@@ -237,17 +230,16 @@ class Handoff:
             deadline=wait.deadline,
             clock=self._clock,
         )
-        wait.pull.start(self._report)
+        wait.pull.start(lambda pull: self._report(wait, pull))
         return None
 
-    def _report(self, pull: Pull) -> None:
+    def _report(self, wait: _Wait, pull: Pull) -> None:
         """Runs on the pull's thread."""
-        self._done.put(pull)
+        self._done.put((wait, pull))
         self._wake()
 
-    def _finish(self, pull: Pull) -> list[Request]:
-        """Make what came findable and let go of it: the requests find it under its names."""
-        wait = self._waits[pull.source.lease]
+    def _finish(self, wait: _Wait, pull: Pull) -> list[Request]:
+        """Make what came findable and let go of it: the request finds it under its names."""
         self._room += len(pull.blocks)
         self._pulls -= 1
         for index in range(pull.first, pull.first + pull.received):
@@ -257,9 +249,8 @@ class Handoff:
         size = self._pool.block_size
         # What the other worker had cached counts as cached, as it would have on one worker.
         known = max(0, wait.source.cached_tokens - pull.first * size)
-        for request in wait.requests:
-            request.pulled_tokens = max(0, pull.received * size - known)
-        return self._end(wait, pull.outcome or PullOutcome.LOST)
+        wait.request.pulled_tokens = max(0, pull.received * size - known)
+        return self._end(wait, pull.outcome)
 
     def _name(self, request: Request, index: int, block: int) -> None:
         names = request.full_block_names(self._pool.block_size, index + 1)
@@ -267,7 +258,7 @@ class Handoff:
             self._pool.log.stored(names, request.tokens, index)
 
     def _end(self, wait: _Wait, outcome: PullOutcome) -> list[Request]:
-        del self._waits[wait.source.lease]
+        """Return the request, if it still waits."""
         self._outcomes[outcome] += 1
         self._pull_seconds += self._clock() - wait.began
-        return wait.requests
+        return [] if wait.gone else [self._waits.pop(wait.request.id).request]

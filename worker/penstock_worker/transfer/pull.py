@@ -66,7 +66,8 @@ class Pull:
         self.blocks = blocks
         self.received = 0
         """Blocks that are filled and proved, from the first on; they are right whatever follows."""
-        self.outcome: PullOutcome | None = None
+        self.outcome = PullOutcome.LOST
+        """Final when `done` is called."""
         self._fingerprint = fingerprint
         self._memory = memory
         self._deadline = deadline
@@ -87,16 +88,19 @@ class Pull:
                 self._channel.shut()
 
     def _run(self, done: Callable[["Pull"], None]) -> None:
-        outcome = self._outcome()
-        self.outcome = PullOutcome.CANCELLED if self._cancelled else outcome
-        done(self)
-        if outcome not in (PullOutcome.COMPLETE, PullOutcome.UNREACHABLE, PullOutcome.STALE):
+        try:
+            self.outcome = self._outcome()
+        finally:
+            if self._cancelled:
+                self.outcome = PullOutcome.CANCELLED
+            done(self)
+        if self.outcome not in (PullOutcome.COMPLETE, PullOutcome.UNREACHABLE, PullOutcome.STALE):
             release(self.source)
 
     def _outcome(self) -> PullOutcome:
         try:
             connection = _connect(self.source, min(CONNECT_SECONDS, self._deadline - self._clock()))
-        except OSError:
+        except (OSError, UnicodeError):  # the latter for a name that no host can have
             return PullOutcome.UNREACHABLE
         channel = Channel(
             connection, deadline=self._deadline, stall=STALL_SECONDS, clock=self._clock
@@ -157,7 +161,7 @@ class Pull:
 
 def release(source: Source) -> None:
     """Tell whoever holds the blocks that nobody will pull them, as well as that can be done."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):
         deadline = time.monotonic() + RELEASE_SECONDS
         connection = _connect(source, RELEASE_SECONDS)
         with contextlib.closing(Channel(connection, deadline=deadline, stall=RELEASE_SECONDS)) as c:

@@ -9,15 +9,16 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
-from penstock_gateway.relay.relay import Relay, key_of
+from penstock_gateway.relay.call import Call, Serve
+from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
 from penstock_gateway.status.collect import collect
+from penstock_gateway.tenants.door import sent_key
 from penstock_gateway.tenants.visit import model_not_found
 
 log = logging.getLogger("penstock.gateway")
@@ -36,38 +37,51 @@ def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
     )
     _error_handlers(app)
     for path in RELAYED:
-        app.add_route(path, _relayed(relay), methods=["POST"])
+        app.add_route(path, _only_post, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _model_routes(app, relay)
     _state_routes(app, relay, registry)
     return app
 
 
-def _relayed(relay: Relay) -> Any:
-    async def endpoint(request: Request) -> Response:
-        return _Relayed(relay, request)
+def completions(relay: Relay) -> Serve:
+    """Return what serves the POST requests to `RELAYED`, which never reach the app."""
 
-    return endpoint
-
-
-class _Relayed(Response):
-    """An ASGI response that the relay writes itself."""
-
-    def __init__(self, relay: Relay, request: Request) -> None:
-        super().__init__()
-        self._relay = relay
-        self._request = request
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(call: Call) -> None:
         try:
-            await self._relay.handle(self._request, send)
+            await relay.handle(call)
         except ApiError as error:
-            await _refusal(error, self._request)(scope, receive, send)
+            _refuse(call, error)
+        except Exception as error:
+            _refuse(call, _bug(error))
+
+    return serve
+
+
+def _refuse(call: Call, error: ApiError) -> None:
+    """Answer a call that was not relayed; one whose answer has begun just ends."""
+    if call.begun:
+        return
+    own = headers.request_id(call.header(headers.REQUEST_ID.encode()))
+    body = orjson.dumps(error.body())
+    found = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **error.headers(),
+        headers.REQUEST_ID: own,
+    }
+    call.begin(error.code.status, [(k.encode(), v.encode()) for k, v in found.items()])
+    call.write(body)
+    call.end()
+
+
+async def _only_post(_: Request) -> Response:
+    raise HTTPException(405, "Method Not Allowed")
 
 
 def _model_routes(app: FastAPI, relay: Relay) -> None:
     def served(request: Request) -> dict[str, FleetModel]:
         """Return what the caller may use, by name."""
-        tenant = relay.door.identify(key_of(request))
+        tenant = relay.door.identify(_key(request))
         models = relay.directory().served
         return {name: model for name, model in models.items() if tenant.may_use(name, model)}
 
@@ -139,15 +153,24 @@ def _error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> Response:
-        # The text of an unexpected exception may quote a prompt: it stays out of answer and log.
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("%s in %s, line %s", type(error).__name__, where.filename, where.lineno)
-        message = "the gateway failed on this request"
-        return _refusal(ApiError(ErrorCode.INTERNAL_ERROR, message), request)
+        return _refusal(_bug(error), request)
+
+
+def _bug(error: Exception) -> ApiError:
+    """Log an unexpected exception without its text, which may quote a prompt."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s in %s, line %s", type(error).__name__, where.filename, where.lineno)
+    return ApiError(ErrorCode.INTERNAL_ERROR, "the gateway failed on this request")
 
 
 def _model(name: str, model: FleetModel) -> dict[str, object]:
     return {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
+
+
+def _key(request: Request) -> str:
+    """Return the API key that a request brings, or nothing."""
+    found = request.headers
+    return sent_key(found.get("authorization"), found.get("x-api-key"))
 
 
 def _refusal(error: ApiError, request: Request) -> Response:

@@ -8,8 +8,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -17,11 +19,11 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.fleet import Fleet
-from penstock_gateway.app import create_app
+from penstock_gateway.app import RELAYED, completions, create_app
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.protocol import BoundedProtocol
+from penstock_gateway.protocol import GatewayProtocol
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
@@ -62,7 +64,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
-        http=BoundedProtocol,
+        http=_protocol(relay),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -162,6 +164,12 @@ class Gateway:
         self.metrics.fleet(fleet)
         self._changed()
         log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
+
+
+def _protocol(relay: Relay) -> Any:
+    """Return what uvicorn makes its connections of."""
+    paths = frozenset(path.encode() for path in RELAYED)
+    return partial(GatewayProtocol, serve=completions(relay), paths=paths)
 
 
 class _Server(uvicorn.Server):

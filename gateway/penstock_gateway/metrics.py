@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
-from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Fault, Outcome
+from penstock_gateway.figures import Figures
 from penstock_gateway.fleet.source import FleetHealth
 
 
@@ -16,7 +16,7 @@ class GatewayMetrics:
     """All instruments of a gateway."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._instruments = Instruments(registry, declared.GATEWAY)
+        self._instruments = Figures(registry, declared.GATEWAY)
 
     def refused(self, code: ErrorCode, tenant: str = "") -> None:
         """A request was refused before it was admitted; of a tenant, if it is known."""
@@ -84,7 +84,7 @@ class GatewayMetrics:
 class RequestMetrics:
     """The metrics of one admitted request. Times are monotonic seconds."""
 
-    def __init__(self, instruments: Instruments, model: str, arrived: float) -> None:
+    def __init__(self, instruments: Figures, model: str, arrived: float) -> None:
         self._instruments = instruments
         self._model = model
         self._arrived = arrived

@@ -11,13 +11,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
-from starlette.requests import Request
 
 from penstock_contract import headers, journal
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import FleetModel, FleetWorker
 from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.metrics import RequestMetrics
+from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.client import Client, is_stream
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.record import Record, error_code
@@ -74,7 +74,7 @@ class Shared:
 class Admitted:
     """A request that is to be served."""
 
-    request: Request
+    call: Call
     body: bytes
     wanted: Wanted
     model: FleetModel
@@ -201,7 +201,7 @@ class Attempt:
 
     def _data(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
-        admitted, path = self._admitted, self._admitted.request.url.path
+        admitted, path = self._admitted, self._admitted.call.path
         body, own = admitted.body, [*admitted.visit.trusted_headers]
         if self._journey.number > 1:
             own.append((headers.ATTEMPT, str(self._journey.number)))
@@ -210,7 +210,7 @@ class Attempt:
         resume = self._journey.record.resume() if self._client.begun else None
         if resume is not None:
             body = with_field(body, journal.FIELD, resume.model_dump_json().encode())
-        host, incoming = urlsplit(self._worker.url).netloc, admitted.request.headers.raw
+        host, incoming = urlsplit(self._worker.url).netloc, admitted.call.headers
         return worker_request(path, host, self._journey.id, incoming, body, own)
 
     async def _relay(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:

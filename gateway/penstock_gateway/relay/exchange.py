@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from starlette.types import Send
-
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
@@ -22,7 +20,6 @@ from penstock_contract.metrics import Fault, Outcome
 from penstock_gateway.relay.attempt import Admitted, Attempt, Journey, RefusalError, Shared
 from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.decisions import Decision
-from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.load import Prompt
 from penstock_gateway.routing.policy import Choice
@@ -38,6 +35,9 @@ DEADLY: Final = (Fault.LOST, Fault.HUNG, Fault.FAILED)
 PATIENCE: Final = 10.0
 """Seconds that a broken stream waits for a worker, when there is none left to go on."""
 
+_REQUEST_ID: Final = headers.REQUEST_ID.encode()
+_AFFINITY: Final = headers.SESSION_AFFINITY.encode()
+
 Workers = Callable[[], Sequence[FleetWorker]]
 """Returns those that take requests now."""
 
@@ -49,32 +49,23 @@ class Exchange:
         self._shared = shared
         self._admitted = admitted
         self._workers = workers
-        self._request = admitted.request
         self._received = shared.clock()
-        request_id = headers.request_id(self._request.headers.get(headers.REQUEST_ID))
+        request_id = headers.request_id(admitted.call.header(_REQUEST_ID))
         self._journey = Journey(request_id, self._prompt())
         self._tried: list[Choice] = []
         self._spent = 0
         self._revision = ""
         self._poisonous = False
 
-    async def run(self, send: Send) -> Outcome:
+    async def run(self) -> Outcome:
         """Have the request answered.
 
         Raises:
             ApiError: nobody did; nothing was sent yet.
         """
         debug = self._shared.debug_headers
-        client = Client(send, self._journey.id, self._admitted.visit, debug_headers=debug)
-        leaving = asyncio.create_task(disconnected(self._request.receive))
-        try:
-            return await unless(leaving, self._serve(client))
-        except ClientLeft:
-            return Outcome.CANCELLED
-        finally:
-            leaving.cancel()
-
-    async def _serve(self, client: Client) -> Outcome:
+        admitted = self._admitted
+        client = Client(admitted.call, self._journey.id, admitted.visit, debug_headers=debug)
         workers = list(self._workers())
         while True:
             choice = self._choose(workers)
@@ -150,7 +141,7 @@ class Exchange:
         return Prompt(
             prefix_keys(prompt, f"{admitted.model.deployment}\0{salt}".encode()),
             len(prompt),
-            self._request.headers.get(headers.SESSION_AFFINITY),
+            admitted.call.header(_AFFINITY) or None,
             admitted.wanted.stream,
         )
 

@@ -9,20 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
-from starlette.types import Send
-
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.attempt import Admitted, Shared
+from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.health import ask
-from penstock_gateway.relay.leaving import ClientLeft, disconnected, unless
 from penstock_gateway.relay.request import (
     Wanted,
     check_content_type,
@@ -101,27 +98,27 @@ class Relay:
             )
         return GatewayWorkers(workers=found)
 
-    async def handle(self, request: Request, send: Send) -> None:
+    async def handle(self, call: Call) -> None:
         """Serve one request whose body names a model.
 
         Raises:
             ApiError: it was refused, or no worker began to answer; nothing was sent yet.
         """
         try:
-            visit = self.door.enter(key_of(request))
+            visit = self.door.enter(_key(call))
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
         try:
-            await self._visit(visit, request, send)
+            await self._visit(visit, call)
         finally:
             visit.leave()
 
-    async def _visit(self, visit: Visit, request: Request, send: Send) -> None:
+    async def _visit(self, visit: Visit, call: Call) -> None:
         arrived = self.clock()
         try:
             visit.begin()
-            body = await self._body(request)
+            body = await self._body(call)
             wanted = parse(body)
             body = self._harmless(body, wanted)
             model = self._model(wanted.model)
@@ -133,10 +130,13 @@ class Relay:
             raise
         self._budget.earn()
         metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
-        admitted = Admitted(request, body, wanted, model, metrics, visit)
+        admitted = Admitted(call, body, wanted, model, metrics, visit)
         outcome = Outcome.ERROR
         try:
-            outcome = await self._serve(admitted, place, send)
+            outcome = await self._serve(admitted, place)
+        except asyncio.CancelledError:
+            outcome = Outcome.CANCELLED
+            raise
         finally:
             place.leave()
             metrics.ended(outcome, self.clock())
@@ -163,22 +163,16 @@ class Relay:
         for model in self.directory().fleet.models:
             self.gates.advance(model)
 
-    async def _serve(self, admitted: Admitted, place: Place, send: Send) -> Outcome:
+    async def _serve(self, admitted: Admitted, place: Place) -> Outcome:
         """Wait for a worker with room, then give it the request."""
         if not place.turn.done():
-            leaving = asyncio.create_task(disconnected(admitted.request.receive))
-            try:
-                await unless(leaving, place.reached())
-            except ClientLeft:
-                return Outcome.CANCELLED
-            finally:
-                leaving.cancel()
+            await place.reached()
         admitted.metrics.let_through(self.clock())
         model = admitted.model
         if not self._workers(model):
             raise _nobody(model.name)
         exchange = Exchange(self._shared(), admitted, lambda: self._workers(model))
-        return await exchange.run(send)
+        return await exchange.run()
 
     def _shared(self) -> Shared:
         return Shared(
@@ -194,20 +188,15 @@ class Relay:
             self.settings.debug_headers,
         )
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, call: Call) -> bytes:
         limit = self.settings.max_body
-        too_large = ApiError(ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes")
-        check_content_type(request.headers.get("content-type", "").encode())
-        if request.headers.get("content-encoding", "identity") != "identity":
+        check_content_type(call.header(b"content-type").encode())
+        if call.header(b"content-encoding") not in ("", "identity"):
             raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
-        if int(request.headers.get("content-length", "0")) > limit:
-            raise too_large
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
-        return bytes(body)
+        if int(call.header(b"content-length") or 0) > limit:
+            message = f"the body has more than {limit} bytes"
+            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, message)
+        return await call.read(limit)
 
     def _model(self, name: str) -> FleetModel:
         directory = self.directory()
@@ -231,10 +220,9 @@ class Relay:
         return workers * model.queue.per_worker if model.queue else sys.maxsize
 
 
-def key_of(request: Request) -> str:
+def _key(call: Call) -> str:
     """Return the API key that a request brings, or nothing."""
-    found = request.headers
-    return sent_key(found.get("authorization"), found.get("x-api-key"))
+    return sent_key(call.header(b"authorization") or None, call.header(b"x-api-key") or None)
 
 
 def _nobody(name: str) -> ApiError:

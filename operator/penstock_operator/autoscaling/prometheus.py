@@ -72,7 +72,7 @@ class Prometheus:
                 raise SourceError("Prometheus answered with something else than samples")
             return found
         except httpx.HTTPError as error:
-            raise SourceError(f"Prometheus: {error or type(error).__name__}") from error
+            raise SourceError(f"Prometheus: {str(error) or type(error).__name__}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(f"Prometheus: its answer cannot be read: {error}") from error
 

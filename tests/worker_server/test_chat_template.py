@@ -46,6 +46,20 @@ def test_json_keeps_every_letter(tmp_path: Path) -> None:
     assert found.render([{"role": "user", "content": "é<"}]) == '"é<"'
 
 
+def test_a_templates_own_variables_can_be_set_and_no_others(tmp_path: Path) -> None:
+    found = template(tmp_path, "{% if enable_thinking %}think{% endif %}{{ messages[0].content }}")
+    assert found.render(MESSAGES) == "Hi"
+    given = {"enable_thinking": True, "messages": "x", "tools": 1, "unknown": 2}
+    assert found.render(MESSAGES, variables=given) == "thinkHi"
+
+
+def test_a_template_for_tools_is_taken_where_there_are_some(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "b"}]
+    found = template(tmp_path, named)
+    assert found.render(MESSAGES) == "b"
+    assert found.render(MESSAGES, [{"a": 1}]) == "[{'a': 1}]"
+
+
 def test_a_model_without_a_template_says_what_to_use(tmp_path: Path) -> None:
     with pytest.raises(ChatTemplateError, match="/v1/completions"):
         ChatTemplate(tmp_path).render(MESSAGES)

@@ -38,6 +38,19 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     "logprobs-21": (CHAT, {"messages": MESSAGES, "top_logprobs": 21}, "top_logprobs"),
     "top-logprobs-alone": (CHAT, {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs"),
     "max-tokens": (CHAT, {"messages": MESSAGES, "max_tokens": 0}, "max_tokens"),
+    "min-tokens": (COMPLETIONS, {"prompt": "x", "max_tokens": 4, "min_tokens": 5}, "min_tokens"),
+    "choices": (COMPLETIONS, {"prompt": ["x"] * 3, "n": 60}, "n"),
+    "streamed-scores": (
+        CHAT,
+        {"messages": MESSAGES, "stream": True, "prompt_logprobs": 1},
+        "prompt_logprobs",
+    ),
+    "truncation": (
+        COMPLETIONS,
+        {"prompt": "x", "truncate_prompt_tokens": -2},
+        "truncate_prompt_tokens",
+    ),
+    "salt": (CHAT, {"messages": MESSAGES, "cache_salt": "é" * 40}, "cache_salt"),
     "bias": (CHAT, {"messages": MESSAGES, "logit_bias": {"99999": 1}}, "logit_bias"),
     "stop-token": (CHAT, {"messages": MESSAGES, "stop_token_ids": [99999]}, "stop_token_ids"),
     "no-prompt": (COMPLETIONS, {}, "prompt"),
@@ -134,6 +147,18 @@ def test_a_context_overflow_names_what_is_too_long(
 ) -> None:
     answer = post(served, path, body)
     assert refused(answer, 400, "context_length_exceeded")["param"] == param
+
+
+def test_a_prompt_that_can_never_fit_is_refused_before_it_is_tokenised(
+    served: WorkerProcess,
+) -> None:
+    huge = "a" * 20_000_000  # which takes seconds to tokenise
+    for path, body in (
+        (COMPLETIONS, {"prompt": huge}),
+        (CHAT, {"messages": [{"role": "user", "content": huge}]}),
+    ):
+        answer = post(served, path, body)
+        assert "letters" in refused(answer, 400, "context_length_exceeded")["message"]
 
 
 JSON = {"content-type": "application/json"}

@@ -127,6 +127,7 @@ def test_a_batch_of_prompts_goes_on(served: WorkerProcess) -> None:
         (CHAT, {"logprobs": True, "top_logprobs": 2}),
         (COMPLETIONS, {"logprobs": 2}),
         (COMPLETIONS, {"echo": True}),
+        (COMPLETIONS, {"echo": True, "logprobs": 1}),
     ],
 )
 def test_log_probabilities_and_text_offsets_go_on(

@@ -11,7 +11,9 @@ class Forks:
 
     def wait(self, request: Request, first: Request | None) -> bool:
         """Let a choice wait for the first one's prompt; False when it must compute its own."""
-        if first is None or first.computed >= first.prompt_length or request.resumed_at:
+        if first is None or first.computed >= first.prompt_length:
+            return False
+        if request.resumed_at or request.unscored:
             return False
         if first.salt != request.salt or _prompt(first) != _prompt(request):
             return False

@@ -32,6 +32,8 @@ class Delta:
     cached_tokens: int = 0
     """Prompt tokens that were cached; with the first delta of a choice that counts them."""
     calls: list[CallPiece] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """With the first delta, where asked for."""
 
 
 @dataclass
@@ -74,6 +76,7 @@ class _Choice:
     tokens: int = 0
     pending: list[int] = field(default_factory=list)
     pending_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     counted: bool = False
     cached_tokens: int = 0
     """Of the prompt, until a delta has reported them."""
@@ -82,6 +85,7 @@ class _Choice:
     def take(self, output: Output) -> Delta | None:
         """Return what an output makes visible."""
         piece = ""
+        self.prompt_logprobs += output.prompt_logprobs
         for place, token in enumerate(output.tokens):
             self.pending.append(token)
             if output.logprobs:
@@ -110,8 +114,10 @@ class _Choice:
             self._shown_as(reason),
             self.cached_tokens,
             found.calls,
+            self.prompt_logprobs,
         )
         self.pending, self.pending_logprobs, self.cached_tokens = [], [], 0
+        self.prompt_logprobs = []
         return delta
 
     def _parsed(self, piece: str, *, last: bool) -> Parsed:

@@ -65,7 +65,7 @@ def _text_routes(app: FastAPI, service: Service) -> None:
             )
         if body.messages is not None:
             tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
-            tokens = chat_prompt(served, body.messages, tools or None)
+            tokens = chat_prompt(served, body.messages, tools or None, body.chat_template_kwargs)
         else:
             tokens = served.tokenizer.encode(
                 body.prompt or "", add_special_tokens=body.add_special_tokens

@@ -1,11 +1,12 @@
 """The JSON bodies of answers, streamed and whole, for both completion endpoints."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.server.answer import Delta
+from penstock_worker.server.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from penstock_worker.text.tokenizer import Tokenizer
 from penstock_worker.text.tool_calls import CallPiece
 
@@ -17,6 +18,20 @@ class Head:
     id: str
     created: int
     model: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an answer has besides its text."""
+
+    prompts: list[list[int]]
+    """Of each choice."""
+    logprobs: int | None = None
+    """Alternatives to each token; None for no log-probabilities."""
+    prompt_logprobs: int | None = None
+    token_ids: bool = False
+    echo: bool = False
+    """The prompt stands in front of the text."""
 
 
 class Bodies(Protocol):
@@ -40,26 +55,23 @@ class ChatBodies:
 
     head: Head
     tokenizer: Tokenizer
-    with_logprobs: bool
+    shown: Shown
     _begun: set[int] = field(default_factory=set)
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """See `Bodies.chunk`; the first of a choice carries the role."""
         message: dict[str, Any] = {}
+        body = _head(self.head, "chat.completion.chunk")
         if delta.index not in self._begun:
+            if self.shown.token_ids and not self._begun:
+                body["prompt_token_ids"] = self.shown.prompts[0]
             self._begun.add(delta.index)
             message = {"role": "assistant", "content": ""}
         if delta.text:
             message["content"] = delta.text
         if delta.calls:
             message["tool_calls"] = [self._piece(delta.index, piece) for piece in delta.calls]
-        choice = {
-            "index": delta.index,
-            "delta": message,
-            "logprobs": self._logprobs(delta.tokens, delta.logprobs),
-            "finish_reason": delta.finish_reason,
-        }
-        return {**_head(self.head, "chat.completion.chunk"), "choices": [choice]}
+        return {**body, "choices": [{"index": delta.index, "delta": message, **self._rest(delta)}]}
 
     def usage_chunk(self, usage: dict[str, object]) -> dict[str, Any]:
         """See `Bodies.usage_chunk`."""
@@ -67,29 +79,41 @@ class ChatBodies:
 
     def whole(self, deltas: list[list[Delta]], usage: dict[str, object]) -> dict[str, Any]:
         """See `Bodies.whole`."""
-        choices = [
-            {
-                "index": index,
-                "message": self._message(index, found),
-                "logprobs": self._logprobs(*_joined(found)),
-                "finish_reason": found[-1].finish_reason,
-            }
-            for index, found in enumerate(deltas)
-        ]
-        return {**_head(self.head, "chat.completion"), "choices": choices, "usage": usage}
+        joined = [_joined(found) for found in deltas]
+        body = {
+            **_head(self.head, "chat.completion"),
+            "choices": [
+                {"index": delta.index, "message": self._message(delta), **self._rest(delta)}
+                for delta in joined
+            ],
+            "usage": usage,
+        }
+        prompt = self.shown.prompts[0]
+        if self.shown.prompt_logprobs is not None:
+            found, count = joined[0].prompt_logprobs, self.shown.prompt_logprobs
+            body["prompt_logprobs"] = prompt_logprobs(self.tokenizer, prompt, found, count)
+        if self.shown.token_ids:
+            body["prompt_token_ids"] = prompt
+        return body
 
-    def _message(self, index: int, deltas: list[Delta]) -> dict[str, Any]:
-        text = "".join(delta.text for delta in deltas)
+    def _rest(self, delta: Delta) -> dict[str, Any]:
+        logprobs = None
+        if self.shown.logprobs is not None:
+            logprobs = chat_logprobs(self.tokenizer, delta.tokens, delta.logprobs)
+        rest = {"logprobs": logprobs, "finish_reason": delta.finish_reason}
+        return {**rest, "token_ids": delta.tokens} if self.shown.token_ids else rest
+
+    def _message(self, delta: Delta) -> dict[str, Any]:
         calls: list[dict[str, Any]] = []
-        for piece in (piece for delta in deltas for piece in delta.calls):
+        for piece in delta.calls:
             if piece.name:
-                calls.append(self._piece(index, piece))
+                calls.append(self._piece(delta.index, piece))
                 del calls[-1]["index"]
             else:
                 calls[piece.index]["function"]["arguments"] += piece.arguments
         if not calls:
-            return {"role": "assistant", "content": text}
-        return {"role": "assistant", "content": text or None, "tool_calls": calls}
+            return {"role": "assistant", "content": delta.text}
+        return {"role": "assistant", "content": delta.text or None, "tool_calls": calls}
 
     def _piece(self, choice: int, piece: CallPiece) -> dict[str, Any]:
         """The first piece of a call has its id and name, all have arguments."""
@@ -107,32 +131,16 @@ class ChatBodies:
         place = f"{self.head.id}/{choice}/{call}".encode()
         return "call_" + hashlib.blake2b(place, digest_size=12).hexdigest()
 
-    def _logprobs(self, tokens: list[int], logprobs: list[TokenLogprobs]) -> dict[str, Any] | None:
-        if not self.with_logprobs:
-            return None
-        content = [
-            {
-                **self._token(token, entry.logprob),
-                "top_logprobs": [self._token(other, value) for other, value in entry.top],
-            }
-            for token, entry in zip(tokens, logprobs, strict=True)
-        ]
-        return {"content": content, "refusal": None}
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": logprob, "bytes": list(self.tokenizer.bytes_of(token))}
-
 
 @dataclass
 class CompletionBodies:
-    """`text_completion`; `echoes` are prompt texts to put in front, one per choice, or empty."""
+    """`text_completion`."""
 
     head: Head
     tokenizer: Tokenizer
-    with_logprobs: bool
-    echoes: list[str]
+    shown: Shown
     _lengths: dict[int, int] = field(default_factory=dict)
+    """Of each choice's text, as far as its tokens were told."""
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """See `Bodies.chunk`."""
@@ -144,51 +152,46 @@ class CompletionBodies:
 
     def whole(self, deltas: list[list[Delta]], usage: dict[str, object]) -> dict[str, Any]:
         """See `Bodies.whole`."""
-        choices = []
-        for index, found in enumerate(deltas):
-            tokens, logprobs = _joined(found)
-            text = "".join(delta.text for delta in found)
-            joined = Delta(index, text, tokens, logprobs, found[-1].finish_reason)
-            choices.append(self._choice(joined))
+        choices = [self._choice(_joined(found)) for found in deltas]
         return {**_head(self.head, "text_completion"), "choices": choices, "usage": usage}
 
     def _choice(self, delta: Delta) -> dict[str, Any]:
-        text = delta.text
-        if delta.index not in self._lengths:
-            self._lengths[delta.index] = 0
-            text = (self.echoes[delta.index] if self.echoes else "") + text
-        logprobs = self._logprobs(delta) if self.with_logprobs else None
-        return {
-            "index": delta.index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": delta.finish_reason,
-        }
-
-    def _logprobs(self, delta: Delta) -> dict[str, Any]:
-        texts = [self._text(token) for token in delta.tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._lengths[delta.index])
-            self._lengths[delta.index] += len(text)
-        return {
-            "tokens": texts,
-            "token_logprobs": [entry.logprob for entry in delta.logprobs],
-            "top_logprobs": [
-                {self._text(token): value for token, value in entry.top} for entry in delta.logprobs
-            ],
-            "text_offset": offsets,
-        }
-
-    def _text(self, token: int) -> str:
-        return self.tokenizer.decode([token], skip_special_tokens=False)
+        prompt = self.shown.prompts[delta.index]
+        first = delta.index not in self._lengths
+        tokens, logprobs = delta.tokens, list[TokenLogprobs | None](delta.logprobs)
+        choice: dict[str, Any] = {"index": delta.index, "text": delta.text, "logprobs": None}
+        if first and self.shown.echo:
+            choice["text"] = self.tokenizer.decode(prompt) + delta.text
+            tokens, logprobs = [*prompt, *tokens], [None, *delta.prompt_logprobs, *logprobs]
+        begin = self._lengths.get(delta.index, 0)
+        self._lengths[delta.index] = begin + sum(len(self.tokenizer.decode([t])) for t in tokens)
+        if self.shown.logprobs is not None:
+            choice["logprobs"] = completion_logprobs(
+                self.tokenizer, tokens, logprobs, self.shown.logprobs, begin
+            )
+        choice["finish_reason"] = delta.finish_reason
+        if first and self.shown.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(
+                self.tokenizer, prompt, delta.prompt_logprobs, self.shown.prompt_logprobs
+            )
+        if self.shown.token_ids:
+            choice["token_ids"] = delta.tokens
+            if first:
+                choice["prompt_token_ids"] = prompt
+        return choice
 
 
 def _head(head: Head, kind: str) -> dict[str, Any]:
     return {"id": head.id, "object": kind, "created": head.created, "model": head.model}
 
 
-def _joined(deltas: list[Delta]) -> tuple[list[int], list[TokenLogprobs]]:
-    tokens = [token for delta in deltas for token in delta.tokens]
-    logprobs = [entry for delta in deltas for entry in delta.logprobs]
-    return tokens, logprobs
+def _joined(deltas: list[Delta]) -> Delta:
+    """Return a choice's deltas as one."""
+    return replace(
+        deltas[-1],
+        text="".join(delta.text for delta in deltas),
+        tokens=[token for delta in deltas for token in delta.tokens],
+        logprobs=[entry for delta in deltas for entry in delta.logprobs],
+        calls=[piece for delta in deltas for piece in delta.calls],
+        prompt_logprobs=[entry for delta in deltas for entry in delta.prompt_logprobs],
+    )

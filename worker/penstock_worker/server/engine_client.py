@@ -101,9 +101,8 @@ class EngineClient:
         if self._leaving:
             raise HandedBack
         queue: asyncio.Queue[Output | None] = asyncio.Queue()
-        for request in requests:
-            self._streams[request.id] = queue
-            self._send(request)
+        self._streams.update(dict.fromkeys((request.id for request in requests), queue))
+        self._send(*requests)  # at once: choices of one prompt are to be found together
         try:
             unfinished = len(requests)
             while unfinished:
@@ -139,9 +138,9 @@ class EngineClient:
         if live and not self.died.is_set():
             self._send(Abort(live))
 
-    def _send(self, message: AddRequest | Abort | Release) -> None:
+    def _send(self, *messages: AddRequest | Abort | Release) -> None:
         if self._writer is not None:
-            self._writer.write(encode(message))
+            self._writer.write(b"".join(map(encode, messages)))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         decoder = event_decoder()

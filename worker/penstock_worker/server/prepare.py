@@ -5,6 +5,7 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.messages import AddRequest, Sampling
 from penstock_worker.server.prompts import check_tokens
 from penstock_worker.server.protocol import (
+    MAX_CHOICES,
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
@@ -29,8 +30,24 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
         raise _unsupported("suffix", "leave it out")
     if request.best_of is not None and request.best_of != request.n:
         raise _unsupported("best_of", "use n")
-    if request.echo and request.logprobs is not None:
-        raise _unsupported("echo", "echo and logprobs do not go together yet")
+
+
+def check_limits(served: Served, request: ChatRequest | CompletionRequest) -> None:
+    """Refuse what needs no tokenising to be refused."""
+    prompts = request.prompt_count if isinstance(request, CompletionRequest) else 1
+    if request.n * prompts > MAX_CHOICES:
+        raise _wrong("n", f"times the number of prompts must be at most {MAX_CHOICES}")
+    if len((request.cache_salt or "").encode()) > MAX_SALT:
+        raise _wrong("cache_salt", f"must be at most {MAX_SALT} bytes")
+    if request.stream and request.prompt_logprobs is not None:
+        raise _wrong("prompt_logprobs", "cannot be streamed: leave out stream")
+    max_tokens = _max_tokens(request)
+    if max_tokens is not None:
+        _check_length(served, 1, max_tokens, _blamed(request))
+        if request.min_tokens > max_tokens:
+            raise _wrong("min_tokens", f"must be at most max_tokens, {max_tokens}")
+    check_tokens(served, list(request.logit_bias or {}), "logit_bias")
+    check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
 
 
 def engine_requests(
@@ -57,14 +74,6 @@ def engine_requests(
     for prompt in prompts:
         _check_length(served, len(prompt), max_tokens, _blamed(request))
     salt = (request.cache_salt or "").encode()
-    if len(salt) > MAX_SALT:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            f"cache_salt must be at most {MAX_SALT} bytes",
-            param="cache_salt",
-        )
-    check_tokens(served, list(request.logit_bias or {}), "logit_bias")
-    check_tokens(served, request.stop_token_ids or [], "stop_token_ids")
     stop_tokens = list(request.stop_token_ids or [])
     if grammar or not request.ignore_eos:  # an output that is complete has nothing to go on with
         stop_tokens += served.eos_token_ids
@@ -72,7 +81,7 @@ def engine_requests(
         AddRequest(
             id=f"{request_id}-{index * request.n + choice}",
             prompt=prompt,
-            max_tokens=max_tokens or served.max_model_len - len(prompt),
+            max_tokens=served.max_model_len - len(prompt) if max_tokens is None else max_tokens,
             min_tokens=request.min_tokens,
             sampling=_sampling(request, seed, choice),
             stop_token_ids=stop_tokens,
@@ -80,6 +89,8 @@ def engine_requests(
             salt=trusted.salted(salt),
             deadline=trusted.deadline,
             grammar=grammar,
+            beside=f"{request_id}-{index * request.n}" if choice else "",
+            prompt_logprobs=_prompt_logprobs(request),
         )
         for index, prompt in enumerate(prompts)
         for choice in range(request.n)
@@ -87,10 +98,6 @@ def engine_requests(
 
 
 def _sampling(request: ChatRequest | CompletionRequest, seed: int, choice: int) -> Sampling:
-    if isinstance(request, ChatRequest):
-        logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    else:
-        logprobs = request.logprobs
     return Sampling(
         temperature=_or(request.temperature, 1.0),
         top_k=max(0, request.top_k or 0),
@@ -102,8 +109,25 @@ def _sampling(request: ChatRequest | CompletionRequest, seed: int, choice: int) 
         logit_bias=request.logit_bias or {},
         seed=seed if request.seed is None else request.seed,
         choice=choice,
-        logprobs=logprobs,
+        logprobs=wanted_logprobs(request),
     )
+
+
+def wanted_logprobs(request: ChatRequest | CompletionRequest) -> int | None:
+    """Return the alternatives to tell for each output token; None for no log-probabilities."""
+    if isinstance(request, CompletionRequest):
+        return request.logprobs
+    return (request.top_logprobs or 0) if request.logprobs else None
+
+
+def _prompt_logprobs(request: ChatRequest | CompletionRequest) -> int | None:
+    """Return how many alternatives each prompt token is reported with; None for no report."""
+    echoed = None
+    if isinstance(request, CompletionRequest) and request.echo:
+        echoed = request.logprobs
+    if request.prompt_logprobs is None or echoed is None:
+        return echoed if request.prompt_logprobs is None else request.prompt_logprobs
+    return max(echoed, request.prompt_logprobs)
 
 
 def _or(value: float | None, default: float) -> float:
@@ -114,7 +138,7 @@ def _max_tokens(request: GenerationRequest) -> int | None:
     """Return the output bound, or None for the rest of the context (chat's default)."""
     if isinstance(request, ChatRequest):
         return request.max_completion_tokens or request.max_tokens
-    return request.max_tokens or 16  # OpenAI's default for plain completions
+    return 16 if request.max_tokens is None else request.max_tokens  # OpenAI's default
 
 
 def _blamed(request: ChatRequest | CompletionRequest) -> str:
@@ -129,13 +153,18 @@ def _blamed(request: ChatRequest | CompletionRequest) -> str:
 def _check_length(served: Served, prompt: int, output: int | None, param: str) -> None:
     if prompt == 0:
         raise ApiError(ErrorCode.INVALID_REQUEST, "the prompt has no tokens", param="prompt")
-    if prompt + (output or 1) > served.max_model_len:
+    wanted = 1 if output is None else output
+    if prompt + wanted > served.max_model_len:
         raise ApiError(
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             f"This model's maximum context length is {served.max_model_len} tokens; the prompt has "
-            f"{prompt} and {output or 1} were asked for. Shorten the prompt or lower max_tokens.",
+            f"{prompt} and {wanted} were asked for. Shorten the prompt or lower max_tokens.",
             param=param,
         )
+
+
+def _wrong(param: str, must: str) -> ApiError:
+    return ApiError(ErrorCode.INVALID_REQUEST, f"{param} {must}", param=param)
 
 
 def _unsupported(param: str, fix: str) -> ApiError:

@@ -1,25 +1,34 @@
 """From messages or prompts to token ids."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.conversation import Message
-from penstock_worker.server.protocol import CompletionRequest
+from penstock_worker.server.protocol import CompletionRequest, GenerationRequest
 from penstock_worker.server.served import Served
 from penstock_worker.text.chat_template import ChatTemplateError
 
 
 def chat_prompt(
-    served: Served, messages: list[Message], tools: list[dict[str, Any]] | None = None
+    served: Served,
+    messages: list[Message],
+    tools: list[dict[str, Any]] | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    bounded: bool = False,
 ) -> list[int]:
     """Return the token ids of a conversation, with the tools that the assistant may call."""
     plain = [_plain(message, index) for index, message in enumerate(messages)]
     try:
-        text = served.chat_template.render(plain, tools)
+        text = served.chat_template.render(plain, tools, variables)
     except ChatTemplateError as error:
         raise ApiError(ErrorCode.INVALID_REQUEST, str(error), param="messages") from error
+    if bounded:
+        _check_text(served, text, "messages")
     # The template writes its own special tokens.
     return served.tokenizer.encode(text, add_special_tokens=False)
 
@@ -28,12 +37,41 @@ def completion_prompts(served: Served, request: CompletionRequest) -> list[list[
     """Return the token ids of each prompt of a completion request."""
     prompt = request.prompt
     if isinstance(prompt, str):
-        return [served.tokenizer.encode(prompt, add_special_tokens=True)]
+        return _encoded(served, request, [prompt])
     if isinstance(prompt[0], int):
         return [_known(served, prompt)]
     if isinstance(prompt[0], str):
-        return [served.tokenizer.encode(str(p), add_special_tokens=True) for p in prompt]
+        return _encoded(served, request, [str(p) for p in prompt])
     return [_known(served, ids) for ids in prompt]
+
+
+def truncated(served: Served, request: GenerationRequest, prompt: list[int]) -> list[int]:
+    """Return the end of a prompt that `truncate_prompt_tokens` keeps."""
+    keep = request.truncate_prompt_tokens
+    if keep is None:
+        return prompt
+    if keep == -1:
+        keep = max(1, served.max_model_len - (request.max_tokens or 1))
+    return prompt[max(0, len(prompt) - keep) :]
+
+
+def _encoded(served: Served, request: CompletionRequest, texts: list[str]) -> list[list[int]]:
+    if request.truncate_prompt_tokens is None:
+        for text in texts:
+            _check_text(served, text, "prompt")
+    return [served.tokenizer.encode(text, add_special_tokens=True) for text in texts]
+
+
+def _check_text(served: Served, text: str, param: str) -> None:
+    """Refuse what cannot fit however it is tokenised: tokenising is what costs."""
+    most = served.max_model_len * served.tokenizer.longest
+    if len(text) > most:
+        raise ApiError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            f"This model's maximum context length is {served.max_model_len} tokens, which are at "
+            f"most {most} letters; the prompt has {len(text)}. Shorten it.",
+            param=param,
+        )
 
 
 def check_tokens(served: Served, tokens: list[int], param: str) -> None:

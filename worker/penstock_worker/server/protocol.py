@@ -33,6 +33,8 @@ class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Usage so far in every chunk."""
 
 
 class GenerationRequest(BaseModel):
@@ -65,6 +67,10 @@ class GenerationRequest(BaseModel):
         | None
     ) = None
     skip_special_tokens: bool = True
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    """Keep so many tokens, the last ones; -1 for as many as fit."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    return_token_ids: bool = False
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     structured_outputs: dict[str, Any] | None = None
     guided_json: Any = None
@@ -87,6 +93,13 @@ class GenerationRequest(BaseModel):
         """Whether the stream ends with usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk has the usage so far."""
+        return self.include_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
 
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
@@ -98,6 +111,8 @@ class ChatRequest(GenerationRequest):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, str | int | float | bool | None] = {}
+    """Variables of the model's own template, such as enable_thinking; others are ignored."""
     functions: list[dict[str, Any]] | None = None
 
 
@@ -113,10 +128,18 @@ class CompletionRequest(GenerationRequest):
             Field(min_length=1, max_length=MAX_PROMPTS),
         ]
     )
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0 scores the prompt."""
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     suffix: str | None = None
     best_of: int | None = None
+
+    @property
+    def prompt_count(self) -> int:
+        """Prompts that are answered."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return len(self.prompt) if several else 1
 
 
 class TokenizeRequest(BaseModel):
@@ -128,6 +151,7 @@ class TokenizeRequest(BaseModel):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: dict[str, str | int | float | bool | None] = {}
     add_special_tokens: bool = True
 
 

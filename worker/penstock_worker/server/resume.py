@@ -35,7 +35,7 @@ def resumed(
 def _with_output(request: AddRequest, given: ResumedChoice | None) -> AddRequest:
     if given is None:
         return request
-    return msgspec.structs.replace(request, output=list(given.tokens))
+    return msgspec.structs.replace(request, output=list(given.tokens), prompt_logprobs=None)
 
 
 def _wrong(problem: str) -> ApiError:

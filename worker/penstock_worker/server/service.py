@@ -12,15 +12,17 @@ from typing import Any
 from penstock_contract import handoff, journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.answer import Answer, Delta, Stopping
-from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head
+from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head, Shown
 from penstock_worker.server.engine_client import EngineClient
 from penstock_worker.server.handoff import handed_over
 from penstock_worker.server.metrics import WorkerMetrics
 from penstock_worker.server.prepare import (
+    check_limits,
     engine_requests,
     refuse_unsupported,
+    wanted_logprobs,
 )
-from penstock_worker.server.prompts import chat_prompt, completion_prompts
+from penstock_worker.server.prompts import chat_prompt, completion_prompts, truncated
 from penstock_worker.server.protocol import ChatRequest, CompletionRequest
 from penstock_worker.server.resume import resumed
 from penstock_worker.server.served import Served
@@ -148,6 +150,7 @@ class Service:
         """Return the answer to a request, how it is shaped, and its number of choices."""
         served = self.model(request.model)
         refuse_unsupported(request)
+        check_limits(served, request)
         tools = _tools(served, request)
         # Tokenising a long prompt takes milliseconds, in which other streams must go on.
         with self.in_flight():
@@ -199,18 +202,29 @@ def _prompts(
     served: Served, request: ChatRequest | CompletionRequest, tools: Offered | None
 ) -> list[list[int]]:
     if isinstance(request, ChatRequest):
-        return [chat_prompt(served, request.messages, tools.dumped() if tools else None)]
-    return completion_prompts(served, request)
+        prompt = chat_prompt(
+            served,
+            request.messages,
+            tools.dumped() if tools else None,
+            request.chat_template_kwargs,
+            bounded=request.truncate_prompt_tokens is None,
+        )
+        return [truncated(served, request, prompt)]
+    return [truncated(served, request, one) for one in completion_prompts(served, request)]
 
 
 def _bodies(
     served: Served, request: ChatRequest | CompletionRequest, prompts: list[list[int]], head: Head
 ) -> Bodies:
-    if isinstance(request, ChatRequest):
-        return ChatBodies(head, served.tokenizer, request.logprobs)
-    texts = [served.tokenizer.decode(prompt) for prompt in prompts if request.echo]
-    echoes = [text for text in texts for _ in range(request.n)]
-    return CompletionBodies(head, served.tokenizer, request.logprobs is not None, echoes)
+    shown = Shown(
+        prompts=[prompt for prompt in prompts for _ in range(request.n)],
+        logprobs=wanted_logprobs(request),
+        prompt_logprobs=request.prompt_logprobs,
+        token_ids=request.return_token_ids,
+        echo=isinstance(request, CompletionRequest) and request.echo,
+    )
+    kind = ChatBodies if isinstance(request, ChatRequest) else CompletionBodies
+    return kind(head, served.tokenizer, shown)
 
 
 async def events(
@@ -229,6 +243,8 @@ async def events(
     with service.in_flight():
         async with contextlib.aclosing(answer.deltas()) as deltas:
             async for delta in deltas:
+                if request.continuous_usage:
+                    usage_field = {"usage": answer.usage.body()}
                 data = event({**bodies.chunk(delta), **usage_field})
                 yield begin + _journal_line(delta) + data if journaled else data
                 begin = b""

@@ -5,11 +5,14 @@ sandbox, without access to attributes, files or imports.
 """
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from penstock_worker.text.tool_format import format_of
@@ -51,17 +54,24 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source) if source else None
             self._with_tools = environment.from_string(with_tools) if with_tools else None
+            # What a template asks for by name, and what is not already given another meaning.
+            own = find_undeclared_variables(environment.parse(f"{source or ''}{with_tools or ''}"))
         except TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+        self._variables = own - {"messages", "tools", "add_generation_prompt", *self._tokens}
 
     def render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
         """Return the prompt text of a conversation, ready for the assistant's answer.
 
         Args:
             messages: the conversation.
             tools: that the assistant may call, in OpenAI's notation.
+            variables: of the template's own, such as enable_thinking; others are passed over.
 
         Raises:
             ChatTemplateError: the model has none, or it refuses these messages.
@@ -73,7 +83,11 @@ class ChatTemplate:
             )
         try:
             return template.render(
-                messages=messages, add_generation_prompt=True, tools=tools, **self._tokens
+                {name: value for name, value in variables.items() if name in self._variables},
+                messages=messages,
+                add_generation_prompt=True,
+                tools=tools,
+                **self._tokens,
             )
         except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error

@@ -31,6 +31,8 @@ class Tokenizer:
             raise TokenizerError(f"{path} is damaged: {error}") from error
         self._byte_level = "ByteLevel" in str(json.loads(self._inner.to_str())["decoder"])
         self.vocab_size = self._inner.get_vocab_size(with_added_tokens=True)
+        self.longest = max(map(len, self._inner.get_vocab(with_added_tokens=True)))
+        """Letters of the longest token."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""

@@ -33,7 +33,15 @@ KNOWN = {
     "ctranslate2": Peer(
         "ctranslate2_generate.py", ("ctranslate2==4.8.0", "transformers", "torch==2.13.0")
     ),
+    # Programs of their own: benchmarks/routers.py starts them.
+    "vllm-router": Peer("", ("vllm-router==0.1.17",)),
+    "sglang-router": Peer("", ("sglang-router==0.3.2",)),
 }
+ROUTERS = {
+    "vllm-router": Peer("", ("vllm-router==0.1.17",)),
+    "litellm": Peer("", ("litellm[proxy]==1.109.1",)),
+}
+"""They have no script, but a command of their own."""
 
 
 class Engine:
@@ -94,7 +102,7 @@ def start_peer(name: str, asked: dict[str, Any]) -> Engine:
 
 def python_of(name: str) -> str:
     """Return the Python of a peer's own environment, made when it is not there."""
-    peer = KNOWN[name]
+    peer = (KNOWN | ROUTERS)[name]
     folder = CACHE / "-".join([name, *peer.requirements[0].split("==")[1:]])
     python, done = folder / "bin" / "python", folder / ".installed"
     if not done.exists():

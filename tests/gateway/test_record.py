@@ -64,6 +64,7 @@ def test_other_line_ends_and_comments_pass_as_they_are() -> None:
         PLAIN.replace(b"\n\n", b"\r\n\r\n"),
         b": ping\n\n" + PLAIN,
         b"event: message\n" + PLAIN,
+        PLAIN.replace(b"data: {", b"data:{"),
     ):
         record = Record()
         assert record.feed(stream[:7]) + record.feed(stream[7:]) == stream
@@ -83,7 +84,15 @@ def test_an_error_is_kept_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x00\x01\x02\n\n", b"<html>\n\n", b'data: {"n":\n\n', b"x" * (MAX_EVENT + 1)]
+    "garbage",
+    [
+        b"\x00\x01\x02\n\n",
+        b"<html>\n\n",
+        b'data: {"n":\n\n',
+        b'data: <"n":1}\n\n',
+        b': tokens 0 5\ndata: <"n":1}\n\n',
+        b"x" * (MAX_EVENT + 1),
+    ],
 )
 def test_garbage_never_goes_on(garbage: bytes) -> None:
     record = Record()
@@ -93,6 +102,14 @@ def test_garbage_never_goes_on(garbage: bytes) -> None:
     assert record.error is None
     record.restart()
     assert record.feed(JOURNALED[head:]) == PLAIN[len(CHUNKS[0]) :]
+
+
+def test_the_first_event_must_be_one_to_the_last_byte() -> None:
+    for stream in (b'data: {"n":1,}\n\n', BEGIN + LINES[0] + b'data: {"n" 1}\n\n'):
+        record = Record()
+        assert record.feed(stream) == b""
+        assert record.stopped
+        assert record.resume() is None
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"error":1}', b"[]", b"\xff", b'{"error":{}}'])

@@ -95,6 +95,15 @@ class GatewayProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+
+    def wait(self, patience: float) -> int:
+        """Return the exit status."""
+        assert self.process is not None
+        return self.process.wait(patience)
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()

@@ -7,6 +7,7 @@ wire, and it checks every streaming invariant that Penstock promises (docs/strea
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ class Recording:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     pieces: list[bytes] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each piece came, monotonic seconds."""
     clean_end: bool = False
     """The HTTP framing was completed (last chunk or full content-length)."""
 
@@ -93,6 +96,7 @@ async def _read_body(
 ) -> None:
     def keep(piece: bytes) -> None:
         recording.pieces.append(piece)
+        recording.times.append(time.monotonic())
         recording.body += piece
         if first_piece is not None:
             first_piece.set()
@@ -162,7 +166,11 @@ class _Audit:
         if event == "[DONE]":
             self.done = True
             return
-        data = json.loads(event)
+        try:
+            data = json.loads(event)
+        except ValueError:
+            self.violations.append("an event is not JSON")
+            return
         if "error" in data:
             self.error = data["error"]
             return

@@ -236,7 +236,7 @@ class StubWorker:
         writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
         self.sent = 0
         while True:
-            writer.write(_chunk(b"data: " + b"x" * 65_000 + b"\n\n"))
+            writer.write(_chunk(b'data: {"x":"' + b"x" * 65_000 + b'"}\n\n'))
             await writer.drain()
             self.sent += 65_000
 

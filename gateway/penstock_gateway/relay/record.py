@@ -6,6 +6,7 @@ on comments. Nothing of the journal is read until the stream breaks. Only whole 
 stream that breaks inside of one can be continued with that event.
 """
 
+import re
 from contextlib import suppress
 from typing import Final
 
@@ -20,7 +21,8 @@ MAX_JOURNAL: Final = 4 << 20
 
 DONE: Final = b"data: [DONE]\n\n"
 _ERROR: Final = b'data: {"error"'
-_FIELDS: Final = (b"data:", b":", b"event:", b"id:", b"retry:")
+_FIELDS: Final = (b":", b"event:", b"id:", b"retry:")
+_CHUNK: Final = re.compile(rb"^data: ?\{.*\}\n\n\Z", re.MULTILINE)
 _COLON: Final = 0x3A
 
 
@@ -37,6 +39,7 @@ class Record:
         self._journal = bytearray()
         self._tail = b""
         self._verbatim = False
+        self._known = False
 
     def feed(self, data: bytes) -> bytes:
         """Take what came from the worker; return what goes on to the client."""
@@ -53,7 +56,7 @@ class Record:
 
     def restart(self) -> None:
         """Forget what the last worker left unfinished: the next one says it again."""
-        self._tail, self.error, self.stopped = b"", None, False
+        self._tail, self.error, self.stopped, self._known = b"", None, False, False
 
     def _pieces(self, data: bytes) -> bytes:
         data = self._tail + data
@@ -68,25 +71,41 @@ class Record:
         if self.stopped:
             return b""
         at = event.find(b"data: {")
-        if at >= 0 and not event.startswith(_ERROR, at) and event.endswith(b"}\n\n"):
-            if at == 0:
-                return event
-            if event[0] == _COLON and event[at - 1 : at] == b"\n":
-                if len(self._journal) <= MAX_JOURNAL:
-                    self._journal += event[:at]
-                return event[at:]
+        if at < 0 or event.startswith(_ERROR, at) or not event.endswith(b"}\n\n"):
+            return self._other(event)
+        if not self._known and not self._learn(event[at + len(b"data: ") :]):
+            return b""
+        if at == 0:
+            return event
+        if event[0] == _COLON and event[at - 1 : at] == b"\n":
+            if len(self._journal) <= MAX_JOURNAL:
+                self._journal += event[:at]
+            return event[at:]
         return self._other(event)
+
+    def _learn(self, data: bytes) -> bool:
+        """Read the first event of a worker; return whether it is one.
+
+        Of the others only the shape is looked at: whoever can write one event can write more.
+        """
+        try:
+            self._known = isinstance(orjson.loads(data), dict)
+        except orjson.JSONDecodeError:
+            self.stopped = True
+        return self._known
 
     def _other(self, event: bytes) -> bytes:
         """Return what is left of an event that is not a chunk of the answer."""
         if event == DONE:
             self.done = self.stopped = True
             return event
-        if event.startswith(_FIELDS) and not event.startswith(b"data: {"):
+        at = event.find(_ERROR)
+        if at == 0 or (at > 0 and event[at - 1 : at] == b"\n"):
+            self.stopped, self.error = True, event[at:]
+            return b""
+        if _CHUNK.search(event) or (event.startswith(_FIELDS) and b"data:" not in event):
             return event
         self.stopped = True
-        if event.startswith(_ERROR):
-            self.error = event
         return b""
 
     def _unread(self, data: bytes) -> bytes:

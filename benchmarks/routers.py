@@ -1,0 +1,187 @@
+"""Starts what stands between clients and workers: our gateway, nginx, and other projects' routers."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import peer
+
+from penstock_contract.api import Role
+from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
+
+OURS = "penstock"
+_NGINX = """
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; tcp_nodelay on; client_body_buffer_size 64k;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream workers {{ {servers} keepalive 256; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://workers; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_buffering off; proxy_read_timeout 600s;
+    }}
+  }}
+}}
+"""
+
+
+class Router:
+    """A process, and how much it has used."""
+
+    def __init__(self, name: str, workers: Sequence[int], folder: Path) -> None:
+        self.name = name
+        self.port = free_port()
+        self._log = (folder / f"{name}.log").open("w")
+        command = _COMMANDS[name](self.port, workers, folder)
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it and its children have used."""
+        ticks = 0
+        for pid in self._family():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """Return the bytes that it and its children keep resident."""
+        pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._family())
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _family(self) -> list[int]:
+        found = [self._process.pid]
+        for pid in found:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            found += map(int, children)
+        return found
+
+    def _wait(self) -> None:
+        """Wait until a request comes through."""
+        body = b'{"model":"m","messages":[{"role":"user","content":"?"}]}'
+        request = urllib.request.Request(
+            f"http://{self.address}/v1/chat/completions",
+            body,
+            {"content-type": "application/json"},
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(request, timeout=5).read()  # noqa: S310
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{self.name} does not serve: {error}") from error
+                time.sleep(0.2)
+
+
+def start(
+    names: Sequence[str], workers: Sequence[int], folder: Path, stack: ExitStack
+) -> list[Router]:
+    """Start routers in front of workers on these ports; they end with `stack`."""
+    found = []
+    for name in names:
+        router = Router(name, workers, folder)
+        stack.callback(router.stop)
+        found.append(router)
+    return found
+
+
+def compiled(source: Path, folder: Path) -> Path:
+    """Return the program that a C file makes."""
+    program = folder / source.stem
+    compiler = shutil.which("cc") or sys.exit("a C compiler is needed: apt-get install gcc")
+    subprocess.run([compiler, "-O2", "-o", program, source], check=True)
+    return program
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+    fleet = folder / "fleet.json"
+    Fleet(
+        generation=1,
+        models=(FleetModel(name="m", deployment="d"),),
+        workers=tuple(
+            FleetWorker(
+                id=f"w{n}", url=f"http://127.0.0.1:{n}", deployment="d", pool="p", role=Role.UNIFIED
+            )
+            for n in workers
+        ),
+    ).write(fleet)
+    program = Path(sys.executable).with_name("penstock-gateway")
+    return [str(program), "--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
+
+
+def _nginx(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+    unpacked = peer.CACHE / "nginx"
+    program = unpacked / "usr/sbin/nginx"
+    if not program.exists():
+        sys.stderr.write(f"Unpacking Debian's nginx into {unpacked}\n")
+        unpacked.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "nginx"], cwd=unpacked, check=True)
+        (package,) = unpacked.glob("nginx_*.deb")
+        subprocess.run(["dpkg", "-x", package, unpacked], check=True)
+    servers = "".join(f"server 127.0.0.1:{worker};" for worker in workers)
+    config = folder / "nginx.conf"
+    config.write_text(_NGINX.format(folder=folder, servers=servers, port=port))
+    return [str(program), "-p", str(folder), "-c", str(config)]
+
+
+def _cache_aware(name: str, *command: str, port: int, workers: Sequence[int]) -> list[str]:
+    program = Path(peer.python_of(name)).with_name(name)
+    urls = [f"http://127.0.0.1:{worker}" for worker in workers]
+    return [
+        str(program), *command, "--worker-urls", *urls, "--policy", "cache_aware",
+        "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port()),
+        "--log-level", "warn",
+    ]  # fmt: skip
+
+
+def _vllm(port: int, workers: Sequence[int], _: Path) -> list[str]:
+    command = _cache_aware("vllm-router", port=port, workers=workers)
+    return [*command[:-1], "warning"]
+
+
+def _sglang(port: int, workers: Sequence[int], _: Path) -> list[str]:
+    return _cache_aware("sglang-router", "launch", port=port, workers=workers)
+
+
+_COMMANDS = {OURS: _penstock, "nginx": _nginx, "vllm-router": _vllm, "sglang-router": _sglang}
+PEERS = tuple(name for name in _COMMANDS if name != OURS)

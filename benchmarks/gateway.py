@@ -42,6 +42,8 @@ LIMITS = {("cpu_us_per_request", "small", "vllm-router"): 0.8}
 
 Figures = dict[tuple[str, str], float]
 """By metric and case."""
+Told = dict[str, float]
+"""What the load generator prints."""
 
 
 class Bench:
@@ -60,20 +62,16 @@ class Bench:
         self._stub.terminate()
         self._stub.wait()
 
-    def load(
-        self, address: str, bodies: str, mode: str, number: int, seconds: float
-    ) -> dict[str, float]:
+    def load(self, address: str, bodies: str, mode: str, number: int, seconds: float) -> Told:
         """Run the load generator; see native/load.c."""
-        path = "/v1/chat/completions"
-        command = [self._load, address, path, self._bodies[bodies], mode, str(number), str(seconds)]
-        found: dict[str, float] = json.loads(
-            subprocess.run(command, check=True, capture_output=True).stdout
-        )
+        told = ["/v1/chat/completions", str(self._bodies[bodies]), mode, str(number), str(seconds)]
+        command = [str(self._load), address, *told]
+        found: Told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         if mode != "stuck" and found["errors"]:
             sys.stderr.write(f"{address}: {found['errors']} of {found['requests']} failed\n")
         return found
 
-    def direct(self) -> dict[str, float]:
+    def direct(self) -> Told:
         """Return the latencies of a worker without anything before it."""
         address = f"127.0.0.1:{self.ports[0]}"
         plain = self.load(address, "small", "open", 100, self.seconds)
@@ -82,7 +80,8 @@ class Bench:
 
     def measure(self, router: Router) -> Figures:
         """Return all figures of one router but memory."""
-        direct, found = self.direct(), {}
+        direct = self.direct()
+        found: Figures = {}
         for case in ("small", "8k"):
             cpu, told = self._cpu(router, case, "closed", 32)
             found["cpu_us_per_request", case] = cpu / told["requests"] * 1e6
@@ -100,21 +99,26 @@ class Bench:
         """Return the megabytes by which 100 clients that do not read make a router grow."""
         before = router.memory()
         path = "/v1/chat/completions"
-        command = [self._load, router.address, path, self._bodies["flood"], "stuck", "100"]
+        command = [
+            str(self._load),
+            router.address,
+            path,
+            str(self._bodies["flood"]),
+            "stuck",
+            "100",
+        ]
         with subprocess.Popen([*command, str(2 * self.seconds)], stdout=subprocess.DEVNULL):
             time.sleep(1.8 * self.seconds)
             return (router.memory() - before) / 1e6
 
-    def _cpu(
-        self, router: Router, bodies: str, mode: str, number: int
-    ) -> tuple[float, dict[str, float]]:
+    def _cpu(self, router: Router, bodies: str, mode: str, number: int) -> tuple[float, Told]:
         before = router.cpu_seconds()
         told = self.load(router.address, bodies, mode, number, self.seconds)
         return router.cpu_seconds() - before, told
 
 
 def write_bodies(folder: Path) -> dict[str, Path]:
-    """Write the request bodies; parameters of the stub are in fields that every router passes on."""
+    """Write request bodies; the stub's parameters are in fields that every router passes on."""
     words = random.Random(1)
 
     def text(size: int) -> str:
@@ -125,7 +129,7 @@ def write_bodies(folder: Path) -> dict[str, Path]:
 
     system = {"role": "system", "content": text(2000)}
     ask = [{"role": "user", "content": "How many were there?"}]
-    bodies = {
+    bodies: dict[str, list[dict[str, object]]] = {
         "small": [{"messages": ask}],
         "8k": [{"messages": [system, {"role": "user", "content": text(6000)}]} for _ in range(256)],
         "short stream": [_stream(ask, 2, 1000)],

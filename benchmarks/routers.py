@@ -1,4 +1,4 @@
-"""Starts what stands between clients and workers: our gateway, nginx, and other projects' routers."""
+"""Starts what stands between clients and workers: our gateway, nginx, and others' routers."""
 
 import os
 import shutil
@@ -25,7 +25,8 @@ http {{
   access_log off; tcp_nodelay on; client_body_buffer_size 64k;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream workers {{ {servers} keepalive 256; }}
+  keepalive_requests 1000000000;
+  upstream workers {{ {servers} keepalive 256; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port};
     location / {{

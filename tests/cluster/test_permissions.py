@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from api_proxy import Call
-from fake_node import FakeNode
+from fake_node import FakeNode, Fate
 from kube import Access, Kube, Object
 from operated import NAME, Site, site
 from waiting import eventually
@@ -132,9 +132,12 @@ def test_no_rule_has_a_wildcard_or_reads_secrets() -> None:
 
 
 def _live(found: Site) -> None:
-    """Create, update, drain, lose a pool and a workload, end."""
+    """Create, fail to start, update, drain, lose a pool and a workload, end."""
     keeps = {"name": "default", "replicas": 2}
+    found.node.decide(found.kube.namespace, Fate.NO_VOLUME)
     found.apply(keeps, {"name": "more", "replicas": 1})
+    eventually(lambda: "FailedMount" in found.condition("PoolsReady").get("message", ""), "told")
+    found.node.decide(found.kube.namespace, Fate.READY)
     found.settle()
     found.apply(keeps, {"name": "more", "replicas": 1}, image="worker:2")
     found.settle()

@@ -25,6 +25,7 @@ from penstock_operator.cluster.actions import (
     Tell,
 )
 from penstock_operator.cluster.decide import decide
+from penstock_operator.cluster.situation import COSTS_COUNT, UNREADY_WITHIN
 from penstock_operator.cluster.world import Gateways, World, pod
 from penstock_operator.manifests import Settings
 
@@ -245,6 +246,27 @@ def test_the_emptiest_is_chosen_once_the_gateways_have_told_of_this_moment() -> 
     marks = [action for action in decide(now, SETTINGS).actions if isinstance(action, Mark)]
     assert [mark.pod for mark in marks] == [p.name for p in now.pods if p.uid == idle]
     assert int(marks[0].patch["metadata"]["annotations"][DELETION_COST]) < 0
+
+
+def test_before_deletion_costs_a_pool_shrinks_once_the_drained_worker_is_not_ready() -> None:
+    store = Store(deployment({"name": "default", "replicas": 2}), SERVED - {COSTS_COUNT})
+    store.settle()
+    store.spec(deployment({"name": "default", "replicas": 1}))
+    for action in decide(store.world(), SETTINGS).actions:
+        store.act(action)
+    world = store.world()
+    drained = next(found for found in world.pods if found.draining)
+    assert not shrinks(world)
+    unready = tuple(replace(found, ready=found is not drained) for found in world.pods)
+    assert shrinks(replace(world, pods=unready))
+    untold = replace(world, since={drained.uid: world.now - UNREADY_WITHIN})
+    assert shrinks(untold)
+    assert shrinks(replace(world, served=SERVED))
+
+
+def shrinks(world: World) -> bool:
+    actions = decide(world, SETTINGS).actions
+    return any(isinstance(action, Merge) and action.kind == "Deployment" for action in actions)
 
 
 def test_a_pool_that_leaves_is_drained_then_deleted() -> None:

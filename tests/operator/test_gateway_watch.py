@@ -1,5 +1,6 @@
 """What counts as the gateways' word that a worker gets nothing new."""
 
+import time
 from collections.abc import Callable
 
 import anyio
@@ -85,6 +86,20 @@ async def test_one_silent_gateway_is_waited_for_while_others_answer() -> None:
         assert not gateways.confirmed()
         gateways.answers["b"] = DRAINING
         await until(gateways.confirmed)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("usually")
+async def test_loads_are_fresh_when_they_were_asked_for_since_they_matter() -> None:
+    gateways = Gateways()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(gateways.watch.run)
+        await until(lambda: gateways.watch.view(frozenset()).ready)
+        since = time.monotonic()
+        assert not gateways.watch.view(frozenset(), since).fresh
+        await until(lambda: gateways.watch.view(frozenset(), since).fresh)
+        assert not gateways.watch.view(frozenset(), None).fresh
         tasks.cancel_scope.cancel()
 
 

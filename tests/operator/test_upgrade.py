@@ -73,7 +73,7 @@ def pods_of(workload: dict[str, Any]) -> list[Pod]:
         Pod(
             uid=f"{revision}-{index}", name=f"{revision}-{index}", pool=pool, revision=revision,
             version="1", ready=True, deleting=False, draining=False, address="10.0.0.1",
-            failing="", waiting="", unschedulable="",
+            failing="", waiting="", starting=False, unschedulable="",
         )
         for index in range(workload["spec"]["replicas"])
     ]  # fmt: skip

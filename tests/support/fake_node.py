@@ -30,6 +30,7 @@ class Fate(StrEnum):
     NEVER_READY = "never ready"
     CRASHES = "crash loop"
     NO_IMAGE = "image cannot be pulled"
+    NO_VOLUME = "volume cannot be mounted"
 
 
 class FakeNode:
@@ -194,6 +195,10 @@ class FakeNode:
             status |= {"podIP": address, "podIPs": [{"ip": address}], "startTime": _now()}
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         await self._patch(f"{path}/status", {"status": status})
+        if fate is Fate.NO_VOLUME:
+            await self._http.post(
+                f"/api/v1/namespaces/{meta['namespace']}/events", json=unmounted(pod)
+            )
 
     async def _terminate(self, pod: Object) -> None:
         meta = pod["metadata"]
@@ -250,7 +255,7 @@ def _status(pod: Object, fate: Fate) -> Object:
         for name in names
     ]
     return {
-        "phase": "Pending" if fate is Fate.NO_IMAGE else "Running",
+        "phase": "Pending" if fate in (Fate.NO_IMAGE, Fate.NO_VOLUME) else "Running",
         "conditions": [
             {"type": kind, "status": truth, "lastTransitionTime": _now()}
             for kind in ("Ready", "ContainersReady")
@@ -265,6 +270,21 @@ CRASHED = {
 }
 
 
+def unmounted(pod: Object) -> Object:
+    """Return the Event by which kubelet says that a volume cannot be mounted."""
+    meta = pod["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta['name']}.{random.getrandbits(40):010x}"},
+        "involvedObject": {"kind": "Pod", "uid": meta["uid"], "namespace": meta["namespace"]},
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "tls" : secret "tls" not found',
+        "type": "Warning",
+        "lastTimestamp": _now(),
+    }
+
+
 def _container_state(fate: Fate) -> tuple[Object, int]:
     if fate is Fate.CRASHES:
         message = "back-off 5m0s restarting failed container"
@@ -272,6 +292,8 @@ def _container_state(fate: Fate) -> tuple[Object, int]:
     if fate is Fate.NO_IMAGE:
         message = "Back-off pulling image"
         return {"waiting": {"reason": "ImagePullBackOff", "message": message}}, 0
+    if fate is Fate.NO_VOLUME:
+        return {"waiting": {"reason": "ContainerCreating"}}, 0
     return {"running": {"startedAt": _now()}}, 0
 
 

@@ -83,9 +83,12 @@ class Api:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str) -> Object:
+    async def list(
+        self, kind: Kind, namespace: str | None, selector: str = "", *, fields: str = ""
+    ) -> Object:
         """Return the list object of a kind: its items and the version that it shows."""
-        parameters = {"labelSelector": selector} if selector else {}
+        asked = {"labelSelector": selector, "fieldSelector": fields}
+        parameters = {name: value for name, value in asked.items() if value}
         return await self._call("GET", kind.path(namespace), parameters)
 
     async def watch(

@@ -18,8 +18,9 @@ from penstock_operator.cluster.kinds import POD, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.reading import read_deployment, read_pools, refreshed
+from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.workqueue import WorkQueue
-from penstock_operator.cluster.world import World, pod
+from penstock_operator.cluster.world import Pod, World, pod
 from penstock_operator.manifests import Object, Settings
 from penstock_operator.status import ScalingReport
 
@@ -44,6 +45,7 @@ class Controller:
         actor: Actor,
         gateways: GatewayWatch,
         lease: Lease,
+        starting: Starting,
         metrics: OperatorMetrics,
         settings: Settings,
         resync: float,
@@ -52,6 +54,7 @@ class Controller:
         self._actor = actor
         self._gateways = gateways
         self._lease = lease
+        self._starting = starting
         self._metrics = metrics
         self._settings = settings
         self._resync = resync
@@ -59,7 +62,7 @@ class Controller:
         self._served: frozenset[str] = frozenset()
         self._since: dict[str, float] = {}
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
-        self._drains: set[Key] = set()
+        self._drains: dict[Key, float] = {}
         self._refused: dict[Key, str] = {}
         self._scaling: Callable[[Key], ScalingReport | None] = lambda _: None
 
@@ -74,7 +77,7 @@ class Controller:
 
     def gateways_changed(self, as_a_whole: bool) -> None:
         """Look again at whoever waits for the gateways, or at all when they came or went."""
-        self.changed(self.everything() if as_a_whole else self._drains)
+        self.changed(self.everything() if as_a_whole else set(self._drains))
 
     def everything(self) -> set[Key]:
         """Return all InferenceDeployments."""
@@ -104,21 +107,25 @@ class Controller:
         raw = self._cache.get("InferenceDeployment", key.namespace, key.name)
         if raw is None:
             self._parsed.pop(key, None)
-            self._drains.discard(key)
+            self._drains.pop(key, None)
             self._refused.pop(key, None)
+            self._starting.forget(key)
             return None
         well = False
         try:
-            decision = decide(self._world(key, raw), self._settings)
+            pods = (pod(found) for found in self._cache.of(POD.name, key))
+            seen = await self._starting.explained(key, pods, began)
+            decision = decide(self._world(key, raw, seen), self._settings)
             if decision.drains:
-                self._drains.add(key)
+                self._drains.setdefault(key, time.monotonic())
                 self._gateways.hurry()
             else:
-                self._drains.discard(key)
+                self._drains.pop(key, None)
             if await self._act(key, raw, decision.actions):
                 self._queue.add([key])  # what was written may make the next step possible
             well = True
-            return decision.again_in
+            waits = (decision.again_in, self._starting.again_in(key, began))
+            return min((wait for wait in waits if wait is not None), default=None)
         except ApiError as error:
             level = logging.INFO if error.status == CONFLICT else logging.WARNING
             log.log(level, "%s: trying again: %s", key, error)
@@ -154,9 +161,8 @@ class Controller:
         self._refused[key] = str(refused)  # told in the status, which the next turn writes
         raise refused
 
-    def _world(self, key: Key, raw: Object) -> World:
+    def _world(self, key: Key, raw: Object, pods: tuple[Pod, ...]) -> World:
         deployment, invalid = self._understood(key, raw)
-        pods = tuple(pod(found) for found in self._cache.of(POD.name, key))
         pools, misread = read_pools(self._cache.of("EnginePool", key))
         names = [kind.name for kind in served_children(self._served)]
         children = [c for name in names if name != "Deployment" for c in self._cache.of(name, key)]
@@ -172,12 +178,12 @@ class Controller:
             children={(c["kind"], c["metadata"]["name"]): c for c in children},
             workloads={w["metadata"]["name"]: w for w in workloads},
             pods=pods,
-            gateways=self._gateways.view(draining),
+            gateways=self._gateways.view(draining, self._drains.get(key)),
             served=self._served,
             scaling=self._scaling(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            since=self._remember(workloads, pools.values(), now),
+            since=self._remember(workloads, pools.values(), draining, now),
         )
 
     def _understood(self, key: Key, raw: Object) -> tuple[InferenceDeployment | None, str]:
@@ -190,9 +196,13 @@ class Controller:
         return (deployment and refreshed(deployment, raw)), invalid
 
     def _remember(
-        self, workloads: Sequence[Object], pools: Iterable[EnginePool], now: float
+        self,
+        workloads: Sequence[Object],
+        pools: Iterable[EnginePool],
+        draining: Iterable[str],
+        now: float,
     ) -> dict[str, float]:
         """Return when things were first seen, by a clock that nobody can set."""
-        names: list[Any] = [w["metadata"]["uid"] for w in workloads]
+        names: list[Any] = [*draining, *(w["metadata"]["uid"] for w in workloads)]
         names += [p.status.canary.revision for p in pools if p.status and p.status.canary]
         return {name: self._since.setdefault(name, now) for name in names}

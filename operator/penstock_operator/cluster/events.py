@@ -1,17 +1,19 @@
 """Events: what `kubectl describe` tells of an InferenceDeployment.
 
-One Event per thing that is told; told again, its count grows. They are for people, so a failure to
-write one is logged and forgotten.
+One Event per thing that is told; told again, its count grows. Each object has a budget, as one may
+flap. They are for people, so a failure to write one is logged and forgotten.
 """
 
 import hashlib
 import logging
 import os
 import socket
+import time
 from collections import OrderedDict
 from datetime import UTC, datetime
 
 from penstock_operator.cluster.api import Api, ApiError
+from penstock_operator.cluster.event_budget import EventBudget
 from penstock_operator.cluster.kinds import EVENT
 from penstock_operator.manifests import Object
 
@@ -26,11 +28,15 @@ class Events:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._budget = EventBudget()
         self._counts: OrderedDict[str, int] = OrderedDict()
 
     async def tell(self, about: Object, reason: str, message: str, *, warning: bool) -> None:
         """Tell something of an InferenceDeployment."""
         meta = about["metadata"]
+        if not self._budget.spend(meta["uid"], time.monotonic()):
+            log.info("%s/%s: %s: %s", meta["namespace"], meta["name"], reason, message)
+            return
         text = f"{meta['uid']} {reason} {message}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         count = self._counts.pop(digest, 0) + 1

@@ -22,8 +22,6 @@ log = logging.getLogger("penstock.operator.gateways")
 SOON = 0.5
 """Seconds between two questions while workers drain or a canary is on trial."""
 USUALLY = 10.0
-FRESH = 2.0
-"""Seconds for which an answer tells who has the least to do."""
 TIMEOUT = 3.0
 SILENCE = 10.0
 """Seconds without any gateway's answer after which nobody is waited for: workers refuse what is
@@ -67,15 +65,20 @@ class GatewayWatch:
         """Ask again soon: somebody waits for the answer."""
         self._urgent.set()
 
-    def view(self, draining: frozenset[str]) -> Gateways:
-        """Return what is known, with the drains of these pods confirmed or not."""
+    def view(self, draining: frozenset[str], since: float | None = None) -> Gateways:
+        """Return what is known.
+
+        Args:
+            draining: pods whose drains are confirmed or not.
+            since: when it began to matter who has the least to do; None: it did not yet.
+        """
         if len(self._awaited) > REMEMBERED:
             self._awaited.clear()  # who still drains waits for one more answer
         return Gateways(
             ready=bool(self._answers),
             url=f"{self._url}/v1" if self._url else None,
             loads=self._loads,
-            fresh=self._answers == [] or time.monotonic() - self._asked < FRESH,
+            fresh=self._answers == [] or (since is not None and since < self._asked),
             confirmed=frozenset(uid for uid in draining if self._confirms(uid)),
         )
 

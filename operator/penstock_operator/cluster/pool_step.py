@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from penstock_contract.api import EnginePool, InferenceDeployment
-from penstock_contract.api.base import seconds
 from penstock_contract.api.pool import EnginePoolStatus
 from penstock_contract.api.revision import CanaryStatus, Revision
 from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
@@ -11,7 +10,8 @@ from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merg
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import missing
 from penstock_operator.cluster.ownership import Owner, owned
-from penstock_operator.cluster.world import Pod, World
+from penstock_operator.cluster.situation import UNREADY_WITHIN, goes_first, situation
+from penstock_operator.cluster.world import World
 from penstock_operator.manifests import (
     Object,
     Settings,
@@ -20,7 +20,7 @@ from penstock_operator.manifests import (
     workload,
     workload_name,
 )
-from penstock_operator.rollout import Advance, Situation, Worker, advance
+from penstock_operator.rollout import Advance, advance
 from penstock_operator.status import PoolSnapshot
 
 LEAVING_COST = -(2**30)
@@ -63,8 +63,8 @@ def pool_step(
     """
     owner = Owner.of(pool)
     around, taken = children(world, pool_objects(pool, settings).values(), owner)
-    situation = _situation(world, deployment, pool, leaving=leaving)
-    step = advance(situation)
+    at = situation(world, deployment, pool, leaving=leaving)
+    step = advance(at)
     unsupported: Unsupported | None = None
     try:
         workloads = _resized(world, pool, step)
@@ -73,7 +73,7 @@ def pool_step(
     except Unsupported as error:
         # The workers that there are stay as they are; the new revision can't be made.
         unsupported = error
-        step = advance(replace(situation, wanted=situation.stable or situation.wanted))
+        step = advance(replace(at, wanted=at.stable or at.wanted))
         workloads = _resized(world, pool, step)
     held = bool(step.drain) and not world.gateways.fresh
     marks = _marks(world, pool, replace(step, drain=()) if held else step)
@@ -87,61 +87,11 @@ def pool_step(
         actions=(*around, *workloads, *marks, *told, *gone),
         snapshot=_snapshot(world, pool, step, leaving=leaving),
         status=None if leaving else _status(world, pool, step, unsupported),
-        again_in=FRESH_IN if held else step.again_in,
+        again_in=FRESH_IN if held else _again_in(world, pool, step),
         drains=bool(step.drain) or any(p.draining for p in world.pods_of(pool.spec.pool)),
         unsupported=unsupported,
         name_taken=taken,
     )
-
-
-def _situation(
-    world: World, deployment: InferenceDeployment, pool: EnginePool, *, leaving: bool
-) -> Situation:
-    spec, before = deployment.spec.rollout, pool.status or EnginePoolStatus()
-    workloads = world.workloads_of(pool.spec.pool)
-    pods = world.pods_of(pool.spec.pool)
-    wanted = pool.spec.rollout_hash
-    current = workloads.get(wanted)
-    canary = before.canary if before.canary and before.canary.revision == wanted else None
-    return Situation(
-        replicas=0 if leaving else pool.spec.replicas,
-        wanted=wanted,
-        stable=before.revision.current,
-        rejected=before.revision.rejected,
-        sizes={revision: w["spec"].get("replicas", 1) for revision, w in workloads.items()},
-        workers=tuple(_worker(world, found) for found in pods),
-        max_surge=spec.max_surge,
-        max_unavailable=spec.max_unavailable,
-        canary=None if leaving else spec.canary,
-        pause=seconds(spec.canary.pause) if spec.canary else 0.0,
-        canary_since=world.since.get(canary.revision, world.now) if canary else None,
-        counts=_counts(world, pods),
-        updating_since=world.since.get(current["metadata"]["uid"]) if current else None,
-        now=world.now,
-    )
-
-
-def _worker(world: World, found: Pod) -> Worker:
-    load = world.gateways.loads.get(found.uid)
-    return Worker(
-        id=found.uid,
-        revision=found.revision,
-        ready=found.ready,
-        draining=found.draining,
-        confirmed=found.uid in world.gateways.confirmed,
-        outstanding=float(load.outstanding_tokens + load.in_flight) if load else 0.0,
-        failing=found.failing,
-        unschedulable=bool(found.unschedulable),
-    )
-
-
-def _counts(world: World, pods: list[Pod]) -> dict[str, tuple[int, int]]:
-    counts: dict[str, tuple[int, int]] = {}
-    for found in pods:
-        if load := world.gateways.loads.get(found.uid):
-            requests, failures = counts.get(found.revision, (0, 0))
-            counts[found.revision] = (requests + load.requests, failures + load.failures)
-    return counts
 
 
 def _created(
@@ -227,6 +177,13 @@ def _news(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action]:
     if drained:
         news.append(Tell("Draining", f"pool {name}: {'; '.join(drained)}"[:1000]))
     return news
+
+
+def _again_in(world: World, pool: EnginePool, step: Advance) -> float | None:
+    unready = [p for p in world.pods_of(pool.spec.pool) if p.draining and not goes_first(world, p)]
+    waits = [world.since.get(p.uid, world.now) + UNREADY_WITHIN - world.now for p in unready]
+    waits += [] if step.again_in is None else [step.again_in]
+    return min(waits, default=None)
 
 
 def _snapshot(world: World, pool: EnginePool, step: Advance, *, leaving: bool) -> PoolSnapshot:

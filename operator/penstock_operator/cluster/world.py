@@ -31,6 +31,8 @@ class Pod:
     """How its containers keep ending; empty: they do not."""
     waiting: str
     """Why its containers can't start; empty: they can."""
+    starting: bool
+    """It has a node, and nothing of it has run yet."""
     unschedulable: str
     """Why it finds no node, in the scheduler's words; empty: it has one, or is new."""
 
@@ -77,7 +79,8 @@ class World:
     time: str = "1970-01-01T00:00:00Z"
     """The same moment for people, RFC 3339."""
     since: Mapping[str, float] = field(default_factory=dict)
-    """When workloads (by uid) and canaries (by revision) were first seen, by the clock of `now`."""
+    """When workloads and draining pods (by uid) and canaries (by revision) were first seen, by the
+    clock of `now`."""
 
     def pods_of(self, pool: str) -> list[Pod]:
         """Return the pods of a pool that are not being deleted."""
@@ -111,8 +114,15 @@ def pod(found: Object) -> Pod:
         address=state.get("podIP", ""),
         failing=_first(_failing(c) for c in _containers(state)),
         waiting=_first(_waiting(c) for c in _containers(state)),
+        starting=_starting(state, placed),
         unschedulable=placed.get("message", "") if placed.get("reason") == "Unschedulable" else "",
     )
+
+
+def _starting(state: Object, placed: Object) -> bool:
+    states = [container.get("state", {}) for container in _containers(state)]
+    begun = any(found.get("running") or found.get("terminated") for found in states)
+    return state.get("phase") == "Pending" and placed.get("status") == "True" and not begun
 
 
 def _containers(state: Object) -> list[Object]:

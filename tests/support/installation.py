@@ -36,11 +36,17 @@ def objects(kind: str, namespace: str, selector: str = "") -> list[dict[str, Any
     return list(json.loads(text)["items"])
 
 
+def server_version() -> str:
+    """Return the version of the API server."""
+    return str(json.loads(kubectl("get", "--raw", "/version"))["gitVersion"])
+
+
 class Installation:
     """A release of the chart, and the quickstart that it serves."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
+        """Seconds, by what took them."""
         self.url = ""
         self._began = 0.0
 
@@ -55,7 +61,7 @@ class Installation:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{done.stderr}\n{self.state()}")
-        self.took("install")
+        self.took("available")
 
     def apply(self) -> None:
         """`kubectl apply` of the quickstart, until its condition Ready."""
@@ -108,9 +114,16 @@ class Installation:
         """Return the quickstart's pods."""
         return objects("pods", MODELS, "penstock.dev/deployment=quickstart")
 
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Note how long something takes."""
+        began = time.monotonic()
+        yield
+        self.timings[what] = round(time.monotonic() - began, 1)
+
     def took(self, what: str) -> None:
         """Note how long it has been since `helm install`."""
-        self.timings[f"{what}_seconds"] = round(time.monotonic() - self._began, 1)
+        self.timings[f"install_to_{what}"] = round(time.monotonic() - self._began, 1)
 
     def state(self) -> str:
         """Return what a person would look at when something hangs."""

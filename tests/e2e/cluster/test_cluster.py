@@ -5,7 +5,6 @@ what it was streaming ends with an explicit error, and everything else is served
 """
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -71,10 +70,9 @@ async def test_a_rolling_update_loses_nothing(installation: Installation) -> Non
     before = {pod["metadata"]["uid"] for pod in installation.workers()}
     async with load(installation.url, MODEL, CLIENTS) as found:
         await done(found, CLIENTS)
-        began = time.monotonic()
-        await asyncio.to_thread(installation.patch, {"engine": {"maxNumSeqs": 64}})
-        await asyncio.to_thread(installation.settled)
-        installation.timings["rolling_update_seconds"] = round(time.monotonic() - began, 1)
+        with installation.timed("rolling_update"):
+            await asyncio.to_thread(installation.patch, {"engine": {"maxNumSeqs": 64}})
+            await asyncio.to_thread(installation.settled)
         await done(found, len(found.recordings) + CLIENTS)
     assert_nothing_lost(found)
     after = installation.workers()
@@ -86,10 +84,13 @@ async def test_a_rolling_update_loses_nothing(installation: Installation) -> Non
 async def test_a_pool_scales_down_without_losing_a_request(installation: Installation) -> None:
     async with load(installation.url, MODEL, CLIENTS) as found:
         await done(found, CLIENTS)
-        await asyncio.to_thread(
-            kubectl, "-n", MODELS, "scale", "enginepool/quickstart-default", "--replicas=1"
-        )
-        await asyncio.to_thread(eventually, lambda: len(installation.workers()) == 1, "one", 180)
+        with installation.timed("scale_down"):
+            await asyncio.to_thread(
+                kubectl, "-n", MODELS, "scale", "enginepool/quickstart-default", "--replicas=1"
+            )
+            await asyncio.to_thread(
+                eventually, lambda: len(installation.workers()) == 1, "one", 180
+            )
         await done(found, len(found.recordings) + CLIENTS)
     assert_nothing_lost(found)
 
@@ -106,8 +107,6 @@ def test_nothing_restarts_while_nothing_changes(installation: Installation) -> N
 
 
 def test_a_deleted_model_leaves_nothing(installation: Installation) -> None:
-    installation.delete()
-
     def left() -> list[str]:
         return [
             f"{kind}/{found['metadata']['name']}"
@@ -115,7 +114,9 @@ def test_a_deleted_model_leaves_nothing(installation: Installation) -> None:
             for found in objects(kind, MODELS, "penstock.dev/deployment")
         ]
 
-    eventually(lambda: not left(), "nothing is left of the model", within=180, every=0.5)
+    with installation.timed("delete"):
+        installation.delete()
+        eventually(lambda: not left(), "nothing is left of the model", within=180, every=0.5)
 
 
 def test_an_uninstalled_release_leaves_the_api_types_alone(installation: Installation) -> None:

@@ -41,13 +41,13 @@ def main() -> None:
     """Measure and print every figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="40 objects and a short window")
-    parser.add_argument("--keep", action="store_true", help="append to results/operator.jsonl")
+    parser.add_argument("--keep", action="store_true", help="append to results/reconcile.jsonl")
     options = parser.parse_args()
     count, window, changes = (40, 15, 20) if options.quick else (1000, 60, 200)
     with crowd(count) as (found, created):
         say(f"{count} created and settled in {created:.0f} s")
         for metric, case, unit, value, limit in figures(found, count, window, changes):
-            figure = line("operator", metric, case, unit, value, limit=limit)
+            figure = line("reconcile", metric, case, unit, value, limit=limit)
             tell(figure, keep=options.keep)
             say(f"{metric} ({case}): {value:.3f} {unit}")
 

@@ -60,7 +60,7 @@ class Controller:
         self._resync = resync
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, AT_ONCE)
         self._served: frozenset[str] = frozenset()
-        self._since: dict[str, float] = {}
+        self._since: dict[Key, dict[str, float]] = {}
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: dict[Key, float] = {}
         self._refused: dict[Key, str] = {}
@@ -110,6 +110,7 @@ class Controller:
             self._drains.pop(key, None)
             self._refused.pop(key, None)
             self._starting.forget(key)
+            self._since.pop(key, None)
             return None
         well = False
         try:
@@ -183,7 +184,7 @@ class Controller:
             scaling=self._scaling(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            since=self._remember(workloads, pools.values(), draining, now),
+            since=self._remember(key, workloads, pools.values(), draining, now),
         )
 
     def _understood(self, key: Key, raw: Object) -> tuple[InferenceDeployment | None, str]:
@@ -197,6 +198,7 @@ class Controller:
 
     def _remember(
         self,
+        key: Key,
         workloads: Sequence[Object],
         pools: Iterable[EnginePool],
         draining: Iterable[str],
@@ -205,4 +207,6 @@ class Controller:
         """Return when things were first seen, by a clock that nobody can set."""
         names: list[Any] = [*draining, *(w["metadata"]["uid"] for w in workloads)]
         names += [p.status.canary.revision for p in pools if p.status and p.status.canary]
-        return {name: self._since.setdefault(name, now) for name in names}
+        known = self._since.get(key, {})
+        self._since[key] = {name: known.get(name, now) for name in names}
+        return self._since[key]

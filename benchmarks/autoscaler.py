@@ -10,12 +10,11 @@ closest), and the same target 50 % too high. Prints JSON lines: `gpu_hours` (pee
 """
 
 import argparse
-import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from report import line, tell
 
 from penstock_contract.api import Role
 from penstock_operator.scaling.curve import ServiceCurve
@@ -115,26 +114,13 @@ def _print(
         ("starts", "replicas", outcome.starts, yardstick.starts if yardstick else None),
     ]
     for metric, unit, value, other in rows:
-        row = {
-            "benchmark": "autoscaler",
-            "metric": metric,
-            "case": case,
-            "unit": unit,
-            "ours": round(value, 4),
-            "peer": None if other is None else "objective" if unit == "share" else "clairvoyant",
-            "peer_value": other if other is None else round(other, 4),
-            "ratio": None if not other else round(value / other, 4),
-            "limit": None,
-            "commit": _commit(),
-            "machine": f"{platform.machine()} simulation",
-        }
-        print(json.dumps(row), flush=True)
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+        against = "objective" if unit == "share" else "clairvoyant"
+        figure = line(
+            "autoscaler", metric, case, unit, value,
+            peer=None if other is None else against, peer_value=other,
+        )  # fmt: skip
+        figure |= {"ours": round(value, 4), "machine": f"{figure['machine']}, simulated"}
+        tell(figure, keep=not options.quick)
 
 
 def _options() -> argparse.Namespace:

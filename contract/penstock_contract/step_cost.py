@@ -64,13 +64,14 @@ def moments(
     return zip(STEP_MOMENTS, [*products, *(one * seconds for one in values)], strict=True)
 
 
-def fit(sums: Mapping[str, float], prior: StepCost | None = None) -> StepCost:
+def fit(sums: Mapping[str, float], prior: StepCost | None = None, worth: float = 1.0) -> StepCost:
     """Return the non-negative coefficients that explain the steps best.
 
     Args:
         sums: increases of the sums over a window, or `StepMoments.sums`.
-        prior: what to believe as far as the steps do not tell (zeros by default), worth one step
-            of usual size. A worker that never saw a prompt cannot tell what prompts cost.
+        prior: what to believe as far as the steps do not tell (zeros by default). A worker that
+            never saw a prompt cannot tell what prompts cost.
+        worth: steps of usual size that the prior counts for.
 
     Least squares with the coefficients held at or above zero: of the 16 sets of coefficients that
     could be zero, the best feasible one (non-negative least squares by enumeration).
@@ -78,7 +79,7 @@ def fit(sums: Mapping[str, float], prior: StepCost | None = None) -> StepCost:
     count = len(REGRESSORS)
     before = prior or StepCost(0.0, 0.0, 0.0, 0.0)
     believed = [before.step, before.prefill_token, before.sequence, before.kv_token]
-    weight = 1.0 if prior else 1e-9 * max(1.0, sums["steps*steps"])
+    weight = worth if prior else 1e-9 * max(1.0, sums["steps*steps"])
     gram = [[0.0] * count for _ in range(count)]
     right = [0.0] * count
     for i, one in enumerate(REGRESSORS):

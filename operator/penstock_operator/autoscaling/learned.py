@@ -15,6 +15,9 @@ REQUESTS = 500.0
 """Requests after which a mean length follows the newest ones."""
 FADES = 600.0
 """Seconds in which what is known of steps loses two thirds of its weight."""
+TRUST = 0.05
+"""Of the steps, that what a worker measured of itself counts for. Small batches alone cannot tell
+what every step costs from what every sequence costs; larger ones soon outweigh it."""
 ENOUGH_STEPS = 20.0
 """Steps without which a worker that measured nothing itself has no curve."""
 
@@ -71,7 +74,7 @@ class Steps:
         """Return the service curve; None: too little is known."""
         if kv_tokens is None or (prior is None and self.sums["steps*steps"] < ENOUGH_STEPS):
             return None
-        cost = fit(self.sums, prior)
+        cost = fit(self.sums, prior, worth=max(1.0, TRUST * self.sums["steps*steps"]))
         return ServiceCurve(cost.step, cost.prefill_token, cost.sequence, cost.kv_token, kv_tokens)
 
 

@@ -3,8 +3,8 @@
 Client-sent `x-penstock-*` headers are dropped at the gateway: inside, they are trusted.
 """
 
+import random
 import re
-import uuid
 from typing import Final
 
 REQUEST_ID: Final = "x-request-id"
@@ -16,7 +16,9 @@ REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 def request_id(found: str | None) -> str:
     """Return the caller's request id if it is harmless, else a new one."""
-    return found if found and REQUEST_ID_PATTERN.fullmatch(found) else f"req-{uuid.uuid4().hex}"
+    if found and REQUEST_ID_PATTERN.fullmatch(found):
+        return found
+    return f"req-{random.getrandbits(128):032x}"  # not a secret, and a tenth of what uuid4 costs
 
 
 TRACEPARENT: Final = "traceparent"

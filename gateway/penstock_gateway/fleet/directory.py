@@ -1,6 +1,7 @@
 """Looks up models and their workers in a fleet snapshot."""
 
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+from penstock_gateway.routing.split import whole_request_workers
 
 
 class Directory:
@@ -15,6 +16,9 @@ class Directory:
         for worker in fleet.workers:
             if worker.state is WorkerState.READY:
                 self._ready.setdefault(worker.deployment, []).append(worker)
+        self._whole = {
+            name: whole_request_workers(workers) for name, workers in self._ready.items()
+        }
         self._workers = {worker.id: worker for worker in fleet.workers}
 
     @property
@@ -39,6 +43,10 @@ class Directory:
     def ready(self, model: FleetModel) -> list[FleetWorker]:
         """Return the workers that take new requests for a model."""
         return self._ready.get(model.deployment, [])
+
+    def for_whole_requests(self, model: FleetModel) -> list[FleetWorker]:
+        """Return those for requests that are not split."""
+        return self._whole.get(model.deployment, [])
 
     def worker(self, worker_id: str) -> FleetWorker | None:
         """Return a worker by id."""

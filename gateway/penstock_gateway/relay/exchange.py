@@ -148,18 +148,25 @@ class Exchange:
     def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
         """Return the worker to try next."""
         model, prompt = self._admitted.model, self._journey.prompt
+        if model.canary is None:
+            return self._ranked(workers, None)[0]
         session = session_key(prompt.session, prompt.keys, self._admitted.wanted.prompt)
-        ranking = self._shared.router.rank(
-            workers,
-            prompt,
-            tie=random.random(),
-            now=self._shared.clock(),
-            policy=model.policy,
-            preferred=preferred(workers, model.canary, session),
-        )
-        revision = model.canary.revision if model.canary else None
+        ranking = self._ranked(workers, preferred(workers, model.canary, session))
+        revision = model.canary.revision
         trial = frozenset(worker.id for worker in self._workers() if worker.revision == revision)
         return attempts([*self._tried, *ranking], trial, len(self._tried) + 1)[-1]
+
+    def _ranked(
+        self, workers: Sequence[FleetWorker], preferred: frozenset[str] | None
+    ) -> list[Choice]:
+        return self._shared.router.rank(
+            workers,
+            self._journey.prompt,
+            tie=random.random(),
+            now=self._shared.clock(),
+            policy=self._admitted.model.policy,
+            preferred=preferred,
+        )
 
     async def _give_up(self, client: Client, error: UpstreamError) -> Outcome:
         """End a request that nobody goes on with.

@@ -15,6 +15,8 @@ from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.admission.line import Entry, Line, Waiting
 from penstock_gateway.admission.pace import Pace
 
+NO_QUEUE = FleetQueue()
+"""Of a fleet that says nothing of queues."""
 MAX_BYTES = 256 << 20
 """Bytes of prompts that wait for one model."""
 
@@ -45,8 +47,10 @@ class Gates:
         Raises:
             ApiError: too many wait already.
         """
-        queue = model.queue or FleetQueue()
-        gate = self._gates.setdefault(model.deployment, _Gate(Line(MAX_BYTES)))
+        queue = model.queue or NO_QUEUE
+        gate = self._gates.get(model.deployment)
+        if gate is None:
+            gate = self._gates[model.deployment] = _Gate(Line(MAX_BYTES))
         gate.line.most = queue.max_requests
         entry = Entry(next(self._numbers), prompt_bytes, found.priority, found.name, found.weight)
         capacity = self._capacity(model)

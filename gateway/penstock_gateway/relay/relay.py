@@ -32,7 +32,6 @@ from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
-from penstock_gateway.routing.split import whole_request_workers
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.door import Door, sent_key
 from penstock_gateway.tenants.visit import Visit, model_not_found
@@ -208,7 +207,7 @@ class Relay:
         raise _nobody(name)
 
     def _workers(self, model: FleetModel) -> list[FleetWorker]:
-        return whole_request_workers(self.directory().ready(model))
+        return self.directory().for_whole_requests(model)
 
     async def _is_well(self, worker: str) -> bool:
         found = self.directory().worker(worker)

@@ -50,8 +50,6 @@ class Ticket:
     """Monotonic seconds."""
     stamp: int
     """Of the index's record."""
-    age: int
-    """Of what was expected to be cached."""
 
 
 class Prediction(NamedTuple):
@@ -108,23 +106,27 @@ class Router:
         healthy: list[Candidate] = []
         broken: list[Candidate] = []
         for worker in workers:
-            load = self._load(worker.id)
+            name = worker.id
+            load = self._loads.get(name) or self._load(name)
+            match = matched.get(name, _NOTHING)
             candidate = Candidate(
-                worker.id,
+                name,
                 load.speed.speed,
                 len(load.kv),
                 load.outstanding,
-                load.tokens(matched.get(worker.id, _NOTHING).length),
+                load.tokens(match.length) if match.length else 0,
                 load.kv_tokens - load.kv_used,
                 load.recently(now),
-                worker.id == session,
-                preferred is None or worker.id in preferred,
+                name == session,
+                preferred is None or name in preferred,
+                match.age,
             )
             aside = load.breaker.open or load.pace.aside_until > now
             (broken if aside else healthy).append(candidate)
         return [
             choice
             for group in (healthy, broken)
+            if group
             for choice in rank_by(
                 policy, group, self._tokens(group, prompt), tie=tie,
                 turn=next(self._numbers), key=_hashed(prompt),
@@ -134,11 +136,10 @@ class Router:
     def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
         """Record that a request goes to a worker."""
         worker, load = choice.id, self._load(choice.id)
-        age = self._index.match(prompt.keys).get(worker, _NOTHING).age
         stamp = self._index.record(
             prompt.keys, worker, prompt.size - int(choice.matched * load.bytes_per_token)
         )
-        ticket = Ticket(worker, next(self._numbers), prompt, choice, now, stamp, age)
+        ticket = Ticket(worker, next(self._numbers), prompt, choice, now, stamp)
         load.given(choice.uncached * load.speed.speed.token, now)
         load.waiting[ticket.number] = choice.uncached
         load.outstanding += choice.uncached
@@ -181,7 +182,7 @@ class Router:
             return None
         if choice.matched:
             right = told.cached >= choice.matched / 2
-            self._index.reported(ticket.worker, ticket.age, cached=right)
+            self._index.reported(ticket.worker, choice.candidate.age, cached=right)
         return Prediction(choice.matched, told.cached)
 
     def ended(
@@ -257,7 +258,7 @@ class Router:
 
     def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:
         """Return about how many tokens the prompt has."""
-        return self._load(group[0].id).tokens(prompt.size) if group else 0
+        return self._load(group[0].id).tokens(prompt.size)
 
     def _session(self, prompt: Prompt) -> str | None:
         return self._sessions.get(_digest(prompt.session)) if prompt.session else None

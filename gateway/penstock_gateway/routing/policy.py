@@ -52,6 +52,8 @@ class Candidate(NamedTuple):
     """It served the session that the request says it belongs to."""
     preferred: bool = True
     """Others come after all preferred ones, whatever their cost."""
+    age: int = 0
+    """What lies between the matched prefix and now; see prefix_index.Match."""
 
 
 class Choice(NamedTuple):
@@ -104,7 +106,11 @@ def rank(candidates: Sequence[Candidate], prompt: int, tie: float) -> list[Choic
         return choices
     preferred = [choice.ttft for choice in choices if choice.candidate.preferred]
     bound = min(preferred, default=0.0) + STICKINESS
-    graded = [(_grade(choice, bound), choice.cost, n) for n, choice in enumerate(choices)]
+    graded = []
+    for n, choice in enumerate(choices):
+        candidate = choice.candidate
+        unfit = choice.ttft > bound or choice.uncached > candidate.kv_free
+        graded.append((unfit if candidate.preferred else 2 + unfit, choice.cost, n))
     graded.sort()
     grade, cost, _ = graded[0]
     near = sum(1 for g, c, _ in graded if g == grade and c <= cost + NEAR)
@@ -122,9 +128,3 @@ def weigh(candidate: Candidate, prompt: int) -> Choice:
     weighed = 0.0 if candidate.session else COMPUTING * computing
     cost = wait + weighed + speed.crowding * candidate.resident + SPREADING * candidate.recent
     return Choice(candidate, cost, wait + computing, uncached)
-
-
-def _grade(choice: Choice, bound: float) -> int:
-    """Return what counts before any cost; less is better."""
-    unfit = not choice.fits or choice.ttft > bound
-    return 2 * (not choice.candidate.preferred) + unfit

@@ -9,6 +9,8 @@ from penstock_gateway.tenants.meter import Meter
 from penstock_gateway.tenants.tenant import Tenant
 from penstock_gateway.tenants.usage import Usage
 
+_NO_QUEUE = FleetQueue()
+
 
 class Visit:
     """One request of a tenant, from its head to its end."""
@@ -50,7 +52,7 @@ class Visit:
         """
         if not self.tenant.may_use(name, model):
             raise model_not_found(name)
-        found = self.tenant.request_class(model.queue or FleetQueue(), wanted_class)
+        found = self.tenant.request_class(model.queue or _NO_QUEUE, wanted_class)
         self._meter.reserve(prompt_tokens + most, self._clock())
         self._reserved = prompt_tokens + most
         self._usage = Usage(prompt_tokens)

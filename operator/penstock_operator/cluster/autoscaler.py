@@ -27,7 +27,7 @@ from penstock_operator.autoscaling.sources import Source, Target
 from penstock_operator.cluster.act import CONFLICT
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
-from penstock_operator.cluster.gateways import base_url, ready_pods
+from penstock_operator.cluster.gateways import base_url
 from penstock_operator.cluster.kinds import ENGINE_POOL, POD
 from penstock_operator.cluster.reading import read_deployment, read_pools
 from penstock_operator.cluster.world import Pod, pod
@@ -57,7 +57,7 @@ class Autoscaler:
         api: writes as the autoscaler's field manager.
         cache: what was last seen of the cluster.
         source: reads metrics.
-        gateways: returns the gateways' pods.
+        gateways: returns the gateways.
         changed: is told whose status has news.
         metrics: of decisions.
     """
@@ -67,7 +67,7 @@ class Autoscaler:
         api: Api,
         cache: Cache,
         source: Source,
-        gateways: Callable[[], list[Object]],
+        gateways: Callable[[], list[Target]],
         changed: Callable[[set[Key]], None],
         metrics: AutoscalerMetrics,
     ) -> None:
@@ -123,9 +123,10 @@ class Autoscaler:
         if not self._advisor.knows(key):
             self._advisor.remember(key, _remembered(list(pools.values()), self._advisor.now))
         pods = [pod(found) for found in self._cache.of(POD.name, key)]
-        gateways = ready_pods(self._gateways())
+        gateways = self._gateways()
         scene = _scene(deployment, list(pools.values()), pods, gateways)
-        thought = await self._advisor.advise(key, deployment, scene, _targets(key, pods, gateways))
+        targets = [*gateways, *_targets(key, pods)]
+        thought = await self._advisor.advise(key, deployment, scene, targets)
         if thought is not None:
             self._metrics.decided(key.namespace, key.name, thought)
             self._explanations[key] = explanations(key.name, thought)
@@ -205,11 +206,10 @@ def _scene(
     deployment: InferenceDeployment,
     pools: Sequence[EnginePool],
     pods: Sequence[Pod],
-    gateways: Sequence[Object],
+    gateways: Sequence[Target],
 ) -> Scene:
     scenes = tuple(_pool(pool, [p for p in pods if p.pool == pool.spec.pool]) for pool in pools)
-    names_ = tuple(str(found["metadata"]["name"]) for found in gateways)
-    return Scene(deployment.served_name, names_, scenes)
+    return Scene(deployment.served_name, tuple(found.id for found in gateways), scenes)
 
 
 def _pool(pool: EnginePool, pods: Sequence[Pod]) -> PoolScene:
@@ -226,18 +226,9 @@ def _pool(pool: EnginePool, pods: Sequence[Pod]) -> PoolScene:
     )
 
 
-def _targets(key: Key, pods: Sequence[Pod], gateways: Sequence[Object]) -> list[Target]:
-    workers = [
+def _targets(key: Key, pods: Sequence[Pod]) -> list[Target]:
+    return [
         Target(found.name, base_url(found.address), names.WORKER_FAMILIES, key.namespace)
         for found in pods
         if found.ready and found.address
-    ]
-    return workers + [
-        Target(
-            found["metadata"]["name"],
-            base_url(found["status"]["podIP"]),
-            names.GATEWAY_FAMILIES,
-            found["metadata"]["namespace"],
-        )
-        for found in gateways
     ]

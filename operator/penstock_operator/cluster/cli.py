@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry
 from penstock_contract.flags import duration_flag
 from penstock_contract.labels import FIELD_MANAGER_AUTOSCALER
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
+from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.prometheus import Prometheus
-from penstock_operator.autoscaling.sources import Scrape, Source
+from penstock_operator.autoscaling.sources import Scrape, Source, Target
 from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
 from penstock_operator.cluster.api import Api, ApiError, configuration
@@ -27,14 +28,14 @@ from penstock_operator.cluster.autoscaler import Autoscaler
 from penstock_operator.cluster.cache import Cache
 from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
-from penstock_operator.cluster.gateways import GatewayWatch, pod_addresses
+from penstock_operator.cluster.gateways import GatewayWatch, pod_targets
 from penstock_operator.cluster.informer import Informer
 from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.watches import Watches
-from penstock_operator.manifests import Object, Settings
+from penstock_operator.manifests import Settings
 
 log = logging.getLogger("penstock.operator")
 
@@ -116,7 +117,7 @@ class _Operator:
                 writer,
                 self._cache,
                 self._source(http),
-                self._gateway_objects,
+                self._gateway_targets,
                 controller.changed,
                 AutoscalerMetrics(self._registry),
             )
@@ -189,13 +190,14 @@ class _Operator:
         return [Informer(api, GATEWAY_POD, space, self._cache, lambda _: None, selector)]
 
     def _gateways(self) -> list[str]:
-        if not self._options.gateway_selector:
-            return [self._options.gateway_url] if self._options.gateway_url else []
-        return pod_addresses(self._gateway_objects())
+        return [target.url for target in self._gateway_targets()]
 
-    def _gateway_objects(self) -> list[Object]:
+    def _gateway_targets(self) -> list[Target]:
+        space, url = self._options.system_namespace, self._options.gateway_url
+        if not self._options.gateway_selector:
+            return [Target("gateway", url, GATEWAY_FAMILIES, space)] if url else []
         pods = [self._cache.get(GATEWAY_POD.name, *p) for p in self._cache.names(GATEWAY_POD.name)]
-        return [pod for pod in pods if pod is not None]
+        return pod_targets([pod for pod in pods if pod is not None])
 
     def _source(self, http: httpx.AsyncClient) -> Source:
         url = self._options.prometheus_url

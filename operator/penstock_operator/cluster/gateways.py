@@ -14,6 +14,8 @@ from penstock_contract.fleet import (
     WorkerLoad,
     WorkerState,
 )
+from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
+from penstock_operator.autoscaling.sources import Target
 from penstock_operator.cluster.world import Gateways
 from penstock_operator.manifests import Object
 
@@ -158,19 +160,15 @@ def _add(one: WorkerLoad, other: WorkerLoad) -> WorkerLoad:
     )
 
 
-def pod_addresses(pods: list[Object]) -> list[str]:
-    """Return the base URLs of the gateway pods that are up."""
-    return [base_url(pod["status"]["podIP"]) for pod in ready_pods(pods)]
-
-
-def ready_pods(pods: list[Object]) -> list[Object]:
-    """Return the pods that are up."""
+def pod_targets(pods: list[Object]) -> list[Target]:
+    """Return the gateway pods that are up."""
     found = []
     for pod in pods:
-        state = pod.get("status", {})
+        meta, state = pod["metadata"], pod.get("status", {})
         conditions = {c["type"]: c["status"] for c in state.get("conditions", [])}
         if state.get("podIP") and conditions.get("Ready") == "True":
-            found.append(pod)
+            url = base_url(state["podIP"])
+            found.append(Target(meta["name"], url, GATEWAY_FAMILIES, meta["namespace"]))
     return found
 
 

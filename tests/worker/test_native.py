@@ -26,11 +26,8 @@ pytestmark = pytest.mark.skipif(native_library() is None, reason="no C++ compile
 
 @pytest.fixture(scope="module", autouse=True)
 def _inference() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.inference_mode():
         yield
-    torch.set_num_threads(threads)
 
 
 def checkpoint(folder: Path, **shape: Any) -> Path:

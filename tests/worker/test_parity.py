@@ -27,14 +27,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=["torch", "native"])
 def how(request: pytest.FixtureRequest) -> Computation:
     if request.param == "torch":

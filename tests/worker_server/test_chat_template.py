@@ -53,6 +53,14 @@ def test_a_templates_own_variables_can_be_set_and_no_others(tmp_path: Path) -> N
     assert found.render(MESSAGES, variables=given) == "thinkHi"
 
 
+def test_developers_are_heard_by_templates_that_know_only_the_system(tmp_path: Path) -> None:
+    told = [{"role": "developer", "content": "Be brief."}, *MESSAGES]
+    roles = "{% for message in messages %}{{ message.role }} {% endfor %}"
+    assert template(tmp_path, roles).render(told) == "system user "
+    known = "{# developer #}" + roles
+    assert template(tmp_path, known).render(told) == "developer user "
+
+
 def test_a_template_for_tools_is_taken_where_there_are_some(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "b"}]
     found = template(tmp_path, named)

@@ -5,34 +5,23 @@ them there is the guess. It costs no model and is often right where an answer qu
 summaries, edits of code, structured data.
 """
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from penstock_worker.request import Request
 
 LONGEST = 4
 SHORTEST = 2
-"""Tokens that must be equal: longer matches are tried first, a single token says too little."""
-
-
-@dataclass
-class _Index:
-    """Where each sequence of tokens was last followed by something."""
-
-    ends: dict[tuple[int, ...], int] = field(default_factory=dict)
-    indexed: int = 0
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Note what ends in front of the last token; the end itself has no successor yet."""
-        for end in range(self.indexed + 1, len(tokens)):
-            for length in range(SHORTEST, min(LONGEST, end) + 1):
-                self.ends[tuple(tokens[end - length : end])] = end
-        self.indexed = max(self.indexed, len(tokens) - 1)
+"""Tokens that must be equal: longer matches are preferred, a single token says too little."""
 
 
 class NgramProposer:
     """Looks up what followed the same tokens before.
+
+    A search reads the whole text, 4 bytes per token: some ten microseconds for most requests.
 
     Args:
         num_tokens: to guess at most.
@@ -40,18 +29,30 @@ class NgramProposer:
 
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
-        self._indexes: WeakKeyDictionary[Request, _Index] = WeakKeyDictionary()
+        self._texts: WeakKeyDictionary[Request, array[int]] = WeakKeyDictionary()
 
     def propose(self, requests: Sequence[Request]) -> list[list[int]]:
         """See `Proposer.propose`."""
         return [self._continued(request) for request in requests]
 
     def _continued(self, request: Request) -> list[int]:
-        tokens = request.tokens
-        index = self._indexes.setdefault(request, _Index())
-        index.extend(tokens)
-        for length in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
-            end = index.ends.get(tuple(tokens[-length:]))
-            if end is not None:
-                return tokens[end : end + self._num_tokens]
-        return []
+        text = self._texts.setdefault(request, array("i"))
+        text.extend(request.tokens[len(text) :])
+        end = last_match(text)
+        return [] if end is None else request.tokens[end : end + self._num_tokens]
+
+
+def last_match(text: "array[int]") -> int | None:
+    """Return where the longest match of the text's end ends, the last one of equally long ones."""
+    tokens = np.frombuffer(text, dtype=np.int32)
+    count = len(tokens)
+    ends = np.flatnonzero(tokens[:-1] == tokens[-1]) + 1
+    found = None
+    for length in range(2, min(LONGEST, count - 1) + 1):
+        ends = ends[ends >= length]
+        ends = ends[tokens[ends - length] == tokens[count - length]]
+        if not len(ends):
+            break
+        if length >= SHORTEST:
+            found = int(ends[-1])
+    return found

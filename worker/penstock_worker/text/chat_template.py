@@ -42,6 +42,7 @@ class ChatTemplate:
             source = named.get("default")
             with_tools = named.get("tool_use", source)
         self.tool_format = format_of(with_tools or "")
+        self._knows_developers = "developer" in f"{source}{with_tools}"
         self._tokens = {
             name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
@@ -76,6 +77,8 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the model has none, or it refuses these messages.
         """
+        if not self._knows_developers:
+            messages = [_for_system(message) for message in messages]
         template = self._with_tools if tools else self._template
         if template is None:
             raise ChatTemplateError(
@@ -101,6 +104,11 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ChatTemplateError(f"{path.name} is not JSON: {error}") from error
     return found
+
+
+def _for_system(message: dict[str, Any]) -> dict[str, Any]:
+    """Most templates know no developers, and would leave out what they say without a word."""
+    return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
 def _token_text(value: Any) -> str:

@@ -216,6 +216,9 @@ WORKER_STEP_COST: Final = _gauge(
     _M,
     "term",
 )
+WORKER_IGNORED_FIELDS: Final = _counter(
+    "penstock_worker_ignored_fields", "Fields of requests that are unknown and were ignored.", _M
+)
 WORKER_DRAINING: Final = _gauge(
     "penstock_worker_draining", "1 while the worker refuses new requests and finishes its own.", _M
 )
@@ -253,7 +256,7 @@ WORKER: Final = (
     VLLM_DECODE_TIME, VLLM_INFERENCE_TIME, VLLM_COMPUTED_PROMPT_TOKENS, VLLM_CACHE_CONFIG,
     VLLM_OLD_KV_USAGE, VLLM_OLD_PREFIX_QUERIES, VLLM_OLD_PREFIX_HITS,
     VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_MOMENTS,
-    WORKER_STEP_COST, WORKER_DRAINING, WORKER_LOAD_SECONDS, WORKER_KV_PULLS,
+    WORKER_STEP_COST, WORKER_IGNORED_FIELDS, WORKER_DRAINING, WORKER_LOAD_SECONDS, WORKER_KV_PULLS,
     WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS, WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""

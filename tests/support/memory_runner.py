@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Draw
-from penstock_worker.scheduler import Slice
+from penstock_worker.step import Slice
 
 
 def position(tokens: Sequence[int], request: Request) -> int:

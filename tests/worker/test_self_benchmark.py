@@ -8,8 +8,8 @@ from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.runner_interface import Computed, Draw
-from penstock_worker.scheduler import Slice
 from penstock_worker.self_benchmark import measure
+from penstock_worker.step import Slice
 
 TRUTH = StepCost(step=0.002, prefill_token=2e-5, sequence=3e-4, kv_token=5e-8)
 

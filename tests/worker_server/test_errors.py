@@ -108,8 +108,10 @@ def test_what_would_change_the_answer_is_not_ignored(served: WorkerProcess, fiel
 
 def test_accepted_and_unknown_fields_change_nothing(served: WorkerProcess) -> None:
     extra = {"user": "u", "metadata": {"a": "b"}, "store": False, "never_heard_of": [1]}
+    before = served.metric("penstock_worker_ignored_fields_total")
     answer = post(served, CHAT, {"messages": MESSAGES, "max_tokens": 1, **extra})
     assert answer.status_code == 200
+    assert served.metric("penstock_worker_ignored_fields_total") == before + 1
 
 
 @pytest.mark.parametrize("field", ["n", "stream", "logprobs"])

@@ -21,8 +21,9 @@ from penstock_worker.messages import (
 from penstock_worker.progress import advance, drafted
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Runner
-from penstock_worker.scheduler import Scheduler, Slice, Step
+from penstock_worker.scheduler import Scheduler
 from penstock_worker.speculative.proposer import Proposer
+from penstock_worker.step import Slice, Step
 from penstock_worker.validation import problem
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from penstock_worker.messages import Drafted, FinishReason, Output, TokenLogprobs
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Draw
-from penstock_worker.scheduler import Slice
 from penstock_worker.speculative.accept import agreed
+from penstock_worker.step import Slice
 
 
 class Progress(NamedTuple):

@@ -11,7 +11,7 @@ from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
 from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.sampling import Row, sample, score
-from penstock_worker.scheduler import Slice
+from penstock_worker.step import Slice
 
 
 class ModelRunner:

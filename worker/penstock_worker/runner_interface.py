@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from penstock_worker.messages import TokenLogprobs
-from penstock_worker.scheduler import Slice
+from penstock_worker.step import Slice
 
 
 class Draw(NamedTuple):

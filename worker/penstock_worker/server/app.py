@@ -140,6 +140,7 @@ async def _complete(
     service: Service, request: Request, body: ChatRequest | CompletionRequest
 ) -> Response:
     began = time.perf_counter()
+    service.metrics.ignored(len(body.ignored))
     journaled = headers.JOURNAL in request.headers
     if not (journaled and body.stream):
         body.penstock_resume = None  # only the gateway resumes, and only streams

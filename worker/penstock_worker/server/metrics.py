@@ -80,6 +80,7 @@ class WorkerMetrics:
         self._series.set(declared.WORKER_DRAINING, 0)
         self._handoff(HandoffStats(), HandoffStats())
         self._drafted(Drafted(0, 0, [0]))
+        self.ignored(0)
 
     def loaded(self, ready: Ready, seconds: float) -> None:
         """The worker became ready, so long after its start."""
@@ -118,6 +119,10 @@ class WorkerMetrics:
             self._drafted(stats.drafted)
         tokens = sum(len(output.tokens) for output in batch.outputs)
         self._series.add(declared.VLLM_GENERATION_TOKENS, tokens)
+
+    def ignored(self, fields: int) -> None:
+        """A request had so many fields that nobody knows."""
+        self._series.add(declared.WORKER_IGNORED_FIELDS, fields)
 
     def request(self, prompt_tokens: int, arrived: float) -> "RequestMetrics":
         """Return the keeper of one engine request's metrics."""

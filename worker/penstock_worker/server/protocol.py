@@ -1,7 +1,8 @@
 """Request bodies of the OpenAI surface, with vLLM's extras, and the bounds on every input.
 
-Unknown fields are ignored, as OpenAI clients expect; fields that are known but not supported are
-refused by name, because ignoring a JSON schema would be a wrong answer with status 200.
+Unknown fields are ignored, as OpenAI clients expect, and counted; fields that are known but not
+supported are refused by name, because ignoring a JSON schema would be a wrong answer with status
+200.
 """
 
 from typing import Annotated, Any, Literal
@@ -25,6 +26,10 @@ MAX_LOGPROBS = 20
 MAX_STOPS = 4
 MAX_LOGIT_BIAS = 1024
 
+_WITHOUT_EFFECT = frozenset(
+    {"user", "metadata", "store", "safety_identifier", "service_tier", "prompt_cache_key"}
+)
+
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -40,7 +45,7 @@ class StreamOptions(BaseModel):
 class GenerationRequest(BaseModel):
     """What chat and plain completions have in common."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str
     stream: bool = False
@@ -80,6 +85,11 @@ class GenerationRequest(BaseModel):
     cache_salt: Annotated[str, Field(max_length=64)] | None = None
     penstock_resume: Resume | None = None
     kv_transfer_params: TransferParams | None = None
+
+    @property
+    def ignored(self) -> set[str]:
+        """Names of fields that are unknown; those that say nothing of the answer are no loss."""
+        return set(self.model_extra or {}) - _WITHOUT_EFFECT
 
     @property
     def stops(self) -> list[str]:

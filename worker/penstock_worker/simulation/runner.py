@@ -8,7 +8,7 @@ from penstock_contract.step_cost import StepCost
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Draw
-from penstock_worker.scheduler import Slice
+from penstock_worker.step import Slice
 
 
 class SimulatedRunner:

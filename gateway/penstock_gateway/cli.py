@@ -23,12 +23,12 @@ from penstock_gateway.app import RELAYED, completions, create_app
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.protocol import GatewayProtocol
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex
+from penstock_gateway.slow_clients import PatientProtocol, sweep
 from penstock_gateway.tenants.door import Door
 from penstock_gateway.tenants.register import Register
 from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
@@ -64,7 +64,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
-        http=_protocol(relay),
+        http=_protocol(relay, options),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -78,7 +78,9 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     watching = asyncio.create_task(gateway.watch(relay))
     # A gateway that has gone blind must not look well: it ends, and is started again.
     watching.add_done_callback(lambda _: server.stop())
+    sweeping = asyncio.create_task(sweep(server.server_state.connections))
     await server.serve(sockets=[listener])
+    sweeping.cancel()
     watching.cancel()
     (fault,) = await asyncio.gather(watching, return_exceptions=True)
     if isinstance(fault, Exception):
@@ -166,10 +168,15 @@ class Gateway:
         log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
 
 
-def _protocol(relay: Relay) -> Any:
+def _protocol(relay: Relay, options: argparse.Namespace) -> Any:
     """Return what uvicorn makes its connections of."""
-    paths = frozenset(path.encode() for path in RELAYED)
-    return partial(GatewayProtocol, serve=completions(relay), paths=paths)
+    return partial(
+        PatientProtocol,
+        serve=completions(relay),
+        paths=frozenset(path.encode() for path in RELAYED),
+        patience=options.client_timeout,
+        most=options.max_connections,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -234,6 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
     add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
+    add(
+        "--client-timeout",
+        type=duration_flag,
+        default=30.0,
+        help="like 30s; for a request's head, a pause in its body, and an answer that is not read",
+    )
+    add("--max-connections", type=int, default=8192, help="of clients; more are sent away")
     add(
         "--debug-headers",
         action="store_true",

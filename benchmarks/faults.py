@@ -26,7 +26,6 @@ from fault_scenarios import DRAIN_SECONDS, SCENARIOS, Report, Stage, Tally, tall
 from live_fleet import LiveFleet, live_fleet
 from router_peers import PEERS, Router, router
 
-WORKERS: Final = 4
 GATEWAYS: Final = 2
 SHARE: Final = 0.6
 """Of the measured capacity."""
@@ -60,7 +59,7 @@ async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> 
     with tempfile.TemporaryDirectory() as folder:
         fleet = LiveFleet(Path(folder), flags)
         gateways = GATEWAYS if peer is None else 0
-        async with live_fleet(fleet, WORKERS, gateways):
+        async with live_fleet(fleet, options.workers, gateways):
             if peer is None:
                 urls = [gateway.url for gateway in fleet.gateways]
                 return await _disturbed(name, options, fleet, urls)
@@ -148,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     known = [*SCENARIOS, OVERLOAD]
     parser.add_argument("--scenario", action="append", choices=known, help="default: all")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[], help=str(PEERS))
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seconds", type=float, help="of load for each scenario")
     parser.add_argument("--quick", action="store_true", help="ten seconds each, nothing is kept")
     return parser

@@ -145,7 +145,9 @@ class LiveFleet:
 
     async def _spawn(self, port: int, proxy: FaultProxy | None = None) -> LiveWorker:
         number = next(self._numbers)
-        command = [COMMAND, "--model", EXAMPLE_MODEL, "--served-model-name", NAME]
+        # Gateways have cores of their own elsewhere; here they at least come first.
+        command = ["nice", "-n", "5", COMMAND]
+        command += ["--model", EXAMPLE_MODEL, "--served-model-name", NAME]
         command += ["--port", str(port), "--threads", "1", *self.worker_flags]
         log = self._stack.enter_context((self.folder / f"worker-{number}.log").open("wb"))
         process = subprocess.Popen(command, stderr=log)

@@ -14,7 +14,7 @@ FACTOR: Final = 4.0
 """Times slower than the median of the others."""
 NOTICEABLE: Final = 0.02
 """Seconds per event by which it must be slower, too."""
-ENOUGH: Final = 5
+ENOUGH: Final = 3
 """Streams that must have been seen."""
 FIRST_PAUSE: Final = 10.0
 LONGEST_PAUSE: Final = 300.0

@@ -1,0 +1,35 @@
+"""Real workers and gateways that die, leave and cannot be reached, under load: nothing is lost.
+
+The benchmark that publishes these figures, in small.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+SCENARIOS = ("F1", "F3", "F6", "F11")
+
+
+@pytest.fixture(scope="module")
+def figures() -> list[dict[str, Any]]:
+    command = [sys.executable, FAULTS, "--quick", "--workers", "3", "--seconds", "5"]
+    chosen = [word for name in SCENARIOS for word in ("--scenario", name)]
+    done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("metric", ["lost", "truncated", "duplicated", "mismatched"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_stream_suffers(figures: list[dict[str, Any]], scenario: str, metric: str) -> None:
+    (found,) = [one for one in figures if (one["case"], one["metric"]) == (scenario, metric)]
+    assert found["streams"] > 0
+    assert found["accidents"] > 0
+    assert found["problems"] == []
+    assert found["ours"] == 0

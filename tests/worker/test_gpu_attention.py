@@ -1,29 +1,21 @@
 """The GPU's attention kernels, in Triton's interpreter on the CPU, beside the reference."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from engines import generate
+from engines import generate, torch_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="pip install triton, to test the GPU's kernels")
 
 from penstock_worker.attention.gpu import backend
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.attention.reference import ReferenceAttention
-from penstock_worker.block_pool import BlockPool
-from penstock_worker.engine import Engine
-from penstock_worker.model.config import read_config
-from penstock_worker.model.decoder import TorchDecoder
-from penstock_worker.model.loader import Checkpoint
-from penstock_worker.model.weights import Weights
-from penstock_worker.runner import ModelRunner
+from penstock_worker.model import loading
 
 BLOCKS, BLOCK_SIZE = 24, 8
 
@@ -143,30 +135,11 @@ def test_a_token_comes_out_the_same_in_any_batch() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama-gqa", "mistral"])
-def test_a_model_says_the_same_with_either(family: str, tmp_path: Path) -> None:
+def test_a_model_says_the_same_with_either(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(family, tmp_path)
-    shape = read_config(tmp_path)
     prompts = [[(3 * i) % 300 for i in range(40)], [5, 6, 7]]
-    found = []
-    for kind in (ReferenceAttention, backend.TritonAttention):
-        kv = KVPool(
-            num_layers=shape.num_layers,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            num_blocks=BLOCKS,
-            block_size=BLOCK_SIZE,
-            dtype=torch.float32,
-        )
-        attention = kind(kv, shape.windows, shape.query_scale)
-        with Checkpoint(tmp_path, torch.float32) as checkpoint:
-            model = TorchDecoder(shape, Weights(shape, checkpoint), attention, 128)
-        engine = Engine(
-            ModelRunner(model),
-            BlockPool(BLOCKS, BLOCK_SIZE),
-            vocab_size=shape.vocab_size,
-            max_model_len=128,
-            max_num_seqs=4,
-            max_num_batched_tokens=24,
-        )
-        found.append(generate(engine, prompts, 8))
-    assert found[0] == found[1]
+    expected = generate(torch_engine(tmp_path, budget=24), prompts, 8)
+    monkeypatch.setattr(loading, "ReferenceAttention", backend.TritonAttention)
+    assert generate(torch_engine(tmp_path, budget=24), prompts, 8) == expected

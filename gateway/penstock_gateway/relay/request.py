@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.relay.bounds import check_values
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
@@ -57,6 +58,7 @@ def parse(body: bytes) -> Wanted:
     Raises:
         ApiError: the body is not a JSON object with a model.
     """
+    check_values(body)
     try:
         found: Any = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -136,5 +138,10 @@ def _prompt(body: dict[str, Any]) -> bytes:
         if isinstance(value, str):
             return value.encode("utf-8", "surrogatepass")
         if value:
-            return orjson.dumps(value)[:-1]  # a longer conversation begins with the shorter one
+            try:
+                # A longer conversation begins with the shorter one.
+                return orjson.dumps(value)[:-1]
+            except orjson.JSONEncodeError as error:
+                message = f"{field} is nested too deeply"
+                raise ApiError(ErrorCode.INVALID_REQUEST, message, param=field) from error
     return b""

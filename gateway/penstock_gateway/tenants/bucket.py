@@ -36,8 +36,8 @@ class Bucket:
         return replace(self, level=min(float(self.per_minute), self.left(now) - amount), at=now)
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until an amount is in it; more than it holds counts as all of it."""
-        missing = min(amount, self.per_minute) - self.left(now)
+        """Return the seconds until an amount is in it, which is no more than it holds."""
+        missing = amount - self.left(now)
         return max(0.0, missing * MINUTE / self.per_minute)
 
     def reset(self, now: float) -> float:

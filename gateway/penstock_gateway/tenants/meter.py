@@ -55,15 +55,20 @@ class Meter:
             self.requests = self.requests.take(1, now)
         self.running += 1
 
-    def reserve(self, tokens: int, now: float) -> None:
-        """Set tokens aside that a request may use; `settle` corrects them.
+    def reserve(self, tokens: int, now: float) -> int:
+        """Set tokens aside that a request may use, a minute's worth at most; return how many.
+
+        `settle` corrects them when it is known what was used.
 
         Raises:
             LimitReached: there are not as many left.
         """
-        if self.tokens is not None:
-            self._refuse_unless(self.tokens, tokens, "tokens", now)
-            self.tokens = self.tokens.take(tokens, now)
+        if self.tokens is None:
+            return 0
+        tokens = min(tokens, self.tokens.per_minute)
+        self._refuse_unless(self.tokens, tokens, "tokens", now)
+        self.tokens = self.tokens.take(tokens, now)
+        return tokens
 
     def settle(self, reserved: int, used: int, now: float) -> None:
         """Count a request out."""

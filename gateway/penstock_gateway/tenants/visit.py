@@ -53,8 +53,7 @@ class Visit:
         if not self.tenant.may_use(name, model):
             raise model_not_found(name)
         found = self.tenant.request_class(model.queue or _NO_QUEUE, wanted_class)
-        self._meter.reserve(prompt_tokens + most, self._clock())
-        self._reserved = prompt_tokens + most
+        self._reserved = self._meter.reserve(prompt_tokens + most, self._clock())
         self._usage = Usage(prompt_tokens)
         self.priority = found.priority
         return found

@@ -1,6 +1,7 @@
 """Keeps the gateway's metrics, as declared in the contract; one outcome per admitted request."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
@@ -8,7 +9,7 @@ from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.figures import Figures
+from penstock_gateway.figures import Figures, Histogram, Number
 from penstock_gateway.fleet.source import FleetHealth
 
 
@@ -17,6 +18,7 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._instruments = Figures(registry, declared.GATEWAY)
+        self._of_models: dict[str, _OfModel] = {}
 
     def refused(self, code: ErrorCode, tenant: str = "") -> None:
         """A request was refused before it was admitted; of a tenant, if it is known."""
@@ -75,17 +77,55 @@ class GatewayMetrics:
 
     def request(self, model: str, prompt_bytes: int, arrived: float) -> "RequestMetrics":
         """A request was admitted; it waits now, or goes on at once."""
-        self._instruments.counter(declared.GATEWAY_ARRIVALS).labels(model).inc()
-        self._instruments.counter(declared.GATEWAY_PROMPT_BYTES).labels(model).inc(prompt_bytes)
-        self._instruments.gauge(declared.GATEWAY_QUEUED).labels(model).inc()
-        return RequestMetrics(self._instruments, model, arrived)
+        found = self._of_models.get(model)
+        if found is None:
+            found = self._of_models[model] = _OfModel.among(self._instruments, model)
+        found.arrivals.inc()
+        found.prompt_bytes.inc(prompt_bytes)
+        found.queued.inc()
+        return RequestMetrics(self._instruments, found, model, arrived)
+
+
+@dataclass(frozen=True)
+class _OfModel:
+    """What every request to a model changes, looked up once."""
+
+    arrivals: Number
+    prompt_bytes: Number
+    queued: Number
+    in_flight: Number
+    queue_seconds: Histogram
+    overhead: Histogram
+    predicted: Number
+    cached: Number
+    right: Number
+    ttft: Histogram
+    duration: Histogram
+
+    @classmethod
+    def among(cls, i: Figures, model: str) -> "_OfModel":
+        """Return those of a model."""
+        return cls(
+            i.counter(declared.GATEWAY_ARRIVALS).labels(model),
+            i.counter(declared.GATEWAY_PROMPT_BYTES).labels(model),
+            i.gauge(declared.GATEWAY_QUEUED).labels(model),
+            i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model),
+            i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model),
+            i.histogram(declared.GATEWAY_OVERHEAD).labels(model),
+            i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model),
+            i.counter(declared.GATEWAY_PREFIX_CACHED).labels(model),
+            i.counter(declared.GATEWAY_PREFIX_RIGHT).labels(model),
+            i.histogram(declared.GATEWAY_TTFT).labels(model),
+            i.histogram(declared.GATEWAY_DURATION).labels(model),
+        )
 
 
 class RequestMetrics:
     """The metrics of one admitted request. Times are monotonic seconds."""
 
-    def __init__(self, instruments: Figures, model: str, arrived: float) -> None:
+    def __init__(self, instruments: Figures, own: _OfModel, model: str, arrived: float) -> None:
         self._instruments = instruments
+        self._own = own
         self._model = model
         self._arrived = arrived
         self._waits = True
@@ -93,22 +133,21 @@ class RequestMetrics:
     def let_through(self, now: float) -> None:
         """A worker has room for the request."""
         self._waits = False
-        i, model = self._instruments, self._model
-        i.gauge(declared.GATEWAY_QUEUED).labels(model).dec()
-        i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model).inc()
-        i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model).observe(now - self._arrived)
+        own = self._own
+        own.queued.dec()
+        own.in_flight.inc()
+        own.queue_seconds.observe(now - self._arrived)
 
     def dispatched(self, received: float, now: float) -> None:
         """The request goes to a worker."""
-        histogram = self._instruments.histogram(declared.GATEWAY_OVERHEAD)
-        histogram.labels(self._model).observe(now - received)
+        self._own.overhead.observe(now - received)
 
     def prefix(self, predicted: int, cached: int) -> None:
         """The answer tells how many prompt tokens were cached, so many having been expected."""
-        i, model = self._instruments, self._model
-        i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model).inc(predicted)
-        i.counter(declared.GATEWAY_PREFIX_CACHED).labels(model).inc(cached)
-        i.counter(declared.GATEWAY_PREFIX_RIGHT).labels(model).inc(min(predicted, cached))
+        own = self._own
+        own.predicted.inc(predicted)
+        own.cached.inc(cached)
+        own.right.inc(min(predicted, cached))
 
     def retried(self) -> None:
         """The request is sent once more."""
@@ -131,13 +170,12 @@ class RequestMetrics:
 
     def first_byte(self, now: float) -> None:
         """The answer begins."""
-        histogram = self._instruments.histogram(declared.GATEWAY_TTFT)
-        histogram.labels(self._model).observe(now - self._arrived)
+        self._own.ttft.observe(now - self._arrived)
 
     def ended(self, outcome: Outcome, now: float) -> None:
         """The request is over."""
-        i, model = self._instruments, self._model
-        state = declared.GATEWAY_QUEUED if self._waits else declared.GATEWAY_IN_FLIGHT
-        i.gauge(state).labels(model).dec()
-        i.counter(declared.GATEWAY_OUTCOMES).labels(model, outcome.value).inc()
-        i.histogram(declared.GATEWAY_DURATION).labels(model).observe(now - self._arrived)
+        own = self._own
+        (own.queued if self._waits else own.in_flight).dec()
+        outcomes = self._instruments.counter(declared.GATEWAY_OUTCOMES)
+        outcomes.labels(self._model, outcome.value).inc()
+        own.duration.observe(now - self._arrived)

@@ -45,6 +45,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """A client has come."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNSENT)
+        self._line = Line(transport, self.flow, self.server_state, self.on_response_complete)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -97,10 +98,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _take(self, path: str) -> None:
         before: Any = self.cycle
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        default = self.server_state.default_headers
-        line = Line(self.transport, self.flow, default, self.on_response_complete)
         self._call = Call(
-            path, self.headers, line, self._serve, keep_alive, self.expect_100_continue
+            path, self.headers, self._line, self._serve, keep_alive, self.expect_100_continue
         )
         cycle: Any = self._call
         self.cycle = cycle

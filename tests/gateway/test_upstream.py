@@ -54,7 +54,10 @@ async def asked(connection: Connection) -> asyncio.Task[Response]:
 
 
 async def collect(connection: Connection) -> bytes:
-    return b"".join([piece async for piece in connection.body()])
+    found = b""
+    while piece := await connection.piece():
+        found += piece
+    return found
 
 
 async def whole(head: asyncio.Task[Response], connection: Connection) -> bytes:

@@ -5,7 +5,7 @@ until it is whole: what fails before that is tried elsewhere, and the client see
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -70,7 +70,7 @@ class Shared:
     debug_headers: bool
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Admitted:
     """A request that is to be served."""
 
@@ -144,7 +144,7 @@ class Attempt:
         counts = failed = down = False  # a client that leaves says nothing about the worker
         try:
             connection, response = await self._open()
-            outcome = await self._relay(response, connection.body())
+            outcome = await self._relay(response, connection)
             counts, failed = True, response.status >= ErrorCode.INTERNAL_ERROR.status
             return outcome
         except UpstreamError as error:
@@ -213,16 +213,16 @@ class Attempt:
         host, incoming = urlsplit(self._worker.url).netloc, admitted.call.headers
         return worker_request(path, host, self._journey.id, incoming, body, own)
 
-    async def _relay(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+    async def _relay(self, response: Response, connection: Connection) -> Outcome:
         if response.status == 200 and is_stream(response):
-            return await self._stream(response, body)
-        return await self._whole(response, body)
+            return await self._stream(response, connection)
+        return await self._whole(response, connection)
 
-    async def _stream(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+    async def _stream(self, response: Response, connection: Connection) -> Outcome:
         """Relay a stream, event by event."""
         record = self._journey.record
         try:
-            async for data in body:
+            while data := await connection.piece():
                 events = record.feed(data)
                 if events:
                     if not self.progressed:
@@ -251,13 +251,13 @@ class Attempt:
         await self._client.pass_on(record.error)
         return Outcome.ERROR
 
-    async def _whole(self, response: Response, body: AsyncGenerator[bytes, None]) -> Outcome:
+    async def _whole(self, response: Response, connection: Connection) -> Outcome:
         """Relay an answer that is not streamed."""
         if self._client.begun:
             reason = f"it answered with status {response.status} when asked to go on"
             raise UpstreamError(reason, Fault.REFUSED)
         held = b""
-        async for data in body:
+        while data := await connection.piece():
             held = data if self.progressed else held + data
             if not self.progressed and len(held) > MAX_HELD:
                 await self._begin(response)

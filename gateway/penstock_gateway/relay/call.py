@@ -34,11 +34,20 @@ class Flow(Protocol):
         """Return when the client has read on."""
 
 
+class State(Protocol):
+    """uvicorn's state of the server."""
+
+    default_headers: Headers
+
+
 class _Unheard:
     """uvicorn tells its cycles of news by an event; here nobody waits for one."""
 
     def set(self) -> None:
         """There is news."""
+
+
+_UNHEARD: Final = _Unheard()
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,13 @@ class Line:
     Args:
         transport: to the client.
         flow: its back-pressure.
-        default_headers: for every answer.
+        state: knows the headers of every answer, with the time.
         done: called when an answer is whole.
     """
 
     transport: asyncio.Transport
     flow: Flow
-    default_headers: Headers
+    state: State
     done: Callable[[], None]
 
 
@@ -77,7 +86,7 @@ class Call:
     """The head of an answer has gone."""
     response_complete: bool = False
     disconnected: bool = False
-    message_event: _Unheard = field(default_factory=_Unheard)
+    message_event: _Unheard = _UNHEARD
     _task: asyncio.Task[Any] | None = None
     _body: bytearray = field(default_factory=bytearray)
     _most: float = float("inf")
@@ -151,7 +160,7 @@ class Call:
         """Send the head of the answer."""
         self.begun = self._chunked = True
         pieces = [_STATUS[status]]
-        for name, value in (*self.line.default_headers, *headers):
+        for name, value in (*self.line.state.default_headers, *headers):
             pieces += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._chunked = False

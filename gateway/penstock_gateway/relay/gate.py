@@ -52,15 +52,16 @@ class Gates:
         if gate is None:
             gate = self._gates[model.deployment] = _Gate(Line(MAX_BYTES))
         gate.line.most = queue.max_requests
-        entry = Entry(next(self._numbers), prompt_bytes, found.priority, found.name, found.weight)
+        number = next(self._numbers)
         capacity = self._capacity(model)
         turn = asyncio.get_running_loop().create_future()
         if not gate.line and gate.running < capacity:
             gate.running += 1
             turn.set_result(None)
         else:
+            entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight)
             self._wait(gate, entry, turn)
-        return Place(self, model, entry.id, turn, _patience(queue, found, cold=not capacity))
+        return Place(self, model, number, turn, _patience(queue, found, cold=not capacity))
 
     def waiting(self, deployment: str) -> int:
         """Return how many requests wait."""

@@ -75,6 +75,18 @@ class Relay:
         self._budget = RetryBudget()
         self._changed = asyncio.Event()
         self.gates = Gates(self._capacity, self.clock)
+        self._shared = Shared(
+            self.router,
+            self.pool,
+            self.clock,
+            self.watch,
+            self._budget,
+            self.quarantine,
+            lambda: self.stopping,
+            lambda: self._changed,
+            self.decisions,
+            self.settings.debug_headers,
+        )
 
     def give_up(self) -> None:
         """End every request under way; their clients see an error."""
@@ -170,22 +182,8 @@ class Relay:
         model = admitted.model
         if not self._workers(model):
             raise _nobody(model.name)
-        exchange = Exchange(self._shared(), admitted, lambda: self._workers(model))
+        exchange = Exchange(self._shared, admitted, lambda: self._workers(model))
         return await exchange.run()
-
-    def _shared(self) -> Shared:
-        return Shared(
-            self.router,
-            self.pool,
-            self.clock,
-            self.watch,
-            self._budget,
-            self.quarantine,
-            lambda: self.stopping,
-            lambda: self._changed,
-            self.decisions,
-            self.settings.debug_headers,
-        )
 
     async def _body(self, call: Call) -> bytes:
         limit = self.settings.max_body

@@ -28,7 +28,7 @@ _HOP_BY_HOP = {
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Wanted:
     """What routing needs of a body."""
 

@@ -7,8 +7,6 @@ up, so a slow reader holds back its worker instead of filling the gateway's memo
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -16,7 +14,7 @@ import httptools
 
 from penstock_contract.metrics import Fault
 
-HIGH_WATER = 256 * 1024
+HIGH_WATER = 32 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
 MAX_IDLE = 128
 """Idle connections kept per worker."""
@@ -37,7 +35,7 @@ class UpstreamError(Exception):
 
 
 class Response:
-    """The head of an answer; `body` yields the rest."""
+    """The head of an answer; `Connection.piece` gives the rest."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
@@ -45,7 +43,10 @@ class Response:
 
     def header(self, name: bytes) -> bytes:
         """Return a header's value, or nothing."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
 
 class Connection(asyncio.Protocol):
@@ -67,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.Future[Response] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._held = 0
         self._arrived = asyncio.Event()
         self._complete = False
@@ -161,7 +162,8 @@ class Connection(asyncio.Protocol):
         Raises:
             UpstreamError: the connection broke before the head was complete.
         """
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         self._head = asyncio.get_running_loop().create_future()
         self._headers, self._head_bytes = [], 0
         self._chunks.clear()
@@ -175,25 +177,25 @@ class Connection(asyncio.Protocol):
         self.transport.write(request)
         return await self._head
 
-    async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body in the pieces in which it comes.
+    async def piece(self) -> bytes:
+        """Return what has come of the body since, at least a byte; nothing when that was all.
 
         Raises:
             UpstreamError: the answer ended before its end.
         """
-        while True:
-            while self._chunks:
-                chunk = self._chunks.popleft()
-                self._held -= len(chunk)
-                if self.paused and self._held <= HIGH_WATER // 2:
-                    self._read_on()
-                yield chunk
+        while not self._chunks:
             if self._complete:
-                return
+                return b""
             if self._failure is not None:
                 raise self._failure
             self._arrived.clear()
             await self._arrived.wait()
+        found = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
+        self._chunks.clear()
+        self._held = 0
+        if self.paused:
+            self._read_on()
+        return found
 
     def abort(self, reason: str = "the request was given up", fault: Fault = Fault.LOST) -> None:
         """Close at once; a worker takes that as a cancelled request."""

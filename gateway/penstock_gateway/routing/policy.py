@@ -120,7 +120,9 @@ def rank(candidates: Sequence[Candidate], prompt: int, tie: float) -> list[Choic
 
 def weigh(candidate: Candidate, prompt: int) -> Choice:
     """Return what a candidate would cost."""
-    uncached = max(1, prompt - candidate.matched)
+    uncached = prompt - candidate.matched
+    if uncached < 1:
+        uncached = 1
     speed = candidate.speed
     wait = speed.start + candidate.outstanding * speed.token
     computing = uncached * speed.token

@@ -5,6 +5,9 @@ decode worker when it pulls (after the prefill worker has computed the prompt, w
 it), beside the time when it computes the prompt itself. Rounds alternate. `example` is the example
 model, `random-57M` the engine benchmark's.
 
+And what it does to whoever is served meanwhile: the longest pauses (99th percentile) between tokens
+of a stream at the decode worker, while prompts arrive there one after another, pulled or computed.
+
     python benchmarks/handoff.py [--tokens 256,512,960] [--quick]
 """
 
@@ -15,6 +18,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +34,8 @@ from penstock_contract.headers import HANDOFF
 
 WORKER = Path(sys.executable).parent / "penstock-worker"
 ROUNDS = 15
+PROMPTS = 16
+"""That arrive while a stream is read; their leases must last until then."""
 
 
 @dataclass
@@ -69,6 +75,8 @@ def main() -> None:
                 rounds = 3 if options.quick else ROUNDS
                 figure = measure(f"{name}-{length}", prefill, decode, length, rounds)
                 tell(figure, keep=not options.quick)
+            figure = pauses(f"{name}-{lengths[-1]}", prefill, decode, lengths[-1])
+            tell(figure, keep=not options.quick)
 
 
 def measure(case: str, prefill: Worker, decode: Worker, length: int, rounds: int) -> dict[str, Any]:
@@ -92,6 +100,53 @@ def measure(case: str, prefill: Worker, decode: Worker, length: int, rounds: int
         megabytes=round(size / (rounds + 1) / 1e6, 2),
         gigabytes_per_second=round(size / seconds / 1e9, 2),
     )
+
+
+def pauses(case: str, prefill: Worker, decode: Worker, length: int) -> dict[str, Any]:
+    """Return the figure of a stream's pauses; the prompts are computed before it begins."""
+    draw = random.Random(length)
+    prompts = [[draw.randrange(3, 4000) for _ in range(length)] for _ in range(2 * PROMPTS)]
+    leases = [prefill.first_token(prompt, PREFILL)[1][FIELD] for prompt in prompts[:PROMPTS]]
+    pulled = disturbed(decode, list(zip(prompts[:PROMPTS], leases, strict=True)))
+    computed = disturbed(decode, [(prompt, None) for prompt in prompts[PROMPTS:]])
+    return line(
+        "handoff",
+        "seconds_between_tokens_p99",
+        case,
+        "s",
+        statistics.quantiles(pulled, n=100)[-1],
+        peer="recompute",
+        peer_value=statistics.quantiles(computed, n=100)[-1],
+    )
+
+
+def disturbed(decode: Worker, prompts: list[tuple[list[int], Any]]) -> list[float]:
+    """Return the seconds between the tokens of a stream, while these prompts arrive."""
+    gaps: list[float] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        body = {"model": "m", "prompt": [7] * 8, "max_tokens": 900, "ignore_eos": True}
+        with decode.client.stream("POST", "/v1/completions", json={**body, "stream": True}) as s:
+            latest = time.perf_counter()
+            for text in s.iter_lines():
+                if text.startswith("data: "):
+                    now = time.perf_counter()
+                    gaps.append(now - latest)
+                    latest = now
+                    begun.set()
+                if over.is_set():
+                    return
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    begun.wait()
+    gaps.clear()
+    for prompt, params in prompts:
+        decode.first_token(prompt, params)
+    over.set()
+    reading.join()
+    return gaps
 
 
 def state(decode: Worker) -> list[float]:

@@ -20,10 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.fleet import Fleet
+from penstock_gateway import traces
 from penstock_gateway.app import RELAYED, completions, create_app
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.relay.call import Serve
+from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
@@ -56,16 +59,24 @@ def main() -> None:
 
 async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     registry = CollectorRegistry()
-    metrics = GatewayMetrics(registry)
+    tracing = traces.Tracing() if traces.wanted() else None
+    metrics = traces.TracedMetrics(registry) if tracing else GatewayMetrics(registry)
     gateway = Gateway(*_sources(options, metrics), metrics, keys_required=options.require_keys)
     settings = RelaySettings(options.max_body, options.debug_headers)
     relay = Relay(
-        settings, metrics, gateway.router, gateway.pool, lambda: gateway.directory, gateway.door
+        settings,
+        metrics,
+        gateway.router,
+        gateway.pool,
+        lambda: gateway.directory,
+        gateway.door,
+        decisions=traces.TracedDecisions() if tracing else Decisions(),
     )
+    serve = tracing.serve(completions(relay)) if tracing else completions(relay)
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
-        http=_protocol(relay, options),
+        http=_protocol(serve, options),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -86,6 +97,8 @@ async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     await server.serve(sockets=[listener])
     sweeping.cancel()
     watching.cancel()
+    if tracing:
+        await asyncio.to_thread(tracing.close)
     (fault,) = await asyncio.gather(watching, return_exceptions=True)
     if isinstance(fault, Exception):
         log.error("following the fleet failed", exc_info=fault)
@@ -172,11 +185,11 @@ class Gateway:
         log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
 
 
-def _protocol(relay: Relay, options: argparse.Namespace) -> Any:
+def _protocol(serve: Serve, options: argparse.Namespace) -> Any:
     """Return what uvicorn makes its connections of."""
     return partial(
         PatientProtocol,
-        serve=completions(relay),
+        serve=serve,
         paths=frozenset(path.encode() for path in RELAYED),
         patience=options.client_timeout,
         most=options.max_connections,

@@ -83,7 +83,12 @@ class GatewayMetrics:
         found.arrivals.inc()
         found.prompt_bytes.inc(prompt_bytes)
         found.queued.inc()
-        return RequestMetrics(self._instruments, found, model, arrived)
+        return self.of_requests(self._instruments, found, model, arrived)
+
+    @property
+    def of_requests(self) -> "type[RequestMetrics]":
+        """What keeps the metrics of one request."""
+        return RequestMetrics
 
 
 @dataclass(frozen=True)

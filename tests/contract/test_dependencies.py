@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PART_OF = {"starlette": "fastapi"}
 """Distributions that another one is made of."""
-OPTIONAL = {"operator": "plots", "worker": "triton"}
+OPTIONAL = {"operator": "plots", "gateway": "tracing", "worker": "triton"}
 """Extras that an image does without; what needs them says so."""
 PROCESSES = ("operator", "gateway", "worker")
 

@@ -144,8 +144,6 @@ class Holder:
         channel.deadline = lease.deadline
         channel.send(Granted(self._epoch, self._fingerprint, self._memory.block_bytes))
         for index in range(wanted.first, wanted.first + wanted.count):
-            if lease.ended is not None:
-                raise ConnectionAbortedError("the lease has ended")
             channel.send_block(lease.names[index], self._memory.read(lease.blocks[index]))
         channel.deadline = self._clock() + GREETING_SECONDS
 

@@ -22,7 +22,7 @@ from penstock_worker.transfer.protocol import (
 
 CONNECT_SECONDS = 1.0
 STALL_SECONDS = 5.0
-"""Without a byte: a prompt that takes longer than this to compute would have been pulled by now."""
+"""Without a byte; then computing is the better bet."""
 RELEASE_SECONDS = 2.0
 
 _REFUSED = {

@@ -13,6 +13,7 @@ from penstock_worker.engine import Engine
 from penstock_worker.grammar import GrammarError, Grammars
 from penstock_worker.messages import AddRequest, FinishReason, Output, Sampling
 from penstock_worker.model.config import read_config
+from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.text.tokenizer import Tokenizer
 
 SHAPE = read_config(EXAMPLE_MODEL)
@@ -65,6 +66,49 @@ def test_a_hot_model_still_writes_what_the_schema_says(tokenizer: Tokenizer) -> 
         person = json.loads(tokenizer.decode(found))
         assert set(person) == {"name", "age"}
         assert isinstance(person["age"], int)
+
+
+LONG_NAMES = {
+    "type": "object",
+    "properties": {
+        "temperature_in_celsius": {"type": "integer", "minimum": 0, "maximum": 60},
+        "wind_from_the_north_east": {"enum": ["a_little_of_it", "rather_a_lot_of_it"]},
+    },
+    "required": ["temperature_in_celsius", "wind_from_the_north_east"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5, seed=4, logprobs=1)])
+@pytest.mark.parametrize("proposer", [None, NgramProposer(4)])
+def test_what_a_grammar_forces_is_guessed_and_changes_nothing(
+    sampling: Sampling, proposer: NgramProposer | None
+) -> None:
+    asked = [request(f"r{n}", schema(LONG_NAMES), sampling=sampling) for n in range(2)]
+    # A budget of one token leaves no room for guesses.
+    plain = [tokens(make(budget=1), one)[0] for one in asked]
+    engine = make(proposer=proposer)
+    for message in asked:
+        engine.add(message)
+    batches = drain(engine)
+    assert collect(["r0", "r1"], [o for b in batches for o in b.outputs]) == plain
+    assert len(batches) < len(plain[0]) * 0.7
+    guessed = [batch.stats.drafted for batch in batches if batch.stats.drafted]
+    assert sum(sum(one.accepted) for one in guessed) > 0
+
+
+def test_a_guess_is_only_what_the_grammar_allows(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    matcher = grammars.matcher('start: /[0-9]+/ "ly" | "x"')
+    digits = ids("123")
+    assert matcher.guess([], [*digits, *ids("abc")]) == digits
+    assert matcher.guess([], ids("abc")) == []
+    masks = matcher.allowed([], digits)
+    assert len(masks) == len(digits) + 1
+    assert matcher.allowed([]) == masks[:1]  # looking ahead leaves no trace
+    assert matcher.allowed(digits) == masks[-1:]
 
 
 def test_preemption_changes_nothing() -> None:

@@ -6,7 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import OpenAI
 from worker_process import NAME, WorkerProcess, eventually, worker
+
+from penstock_contract.headers import JOURNAL
+from penstock_contract.journal import FIELD, parse
 
 TEXT = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n\n\n" * 3
 
@@ -44,6 +48,34 @@ def test_answers_are_the_same(
     ours, theirs = complete(guessing, **options), complete(served, **options)
     assert ours["choices"] == theirs["choices"]
     assert ours["usage"]["completion_tokens"] == theirs["usage"]["completion_tokens"]
+
+
+def test_streams_are_cut_the_same(served: WorkerProcess, guessing: WorkerProcess) -> None:
+    def pieces(worker: WorkerProcess) -> list[str]:
+        with OpenAI(base_url=f"{worker.url}/v1", api_key="none") as client:
+            chunks = client.completions.create(
+                model=NAME, prompt=TEXT, temperature=0, max_tokens=48, stream=True
+            )
+            return [chunk.choices[0].text for chunk in chunks]
+
+    assert pieces(guessing) == pieces(served)
+
+
+def test_a_stream_goes_on_at_one_that_guesses(
+    served: WorkerProcess, guessing: WorkerProcess
+) -> None:
+    body = {"model": NAME, "prompt": TEXT, "seed": 3, "max_tokens": 24, "stream": True}
+
+    def stream(worker: WorkerProcess, **resume: Any) -> bytes:
+        url = f"{worker.url}/v1/completions"
+        return httpx.post(url, json={**body, **resume}, headers={JOURNAL: "1"}, timeout=60).content
+
+    whole = stream(served)
+    ends = [i + 2 for i in range(len(whole)) if whole[i : i + 2] == b"\n\n"][:-1]
+    for cut in ends[::5]:
+        resume = parse(whole[:cut]).resume
+        assert resume is not None
+        assert whole[:cut] + stream(guessing, **{FIELD: resume.model_dump()}) == whole
 
 
 def test_metrics_tell_what_was_guessed_and_what_was_right(guessing: WorkerProcess) -> None:

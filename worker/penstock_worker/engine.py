@@ -188,12 +188,13 @@ class Engine:
         return self._grammars.matcher(grammar)
 
     def _draft(self) -> None:
-        """Guess how the requests go on that decode; a grammar's next mask depends on the guess."""
-        if self._proposer is None:
-            return
-        running = [one for one in self.scheduler.running if one.pending == 1 and not one.matcher]
-        for request, drafts in zip(running, self._proposer.propose(running), strict=True):
+        """Guess how the requests go on that decode; a grammar knows some of it for certain."""
+        running = [one for one in self.scheduler.running if one.pending == 1]
+        proposed = self._proposer.propose(running) if self._proposer else [[]] * len(running)
+        for request, drafts in zip(running, proposed, strict=True):
             request.drafts = drafts
+            if request.matcher is not None:
+                request.drafts = request.matcher.guess(request.output, drafts)
 
     def _constrain(self, step: Step) -> list[Output]:
         """Find what may be drawn; a request whose grammar has become too complex leaves the step.
@@ -206,7 +207,7 @@ class Engine:
             if request.matcher is None or not part.samples:
                 continue
             try:
-                request.allowed = request.matcher.allowed(request.tokens[request.prompt_length :])
+                request.allowed = request.matcher.allowed(request.output, part.drafts)
             except GrammarError as error:
                 step.slices.remove(part)
                 self.scheduler.finish(request)

@@ -8,12 +8,16 @@ or on another worker it is rebuilt by replaying them.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 REMEMBERED = 32
 """Grammars whose reading is not repeated; most callers send the same few."""
+
+FORCED_TOKENS = 8
+"""Guessed at once, where a grammar leaves no choice."""
 
 
 class GrammarError(ValueError):
@@ -35,23 +39,54 @@ def limits() -> LLParserLimits:
 class Matcher:
     """Follows one output through its grammar."""
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: LLMatcher, ends: Sequence[int]) -> None:
         self._inner = inner
+        self._ends = ends
         self._seen = 0
 
-    def allowed(self, output: Sequence[int]) -> bytes:
-        """Return the tokens that may come next, a bit for each, the lowest bit first.
+    def allowed(self, output: Sequence[int], drafts: Sequence[int] = ()) -> list[bytes]:
+        """Return the tokens that may come next, and behind each draft if those before it stand.
 
         Args:
             output: every token so far; it only ever grows.
+            drafts: guessed tokens behind it, which the grammar allows (see `guess`).
+
+        Returns a bit for each token, the lowest bit first.
 
         Raises:
             GrammarError: the output cannot be followed any further.
         """
+        self._follow(output)
+        masks = [self._mask()]
+        for draft in drafts:
+            self._inner.consume_token(draft)
+            masks.append(self._mask())
+        if drafts:
+            self._inner.rollback(len(drafts))
+        return masks
+
+    def guess(self, output: Sequence[int], proposed: Sequence[int]) -> list[int]:
+        """Return tokens that are likely to come next: forced ones, or what holds of a proposal.
+
+        Where the grammar leaves one text only, such as the next property's name, its tokens need no
+        model to be guessed. Args as in `allowed`.
+        """
+        self._follow(output)
+        if self._inner.is_error() or self._inner.is_stopped():
+            return []
+        forced: list[int] = self._inner.compute_ff_tokens()
+        if forced:
+            return forced[:FORCED_TOKENS]
+        going_on = list(takewhile(lambda token: token not in self._ends, proposed))
+        return going_on[: self._inner.validate_tokens(going_on)]
+
+    def _follow(self, output: Sequence[int]) -> None:
         if self._seen < len(output):
             self._inner.consume_tokens(list(output[self._seen :]))
             self._seen = len(output)
-        mask = b"" if self._inner.is_error() else self._inner.compute_bitmask()
+
+    def _mask(self) -> bytes:
+        mask: bytes = b"" if self._inner.is_error() else self._inner.compute_bitmask()
         if self._inner.is_error():
             raise GrammarError(_first_line(self._inner.get_error()))
         return mask
@@ -87,7 +122,7 @@ class Grammars:
         self._read[grammar] = found
         if len(self._read) > REMEMBERED:
             self._read.popitem(last=False)
-        return Matcher(found.deep_copy())
+        return Matcher(found.deep_copy(), self._eos_token_ids)
 
     def _loaded(self) -> LLTokenizer:
         """Large vocabularies take a second to read: only those who ask for grammars pay it."""

@@ -30,8 +30,8 @@ class Request:
     """Monotonic seconds."""
     matcher: Matcher | None = None
     """Follows the output through its grammar, if it has one."""
-    allowed: bytes = b""
-    """Bits of the tokens that its grammar allows next."""
+    allowed: Sequence[bytes] = ()
+    """Bits of the tokens that its grammar allows next, and behind each draft."""
     deadline: float | None = None
     """Monotonic seconds at which it is given up."""
     prompt_logprobs: int | None = None
@@ -96,8 +96,13 @@ class Request:
         return self.prompt_logprobs is not None and len(self.scores) < self.prompt_length - 1
 
     @property
-    def output_length(self) -> int:
+    def output(self) -> list[int]:
         """Tokens generated so far."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def output_length(self) -> int:
+        """Number of tokens generated so far."""
         return len(self.tokens) - self.prompt_length
 
     def full_block_names(self, block_size: int, count: int) -> list[bytes]:

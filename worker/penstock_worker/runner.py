@@ -98,5 +98,5 @@ def _row(part: Slice, guessed: tuple[int, ...]) -> Row:
         tokens=[*request.tokens, *guessed] if guessed else request.tokens,
         prompt_length=request.prompt_length,
         forbidden=tuple(request.stop_tokens) if early else (),
-        allowed=request.allowed,
+        allowed=request.allowed[len(guessed)] if request.allowed else b"",
     )

@@ -1,7 +1,7 @@
 """Turns a request's engine outputs into choices: text, stop strings, log-probabilities, usage."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,20 +83,16 @@ class _Choice:
     finished: bool = False
 
     def take(self, output: Output) -> Delta | None:
-        """Return what an output makes visible."""
+        """Return what an output of at most one token makes visible."""
         piece = ""
         self.prompt_logprobs += output.prompt_logprobs
-        for place, token in enumerate(output.tokens):
+        for token in output.tokens:
             self.pending.append(token)
-            if output.logprobs:
-                self.pending_logprobs.append(output.logprobs[place])
-            ends = output.finish_reason is FinishReason.STOP and place == len(output.tokens) - 1
+            self.pending_logprobs += output.logprobs
             self.tokens += 1
-            if not ends:  # the stop token itself is not part of the text
+            if output.finish_reason is not FinishReason.STOP:  # a stop token is not part of it
                 text = self.text.feed(token)
-                piece += text if self.tokens < self.min_tokens else self.stop.feed(text)
-            if self.stop.matched:
-                break  # what a step guessed beyond it was never asked for
+                piece = text if self.tokens < self.min_tokens else self.stop.feed(text)
         reason = output.finish_reason
         if self.stop.matched:
             reason = FinishReason.STOP
@@ -209,8 +205,7 @@ class Answer:
             unfinished = [r for r in self._requests if not self._choices[r.id].finished]
             async with aclosing(self._client.generate(unfinished)) as outputs:
                 async for output in outputs:
-                    delta = self._take(output)
-                    if delta is not None:
+                    for delta in self._take(output):
                         yield delta
         except HandedBack as error:
             message = "the worker leaves before the answer is complete: continue on another one"
@@ -228,10 +223,10 @@ class Answer:
         self.usage.cached_tokens += given.cached_tokens
         return self._choices[request.id].replay(given, request.sampling.logprobs is not None)
 
-    def _take(self, output: Output) -> Delta | None:
+    def _take(self, output: Output) -> Iterator[Delta]:
         choice = self._choices[output.id]
         if choice.finished:
-            return None
+            return
         if output.finish_reason is FinishReason.ABORT:
             raise ApiError(ErrorCode.INVALID_REQUEST, output.error)
         if output.finish_reason is FinishReason.DEADLINE:
@@ -247,12 +242,34 @@ class Answer:
             self.kept = output.kept
         now = time.monotonic()
         choice.metrics.output(output, now)
-        before = choice.tokens
-        delta = choice.take(output)
-        self.usage.completion_tokens += choice.tokens - before
-        if delta is not None and delta.finish_reason is not None:
+        for one in _singly(output):
+            delta = choice.take(one)
+            self.usage.completion_tokens += len(one.tokens)
+            if delta is None:
+                continue
+            if delta.finish_reason is None:
+                yield delta
+                continue
             reason = delta.finish_reason
             choice.metrics.finished("stop" if reason == TOOL_CALLS else reason, now)
-        if choice.stop.matched and output.finish_reason is None:
-            self._client.finish_early(output.id)
-        return delta
+            if output.finish_reason is None:  # a stop string came
+                self._client.finish_early(output.id)
+            yield delta
+            return  # what a step guessed beyond it was never asked for
+
+
+def _singly(output: Output) -> list[Output]:
+    """Return an output token by token: what is shown does not depend on what steps guessed."""
+    count = len(output.tokens)
+    if count <= 1:
+        return [output]
+    return [
+        Output(
+            id=output.id,
+            tokens=[token],
+            finish_reason=output.finish_reason if place == count - 1 else None,
+            logprobs=output.logprobs[place : place + 1],
+            prompt_logprobs=[] if place else output.prompt_logprobs,
+        )
+        for place, token in enumerate(output.tokens)
+    ]

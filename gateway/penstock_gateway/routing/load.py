@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -94,8 +95,11 @@ class Router:
         now: float,
         policy: str = "PrefixAware",
         preferred: frozenset[str] | None = None,
+        most: int = sys.maxsize,
     ) -> list[Choice]:
         """Return the workers, best first: preferred ones (None: all), others, then broken ones.
+
+        Where fewer are wanted (`most`), at least so many come of those that work.
 
         A worker whose breaker is open comes last rather than never: with nothing better at hand, an
         attempt costs less than a refusal.
@@ -108,19 +112,16 @@ class Router:
         for worker in workers:
             name = worker.id
             load = self._loads.get(name) or self._load(name)
-            match = matched.get(name, _NOTHING)
-            candidate = Candidate(
-                name,
-                load.speed.speed,
-                len(load.kv),
-                load.outstanding,
-                load.tokens(match.length) if match.length else 0,
-                load.kv_tokens - load.kv_used,
-                load.recently(now),
-                name == session,
-                preferred is None or name in preferred,
-                match.age,
-            )
+            candidate = load.candidate
+            candidate.speed = load.speed.speed
+            candidate.resident = len(load.kv)
+            candidate.outstanding = load.outstanding
+            candidate.kv_free = load.kv_tokens - load.kv_used
+            candidate.recent = load.recently(now)
+            candidate.session = name == session
+            candidate.preferred = preferred is None or name in preferred
+            length, candidate.age = matched.get(name, _NOTHING)
+            candidate.matched = load.tokens(length) if length else 0
             aside = load.breaker.open or load.pace.aside_until > now
             (broken if aside else healthy).append(candidate)
         return [
@@ -129,7 +130,7 @@ class Router:
             if group
             for choice in rank_by(
                 policy, group, self._tokens(group, prompt), tie=tie,
-                turn=next(self._numbers), key=_hashed(prompt),
+                turn=next(self._numbers), key=_hashed(prompt), most=most,
             )
         ]  # fmt: skip
 
@@ -253,7 +254,7 @@ class Router:
     def _load(self, worker: str) -> Load:
         load = self._loads.get(worker)
         if load is None:
-            load = self._loads[worker] = Load()
+            load = self._loads[worker] = Load(Candidate(worker))
         return load
 
     def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:

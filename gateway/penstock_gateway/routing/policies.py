@@ -1,6 +1,7 @@
 """The other ways to choose a worker: to compare with, and for workers without a prefix cache."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,14 @@ BOUND: Final = 1.25
 
 
 def rank_by(
-    policy: str, candidates: Sequence[Candidate], prompt: int, *, tie: float, turn: int, key: int
+    policy: str,
+    candidates: Sequence[Candidate],
+    prompt: int,
+    *,
+    tie: float,
+    turn: int,
+    key: int,
+    most: int = sys.maxsize,
 ) -> list[Choice]:
     """Return the candidates, best first.
 
@@ -23,6 +31,7 @@ def rank_by(
         prompt: tokens.
         tie: a random number in [0, 1).
         turn: counts the requests, for RoundRobin.
+        most: how many are wanted.
         key: what equal sessions or prompts have in common, for ConsistentHash.
     """
     match policy:
@@ -33,13 +42,13 @@ def rank_by(
         case "ConsistentHash":
             return _ordered(candidates, prompt, _by_hash(candidates, key))
         case _:
-            return rank(candidates, prompt, tie)
+            return rank(candidates, prompt, tie, most)
 
 
 def _ordered(candidates: Sequence[Candidate], prompt: int, costs: list[float]) -> list[Choice]:
     """Return the choices by cost, the preferred ones first."""
     choices = [
-        weigh(candidate, prompt)._replace(cost=cost)
+        Choice(candidate.copy(), cost, *weigh(candidate, prompt)[1:])
         for candidate, cost in zip(candidates, costs, strict=True)
     ]
     return sorted(choices, key=lambda choice: (not choice.candidate.preferred, choice.cost))

@@ -14,7 +14,9 @@ front of it outweighs that, and never when the first token would come `STICKINES
 than elsewhere. A worker that has no room for the request's KV comes after those that have.
 """
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from penstock_gateway.routing.speed import Speed
@@ -29,15 +31,18 @@ RECENT_SECONDS: Final = 600.0
 """Time in which what was given is forgotten to 1/e."""
 STICKINESS: Final = 2.0
 """Seconds by which the first token may come later than on the best other worker."""
+USUAL: Final = Speed()
+"""Of workers that nothing is known of."""
 NEAR: Final = 0.002
 """Seconds that no estimate here can tell apart."""
 
 
-class Candidate(NamedTuple):
+@dataclass(slots=True)
+class Candidate:
     """A ready worker as the gateway sees it."""
 
     id: str
-    speed: Speed = Speed()
+    speed: Speed = USUAL
     resident: int = 0
     """Requests that it is working on."""
     outstanding: int = 0
@@ -54,6 +59,13 @@ class Candidate(NamedTuple):
     """Others come after all preferred ones, whatever their cost."""
     age: int = 0
     """What lies between the matched prefix and now; see prefix_index.Match."""
+
+    def copy(self) -> "Candidate":
+        """Return what is seen now; copy.copy takes ten times as long."""
+        return Candidate(
+            self.id, self.speed, self.resident, self.outstanding, self.matched, self.kv_free,
+            self.recent, self.session, self.preferred, self.age,
+        )  # fmt: skip
 
 
 class Choice(NamedTuple):
@@ -92,34 +104,36 @@ class Choice(NamedTuple):
         return self.uncached <= self.candidate.kv_free
 
 
-def rank(candidates: Sequence[Candidate], prompt: int, tie: float) -> list[Choice]:
+def rank(
+    candidates: Sequence[Candidate], prompt: int, tie: float, most: int = sys.maxsize
+) -> list[Choice]:
     """Return the candidates, best first.
 
     Args:
-        candidates: ready workers; may be empty.
+        candidates: ready workers; may be empty. They may change afterwards: choices keep copies.
         prompt: tokens.
         tie: a random number in [0, 1) that chooses among the best that are nearly equal, so that
             several gateways that see the same do not all choose the same.
+        most: how many are wanted.
     """
-    choices = [weigh(candidate, prompt) for candidate in candidates]
-    if len(choices) < 2:
-        return choices
-    preferred = [choice.ttft for choice in choices if choice.candidate.preferred]
+    weighed = [weigh(candidate, prompt) for candidate in candidates]
+    preferred = [ttft for (_, ttft, _), c in zip(weighed, candidates, strict=True) if c.preferred]
     bound = min(preferred, default=0.0) + STICKINESS
     graded = []
-    for n, choice in enumerate(choices):
-        candidate = choice.candidate
-        unfit = choice.ttft > bound or choice.uncached > candidate.kv_free
-        graded.append((unfit if candidate.preferred else 2 + unfit, choice.cost, n))
+    for n, candidate in enumerate(candidates):
+        cost, ttft, uncached = weighed[n]
+        unfit = ttft > bound or uncached > candidate.kv_free
+        graded.append((unfit if candidate.preferred else 2 + unfit, cost, n))
     graded.sort()
-    grade, cost, _ = graded[0]
-    near = sum(1 for g, c, _ in graded if g == grade and c <= cost + NEAR)
-    graded.insert(0, graded.pop(int(tie * near)))
-    return [choices[n] for _, _, n in graded]
+    if len(graded) > 1:
+        grade, cost, _ = graded[0]
+        near = sum([g == grade and c <= cost + NEAR for g, c, _ in graded])
+        graded.insert(0, graded.pop(int(tie * near)))
+    return [Choice(candidates[n].copy(), *weighed[n]) for _, _, n in graded[:most]]
 
 
-def weigh(candidate: Candidate, prompt: int) -> Choice:
-    """Return what a candidate would cost."""
+def weigh(candidate: Candidate, prompt: int) -> tuple[float, float, int]:
+    """Return what a candidate would cost, the predicted TTFT, and the uncached tokens."""
     uncached = prompt - candidate.matched
     if uncached < 1:
         uncached = 1
@@ -129,4 +143,4 @@ def weigh(candidate: Candidate, prompt: int) -> Choice:
     # The state of a session that says so is worth more than what its bytes show.
     weighed = 0.0 if candidate.session else COMPUTING * computing
     cost = wait + weighed + speed.crowding * candidate.resident + SPREADING * candidate.recent
-    return Choice(candidate, cost, wait + computing, uncached)
+    return cost, wait + computing, uncached

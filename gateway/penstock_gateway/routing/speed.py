@@ -8,7 +8,7 @@ if it were just that far off (Huber's weights), so that a pause now and then cha
 worker that has really become slower is still believed after a while.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from penstock_contract.step_cost import StepCost
@@ -35,11 +35,11 @@ class Speed:
     """For each prompt token that is not cached: 1 / V_p."""
     sequence: float = 1e-4
     """By which each resident sequence makes a step longer."""
+    crowding: float = field(init=False)
+    """Seconds that one more request costs each resident one, over its usual life: β."""
 
-    @property
-    def crowding(self) -> float:
-        """Seconds that one more request costs each resident one, over its usual life: β."""
-        return self.sequence * TYPICAL_OUTPUT
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "crowding", self.sequence * TYPICAL_OUTPUT)
 
     @classmethod
     def of(cls, cost: StepCost) -> "Speed":

@@ -6,7 +6,7 @@ from typing import Final
 
 from penstock_gateway.routing.breaker import Breaker
 from penstock_gateway.routing.outliers import Pace
-from penstock_gateway.routing.policy import RECENT_SECONDS
+from penstock_gateway.routing.policy import RECENT_SECONDS, Candidate
 from penstock_gateway.routing.prefix_index import BOUNDARIES
 from penstock_gateway.routing.speed import SpeedLearner
 
@@ -31,6 +31,8 @@ class Tally:
 class Load:
     """What is known of one worker; in tokens."""
 
+    candidate: Candidate
+    """What routing saw of it last."""
     waiting: dict[int, int] = field(default_factory=dict)
     """Uncached tokens by ticket, until the first token."""
     outstanding: int = 0

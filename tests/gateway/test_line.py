@@ -45,7 +45,11 @@ def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
         shed = found.offer(entry)
         if shed is not None:
             for victim in shed:
-                assert victim.priority < min(entry.priority, 0)
+                below = victim.priority < min(entry.priority, 0)
+                assert below or (victim.priority, victim.share != entry.share) == (
+                    entry.priority,
+                    True,
+                )
                 del waiting[victim.id]
             waiting[entry.id] = entry
         assert len(found) == len(waiting) <= most
@@ -64,8 +68,43 @@ def test_a_refusal_is_never_for_want_of_trying(entries: list[Entry]) -> None:
             continue
         for victim in shed:
             del waiting[victim.id]
-            assert all(victim.priority <= e.priority for e in waiting.values())
+            if victim.priority < entry.priority:
+                assert all(victim.priority <= e.priority for e in waiting.values())
         waiting[entry.id] = entry
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.lists(st.sampled_from(["flood"] * 9 + ["calm"]), min_size=100, max_size=200),
+)
+def test_whoever_floods_the_line_is_the_one_who_is_refused(
+    most: int, weight: int, shares: list[str]
+) -> None:
+    found = line(most)
+    waiting: Counter[str] = Counter()
+    for number, share in enumerate(shares):
+        own = weight if share == "calm" else 1
+        shed = found.offer(Entry(id=number, cost=1, share=share, weight=own))
+        if shed is None:
+            # It holds as much as anybody, by weight, or nobody else holds anything.
+            other = "calm" if share == "flood" else "flood"
+            of_other = 1 if other == "flood" else weight
+            assert (waiting[share] + 1) / own >= waiting[other] / of_other
+            continue
+        waiting[share] += 1
+        waiting.subtract(victim.share for victim in shed)
+        assert waiting.total() == len(found) <= most
+
+
+def test_of_a_larger_share_the_newest_goes() -> None:
+    found = line(most=3)
+    for number in range(3):
+        found.offer(Entry(id=number, cost=1, share="flood"))
+    shed = found.offer(Entry(id=9, cost=1, share="calm"))
+    assert shed is not None
+    assert [entry.id for entry in shed] == [2]
+    assert found.offer(Entry(id=10, cost=1, share="flood")) is None
 
 
 @given(offers)

@@ -298,6 +298,34 @@ async def test_waiting_tenants_share_by_weight(closed: Closed) -> None:
         assert 10 <= order.count("b") <= 13
 
 
+async def test_a_tenant_that_floods_the_line_is_refused_itself_and_not_the_others(
+    closed: Closed,
+) -> None:
+    queue = QUEUE.model_copy(update={"per_worker": 1, "max_requests": 10})
+    async with StubWorker("paused") as worker:
+        await closed.gateway.serve(worker, queue=queue)
+        await closed.admit(flood={}, calm={})
+        flood = [asyncio.create_task(closed.ask("flood")) for _ in range(30)]
+
+        async def full() -> bool:
+            queued = await closed.gateway.metric("penstock_gateway_queued")
+            code = {"code": "no_capacity"}
+            refused = await closed.gateway.metric("penstock_gateway_refusals_total", **code)
+            return bool(queued == 10 and refused == 19)
+
+        await closed.gateway.until(full)
+        calm = asyncio.create_task(closed.ask("calm"))
+
+        async def let_in() -> bool:
+            return bool(await closed.gateway.metric("penstock_gateway_outcomes_total") == 1)
+
+        await closed.gateway.until(let_in)  # one of the flood went instead
+        worker.release.set()
+        assert (await calm).status_code == 200
+        statuses = [answer.status_code for answer in await asyncio.gather(*flood)]
+        assert statuses.count(200) == 10
+
+
 async def test_nothing_that_a_tenant_sends_is_logged(closed: Closed) -> None:
     canary = "canary-7c1f"
     async with StubWorker() as worker, StubWorker("die") as bad:

@@ -3,7 +3,9 @@
 Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
 used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
 prompt's size as cost. One turn in eight goes to whoever has waited longest, whatever its priority,
-so nobody waits for ever. Full, the line sheds the lowest negative priority for anyone above it.
+so nobody waits for ever. Full, the line sheds the lowest negative priority for anyone above it, and
+inside a priority the newest of the share that holds most places for a share that holds fewer, so
+that one who floods the line is the one who is refused.
 """
 
 from collections import OrderedDict, deque
@@ -116,9 +118,9 @@ class Line:
             del self._bands[entry.priority]
 
     def _victims(self, entry: Entry) -> list[Entry] | None:
-        """Return who must go for a request: the lowest negative priorities below it, newest first.
+        """Return who must go for a request; None: it is the request itself.
 
-        None: not even that would make room.
+        First the lowest negative priorities below it, newest first, else those of larger shares.
         """
         requests = len(self._waiting) + 1 - self.most
         size = self._bytes + entry.cost - self._most_bytes
@@ -132,7 +134,27 @@ class Line:
             size -= victim.cost
             if len(victims) >= requests and size <= 0:
                 return victims
-        return None
+        return self._of_larger_shares(entry)
+
+    def _of_larger_shares(self, entry: Entry) -> list[Entry] | None:
+        """Return who must go so that no share holds more than others by having come first."""
+        shares = self._bands.get(entry.priority, _Band()).shares
+        places = {name: len(share.entries) for name, share in shares.items() if share.entries}
+        own = (places.pop(entry.share, 0) + 1) / entry.weight
+        requests = len(self._waiting) + 1 - self.most
+        size = self._bytes + entry.cost - self._most_bytes
+        victims: list[Entry] = []
+        while len(victims) < requests or size > 0:
+            held, name = max(
+                ((n / shares[name].entries[-1].weight, name) for name, n in places.items()),
+                default=(0.0, ""),
+            )
+            if held <= own:
+                return None
+            places[name] -= 1
+            victims.append(shares[name].entries[places[name]])
+            size -= victims[-1].cost
+        return victims
 
     def _add(self, entry: Entry) -> None:
         self._waiting[entry.id] = entry

@@ -110,7 +110,7 @@ class Gates:
             raise _refusal(gate, "Too many requests wait already.")
         gate.turns[entry.id] = turn
         for victim in shed:
-            why = "Requests of a higher priority took the place of this one."
+            why = "Others took the place of this request: they go first, or hold fewer."
             gate.turns.pop(victim.id).set_exception(_refusal(gate, why))
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_contract.api import Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.inference import Queue, RequestClass
+from penstock_contract.api.inference import DisaggregationMode, Queue, RequestClass
 
 
 class WorkerState(StrEnum):
@@ -105,6 +105,15 @@ class FleetQueue(BaseModel):
         )
 
 
+class FleetDisaggregation(BaseModel):
+    """When a prompt is computed by a prefill worker."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    mode: DisaggregationMode = DisaggregationMode.AUTO
+    min_uncached_tokens: Annotated[int, Field(ge=0)] = 512
+
+
 class FleetModel(BaseModel):
     """A served model name; it exists even while no worker is ready (then requests get 503)."""
 
@@ -125,6 +134,8 @@ class FleetModel(BaseModel):
     """Workers tried before the first byte."""
     resume_streams: bool = True
     """Whether a broken stream goes on at another worker."""
+    disaggregation: FleetDisaggregation = FleetDisaggregation()
+    """Of use where there are prefill workers."""
 
 
 class Fleet(BaseModel):

@@ -335,6 +335,12 @@ GATEWAY_RESUME_SECONDS: Final = _histogram(
     TTFT_BUCKETS,
     "model",
 )
+GATEWAY_PREFILLS: Final = _counter(
+    "penstock_gateway_prefills",
+    "Requests of models with prefill workers, by what became of their prompts.",
+    "model",
+    "outcome",
+)
 GATEWAY_PREFIX_PREDICTED: Final = _counter(
     "penstock_gateway_prefix_predicted_tokens",
     "Prompt tokens that the chosen worker was expected to have cached, where its answer tells.",
@@ -391,7 +397,7 @@ GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
     GATEWAY_RETRIES_DENIED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS, GATEWAY_RESUMES,
-    GATEWAY_RESUME_SECONDS,
+    GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_PREFIX_CACHED, GATEWAY_PREFIX_RIGHT, GATEWAY_QUEUED,
     GATEWAY_QUEUE_SECONDS,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
@@ -491,3 +497,20 @@ class Fault(Enum):
     """It does not take the request now."""
     LEAVING = "leaving"
     """It goes in good order, and asks to continue elsewhere."""
+
+
+class Prefill(Enum):
+    """Where the prompt of a request was computed, if there are prefill workers."""
+
+    HANDED_OVER = "handed_over"
+    """By a prefill worker; the decode worker was told where to pull the KV."""
+    OFF = "off"
+    """Where it is decoded: `spec.disaggregation.mode` is Never."""
+    SHORT = "short"
+    """Where it is decoded: too few of its tokens are not cached there."""
+    SOONER = "sooner"
+    """Where it is decoded: that was expected to be sooner."""
+    NO_LEASE = "no_lease"
+    """By a prefill worker in vain: it had no room to keep the KV."""
+    FAILED = "failed"
+    """Where it is decoded, after a prefill worker had failed."""

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
-from penstock_contract.metrics import Fault, Outcome
+from penstock_contract.metrics import Fault, Outcome, Prefill
 from penstock_gateway.figures import Figures, Histogram, Number
 from penstock_gateway.fleet.source import FleetHealth
 
@@ -53,6 +53,7 @@ class GatewayMetrics:
             for times in (declared.GATEWAY_QUEUE_SECONDS, declared.GATEWAY_DURATION):
                 self._instruments.histogram(times).labels(model.name)
             for rare in (
+                declared.GATEWAY_RETRIES,
                 declared.GATEWAY_RETRIES_DENIED,
                 declared.GATEWAY_PREFIX_PREDICTED,
                 declared.GATEWAY_PREFIX_CACHED,
@@ -61,6 +62,9 @@ class GatewayMetrics:
                 self._instruments.counter(rare).labels(model.name)
             self._instruments.counter(declared.GATEWAY_EJECTIONS).labels(model.deployment)
             self._instruments.histogram(declared.GATEWAY_RESUME_SECONDS).labels(model.name)
+            for outcome in Prefill:
+                prefills = self._instruments.counter(declared.GATEWAY_PREFILLS)
+                prefills.labels(model.name, outcome.value)
             for fault in Fault:
                 for counter in (declared.GATEWAY_WORKER_FAULTS, declared.GATEWAY_RESUMES):
                     self._instruments.counter(counter).labels(model.name, fault.value)
@@ -161,6 +165,11 @@ class RequestMetrics:
     def retry_denied(self) -> None:
         """The request is not sent once more: too many are."""
         self._instruments.counter(declared.GATEWAY_RETRIES_DENIED).labels(self._model).inc()
+
+    def prefill(self, outcome: Prefill) -> None:
+        """Where the request's prompt was computed."""
+        counter = self._instruments.counter(declared.GATEWAY_PREFILLS)
+        counter.labels(self._model, outcome.value).inc()
 
     def fault(self, fault: Fault) -> None:
         """A worker did not serve the request to its end."""

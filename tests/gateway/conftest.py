@@ -11,6 +11,7 @@ from penstock_contract.api import Role
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
+    FleetDisaggregation,
     FleetModel,
     FleetQueue,
     FleetWorker,
@@ -40,11 +41,17 @@ class Gateway(GatewayProcess):
         roles: Mapping[StubWorker, Role] | None = None,
         canary: FleetCanary | None = None,
         queue: FleetQueue | None = None,
+        disaggregation: FleetDisaggregation | None = None,
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
         model = FleetModel(
-            name="m", aliases=("org/alias",), deployment="d", canary=canary, queue=queue
+            name="m",
+            aliases=("org/alias",),
+            deployment="d",
+            canary=canary,
+            queue=queue,
+            disaggregation=disaggregation or FleetDisaggregation(),
         )
         Fleet(
             generation=self.generation,

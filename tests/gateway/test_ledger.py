@@ -34,8 +34,8 @@ class Slow(StubWorker):
 async def test_every_declared_metric_is_exported_and_kept(gateway: Any) -> None:
     async with StubWorker("die") as bad, StubWorker() as good:
         await gateway.serve(bad, good)
-        for _ in range(4):
-            await record(gateway.url, CHAT, CHATTING | {"prompt": "x" * 5000})
+        asking = CHATTING | {"prompt": "x" * 5000}
+        await asyncio.gather(*(record(gateway.url, CHAT, asking) for _ in range(8)))
         await record(gateway.url, CHAT, {"model": "nobody"})
         text = (await gateway.get("/metrics")).text
         for metric in GATEWAY:

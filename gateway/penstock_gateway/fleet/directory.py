@@ -1,7 +1,7 @@
 """Looks up models and their workers in a fleet snapshot."""
 
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
-from penstock_gateway.routing.split import whole_request_workers
+from penstock_gateway.routing.split import prefill_workers, whole_request_workers
 
 
 class Directory:
@@ -16,6 +16,7 @@ class Directory:
         for worker in fleet.workers:
             if worker.state is WorkerState.READY:
                 self._ready.setdefault(worker.deployment, []).append(worker)
+        self._prefill = {name: prefill_workers(workers) for name, workers in self._ready.items()}
         self._whole = {
             name: whole_request_workers(workers) for name, workers in self._ready.items()
         }
@@ -43,6 +44,10 @@ class Directory:
     def ready(self, model: FleetModel) -> list[FleetWorker]:
         """Return the workers that take new requests for a model."""
         return self._ready.get(model.deployment, [])
+
+    def for_prompts(self, model: FleetModel) -> list[FleetWorker]:
+        """Return the workers that compute prompts for others."""
+        return self._prefill.get(model.deployment, [])
 
     def for_whole_requests(self, model: FleetModel) -> list[FleetWorker]:
         """Return those for requests that are not split."""

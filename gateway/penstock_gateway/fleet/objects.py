@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine
-from penstock_contract.api.inference import Queue, RequestClass, Retry
+from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
+    FleetDisaggregation,
     FleetModel,
     FleetQueue,
     FleetWorker,
@@ -38,6 +39,7 @@ class Claim:
     queue: FleetQueue | None = None
     policy: str = "PrefixAware"
     retry: Retry = field(default_factory=Retry)
+    disaggregation: FleetDisaggregation = field(default_factory=FleetDisaggregation)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def claim(found: Object) -> Claim:
         queue=_queue(found.get("spec", {})),
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
         retry=_retry(found.get("spec", {})),
+        disaggregation=_disaggregation(found.get("spec", {})),
     )
 
 
@@ -124,6 +127,7 @@ def _model(found: Claim, names: list[str]) -> FleetModel:
         policy=found.policy,
         attempts=found.retry.attempts,
         resume_streams=found.retry.resume_streams,
+        disaggregation=found.disaggregation,
     )
 
 
@@ -149,6 +153,15 @@ def _retry(spec: Mapping[str, Any]) -> Retry:
         return Retry.model_validate(spec.get("routing", {}).get("retry", {}))
     except ValidationError:
         return Retry()
+
+
+def _disaggregation(spec: Mapping[str, Any]) -> FleetDisaggregation:
+    """Return when prompts are computed elsewhere; the default when the spec has other words."""
+    try:
+        found = Disaggregation.model_validate(spec.get("disaggregation", {}))
+    except ValidationError:
+        found = Disaggregation()
+    return FleetDisaggregation(mode=found.mode, min_uncached_tokens=found.min_uncached_tokens)
 
 
 def _state(pod: Object) -> WorkerState | None:

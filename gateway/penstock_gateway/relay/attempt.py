@@ -4,9 +4,6 @@ The head of an answer is held until the first event is there, and an answer that
 until it is whole: what fails before that is tried elsewhere, and the client sees nothing of it.
 """
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,22 +11,17 @@ import orjson
 
 from penstock_contract import headers, journal
 from penstock_contract.errors import ErrorCode
-from penstock_contract.fleet import FleetModel, FleetWorker
+from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.metrics import RequestMetrics
-from penstock_gateway.relay.call import Call
+from penstock_gateway.relay.asking import Admitted, Journey, Shared, ask
 from penstock_gateway.relay.client import Client, is_stream
-from penstock_gateway.relay.decisions import Decisions
-from penstock_gateway.relay.record import Record, error_code
-from penstock_gateway.relay.request import Wanted, fingerprint, with_field, worker_request
-from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
-from penstock_gateway.relay.watch import Watch
-from penstock_gateway.routing.load import Prompt, Router, Ticket
+from penstock_gateway.relay.handoff import decode_body
+from penstock_gateway.relay.record import error_code
+from penstock_gateway.relay.request import with_field, worker_request
+from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
+from penstock_gateway.routing.load import Ticket
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.report import Report, report
-from penstock_gateway.routing.retry_budget import RetryBudget
-from penstock_gateway.tenants.visit import Visit
 
 MAX_HELD: Final = 1 << 20
 """Bytes of an answer that is not streamed, held until it is whole; a longer one goes on before."""
@@ -51,55 +43,6 @@ _FAULT_OF_CODE: Final = {
 
 _EPOCH: Final = headers.EPOCH.encode()
 _UNTOLD: Final = Report()
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What an exchange needs of its gateway."""
-
-    router: Router
-    pool: Pool
-    clock: Callable[[], float]
-    watch: Watch
-    budget: RetryBudget
-    quarantine: Quarantine
-    stopping: Callable[[], bool]
-    change: Callable[[], asyncio.Event]
-    """Returns what the next change of the fleet sets."""
-    decisions: Decisions
-    debug_headers: bool
-
-
-@dataclass(slots=True)
-class Admitted:
-    """A request that is to be served."""
-
-    call: Call
-    body: bytes
-    wanted: Wanted
-    model: FleetModel
-    metrics: RequestMetrics
-    visit: Visit
-
-    @property
-    def fingerprint(self) -> int:
-        """What tells it from other requests."""
-        return fingerprint(self.body)
-
-
-@dataclass
-class Journey:
-    """How far a request has come, over all workers that it was given to."""
-
-    id: str
-    prompt: Prompt
-    record: Record = field(default_factory=Record)
-    number: int = 0
-    """Of the present attempt, from 1."""
-    broken_at: float = 0.0
-    """When the attempt before ended."""
-    fault: Fault = Fault.LOST
-    """How it did."""
 
 
 class RefusalError(UpstreamError):
@@ -132,7 +75,9 @@ class Attempt:
         self._journey = journey
         self._worker = worker
         self._choice = choice
-        self._ticket = shared.router.take(choice, journey.prompt, shared.clock())
+        # What comes of pulled KV teaches nothing about how fast the worker computes prompts.
+        prompt = journey.prompt._replace(streamed=False) if journey.handoff else journey.prompt
+        self._ticket = shared.router.take(choice, prompt, shared.clock())
 
     async def run(self) -> Outcome:
         """Have the worker answer, and relay that.
@@ -143,7 +88,9 @@ class Attempt:
         connection: Connection | None = None
         counts = failed = down = False  # a client that leaves says nothing about the worker
         try:
-            connection, response = await self._open()
+            connection, response = await ask(
+                self._shared, self._admitted.metrics, self._worker, self._data()
+            )
             outcome = await self._relay(response, connection)
             counts, failed = True, response.status >= ErrorCode.INTERNAL_ERROR.status
             return outcome
@@ -153,6 +100,7 @@ class Attempt:
             raise
         finally:
             self._account(self._ticket, counts=counts, failed=failed, down=down)
+            self._let_go()
             if connection is not None:
                 self._shared.watch.end(self._worker.id, connection)
                 self._shared.pool.give_back(self._worker.url, connection)
@@ -169,35 +117,11 @@ class Attempt:
             erred_at=now if counts and failed and fair else None,
         )
 
-    async def _open(self) -> tuple[Connection, Response]:
-        """Send the request, and wait for the head of its answer.
-
-        A kept connection that turns out to be dead is replaced by a new one: that is a retry, too.
-        """
-        pool, url, data = self._shared.pool, self._worker.url, self._data()
-        kept = pool.idle(url)
-        if kept is None:
-            return await self._ask(await pool.connect(url), data)
-        try:
-            return await self._ask(kept, data)
-        except UpstreamError as error:
-            if error.fault is not Fault.LOST:
-                raise
-            self._admitted.metrics.retried()
-            try:
-                fresh = await pool.connect(url)
-            except UpstreamError:
-                raise error from None  # it was there a moment ago: the request may have killed it
-        return await self._ask(fresh, data)
-
-    async def _ask(self, connection: Connection, data: bytes) -> tuple[Connection, Response]:
-        self._shared.watch.begin(self._worker.id, connection)
-        try:
-            return connection, await connection.send(data)
-        except BaseException:
-            connection.abort()
-            self._shared.watch.end(self._worker.id, connection)
-            raise
+    def _let_go(self) -> None:
+        """KV that was not used at once will not be."""
+        handoff, self._journey.handoff = self._journey.handoff, None
+        if handoff is not None and not self.progressed:
+            self._shared.leases.give_back(handoff)
 
     def _data(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
@@ -208,6 +132,9 @@ class Attempt:
         if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
             own.append((headers.JOURNAL, "1"))
         resume = self._journey.record.resume() if self._client.begun else None
+        if self._journey.handoff is not None:
+            body = decode_body(body, self._journey.handoff.params)
+            own.append((headers.HANDOFF, "1"))
         if resume is not None:
             body = with_field(body, journal.FIELD, resume.model_dump_json().encode())
         host, incoming = urlsplit(self._worker.url).netloc, admitted.call.headers

@@ -9,6 +9,7 @@ stream with an unclean close alone, so that no client takes a part for the whole
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -17,9 +18,11 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.relay.attempt import Admitted, Attempt, Journey, RefusalError, Shared
+from penstock_gateway.relay.asking import Admitted, Journey, Shared
+from penstock_gateway.relay.attempt import Attempt, RefusalError
 from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.decisions import Decision
+from penstock_gateway.relay.prefill import hand_over
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.load import Prompt
 from penstock_gateway.routing.policy import Choice
@@ -45,10 +48,13 @@ Workers = Callable[[], Sequence[FleetWorker]]
 class Exchange:
     """One request on its way."""
 
-    def __init__(self, shared: Shared, admitted: Admitted, workers: Workers) -> None:
+    def __init__(
+        self, shared: Shared, admitted: Admitted, workers: Workers, prefill_workers: Workers
+    ) -> None:
         self._shared = shared
         self._admitted = admitted
         self._workers = workers
+        self._prefill_workers = prefill_workers
         self._received = shared.clock()
         request_id = headers.request_id(admitted.call.header(_REQUEST_ID))
         self._journey = Journey(request_id, self._prompt())
@@ -66,7 +72,7 @@ class Exchange:
         debug = self._shared.debug_headers
         admitted = self._admitted
         client = Client(admitted.call, self._journey.id, admitted.visit, debug_headers=debug)
-        workers = list(self._workers())
+        workers = await self._prefilled()
         while True:
             choice = self._choose(workers)
             worker = next(worker for worker in workers if worker.id == choice.id)
@@ -80,6 +86,16 @@ class Exchange:
                     return await self._give_up(client, error)
                 if not client.begun:
                     self._admitted.metrics.retried()
+
+    async def _prefilled(self) -> list[FleetWorker]:
+        """Have the prompt computed elsewhere if that is sooner; return who may decode then."""
+        workers, elsewhere = list(self._workers()), self._prefill_workers()
+        if not elsewhere:
+            return workers
+        shared, admitted, journey = self._shared, self._admitted, self._journey
+        decode = self._choose(workers)
+        journey.handoff = await hand_over(shared, admitted, journey, elsewhere, decode)
+        return list(self._workers()) or workers
 
     def _attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
         shared, admitted, journey = self._shared, self._admitted, self._journey
@@ -166,6 +182,7 @@ class Exchange:
             now=self._shared.clock(),
             policy=self._admitted.model.policy,
             preferred=preferred,
+            most=1 if preferred is None else sys.maxsize,
         )
 
     async def _give_up(self, client: Client, error: UpstreamError) -> Outcome:

@@ -14,12 +14,13 @@ from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, Wor
 from penstock_contract.metrics import Outcome
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.relay.attempt import Admitted, Shared
+from penstock_gateway.relay.asking import Admitted, Shared
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.health import ask
+from penstock_gateway.relay.leases import Leases
 from penstock_gateway.relay.request import (
     Wanted,
     check_content_type,
@@ -85,6 +86,7 @@ class Relay:
             lambda: self.stopping,
             lambda: self._changed,
             self.decisions,
+            Leases(self.pool),
             self.settings.debug_headers,
         )
 
@@ -182,7 +184,12 @@ class Relay:
         model = admitted.model
         if not self._workers(model):
             raise _nobody(model.name)
-        exchange = Exchange(self._shared, admitted, lambda: self._workers(model))
+        exchange = Exchange(
+            self._shared,
+            admitted,
+            lambda: self._workers(model),
+            lambda: self.directory().for_prompts(model),
+        )
         return await exchange.run()
 
     async def _body(self, call: Call) -> bytes:

@@ -42,6 +42,8 @@ class Wanted:
     """Tokens that all of the answer may have; 0 when the request does not say."""
     reserved: tuple[str, ...] = ()
     """Fields that it has and only the gateway may fill."""
+    several: bool = False
+    """It has several prompts."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -80,6 +82,7 @@ def parse(body: bytes) -> Wanted:
         tier if isinstance(tier, str) else "",
         _most_tokens(found),
         tuple(name for name in RESERVED if name in found),
+        _several(found.get("prompt")),
     )
 
 
@@ -122,6 +125,10 @@ def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:
         if name not in _HOP_BY_HOP and name not in replaced and not name.startswith(internal)
     ]
     return passed + ours
+
+
+def _several(prompt: Any) -> bool:
+    return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
 
 
 def _most_tokens(body: dict[str, Any]) -> int:

@@ -21,6 +21,12 @@ def whole_request_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
     return [worker for worker in workers if worker.role is not Role.PREFILL] or list(workers)
 
 
+def prefill_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
+    """Return the workers that compute prompts for others, if there are others."""
+    found = [worker for worker in workers if worker.role is Role.PREFILL]
+    return found if len(found) < len(workers) else []
+
+
 def session_key(affinity: str | None, keys: PrefixKeys, prompt: bytes) -> bytes:
     """Return what stays equal over a session.
 

@@ -9,7 +9,14 @@ from datetime import datetime
 from typing import Any
 
 from penstock_contract.api import InferenceDeployment
-from penstock_contract.fleet import Fleet, FleetModel, FleetQueue, FleetWorker, WorkerState
+from penstock_contract.fleet import (
+    Fleet,
+    FleetDisaggregation,
+    FleetModel,
+    FleetQueue,
+    FleetWorker,
+    WorkerState,
+)
 from penstock_operator.local.decide import Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
@@ -70,6 +77,10 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
             policy=deployment.spec.routing.policy,
             attempts=deployment.spec.routing.retry.attempts,
             resume_streams=deployment.spec.routing.retry.resume_streams,
+            disaggregation=FleetDisaggregation(
+                mode=deployment.spec.disaggregation.mode,
+                min_uncached_tokens=deployment.spec.disaggregation.min_uncached_tokens,
+            ),
         )
         for deployment in desired.deployments
     ]

@@ -1,0 +1,111 @@
+"""What the attempts of a request have in common, and how a worker is asked."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from penstock_contract.fleet import FleetModel, FleetWorker
+from penstock_contract.metrics import Fault
+from penstock_gateway.metrics import RequestMetrics
+from penstock_gateway.relay.call import Call
+from penstock_gateway.relay.decisions import Decisions
+from penstock_gateway.relay.leases import Handoff, Leases
+from penstock_gateway.relay.record import Record
+from penstock_gateway.relay.request import Wanted, fingerprint
+from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
+from penstock_gateway.relay.watch import Watch
+from penstock_gateway.routing.load import Prompt, Router
+from penstock_gateway.routing.quarantine import Quarantine
+from penstock_gateway.routing.retry_budget import RetryBudget
+from penstock_gateway.tenants.visit import Visit
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What an exchange needs of its gateway."""
+
+    router: Router
+    pool: Pool
+    clock: Callable[[], float]
+    watch: Watch
+    budget: RetryBudget
+    quarantine: Quarantine
+    stopping: Callable[[], bool]
+    change: Callable[[], asyncio.Event]
+    """Returns what the next change of the fleet sets."""
+    decisions: Decisions
+    leases: Leases
+    debug_headers: bool
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A request that is to be served."""
+
+    call: Call
+    body: bytes
+    wanted: Wanted
+    model: FleetModel
+    metrics: RequestMetrics
+    visit: Visit
+
+    @property
+    def fingerprint(self) -> int:
+        """What tells it from other requests."""
+        return fingerprint(self.body)
+
+
+@dataclass
+class Journey:
+    """How far a request has come, over all workers that it was given to."""
+
+    id: str
+    prompt: Prompt
+    handoff: Handoff | None = None
+    """The prompt's KV, if a prefill worker keeps it."""
+    record: Record = field(default_factory=Record)
+    number: int = 0
+    """Of the present attempt, from 1."""
+    broken_at: float = 0.0
+    """When the attempt before ended."""
+    fault: Fault = Fault.LOST
+    """How it did."""
+
+
+async def ask(
+    shared: Shared, metrics: RequestMetrics, worker: FleetWorker, data: bytes
+) -> tuple[Connection, Response]:
+    """Send a request to a worker, and wait for the head of its answer.
+
+    A kept connection that turns out to be dead is replaced by a new one: that is a retry, too.
+
+    Raises:
+        UpstreamError: there is no answer.
+    """
+    pool = shared.pool
+    kept = pool.idle(worker.url)
+    if kept is None:
+        return await _ask(shared.watch, worker, await pool.connect(worker.url), data)
+    try:
+        return await _ask(shared.watch, worker, kept, data)
+    except UpstreamError as error:
+        if error.fault is not Fault.LOST:
+            raise
+        metrics.retried()
+        try:
+            fresh = await pool.connect(worker.url)
+        except UpstreamError:
+            raise error from None  # it was there a moment ago: the request may have killed it
+    return await _ask(shared.watch, worker, fresh, data)
+
+
+async def _ask(
+    watch: Watch, worker: FleetWorker, connection: Connection, data: bytes
+) -> tuple[Connection, Response]:
+    watch.begin(worker.id, connection)
+    try:
+        return connection, await connection.send(data)
+    except BaseException:
+        connection.abort()
+        watch.end(worker.id, connection)
+        raise

@@ -1,0 +1,131 @@
+"""Has a prompt computed by one worker so that another one can decode it (docs/disaggregation.md).
+
+Whatever goes wrong here costs time only: the worker that decodes then computes the prompt itself.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from penstock_contract import headers
+from penstock_contract.fleet import FleetWorker
+from penstock_contract.metrics import Fault, Prefill
+from penstock_gateway.relay.asking import Admitted, Journey, Shared, ask
+from penstock_gateway.relay.handoff import params_of, prefill_body
+from penstock_gateway.relay.leases import Handoff
+from penstock_gateway.relay.request import worker_request
+from penstock_gateway.relay.upstream import Connection, UpstreamError
+from penstock_gateway.routing.disaggregate import split
+from penstock_gateway.routing.load import Ticket
+from penstock_gateway.routing.policy import Choice
+from penstock_gateway.routing.report import report
+
+log = logging.getLogger("penstock.gateway.prefill")
+
+CHAT: Final = "/v1/chat/completions"
+PATHS: Final = (CHAT, "/v1/completions")
+MAX_ANSWER: Final = 4 << 20
+_EPOCH: Final = headers.EPOCH.encode()
+
+
+async def hand_over(
+    shared: Shared,
+    admitted: Admitted,
+    journey: Journey,
+    workers: Sequence[FleetWorker],
+    decode: Choice,
+) -> Handoff | None:
+    """Return where a prompt's KV is; None when it is computed where it is decoded.
+
+    Args:
+        shared: the gateway's.
+        admitted: the request.
+        journey: how far it has come.
+        workers: that compute prompts; may be none.
+        decode: the worker that would decode, if it were chosen now.
+    """
+    if not workers or admitted.wanted.several or admitted.call.path not in PATHS:
+        return None
+    now = shared.clock()
+    rank = shared.router.rank(
+        workers, journey.prompt, tie=random.random(), now=now, policy=admitted.model.policy
+    )
+    decision = split(admitted.model.disaggregation, decode, rank[0])
+    if decision.outcome is not Prefill.HANDED_OVER:
+        admitted.metrics.prefill(decision.outcome)
+        return None
+    worker = next(found for found in workers if found.id == rank[0].id)
+    return await _ask(shared, admitted, journey, worker, rank[0])
+
+
+async def _ask(
+    shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker, choice: Choice
+) -> Handoff | None:
+    """Have a worker compute the prompt, and account for how it did."""
+    ticket = shared.router.take(choice, journey.prompt._replace(streamed=True), shared.clock())
+    connection: Connection | None = None
+    fault: Fault | None = None
+    outcome: Prefill | None = None  # a client that leaves says nothing about the worker
+    try:
+        data = _data(admitted, journey, worker)
+        connection, response = await ask(shared, admitted.metrics, worker, data)
+        answer = await _whole(connection)
+        outcome = Prefill.FAILED
+        if response.status != 200:  # a refusal of the request is for the decode worker to repeat
+            fault = Fault.REFUSED if response.status >= 500 else None
+            return None
+        epoch = response.header(_EPOCH)
+        shared.router.answered(ticket, shared.clock(), report(answer), epoch)
+        params = params_of(answer)
+        outcome = Prefill.HANDED_OVER if params else Prefill.NO_LEASE
+        return Handoff(worker, params) if params else None
+    except UpstreamError as error:
+        log.warning("worker %s did not compute a prompt: %s", worker.id, error)
+        fault, outcome = error.fault, Prefill.FAILED
+        return None
+    finally:
+        _account(shared, admitted, ticket, outcome, fault)
+        if connection is not None:
+            shared.watch.end(worker.id, connection)
+            shared.pool.give_back(worker.url, connection)
+
+
+def _account(
+    shared: Shared,
+    admitted: Admitted,
+    ticket: Ticket,
+    outcome: Prefill | None,
+    fault: Fault | None,
+) -> None:
+    now = shared.clock()
+    down = fault is not None and fault is not Fault.REFUSED
+    shared.router.ended(
+        ticket,
+        counts=outcome is not None,
+        failed=fault is not None,
+        down_at=now if down else None,
+        erred_at=now if fault is not None else None,
+    )
+    if outcome is not None:
+        admitted.metrics.prefill(outcome)
+    if fault is not None:
+        admitted.metrics.fault(fault)
+
+
+def _data(admitted: Admitted, journey: Journey, worker: FleetWorker) -> bytes:
+    path = admitted.call.path
+    own = [*admitted.visit.trusted_headers, (headers.HANDOFF, "1")]
+    body = prefill_body(admitted.body, chat=path == CHAT)
+    host = urlsplit(worker.url).netloc
+    return worker_request(path, host, journey.id, admitted.call.headers, body, own)
+
+
+async def _whole(connection: Connection) -> bytes:
+    found = b""
+    while data := await connection.piece():
+        found += data
+        if len(found) > MAX_ANSWER:
+            raise UpstreamError("its answer has no end", Fault.GARBAGE)
+    return found

@@ -28,6 +28,7 @@ from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.call import Serve
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.prober import Prober
+from penstock_gateway.relay.profiler import Profiler
 from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
@@ -167,6 +168,7 @@ class Gateway:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(prober.run())
+            group.create_task(Profiler(self.router, self.pool, lambda: self.directory).run())
             group.create_task(relay.watch.run())
             group.create_task(self._source.run(self.change))
             group.create_task(self._tenants.run(self._register))

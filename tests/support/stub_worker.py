@@ -32,6 +32,9 @@ class StubWorker:
     healthy: bool = True
     """What it says when asked for its health."""
     health_checks: int = 0
+    metrics: str = ""
+    """What it says when scraped; nothing is 404."""
+    scrapes: int = 0
     port: int = 0
     _tired_of: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
@@ -67,6 +70,12 @@ class StubWorker:
         if head.startswith(b"GET /health "):
             self.health_checks += 1
             writer.write(_head(200 if self.healthy else 503, "text/plain", "content-length: 0"))
+            await writer.drain()
+            return True
+        if head.startswith(b"GET /metrics "):
+            self.scrapes += 1
+            text, status = self.metrics.encode(), 200 if self.metrics else 404
+            writer.write(_head(status, "text/plain", f"content-length: {len(text)}") + text)
             await writer.drain()
             return True
         length = next(

@@ -39,7 +39,7 @@ KNOWN = {
 }
 ROUTERS = {
     "vllm-router": Peer("", ("vllm-router==0.1.17",)),
-    "litellm": Peer("", ("litellm[proxy]==1.109.1",)),
+    "litellm": Peer("", ("litellm[proxy]==1.106.2",)),
 }
 """They have no script, but a command of their own."""
 

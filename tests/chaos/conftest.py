@@ -1,6 +1,6 @@
 """A real gateway in front of real workers, with accidents between them."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from gateway_process import GatewayProcess
 from worker_process import NAME, WorkerProcess, eventually, worker
 
 from penstock_contract.api import Role
-from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
+from penstock_contract.fleet import Fleet, FleetDisaggregation, FleetModel, FleetWorker
 
 
 @pytest.fixture
@@ -25,20 +25,30 @@ class Gateway(GatewayProcess):
         Fleet(generation=1).write(self.fleet_file)
         super().__init__(folder, "--fleet", self.fleet_file, "--debug-headers", *flags)
 
-    async def serve(self, *urls: str, draining: tuple[str, ...] = ()) -> None:
+    async def serve(
+        self,
+        *urls: str,
+        roles: Mapping[str, Role] | None = None,
+        disaggregation: FleetDisaggregation | None = None,
+    ) -> None:
         """Write a fleet of the workers at these addresses and wait until the gateway follows it."""
         self.generation += 1
         Fleet(
             generation=self.generation,
-            models=(FleetModel(name=NAME, deployment="d"),),
+            models=(
+                FleetModel(
+                    name=NAME,
+                    deployment="d",
+                    disaggregation=disaggregation or FleetDisaggregation(),
+                ),
+            ),
             workers=tuple(
                 FleetWorker(
                     id=url.rpartition(":")[2],
                     url=url,
                     deployment="d",
                     pool="p",
-                    role=Role.UNIFIED,
-                    state=WorkerState.DRAINING if url in draining else WorkerState.READY,
+                    role=(roles or {}).get(url, Role.UNIFIED),
                 )
                 for url in urls
             ),

@@ -97,9 +97,16 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _take(self, path: str) -> None:
         before: Any = self.cycle
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        chunks = self.parser.get_http_version() != "1.0"
+        keep_alive = chunks and self.parser.should_keep_alive()
         self._call = Call(
-            path, self.headers, self._line, self._serve, keep_alive, self.expect_100_continue
+            path,
+            self.headers,
+            self._line,
+            self._serve,
+            keep_alive,
+            self.expect_100_continue,
+            chunks,
         )
         cycle: Any = self._call
         self.cycle = cycle

@@ -163,7 +163,6 @@ async def test_a_request_head_without_end_is_cut_off(gateway: Any) -> None:
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
 
 
-@pytest.mark.xfail(strict=True, reason="HTTP/1.0 clients are sent chunks, which they do not know")
 async def test_a_client_of_http_1_0_is_sent_no_chunks(gateway: Any) -> None:
     async with StubWorker("stream") as worker:
         await gateway.serve(worker)

@@ -82,6 +82,8 @@ class Call:
     """The connection can be used again afterwards."""
     expects_continue: bool
     """The client waits with the body until it is told to send it."""
+    knows_chunks: bool = True
+    """HTTP/1.0 does not: there the end of the connection is the end of the answer."""
     begun: bool = False
     """The head of an answer has gone."""
     response_complete: bool = False
@@ -122,8 +124,8 @@ class Call:
             await self.serve(self)
         finally:
             self._task = None
-            if not self.response_complete:  # what is not whole must not look whole
-                self.line.transport.close()
+            if not self.response_complete:
+                self._break_off()
 
     def left(self) -> None:
         """The client has gone: whatever is done for it ends."""
@@ -164,6 +166,8 @@ class Call:
             pieces += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._chunked = False
+        if self._chunked and not self.knows_chunks:
+            self._chunked = self.keep_alive = False
         if self._chunked:
             pieces.append(b"transfer-encoding: chunked\r\n")
         pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
@@ -192,6 +196,13 @@ class Call:
         if not self.keep_alive:
             self.line.transport.close()
         self.line.done()
+
+    def _break_off(self) -> None:
+        """Close so that what is not whole does not look whole."""
+        if self.knows_chunks:
+            self.line.transport.close()
+        else:
+            self.line.transport.abort()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():

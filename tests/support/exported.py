@@ -136,3 +136,12 @@ _VLLM = {"model_name": MODEL, "engine": "0"}
 
 def _series(*samples: tuple[str, Mapping[str, str], float]) -> dict[Series, float]:
     return {(name, frozenset(labels.items())): value for name, labels, value in samples}
+
+
+def exposition(page: Page) -> str:
+    """Return a page as `/metrics` says it."""
+    lines = []
+    for (name, labels), value in page.values.items():
+        inside = ",".join(f'{key}="{text}"' for key, text in sorted(labels))
+        lines.append(f"{name}{{{inside}}} {value}")
+    return "\n".join(lines) + "\n"

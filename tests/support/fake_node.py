@@ -44,6 +44,8 @@ class FakeNode:
         """By namespace: seconds from SIGTERM until the containers have ended."""
         self.drains: dict[str, list[str]] = defaultdict(list)
         """By pod uid: the methods that its `/drain` was called with."""
+        self.exports: dict[str, Callable[[str], str]] = {}
+        """By namespace: what the worker in a pod of this name exports at `/metrics`."""
         self._access = access
         self._pods: dict[str, Object] = {}
         self._servers: dict[str, asyncio.Server] = {}
@@ -211,6 +213,11 @@ class FakeNode:
         headers = {"content-type": "application/strategic-merge-patch+json"}
         await self._http.patch(path, json=patch, headers=headers)
 
+    def _exported(self, uid: str) -> bytes:
+        meta = self._pods[uid]["metadata"]
+        tell = self.exports.get(meta["namespace"])
+        return tell(meta["name"]).encode() if tell else b""
+
     async def _serve(
         self, uid: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -224,7 +231,7 @@ class FakeNode:
                     self._go(self._say(pod))
             draining = self.drains[uid][-1:] == ["POST"]
             status = "503 draining" if path == "/health" and draining else "200 OK"
-            body = b"{}"
+            body = self._exported(uid) if path == "/metrics" else b"{}"
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
             writer.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode())
             writer.write(body)

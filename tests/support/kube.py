@@ -137,17 +137,19 @@ class Kube:
         body = {**manifest, "metadata": {**manifest["metadata"], **version}}
         return _body(self.http.put(self.path(kind, name), json=body))
 
-    def merge(self, kind: str, name: str, patch: Object, sub: str = "") -> Object:
+    def merge(
+        self, kind: str, name: str, patch: Object, sub: str = "", manager: str = "test"
+    ) -> Object:
         """Merge-patch an object or a subresource of it."""
         headers = {"content-type": "application/merge-patch+json"}
         path = self.path(kind, name, sub)
         return _body(
-            self.http.patch(path, json=patch, headers=headers, params={"fieldManager": "test"})
+            self.http.patch(path, json=patch, headers=headers, params={"fieldManager": manager})
         )
 
     def scale(self, kind: str, name: str, replicas: int) -> Object:
         """What `kubectl scale` does."""
-        return self.merge(kind, name, {"spec": {"replicas": replicas}}, "scale")
+        return self.merge(kind, name, {"spec": {"replicas": replicas}}, "scale", "kubectl")
 
     def token(self, account: str) -> str:
         """Return a token of a service account."""

@@ -24,6 +24,8 @@ class StubGateway:
         """Whether it sees that workers are draining."""
         self.tell: Callable[[Object], Object] = lambda _pod: {}
         """What it tells of a pod's worker beyond its state."""
+        self.exports: Callable[[], str] = lambda: ""
+        """What it exports at `/metrics`."""
         self.confirmed: set[str] = set()
         """Uids of the workers that it has told to be draining."""
         self._kube = kube
@@ -67,6 +69,8 @@ def _handler(gateway: StubGateway) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             found: Any = gateway.workers() if self.path == "/internal/workers" else {}
             body = json.dumps(found).encode()
+            if self.path == "/metrics":
+                body = gateway.exports().encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))

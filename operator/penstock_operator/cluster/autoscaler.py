@@ -37,7 +37,10 @@ from penstock_operator.status import ScalingReport
 
 log = logging.getLogger("penstock.autoscaler")
 
-PACE = Pace(interval=15.0, overhead=15.0, unknown_start=120.0)
+INTERVAL = 15.0
+"""Seconds between two decisions about a deployment, unless told otherwise."""
+POD_START = 15.0
+UNKNOWN_START = 120.0
 LOOK = 1.0
 """Seconds between two looks at who is due; and at a deployment that has no worker."""
 AT_ONCE = 16
@@ -60,6 +63,7 @@ class Autoscaler:
         gateways: returns the gateways.
         changed: is told whose status has news.
         metrics: of decisions.
+        interval: seconds between two decisions about a deployment.
     """
 
     def __init__(
@@ -70,10 +74,11 @@ class Autoscaler:
         gateways: Callable[[], list[Target]],
         changed: Callable[[set[Key]], None],
         metrics: AutoscalerMetrics,
+        interval: float = INTERVAL,
     ) -> None:
         self._api = api
         self._cache = cache
-        self._advisor: Advisor[Key] = Advisor(source, PACE)
+        self._advisor: Advisor[Key] = Advisor(source, Pace(interval, POD_START, UNKNOWN_START))
         self._gateways = gateways
         self._changed = changed
         self._metrics = metrics

@@ -24,7 +24,7 @@ from penstock_operator.autoscaling.sources import Scrape, Source, Target
 from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
 from penstock_operator.cluster.api import Api, ApiError, configuration
-from penstock_operator.cluster.autoscaler import Autoscaler
+from penstock_operator.cluster.autoscaler import INTERVAL, Autoscaler
 from penstock_operator.cluster.cache import Cache
 from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
@@ -120,6 +120,7 @@ class _Operator:
                 self._gateway_targets,
                 controller.changed,
                 AutoscalerMetrics(self._registry),
+                self._options.scaling_interval,
             )
             controller.scaled_by(scaling.report)
             watches = self._watches = Watches(
@@ -230,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--worker-image", default=defaults.worker_image, help="for new revisions")
     add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
     add("--lease-name", default="penstock-operator")
+    add("--scaling-interval", type=duration_flag, default=INTERVAL, help="like 15s")
     add("--prometheus-url", help="read metrics there (default: from every pod itself)")
     add("--metrics-host", default="0.0.0.0")
     add("--metrics-port", type=int, default=8080)

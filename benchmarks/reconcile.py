@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="40 objects and a short window")
     parser.add_argument("--keep", action="store_true", help="append to results/reconcile.jsonl")
     options = parser.parse_args()
+    if not cluster.available():
+        raise SystemExit(cluster.MISSING)
     count, window, changes = (40, 15, 20) if options.quick else (1000, 60, 200)
     with crowd(count) as (found, created):
         say(f"{count} created and settled in {created:.0f} s")

@@ -189,7 +189,11 @@ class Engine:
 
     def _draft(self) -> None:
         """Guess how the requests go on that decode; a grammar knows some of it for certain."""
-        running = [one for one in self.scheduler.running if one.pending == 1]
+        running = [
+            one
+            for one in self.scheduler.running
+            if (self._proposer or one.matcher) and one.pending == 1
+        ]
         proposed = self._proposer.propose(running) if self._proposer else [[]] * len(running)
         for request, drafts in zip(running, proposed, strict=True):
             request.drafts = drafts
@@ -217,7 +221,8 @@ class Engine:
     def _report(self, part: Slice, found: Computed) -> Output | None:
         """Take over what came of a slice; None when there is nothing to tell of it yet."""
         request = part.request
-        request.scores += found.scores
+        if found.scores:
+            request.scores += found.scores
         if not found.draws:
             return None
         first = request.output_length == request.resumed_at

@@ -9,6 +9,10 @@ class Forks:
     def __init__(self) -> None:
         self._waiting: dict[str, list[Request]] = {}
 
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
     def wait(self, request: Request, first: Request | None) -> bool:
         """Let a choice wait for the first one's prompt; False when it must compute its own."""
         if first is None or first.computed >= first.prompt_length:
@@ -26,9 +30,11 @@ class Forks:
 
     def discard(self, request: Request) -> None:
         """Forget a request that may be waiting."""
-        for waiting in self._waiting.values():
+        for first, waiting in list(self._waiting.items()):
             if request in waiting:
                 waiting.remove(request)
+                if not waiting:
+                    del self._waiting[first]
 
 
 def _prompt(request: Request) -> list[int]:

@@ -27,20 +27,25 @@ def advance(request: Request, drafts: Sequence[int], draws: Sequence[Draw]) -> P
         drafts: tokens guessed behind that, computed too.
         draws: one behind the last known token and one behind each draft.
     """
-    kept = draws[: agreed(drafts, [draw.token for draw in draws]) + 1]
-    progress = Progress([], [], FinishReason.LENGTH)
-    for place, (token, logprobs) in enumerate(kept):
-        if len(request.tokens) >= request.max_length:
-            return progress  # nothing was to be generated at all
-        request.tokens.append(token)
-        request.computed += place > 0  # the KV of a draft that was right is there already
-        progress.tokens.append(token)
-        if logprobs is not None:
-            progress.logprobs.append(logprobs)
-        reason = _finish_reason(request, token)
+    if drafts:
+        draws = draws[: agreed(drafts, [draw.token for draw in draws]) + 1]
+    tokens: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    reason = None
+    for draw in draws:
+        if len(request.tokens) >= request.max_length:  # nothing was to be generated at all
+            reason = FinishReason.LENGTH
+            break
+        if tokens:
+            request.computed += 1  # the KV of a draft that was right is there already
+        request.tokens.append(draw.token)
+        tokens.append(draw.token)
+        if draw.logprobs is not None:
+            logprobs.append(draw.logprobs)
+        reason = _finish_reason(request, draw.token)
         if reason is not None:
-            return progress._replace(reason=reason)
-    return progress._replace(reason=None)
+            break
+    return Progress(tokens, logprobs, reason)
 
 
 def drafted(slices: Sequence[Slice], reports: Sequence[Output | None]) -> Drafted | None:

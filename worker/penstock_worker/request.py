@@ -44,6 +44,8 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     """Chained hashes of the full blocks of the known tokens, as far as they were needed."""
+    forked: bool = False
+    """Whether the next block that it writes may be one that it shares with another choice."""
     named: int = 0
     """Blocks of the table that the pool was offered under their names."""
     admitted: bool = False

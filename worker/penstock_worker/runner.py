@@ -1,6 +1,7 @@
 """Turns a scheduled step into a batch, runs the model, and samples."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -36,9 +37,9 @@ class ModelRunner:
         batch = _batch(slices)
         rows = [_rows(part) for part in slices]
         plain = all(row.plain for found in rows for row in found)
-        if plain and not any(part.scored for part in slices):
-            likeliest = iter(self._model.greedy(batch))
-            return [Computed([Draw(next(likeliest)) for _ in found]) for found in rows]
+        if plain and not any(part.request.unscored for part in slices):
+            likeliest = map(Draw, self._model.greedy(batch))
+            return [Computed(list(islice(likeliest, len(found)))) for found in rows]
         return _drawn(self._model.logits(batch), slices, rows)
 
 
@@ -56,7 +57,7 @@ def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> li
         first = ends[1]
     drawn = _draws(logits if len(places) == first else logits[places], rows)
     return [
-        Computed([next(drawn) for _ in found], scored)
+        Computed(list(islice(drawn, len(found))), scored)
         for found, scored in zip(rows, scores, strict=True)
     ]
 
@@ -69,17 +70,18 @@ def _draws(logits: Tensor, rows: list[list[Row]]) -> Iterator[Draw]:
 def _batch(slices: Sequence[Slice]) -> Batch:
     batch = Batch(tokens=[], positions=[], sequences=[], output_rows=[])
     for part in slices:
-        known = part.start + part.count
+        request, start, known = part.request, part.start, part.start + part.count
         width = part.count + len(part.drafts)
         first = len(batch.tokens)
-        batch.sequences.append(interface.Sequence(first, width, part.start, part.request.blocks))
-        batch.tokens.extend(part.request.tokens[part.start : known])
-        batch.tokens.extend(part.drafts)
-        batch.positions.extend(range(part.start, part.start + width))
-        shift = first - part.start
-        batch.output_rows.extend(shift + position - 1 for position in part.scored)
-        if part.samples:
-            batch.output_rows.extend(range(shift + known - 1, first + width))
+        batch.sequences.append(interface.Sequence(first, width, start, request.blocks))
+        batch.tokens.extend(request.tokens[start:known])
+        if part.drafts:
+            batch.tokens.extend(part.drafts)
+        batch.positions.extend(range(start, start + width))
+        if request.unscored:
+            batch.output_rows.extend(first - start + place - 1 for place in part.scored)
+        if known == len(request.tokens):
+            batch.output_rows.extend(range(first + part.count - 1, first + width))
     return batch
 
 
@@ -87,6 +89,8 @@ def _rows(part: Slice) -> list[Row]:
     """Return what each draw of a slice is made with: as if the drafts before it were known."""
     if not part.samples:
         return []
+    if not part.drafts:
+        return [_row(part, ())]
     return [_row(part, part.drafts[:count]) for count in range(len(part.drafts) + 1)]
 
 

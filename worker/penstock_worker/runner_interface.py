@@ -1,7 +1,6 @@
 """What the engine asks of whatever computes its steps. No torch here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from penstock_worker.messages import TokenLogprobs
@@ -16,13 +15,12 @@ class Draw(NamedTuple):
     """Where asked for."""
 
 
-@dataclass(frozen=True)
-class Computed:
+class Computed(NamedTuple):
     """What came of a slice."""
 
-    draws: list[Draw] = field(default_factory=list)
+    draws: Sequence[Draw] = ()
     """If it reaches the last known token: one behind that, and one behind each draft."""
-    scores: list[TokenLogprobs] = field(default_factory=list)
+    scores: Sequence[TokenLogprobs] = ()
     """Of the tokens in `Slice.scored`."""
 
 

@@ -20,7 +20,7 @@ GREEDY_BELOW = 1e-5
 """Lower temperatures would overflow; what they would draw is the likeliest token."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """What one row of logits is sampled with."""
 

@@ -128,7 +128,7 @@ class Scheduler:
                     if new and self.pool.log is not None:
                         self.pool.log.stored(names, request.tokens, index)
                 request.named = full
-            if request.computed >= request.prompt_length:
+            if self._forks and request.computed >= request.prompt_length:
                 for other in self._forks.take(request):
                     self._fork(request, other)
 
@@ -139,23 +139,24 @@ class Scheduler:
             index += 1
             # A long prompt leaves a token for everyone behind it: decoding never stalls.
             fair = max(1, budget - (len(self.running) - index))
-            count = self._limited(request, min(request.pending, fair), step)
+            count = min(request.pending, fair)
+            if request.unscored:
+                count = self._limited(count, step)
             if count and self._grow(request, request.computed + count, step):
-                drafts = self._drafts(request, count, fair - count)
+                drafts = self._drafts(request, count, fair - count) if request.drafts else ()
                 step.slices.append(Slice(request, request.computed, count, drafts))
                 budget -= count + len(drafts)
         return budget
 
-    def _limited(self, request: Request, count: int, step: Step) -> int:
+    def _limited(self, count: int, step: Step) -> int:
         """Return how many of `count` tokens may be computed if all of them are scored."""
-        if request.unscored:
-            count = min(count, step.scoring)
-            step.scoring -= count
+        count = min(count, step.scoring)
+        step.scoring -= count
         return count
 
     def _drafts(self, request: Request, count: int, budget: int) -> tuple[int, ...]:
         """Return the drafts that there is room for; nobody is preempted for a guess."""
-        if not request.drafts or count < request.pending:
+        if count < request.pending:
             return ()
         end = request.computed + count
         room = min(len(request.drafts), budget, request.max_length - len(request.tokens) - 1)
@@ -184,7 +185,9 @@ class Scheduler:
         """Give a waiting request its cached prefix and blocks; 0 when they are not to be had."""
         prefix = self._cached_prefix(request)
         cached = len(prefix) * self.pool.block_size
-        count = self._limited(request, min(len(request.tokens) - cached, budget), step)
+        count = min(len(request.tokens) - cached, budget)
+        if request.unscored:
+            count = self._limited(count, step)
         fresh = self._blocks_for(cached + count) - len(prefix)
         if not count or fresh + self.pool.idle(prefix) > self.pool.available:
             return 0
@@ -216,24 +219,29 @@ class Scheduler:
     def _grow(self, request: Request, length: int, step: Step) -> bool:
         """Make room for up to `length` tokens, preempting less urgent requests for it.
 
-        The block that is written next may be shared, after a fork: it is copied first.
+        After a fork, the block that is written next may be shared: it is copied first.
         """
-        place = request.computed // self.pool.block_size
-        shared = place < len(request.blocks) and self.pool.shared(request.blocks[place])
+        shared = request.forked and self._writes_shared(request)
         missing = self._blocks_for(length) - len(request.blocks) + shared
         while missing > self.pool.available:
             victim = self._preempt(step)
             if victim is request:
                 return False
         if shared:
-            self._copy(request, place, step)
+            self._copy(request, step)
             missing -= 1
+        request.forked = False
         if missing > 0:
             request.blocks += self.pool.allocate(missing)
         return True
 
-    def _copy(self, request: Request, place: int, step: Step) -> None:
+    def _writes_shared(self, request: Request) -> bool:
+        place = request.computed // self.pool.block_size
+        return place < len(request.blocks) and self.pool.shared(request.blocks[place])
+
+    def _copy(self, request: Request, step: Step) -> None:
         """Give a request a block of its own for one that it shares (copy-on-write)."""
+        place = request.computed // self.pool.block_size
         shared = request.blocks[place]
         (own,) = self.pool.allocate(1)
         step.copies.append((shared, own))
@@ -247,6 +255,7 @@ class Scheduler:
             return
         other.blocks = first.blocks[: self._blocks_for(first.prompt_length)]
         self.pool.hold(other.blocks)
+        first.forked = other.forked = True
         other.computed = first.prompt_length - 1
         other.named = other.computed // self.pool.block_size
         other.admitted, other.queue_seconds = True, first.queue_seconds
@@ -269,6 +278,7 @@ class Scheduler:
         request.computed = 0
         request.named = 0
         request.drafts = ()
+        request.forked = False
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_size)

@@ -181,7 +181,7 @@ async def test_a_client_that_leaves_gives_the_lease_back(gateway: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_short_prompts_and_several_at_once_are_computed_where_they_are_decoded(
+async def test_what_does_not_split_is_computed_where_it_is_decoded(
     gateway: Any,
 ) -> None:
     async with Prefill() as prefill, StubWorker() as decode:
@@ -189,6 +189,7 @@ async def test_short_prompts_and_several_at_once_are_computed_where_they_are_dec
         assert (await ask(gateway, prompt="hi")).body == OK
         assert await prefills(gateway, "short") == 1
         await serve(gateway, prefill, decode, disaggregation=ALWAYS)
-        assert (await ask(gateway, COMPLETIONS, prompt=["hi", "ho"])).body == OK
+        for options in ({"prompt": ["hi", "ho"]}, {"echo": True}, {"prompt_logprobs": 1}):
+            assert (await ask(gateway, COMPLETIONS, **options)).body == OK
         assert (await ask(gateway, "/tokenize", prompt="hi")).body == OK
         assert prefill.seen == []

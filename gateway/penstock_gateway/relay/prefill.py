@@ -46,7 +46,7 @@ async def hand_over(
         workers: that compute prompts; may be none.
         decode: the worker that would decode, if it were chosen now.
     """
-    if not workers or admitted.wanted.several or admitted.call.path not in PATHS:
+    if not workers or not admitted.wanted.splits or admitted.call.path not in PATHS:
         return None
     now = shared.clock()
     rank = shared.router.rank(

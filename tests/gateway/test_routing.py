@@ -127,6 +127,19 @@ def test_round_robin_goes_round() -> None:
     assert turns == list("abcabc")
 
 
+def test_round_robin_goes_round_whatever_becomes_of_the_requests() -> None:
+    router = Router(PrefixIndex())
+    taken = []
+    for n in range(8):
+        fleet = workers(*"abcd")
+        choice = router.rank(fleet, EMPTY, tie=0.0, now=0.0, policy="RoundRobin")[0]
+        ticket = router.take(choice, EMPTY, 0.0)
+        taken.append(ticket.worker)
+        if n % 3:
+            router.ended(ticket)
+    assert taken == list("abcdabcd")
+
+
 def test_least_load_counts_requests_and_nothing_else() -> None:
     found = [Candidate("a", resident=2, matched=99), Candidate("b", resident=1, outstanding=10**6)]
     assert rank_by("LeastLoad", found, 100, tie=0.0, turn=0, key=0)[0].id == "b"

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -68,6 +69,8 @@ class Router:
         self._loads: dict[str, Load] = {}
         self._sessions: Generations[int, str] = Generations(SESSIONS)
         self._numbers = itertools.count()
+        self._turns: Counter[str] = Counter()
+        """Decisions by deployment."""
         self._unseen: list[tuple[float, int, str]] = []
         """When the prompts of requests that do not stream should have been computed."""
 
@@ -109,8 +112,9 @@ class Router:
         session = self._session(prompt)
         healthy: list[Candidate] = []
         broken: list[Candidate] = []
+        deployment = ""
         for worker in workers:
-            name = worker.id
+            name, deployment = worker.id, worker.deployment
             load = self._loads.get(name) or self._load(name)
             candidate = load.candidate
             candidate.speed = load.speed.speed
@@ -124,13 +128,15 @@ class Router:
             candidate.matched = load.tokens(length) if length else 0
             aside = load.breaker.open or load.pace.aside_until > now
             (broken if aside else healthy).append(candidate)
+        turn = self._turns[deployment]
+        self._turns[deployment] += 1
         return [
             choice
             for group in (healthy, broken)
             if group
             for choice in rank_by(
                 policy, group, self._tokens(group, prompt), tie=tie,
-                turn=next(self._numbers), key=_hashed(prompt), most=most,
+                turn=turn, key=_hashed(prompt), most=most,
             )
         ]  # fmt: skip
 

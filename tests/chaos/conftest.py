@@ -1,11 +1,11 @@
 """A real gateway in front of real workers, with accidents between them."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 from gateway_process import GatewayProcess
-from worker_process import NAME, WorkerProcess, eventually, worker
+from worker_process import NAME
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetDisaggregation, FleetModel, FleetWorker
@@ -68,11 +68,3 @@ async def gateway(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Gateway]:
         yield found
     finally:
         found.stop()
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """One worker for all tests of a module that leave it alive."""
-    with worker(tmp_path_factory.mktemp("worker") / "log", "--dtype", "float32") as found:
-        eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
-        yield found

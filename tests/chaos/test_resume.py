@@ -7,14 +7,15 @@ the gateway, so the workers may be one. Workers that really die are in test_faul
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from fault_proxy import FaultProxy
 from stream_auditor import Recording, audit, record
-from worker_process import NAME, WorkerProcess
+from tool_models import HERMES, make
+from worker_process import NAME, WorkerProcess, eventually, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +37,16 @@ def body(path: str, **options: Any) -> dict[str, Any]:
         prompt = {"messages": [{"role": "user", "content": "What does sorted() return?"}]}
     common = {"model": NAME, "stream": True, "max_tokens": 24, "ignore_eos": True}
     return {**common, "stream_options": {"include_usage": True}, **prompt, **options}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """A worker whose chat template knows tools."""
+    folder = tmp_path_factory.mktemp("worker")
+    model = make(tmp_path_factory.mktemp("model"), HERMES)
+    with worker(folder / "log", "--dtype", "float32", model=model) as found:
+        eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
+        yield found
 
 
 class Accidents:
@@ -77,6 +88,9 @@ def by_choice(recording: Recording) -> dict[int, list[Any]]:
             chunk = json.loads(event)
             del chunk["id"], chunk["created"]
             index = chunk["choices"][0]["index"] if chunk["choices"] else -1
+            for choice in chunk["choices"]:
+                for call in choice.get("delta", {}).get("tool_calls", []):
+                    call.pop("id", None)
             if index == -1:  # a cache that was used by the run before
                 del chunk["usage"]["prompt_tokens_details"]
             found.setdefault(index, []).append(chunk)
@@ -108,6 +122,17 @@ CASES = {
     ),
     "choices": (CHAT, {**SEEDED, "n": 3, "max_tokens": 12}, 3),
     "prompts": (COMPLETIONS, {**GREEDY, "prompt": ["A list", "A tuple is"], "max_tokens": 12}, 2),
+    "tools": (
+        CHAT,
+        {
+            **SEEDED,
+            "ignore_eos": False,
+            "max_tokens": 64,
+            "tools": [{"type": "function", "function": {"name": "make", "parameters": SCHEMA}}],
+            "tool_choice": "required",
+        },
+        1,
+    ),
     "logprobs": (CHAT, {**GREEDY, "logprobs": True, "top_logprobs": 2, "max_tokens": 12}, 1),
 }
 

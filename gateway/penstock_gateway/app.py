@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
+from penstock_gateway.messages import call as messages
+from penstock_gateway.messages.call import MessagesCall
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
@@ -23,7 +25,7 @@ from penstock_gateway.tenants.visit import model_not_found
 
 log = logging.getLogger("penstock.gateway")
 
-RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+RELAYED = ("/v1/chat/completions", "/v1/completions", messages.PATH, "/tokenize", "/detokenize")
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -46,7 +48,8 @@ def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
 def completions(relay: Relay) -> Serve:
     """Return what serves the POST requests to `RELAYED`, which never reach the app."""
 
-    async def serve(call: Call) -> None:
+    async def serve(client: Call) -> None:
+        call = MessagesCall(client) if client.path == messages.PATH else client
         try:
             await relay.handle(call)
         except ApiError as error:

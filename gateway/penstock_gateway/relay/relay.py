@@ -40,7 +40,6 @@ from penstock_gateway.tenants.visit import Visit, model_not_found
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
 
-HEALTH_SECONDS = 1.0
 """That a silent worker has to say that it is well."""
 
 
@@ -214,9 +213,9 @@ class Relay:
     def _workers(self, model: FleetModel) -> list[FleetWorker]:
         return self.directory().for_whole_requests(model)
 
-    async def _is_well(self, worker: str) -> bool:
+    async def _is_well(self, worker: str, within: float) -> bool:
         found = self.directory().worker(worker)
-        return found is not None and (await ask(self.pool, found.url, HEALTH_SECONDS)).well
+        return found is not None and (await ask(self.pool, found.url, within)).well
 
     def _capacity(self, model: FleetModel) -> int:
         workers = len(self._workers(model))

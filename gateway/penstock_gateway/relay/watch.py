@@ -7,7 +7,7 @@ from typing import Final
 
 from penstock_contract.metrics import Fault
 from penstock_gateway.relay.upstream import Connection
-from penstock_gateway.routing.silence import Tempo, Verdict
+from penstock_gateway.routing.silence import Tempo, Verdict, health_wait
 
 log = logging.getLogger("penstock.gateway.watch")
 
@@ -21,14 +21,14 @@ class Watch:
 
     Args:
         clock: monotonic seconds.
-        is_well: asks a worker for its health.
+        is_well: asks a worker for its health; one that takes longer than so many seconds has none.
         streamed: is told of each stream's worker and mean pause, in seconds.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        is_well: Callable[[str], Awaitable[bool]],
+        is_well: Callable[[str, float], Awaitable[bool]],
         streamed: Callable[[str, float], None],
     ) -> None:
         self._clock = clock
@@ -89,12 +89,16 @@ class Watch:
         elif verdict is Verdict.SUSPICIOUS and worker not in self._asking:
             since = self._clock() - self._asked.get(worker, float("-inf"))
             if since >= tempo.suspicious_after:
-                self._asking[worker] = asyncio.create_task(self._ask(worker))
+                decoding = any(found.pieces for found in heard)
+                self._asking[worker] = asyncio.create_task(
+                    self._ask(worker, health_wait(decoding=decoding))
+                )
 
-    async def _ask(self, worker: str) -> None:
+    async def _ask(self, worker: str, within: float) -> None:
         asked = self._clock()
         try:
-            well = await self._is_well(worker)
+            # Twice: after a pause of this process itself, a time-out comes before what was received.
+            well = await self._is_well(worker, within) or await self._is_well(worker, within)
             heard_since = any(found.heard > asked for found in self._live.get(worker, ()))
             if not well and not heard_since:
                 self._hangs(worker, "neither its streams nor its health endpoint answer")

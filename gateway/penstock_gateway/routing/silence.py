@@ -16,10 +16,19 @@ SUSPICIOUS: Final = (4.0, 0.5, 5.0)
 """Multiple of the usual longest pause, and the bounds of the result in seconds."""
 HUNG: Final = (20.0, 10.0, 120.0)
 """The same, for a worker whose server still answers: a long prompt may hold up its streams."""
+HEALTH_WAIT: Final = 0.7
+"""Seconds for an answer about its health, of a worker whose streams have stopped."""
+QUIET_HEALTH_WAIT: Final = 3.0
+"""The same of one that had nothing to say yet: it may be that the machine is just very busy."""
 LONGEST_PREFILL: Final = 300.0
 """Seconds without a word while no stream has begun: prompts may take long, but not for ever."""
 _RISE: Final = 0.5
 _FALL: Final = 0.1
+
+
+def health_wait(*, decoding: bool) -> float:
+    """Return how long a silent worker gets to say that it is well; it is asked twice."""
+    return HEALTH_WAIT if decoding else QUIET_HEALTH_WAIT
 
 
 class Verdict(Enum):

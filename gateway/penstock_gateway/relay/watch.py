@@ -97,7 +97,7 @@ class Watch:
     async def _ask(self, worker: str, within: float) -> None:
         asked = self._clock()
         try:
-            # Twice: after a pause of this process itself, a time-out comes before what was received.
+            # Twice: after a pause of this very process, time-outs come before what was received.
             well = await self._is_well(worker, within) or await self._is_well(worker, within)
             heard_since = any(found.heard > asked for found in self._live.get(worker, ()))
             if not well and not heard_since:

@@ -99,7 +99,8 @@ class BoundedIndex(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         # A generation turns when it is full: one prompt may be above it.
-        assert len(self.index) <= 2 * (self.capacity + len(prefix_keys(bytes(24 * 128))))
+        longest = len(prefix_keys(bytes(24 * FIRST_BOUNDARY // 2)))
+        assert len(self.index) <= 2 * (self.capacity + longest)
 
 
 TestBoundedIndex = BoundedIndex.TestCase
@@ -114,24 +115,24 @@ def test_a_new_worker_never_inherits_the_cache_of_one_that_is_gone() -> None:
 
 
 def test_what_was_used_outlives_what_was_not() -> None:
-    index, used, unused = PrefixIndex(4), b"u" * 256, b"v" * 256
+    index, used, unused = PrefixIndex(4), b"u" * 512, b"v" * 512
     send(index, unused, "a")
     for filler in range(40):
         send(index, used, "a")
-        send(index, bytes([filler]) * 256, "a")
-    assert lengths(index, used) == {"a": 256}
+        send(index, bytes([filler]) * 512, "a")
+    assert lengths(index, used) == {"a": 512}
     assert lengths(index, unused) == {}
 
 
 def test_what_a_worker_did_not_compute_is_taken_back() -> None:
-    index, first, both = PrefixIndex(), b"x" * 512, b"x" * 1024
+    index, first, both = PrefixIndex(), b"x" * 1024, b"x" * 2048
     send(index, first, "a")
     stamp = send(index, both, "a")
     index.retract(prefix_keys(both), "a", stamp)
     assert lengths(index, both) == {}
     send(index, both, "a")
     index.retract(prefix_keys(both), "a", stamp)  # somebody else's by now
-    assert lengths(index, both) == {"a": 1024}
+    assert lengths(index, both) == {"a": 2048}
 
 
 def test_what_lies_beyond_the_reach_of_a_cache_does_not_count() -> None:
@@ -139,7 +140,7 @@ def test_what_lies_beyond_the_reach_of_a_cache_does_not_count() -> None:
     send(index, prompt, "a", 1000)
     index.reaches("a", 5000)
     send(index, b"y" * 4000, "a", 4000)
-    assert lengths(index, prompt) == {"a": 768}
+    assert lengths(index, prompt) == {"a": 512}
     send(index, b"z" * 4000, "a", 4000)
     assert lengths(index, prompt) == {}
     assert index.match(prefix_keys(prompt))["a"].age == 8000
@@ -149,12 +150,12 @@ def test_the_reach_is_learned_from_what_workers_report() -> None:
     index, prompt = PrefixIndex(), bytes(1000)
     send(index, prompt, "a", 1000)
     send(index, b"y" * 9000, "a", 9000)
-    assert lengths(index, prompt) == {"a": 768}
+    assert lengths(index, prompt) == {"a": 512}
     index.reported("a", 9000, cached=False)
     index.reported("a", 8000, cached=False)
     assert lengths(index, prompt) == {}
     index.reported("a", 9000, cached=True)
-    assert lengths(index, prompt) == {"a": 768}
+    assert lengths(index, prompt) == {"a": 512}
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.booleans()), max_size=40))
@@ -167,4 +168,4 @@ def test_no_report_makes_the_reach_negative_or_breaks_a_match(
     send(index, prompt, "a")
     for age, cached in reports:
         index.reported("a", age, cached=cached)
-    assert lengths(index, prompt) == {"a": 768}
+    assert lengths(index, prompt) == {"a": 512}

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_gateway.routing.generations import Generations
 
-FIRST_BOUNDARY: Final = 256
+FIRST_BOUNDARY: Final = 512
 """Bytes; shorter prompts are not worth a detour."""
 EVEN_UP_TO: Final = 4096
 PER_OCTAVE: Final = 8
@@ -102,8 +102,8 @@ class PrefixIndex:
         """Return what each worker has of a prompt; workers without any of it are absent."""
         found: dict[str, Match] = {}
         young, old = self._holders.young, self._holders.old
-        seen = 0
-        for number in range(len(keys) - 1, -1, -1):
+        seen, everyone = 0, (1 << len(self._caches)) - 1
+        for number in range(self._known(keys) - 1, -1, -1):
             key = keys[number]
             fresh = (young.get(key) or old.get(key, 0)) & ~seen
             while fresh:
@@ -119,6 +119,8 @@ class PrefixIndex:
                 age = cache.sent - stamp
                 length = BOUNDARIES[number] if age <= cache.reach else 0
                 found[cache.worker] = Match(length, age)
+            if seen == everyone:
+                break
         return found
 
     def record(self, keys: PrefixKeys, worker: str, uncached: int) -> int:
@@ -133,9 +135,11 @@ class PrefixIndex:
         cache.sent += max(1, uncached)
         stamp, bit = cache.sent, 1 << slot
         stamps, young, old = cache.stamps.young, self._holders.young, self._holders.old
-        for key in keys:
-            stamps[key] = stamp
+        known = self._known(keys)
+        for key in keys[:known]:
             young[key] = (young.get(key) or old.get(key, 0)) | bit
+        young.update(dict.fromkeys(keys[known:], bit))
+        stamps.update(dict.fromkeys(keys, stamp))
         cache.stamps.turn_when_full()
         self._holders.turn_when_full()
         return stamp
@@ -169,6 +173,22 @@ class PrefixIndex:
         slot = self._slots.pop(worker, None)
         if slot is not None:
             self._caches[slot] = None
+
+    def _known(self, keys: PrefixKeys) -> int:
+        """Return how many of a prompt's prefixes anybody was sent.
+
+        Whoever is sent a prompt is sent all of its prefixes, and a longer one is never remembered
+        for longer than a shorter one: what is known is a beginning of the keys, found by halving.
+        """
+        young, old = self._holders.young, self._holders.old
+        low, high = 0, len(keys)
+        while low < high:
+            middle = (low + high) // 2
+            if keys[middle] in young or keys[middle] in old:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _cache(self, worker: str) -> _Cache | None:
         slot = self._slots.get(worker)

@@ -108,7 +108,7 @@ class Router:
         attempt costs less than a refusal.
         """
         self._let_unseen_go(now)
-        matched = self._index.match(prompt.keys)
+        matched = self._index.match(prompt.keys) if prompt.keys else {}
         session = self._session(prompt)
         healthy: list[Candidate] = []
         broken: list[Candidate] = []

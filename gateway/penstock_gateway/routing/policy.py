@@ -117,8 +117,10 @@ def rank(
         most: how many are wanted.
     """
     weighed = [weigh(candidate, prompt) for candidate in candidates]
-    preferred = [ttft for (_, ttft, _), c in zip(weighed, candidates, strict=True) if c.preferred]
-    bound = min(preferred, default=0.0) + STICKINESS
+    bound = STICKINESS + min(
+        [weighed[n][1] for n, candidate in enumerate(candidates) if candidate.preferred],
+        default=0.0,
+    )
     graded = []
     for n, candidate in enumerate(candidates):
         cost, ttft, uncached = weighed[n]

@@ -129,6 +129,8 @@ class PrefixIndex:
         Returns:
             the stamp; `retract` takes it when the worker never computed the prompt.
         """
+        if not keys:
+            return 0
         slot = self._slot(worker)
         cache = self._caches[slot]
         assert cache is not None  # noqa: S101 - a slot in use has a cache

@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
-from penstock_gateway.messages import call as messages
-from penstock_gateway.messages.call import MessagesCall
+from penstock_gateway.dialect import TurnedCall
+from penstock_gateway.messages import MESSAGES
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.relay import Relay
+from penstock_gateway.responses import RESPONSES
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
 from penstock_gateway.status.collect import collect
@@ -25,7 +26,8 @@ from penstock_gateway.tenants.visit import model_not_found
 
 log = logging.getLogger("penstock.gateway")
 
-RELAYED = ("/v1/chat/completions", "/v1/completions", messages.PATH, "/tokenize", "/detokenize")
+DIALECTS = {dialect.path: dialect for dialect in (MESSAGES, RESPONSES)}
+RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *DIALECTS)
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -49,7 +51,8 @@ def completions(relay: Relay) -> Serve:
     """Return what serves the POST requests to `RELAYED`, which never reach the app."""
 
     async def serve(client: Call) -> None:
-        call = MessagesCall(client) if client.path == messages.PATH else client
+        dialect = DIALECTS.get(client.path)
+        call = TurnedCall(client, dialect) if dialect else client
         try:
             await relay.handle(call)
         except ApiError as error:

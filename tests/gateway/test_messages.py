@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stub_worker import StubWorker
 
 from penstock_contract.errors import ApiError
-from penstock_gateway.messages.answer import Translation, message_of
+from penstock_gateway.messages.answer import MessageStream, message_of
 from penstock_gateway.messages.question import chat_of
 
 anthropic = pytest.importorskip("anthropic")
@@ -250,9 +250,9 @@ def test_what_cannot_be_said_is_refused_by_path(body: dict[str, Any], param: str
 def test_a_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
     whole = STREAM + b"data: [DONE]\n\n"
     edges = [0, *sorted(cuts), len(whole)]
-    pieces = Translation()
+    pieces = MessageStream()
     found = b"".join(pieces.feed(whole[a:b]) for a, b in pairwise(edges))
-    assert found == Translation().feed(whole)
+    assert found == MessageStream().feed(whole)
     assert found.count(b"event: content_block_stop") == 2
 
 

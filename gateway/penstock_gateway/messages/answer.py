@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from penstock_gateway.dialect import event, said
+
 Json = dict[str, Any]
 
 _REASONS = {
@@ -21,11 +23,11 @@ _ERRORS = {
 def message_of(completion: Mapping[str, Any]) -> Json:
     """Return a message for a chat completion that was not streamed."""
     choice = completion["choices"][0]
-    said = choice["message"]
+    own_words = choice["message"]
     content: list[Json] = []
-    if said.get("content"):
-        content.append({"type": "text", "text": said["content"]})
-    for call in said.get("tool_calls") or ():
+    if own_words.get("content"):
+        content.append({"type": "text", "text": own_words["content"]})
+    for call in own_words.get("tool_calls") or ():
         function = call["function"]
         own = {"id": call["id"], "name": function["name"], "input": _arguments(function)}
         content.append({"type": "tool_use", **own})
@@ -44,7 +46,7 @@ def error_of(found: Mapping[str, Any], status: int) -> Json:
     return {"type": "error", "error": {"type": kind, "message": error.get("message", "")}}
 
 
-class Translation:
+class MessageStream:
     """Of one stream, event by event; comments of the worker are left out."""
 
     def __init__(self) -> None:
@@ -58,13 +60,8 @@ class Translation:
 
     def feed(self, data: bytes) -> bytes:
         """Return what a piece of a stream of chunks means."""
-        *events, self._rest = (self._rest + data).split(b"\n\n")
-        out: list[Json] = []
-        for event in events:
-            for line in event.split(b"\n"):
-                if line.startswith(b"data: "):
-                    out += self._said(line[6:])
-        return b"".join(_event(found) for found in out)
+        events, self._rest = said(self._rest, data)
+        return b"".join(event(found) for one in events for found in self._said(one))
 
     def _said(self, data: bytes) -> Iterator[Json]:
         if data == b"[DONE]":
@@ -146,7 +143,3 @@ def _arguments(function: Mapping[str, Any]) -> Any:
         return orjson.loads(function["arguments"] or "{}")
     except orjson.JSONDecodeError:  # cut off by the limit of tokens
         return {}
-
-
-def _event(found: Json) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (found["type"].encode(), orjson.dumps(found))

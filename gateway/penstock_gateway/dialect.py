@@ -1,0 +1,129 @@
+"""Other APIs than chat completions, in terms of them: their requests and answers are turned.
+
+The relay sees a call to chat completions, so limits, routing, retries and resumed streams are the
+same for all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.relay.bounds import check_values
+from penstock_gateway.relay.call import Call, Headers
+
+CHAT: Final = "/v1/chat/completions"
+
+Json = dict[str, Any]
+
+
+class Translation(Protocol):
+    """Turns one stream, piece by piece."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what a piece of a stream of chunks means."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How an API is said in terms of chat completions. All functions are pure."""
+
+    path: str
+    question: Callable[[Json], Json]
+    """Turns a request; ApiError when it cannot be said."""
+    answer: Callable[[Json, Json], Json]
+    """Turns a completion, given the request that it answers."""
+    error: Callable[[Json, int], Json]
+    """Turns an error in OpenAI's shape, given the HTTP status."""
+    stream: Callable[[Json], Translation]
+    """Begins a stream, given the request that it answers."""
+
+
+class TurnedCall(Call):
+    """Reads and writes through another call.
+
+    Args:
+        inner: the client's.
+        dialect: that it speaks.
+    """
+
+    def __init__(self, inner: Call, dialect: Dialect) -> None:
+        super().__init__(
+            CHAT, inner.headers, inner.line, inner.serve, inner.keep_alive, inner.expects_continue
+        )
+        self._inner = inner
+        self._dialect = dialect
+        self._asked: Json = {}
+        self._stream: Translation | None = None
+        self._status = 0
+        self._head: Headers = []
+        self._held = bytearray()
+
+    async def read(self, most: int) -> bytes:
+        """Return the body of the chat completion that is asked for.
+
+        Raises:
+            ApiError: it is too large, or cannot be said in one.
+        """
+        self._asked = _object(await self._inner.read(most))
+        try:
+            return orjson.dumps(self._dialect.question(self._asked))
+        except orjson.JSONEncodeError as error:
+            message = "the body is nested too deeply"
+            raise ApiError(ErrorCode.INVALID_REQUEST, message) from error
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of a stream; keep any other until its body is there."""
+        self.begun = True
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self._status = status
+        self._head = [(name, value) for name, value in headers if name != b"content-length"]
+        if kind.startswith(b"text/event-stream"):
+            self._stream = self._dialect.stream(self._asked)
+            self._inner.begin(status, self._head)
+
+    def write(self, data: bytes) -> None:
+        """Send what a piece of the answer means."""
+        if self._stream is None:
+            self._held += data
+        elif found := self._stream.feed(data):
+            self._inner.write(found)
+
+    def end(self) -> None:
+        """The answer is whole."""
+        if self._stream is None:
+            body = orjson.dumps(self._turned(orjson.loads(self._held)))
+            length = (b"content-length", str(len(body)).encode())
+            self._inner.begin(self._status, [*self._head, length])
+            self._inner.write(body)
+        self._inner.end()
+
+    def _turned(self, found: Json) -> Json:
+        if self._status >= ErrorCode.INVALID_REQUEST.status:
+            return self._dialect.error(found, self._status)
+        return self._dialect.answer(found, self._asked)
+
+
+def said(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """Return the data of the whole events in a stream, and what is left; comments are left out."""
+    *events, left = (rest + data).split(b"\n\n")
+    lines = [line for event in events for line in event.split(b"\n")]
+    return [line[6:] for line in lines if line.startswith(b"data: ")], left
+
+
+def event(found: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event that is named by its type."""
+    return b"event: %b\ndata: %b\n\n" % (str(found["type"]).encode(), orjson.dumps(found))
+
+
+def _object(body: bytes) -> Json:
+    check_values(body)
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ApiError(ErrorCode.INVALID_JSON, "the body is not a JSON object")
+    return found

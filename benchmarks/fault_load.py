@@ -26,8 +26,8 @@ class Question:
     choices: int = 1
 
 
-def questions(count: int, tokens: int) -> list[Question]:
-    """Return requests of every kind that must survive a migration."""
+def questions(count: int, tokens: int, *, plain: bool = False) -> list[Question]:
+    """Return requests of every kind that must survive a migration; plain ones are chats."""
     kinds: list[tuple[str, dict[str, Any], int]] = [
         (CHAT, {"temperature": 0}, 1),
         (CHAT, {"temperature": 1.2, "seed": 11}, 1),
@@ -40,6 +40,8 @@ def questions(count: int, tokens: int) -> list[Question]:
             1,
         ),
     ]
+    if plain:
+        kinds = [kind for kind in kinds if kind[0] == CHAT and kind[2] == 1]
     words = ("a list", "a tuple", "a set", "sorted()", "a module", "an iterator", "open()", "len()")
     found = []
     for number in range(count):

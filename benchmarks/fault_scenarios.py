@@ -23,8 +23,8 @@ DRAIN_SECONDS: Final = 1.0
 """Grace of a worker that is told to go: too short for its streams, so that they must move."""
 LEAST_WORKERS: Final = 3
 """Ready ones before the next worker goes."""
-SLOW_SECONDS: Final = 0.15
-"""By which each event of a slow worker comes later."""
+SLOW_SECONDS: Final = 0.05
+"""By which each event of a slow worker comes later, or each other one."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ from fault_load import Judgement, Load, questions
 from fault_overload import OVERLOAD, overload
 from fault_scenarios import DRAIN_SECONDS, SCENARIOS, Report, Stage, Tally, tally
 from live_fleet import LiveFleet, live_fleet
-from router_peers import PEERS, Router, router
+from router_peers import PEERS, PLAIN, Router, router
 
 GATEWAYS: Final = 2
 SHARE: Final = 0.6
@@ -66,13 +66,20 @@ async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> 
             backends = [worker.proxy.url for worker in fleet.workers]
             with router(peer, backends, Path(folder)) as found:
                 await _ready(found)
-                return await _disturbed(name, options, fleet, [found.url])
+                plain = peer in PLAIN
+                return await _disturbed(name, options, fleet, [found.url], plain=plain)
 
 
 async def _disturbed(
-    name: str, options: argparse.Namespace, fleet: LiveFleet, urls: list[str]
+    name: str,
+    options: argparse.Namespace,
+    fleet: LiveFleet,
+    urls: list[str],
+    *,
+    plain: bool = False,
 ) -> Tally:
-    load = Load(urls, questions(12 if options.quick else 24, TOKENS), seed=1)
+    asked = questions(12 if options.quick else 24, TOKENS, plain=plain)
+    load = Load(urls, asked, seed=1)
     await load.learn()
     rate = SHARE * await load.learn()
     seconds = options.seconds or (10.0 if options.quick else STREAMS / rate)

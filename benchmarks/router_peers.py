@@ -14,6 +14,8 @@ import httpx
 from peer import python_of
 
 PEERS: Final = ("vllm-router", "litellm")
+PLAIN: Final = ("litellm",)
+"""Asked for chats with one answer only: undisturbed, it spoils streams of others."""
 NAME: Final = "pydoc"
 
 
@@ -45,7 +47,11 @@ def router(name: str, backends: Sequence[str], folder: Path) -> Iterator[Router]
     command = {"vllm-router": _vllm_router, "litellm": _litellm}[name](
         programs, backends, folder, port
     )
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # it is asked from here only
+    }
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:

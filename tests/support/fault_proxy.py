@@ -105,6 +105,11 @@ class _Passage:
         self.far = far
         self.left: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes forwarded at once; slowly means an event or two."""
+        return 512 if self.proxy.delay else 1 << 16
+
     async def ask(self) -> None:
         """Forward requests."""
         try:
@@ -120,7 +125,7 @@ class _Passage:
     async def answer(self) -> None:
         """Forward answers, as far as they shall come."""
         try:
-            while data := await self.far[0].read(1 << 16):
+            while data := await self.far[0].read(self.size):
                 if self.proxy.delay:
                     await asyncio.sleep(self.proxy.delay)
                 if self.proxy.garble is not None:

@@ -203,7 +203,8 @@ class _Audit:
             self.expect(has_role or not first, f"choice {index} does not start with its role")
             text = choice["delta"].get("content") or ""
         else:
-            text = choice["text"]
+            self.expect("text" in choice, f"choice {index} has neither delta nor text")
+            text = choice.get("text", "")
         self.texts[index] = self.texts.get(index, "") + text
         if choice.get("finish_reason") is not None:
             self.finished[index] = choice["finish_reason"]

@@ -1,7 +1,7 @@
 """A gateway as the operator sees it: it tells its view of the workers, and confirms drains.
 
-It reads the pods from the API server itself, as the gateway does, so that what it confirms is what
-was really written.
+It watches the pods at the API server itself, as the gateway does, so that what it confirms is what
+was really written, and its answer costs nothing.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 from kube import Kube, Object
 
 DRAINING = "penstock.dev/draining"
@@ -28,24 +29,66 @@ class StubGateway:
         """What it exports at `/metrics`."""
         self.confirmed: set[str] = set()
         """Uids of the workers that it has told to be draining."""
-        self._kube = kube
+        self._kube = Kube(kube.access, kube.namespace)
+        self._pods: dict[str, Object] = {}
+        self._version = ""
+        self._ends = threading.Event()
+        self._watch = threading.Thread(target=self._follow)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "StubGateway":
         self._thread.start()
+        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ends.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._watch.join()
+        self._kube.http.close()
 
     def workers(self) -> Object:
         """Return the answer of `/internal/workers`."""
-        pods = self._kube.list("Pod", DEPLOYMENT)
-        return {"workers": {p["metadata"]["uid"]: self._worker(p) for p in pods if _ready(p)}}
+        pods = self._pods.copy()
+        return {"workers": {uid: self._worker(pod) for uid, pod in pods.items() if _ready(pod)}}
+
+    def _follow(self) -> None:
+        while not self._ends.is_set():
+            try:
+                if not self._version:
+                    self._list()
+                self._see_changes()
+            except httpx.HTTPError:  # silence counts, too: it looks whether it is to end
+                self._ends.wait(0.05)
+
+    def _list(self) -> None:
+        answer = self._kube.http.get(self._kube.path("Pod"), params={"labelSelector": DEPLOYMENT})
+        found = answer.raise_for_status().json()
+        self._pods = {pod["metadata"]["uid"]: pod for pod in found["items"]}
+        self._version = found["metadata"]["resourceVersion"]
+
+    def _see_changes(self) -> None:
+        asked = {"watch": "true", "labelSelector": DEPLOYMENT, "resourceVersion": self._version}
+        patience = httpx.Timeout(30, read=0.5)
+        path = self._kube.path("Pod")
+        with self._kube.http.stream("GET", path, params=asked, timeout=patience) as events:
+            for line in events.iter_lines():
+                self._see(json.loads(line))
+
+    def _see(self, event: Object) -> None:
+        if event["type"] == "ERROR":
+            self._version = ""  # too old: begin anew
+            raise httpx.ReadError("gone")
+        pod = event["object"]
+        self._version = pod["metadata"]["resourceVersion"]
+        if event["type"] == "DELETED":
+            self._pods.pop(pod["metadata"]["uid"], None)
+        else:
+            self._pods[pod["metadata"]["uid"]] = pod
 
     def _worker(self, pod: Object) -> Object:
         uid = pod["metadata"]["uid"]

@@ -4,9 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from penstock_contract.labels import DEPLOYMENT
+from penstock_operator.cluster.trim import trimmed
 from penstock_operator.manifests import Object
-
-NEVER_READ = ("managedFields", "selfLink", "generateName")
 
 
 @dataclass(frozen=True, order=True)
@@ -30,14 +29,12 @@ class Cache:
     def put(self, kind: str, found: Object) -> set[Key]:
         """Take over a new state; return the InferenceDeployments that it concerns."""
         meta = found["metadata"]
-        for field in NEVER_READ:
-            meta.pop(field, None)
         place = (meta["namespace"], meta["name"])
         before = self._objects[kind].get(place)
         if before is not None and not _newer(meta, before["metadata"]):
             return set()
         concerned = self.drop(kind, *place)
-        self._objects[kind][place] = found
+        self._objects[kind][place] = trimmed(kind, found)
         owner = _owner(kind, found)
         self._members[kind, owner].add(meta["name"])
         return {*concerned, owner}

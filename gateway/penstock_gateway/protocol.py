@@ -5,6 +5,7 @@ to the app as usual.
 """
 
 from collections.abc import Collection
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any, Final
 
 import httptools
@@ -14,8 +15,10 @@ from penstock_gateway.relay.call import Call, Line, Serve
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its headers; more is an attack or a mistake."""
-MAX_UNSENT: Final = 16 * 1024
+MAX_UNSENT: Final = 8 * 1024
 """Bytes held for a client that does not read before whoever writes has to wait."""
+MAX_IN_KERNEL: Final = 64 * 1024
+"""The same in the kernel, which would let megabytes of an answer run ahead of its client."""
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -45,6 +48,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """A client has come."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNSENT)
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
         self._line = Line(transport, self.flow, self.server_state, self.on_response_complete)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,6 +7,7 @@ up, so a slow reader holds back its worker instead of filling the gateway's memo
 
 import asyncio
 import time
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -14,8 +15,10 @@ import httptools
 
 from penstock_contract.metrics import Fault
 
-HIGH_WATER = 32 * 1024
+HIGH_WATER = 8 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
+READ_SIZE = 8 * 1024
+"""Bytes taken from a worker at once; a client that does not read costs a few times as much."""
 MAX_IDLE = 128
 """Idle connections kept per worker."""
 MAX_HEAD = 64 * 1024
@@ -49,10 +52,15 @@ class Response:
         return b""
 
 
-class Connection(asyncio.Protocol):
-    """One connection to a worker."""
+class Connection(asyncio.BufferedProtocol):
+    """One connection to a worker.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: to read into; what is read is copied at once, so that all connections may share it.
+    """
+
+    def __init__(self, buffer: memoryview | None = None) -> None:
+        self._buffer = memoryview(bytearray(READ_SIZE)) if buffer is None else buffer
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self.reusable = False
@@ -85,11 +93,19 @@ class Connection(asyncio.Protocol):
         """Seconds between pieces of the body."""
         return (self.heard - self._began_at) / max(1, self.pieces - 1)
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def get_buffer(self, _: int) -> memoryview:
+        """Return where to read into."""
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        """So many bytes have been read."""
+        self.data_received(bytes(self._buffer[:size]))
 
     def data_received(self, data: bytes) -> None:
         """Parse what the worker sent."""
@@ -234,6 +250,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Connection]] = {}
+        self._buffer = memoryview(bytearray(READ_SIZE))
 
     def idle(self, url: str) -> Connection | None:
         """Return an open idle connection, newest first (the oldest may be about to time out)."""
@@ -255,7 +272,7 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(
-                    Connection, where.hostname or "", where.port or 80
+                    partial(Connection, self._buffer), where.hostname or "", where.port or 80
                 )
         except (OSError, TimeoutError) as error:
             reason = f"cannot connect to {url}: {error or 'timed out'}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_contract.api import Role
+from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
@@ -112,6 +112,61 @@ def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
     assert run.size == 3
     assert run.last is not None
     assert "no number of replicas" in run.last.reason
+
+
+def test_an_idle_pool_shrinks_whatever_its_objective() -> None:
+    run = Run(replace(SPEC, tpot=Objective(0.9, 0.01)), desired=3).see(50, times=20)
+    assert run.see(0, times=40, decode_share=Signal(0)).size == 1
+
+
+def pools_of_two_kinds(**changes: int) -> ScalingSpec:
+    cheap = PoolBounds("cheap", Role.UNIFIED, minimum=0, maximum=3, cost=1.0)
+    dear = PoolBounds("dear", Role.UNIFIED, minimum=0, maximum=9, cost=3.0)
+    return replace(SPEC, pools=(replace(cheap, **changes), dear))
+
+
+def sizes_of_two(spec: ScalingSpec, rate: float) -> dict[str, int]:
+    """Return the sizes of two pools that share the work of 20/s for half an hour."""
+    state, sizes = ScalingState(), {"cheap": 1, "dear": 1}
+    for tick in range(120):
+        view = seen(rate, 1).pools["default"]
+        half = {
+            name: Signal((getattr(view, name).value or 0.0) / 2)
+            for name in ("running", "waiting_tokens", "waiting", "kv_tokens", "decode_share")
+        }
+        pools = {
+            name: replace(view, desired=size, ready=size, **half) for name, size in sizes.items()
+        }
+        state, found = decide(state, Observation(seen(rate, 1).traffic, pools), spec, 15.0 * tick)
+        sizes |= {name: decision.replicas for name, decision in found.pools.items()}
+    return sizes
+
+
+def test_the_cheaper_pool_carries_what_it_can_and_the_dear_one_the_rest() -> None:
+    assert sizes_of_two(pools_of_two_kinds(), 10) == {"cheap": 2, "dear": 0}
+    assert sizes_of_two(pools_of_two_kinds(), 40) == {"cheap": 3, "dear": 4}
+
+
+def test_a_pool_of_fixed_size_carries_its_part_and_is_left_alone() -> None:
+    spec = pools_of_two_kinds()
+    fixed = replace(spec.pools[0], minimum=1, maximum=1, fixed=True)
+    assert sizes_of_two(replace(spec, pools=(fixed, spec.pools[1])), 20) == {"cheap": 1, "dear": 3}
+
+
+def test_concurrency_counts_sequences_and_needs_no_curve() -> None:
+    bounds = replace(SPEC.pools[0], slots=10)
+    spec = replace(SPEC, policy=ScalingPolicy.CONCURRENCY, pools=(bounds,))
+    run = Run(spec)
+    state = ScalingState()
+    for tick in range(80):
+        view = replace(seen(4, run.size).pools["default"], curve=None)
+        found = Observation(seen(4, run.size).traffic, {"default": view})
+        state, decisions = decide(state, found, spec, 15.0 * tick)
+        run.size = decisions.pools["default"].replicas
+    # 32 sequences of 10 a replica, planned to fill 70 %: 4.57.
+    assert run.size == 5
+    assert decisions.pools["default"].need is not None
+    assert decisions.pools["default"].need.binding == "concurrency"
 
 
 FAULTS = {

@@ -41,6 +41,8 @@ class _Weighed:
     health: Health
     alone: Need | None
     """None: nobody knows how fast its workers are."""
+    calm: bool
+    """Nobody has asked for anything for a whole window."""
 
 
 def decide(
@@ -95,13 +97,12 @@ def _weigh(
     *,
     calm: bool,
 ) -> _Weighed:
-    """calm: nobody has asked for anything for a whole window; then no head-room is held."""
     view = seen.pools[bounds.name]
     role = _of_role(bounds.role, seen, spec)
     health = _health(bounds.role, seen.traffic, role, spec.policy)
     counted = spec.policy is ScalingPolicy.CONCURRENCY
     if view.curve is None and not counted:
-        return _Weighed(bounds, view, before, health, None)
+        return _Weighed(bounds, view, before, health, None, calm)
     asked = (
         in_progress(seen.traffic, role, bounds.slots)
         if counted or view.curve is None
@@ -111,13 +112,14 @@ def _weigh(
     # A gap must not be remembered as a drop; a rise that is seen through it is a rise.
     if health is Health.FRESH or asked.total > before.forecast.level:
         state = replace(before, forecast=before.forecast.after(asked.total, now, spec.lead))
+    # Head-room is for those who come; when nobody does, it is not held.
     ahead = Forecast(state.forecast.level) if calm else state.forecast
     alone = (
         concurrency_need(asked, ahead, factor)
         if counted or view.curve is None
         else need(bounds.role, view.curve, asked, ahead, factor, spec)
     )
-    return _Weighed(bounds, view, state, health, alone)
+    return _Weighed(bounds, view, state, health, alone, calm)
 
 
 def _of_role(role: Role, seen: Observation, spec: ScalingSpec) -> PoolView:
@@ -146,7 +148,7 @@ def _size(
         at_least = max(desired, one.bounds.minimum, int(_waits(traffic)))
         words = "the workers have not measured their speed yet"
         return one.state, Decision(name, desired, at_least, words, health=health)
-    if one.alone.infeasible:
+    if one.alone.infeasible and not one.calm:
         return one.state, Decision(name, desired, desired, one.alone.infeasible, one.alone)
     found = _part(one.alone, share)
     proposal, state = guard(found.replicas, desired, health, one.state, one.bounds, spec, now)
@@ -159,7 +161,7 @@ def _part(alone: Need, share: float) -> Need:
     if share >= 1:
         return alone
     counts = {name: count * share for name, count in alone.counts.items()}
-    replicas = ceil(counts[alone.binding] - SLACK)
+    replicas = ceil(counts.get(alone.binding, 0.0) - SLACK)
     return replace(
         alone, replicas=replicas, counts=counts, numbers={**alone.numbers, "share": share}
     )
@@ -193,5 +195,7 @@ def _fixed_gpus(spec: ScalingSpec, views: Mapping[str, PoolView]) -> int:
 
 
 def _words(found: Need) -> str:
+    if found.infeasible:  # and yet decided: there is nothing to do
+        return f"no request for a while; {found.infeasible}"
     count, level = found.counts[found.binding], found.numbers["level"]
     return f"{found.binding} needs {count:.2f} replicas for {level:.2f} of work"

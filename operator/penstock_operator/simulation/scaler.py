@@ -54,6 +54,7 @@ class Autoscaler:
             starting=sample.starting,
             draining=sample.draining,
             running=Signal(sample.running),
+            waiting=Signal(sample.held - sample.running),
             waiting_tokens=Signal(sample.prefill_backlog),
             kv_tokens=Signal(sample.kv_tokens),
             decode_share=Signal(decoded / seconds),

@@ -16,7 +16,8 @@ AUTO = FleetDisaggregation()
 
 
 def worker(prompt: int, *, outstanding: int = 0, resident: int = 0, matched: int = 0) -> Choice:
-    return weigh(Candidate("w", SPEED, resident, outstanding, matched), prompt)
+    candidate = Candidate("w", SPEED, resident, outstanding, matched)
+    return Choice(candidate, *weigh(candidate, prompt))
 
 
 def decided(decode: Choice, prefill: Choice, rule: FleetDisaggregation = AUTO) -> Prefill:

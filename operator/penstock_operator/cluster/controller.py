@@ -90,10 +90,18 @@ class Controller:
             tasks.create_task(self._look_again())
 
     async def _look_again(self) -> None:
-        """Level-triggered: what no event told is found by looking at everything now and then."""
+        """Level-triggered: what no event told is found by looking at everything now and then.
+
+        One after the other, so that news does not stand in line behind a thousand looks.
+        """
+        self.changed(self.everything())
         while True:
-            self.changed(self.everything())
-            await asyncio.sleep(self._resync)
+            keys = sorted(self.everything())
+            for key in keys:
+                await asyncio.sleep(self._resync / len(keys))
+                self.changed({key})
+            if not keys:
+                await asyncio.sleep(self._resync)
 
     def serve(self, served: frozenset[str]) -> None:
         """Plan for a cluster that serves these kinds, all of which are watched by now."""

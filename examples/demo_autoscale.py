@@ -138,7 +138,7 @@ async def ask(client: AsyncOpenAI, history: History, number: int) -> None:
 
 
 async def watch(history: History) -> None:
-    """Note the pool's size twice a second; explain every change of what is wanted."""
+    """Note the pool's size every second; explain every change of what is wanted."""
     wanted = 1
     while True:
         pool = await asyncio.to_thread(state)
@@ -148,7 +148,7 @@ async def watch(history: History) -> None:
             print(f"\n{BOLD}{wanted} -> {pool['desired']} workers{PLAIN}  penstock explain {NAME}")
             print(f"{DIM}{text}{PLAIN}", flush=True)
             wanted = pool["desired"]
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1)
 
 
 def state() -> dict[str, Any]:

@@ -26,7 +26,9 @@ class SimulatedRunner:
         self._sleep = sleep
 
     def run(
-        self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()  # noqa: ARG002
+        self,
+        slices: Sequence[Slice],
+        copies: Sequence[tuple[int, int]] = (),  # noqa: ARG002
     ) -> list[Computed]:
         """See `Runner.run`."""
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)

@@ -40,8 +40,6 @@ from penstock_gateway.tenants.visit import Visit, model_not_found
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
 
-"""That a silent worker has to say that it is well."""
-
 
 @dataclass(frozen=True)
 class RelaySettings:

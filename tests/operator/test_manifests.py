@@ -278,6 +278,8 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
         {"model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}},
         {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
         {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
+        {"disaggregation": {"transfer": {"onFailure": "Fail"}}},
+        {"routing": {"prefixIndex": "Exact"}},
         {  # what is handed over is found by the prefix cache's names
             "engine": {"prefixCaching": False},
             "pools": [

@@ -33,6 +33,16 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             "use true with Prefill and Decode pools",
         ),
         (adapters, "spec.model.adapters", "leave it out"),
+        (
+            deployment.spec.disaggregation.transfer.on_failure == "Fail",
+            "spec.disaggregation.transfer.onFailure",
+            "use Recompute",
+        ),
+        (
+            deployment.spec.routing.prefix_index == "Exact",
+            "spec.routing.prefixIndex",
+            "use Auto",
+        ),
         (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),
         (parallelism.pipeline > 1, where, "use pipeline: 1"),
         # Several pools would be on trial at once, each with a revision and a share of its own, and

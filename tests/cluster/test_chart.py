@@ -19,8 +19,10 @@ MADE = {
 
 
 def test_a_release_comes_and_goes_with_everything_in_it(kubeconfig: Path, kube: Kube) -> None:
+    gateway = EVERYTHING["gateway"]
     values = {
         **EVERYTHING,
+        "gateway": {**gateway, "tenants": {**gateway["tenants"], "namespace": kube.namespace}},
         "crds": {"install": False},
         "watchNamespaces": [kube.namespace],
         "metrics": {"dashboard": {"enabled": True}},

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -92,13 +93,14 @@ def browser() -> Iterator[Tab]:
                 ],
                 stderr=output,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Debian's program is a script that starts the browser
             )
         try:
             tab = Tab(_address(process, log))
             yield tab
             tab.close()
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
 
 

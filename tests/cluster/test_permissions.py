@@ -7,7 +7,6 @@ them, through a whole life of a deployment.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from api_proxy import Call
 from fake_node import FakeNode, Fate
 from kube import Access, Kube, Object
 from operated import NAME, Site, site
+from pod_monitors import forget, serve
 from waiting import eventually
 
 TEMPLATES = Path(__file__).parents[2] / "charts" / "penstock" / "templates"
@@ -75,38 +75,10 @@ def bound(kube: Kube) -> str:
 def pod_monitors(access: Access) -> Iterator[None]:
     """Let the cluster serve PodMonitors, unless it does."""
     with Kube(access) as kube:
-        served = kube.get("CustomResourceDefinition", POD_MONITOR["metadata"]["name"])
-        if served is None:
-            kube.create(POD_MONITOR)
-        eventually(lambda: kube.serves("apis/monitoring.coreos.com/v1"), "PodMonitor served")
+        missing = serve(kube)
         yield
-        if served is None:
-            kube.delete("CustomResourceDefinition", POD_MONITOR["metadata"]["name"])
-
-
-POD_MONITOR: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
-    "spec": {
-        "group": "monitoring.coreos.com",
-        "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
-        "scope": "Namespaced",
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "x-kubernetes-preserve-unknown-fields": True,
-                    }
-                },
-            }
-        ],
-    },
-}
+        if missing:
+            forget(kube)
 
 
 @pytest.mark.timeout(400)

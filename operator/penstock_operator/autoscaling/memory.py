@@ -17,6 +17,8 @@ OLDEST = 3600.0
 """Seconds after which demand has to be learned anew; what a request is worth stays known."""
 
 
+EXACT = 1e6
+"""Numbers from here on are times, which seven digits would spoil."""
 ERRORS = 64
 """Forecast errors that are kept: enough for their quantiles, few enough for an annotation."""
 
@@ -37,17 +39,14 @@ def _thinned(pool: PoolState) -> PoolState:
 
 
 def _rounded(value: Any) -> Any:
-    """Return a value with its numbers to seven digits, but times as they are."""
+    """Return a value with its numbers to seven digits, and its times as they are."""
     if isinstance(value, dict):
         return {key: _rounded(found) for key, found in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(found) for found in value]
-    if isinstance(value, float) and abs(value) < LARGEST:
+    if isinstance(value, float) and abs(value) < EXACT:
         return float(f"{value:.7g}")
     return value
-
-
-LARGEST = 1e6
 
 
 def load(text: str, now: float) -> Memory:

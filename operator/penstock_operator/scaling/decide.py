@@ -4,7 +4,7 @@ Pure and replayable: the operator, the local runtime and the simulator call this
 a recorded decision can be made again from its log.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -101,24 +101,23 @@ def _weigh(
     role = _of_role(bounds.role, seen, spec)
     health = _health(bounds.role, seen.traffic, role, spec.policy)
     counted = spec.policy is ScalingPolicy.CONCURRENCY
-    if view.curve is None and not counted:
+    curve = None if counted else view.curve
+    if curve is None and not counted:
         return _Weighed(bounds, view, before, health, None, calm)
-    asked = (
-        in_progress(seen.traffic, role, bounds.slots)
-        if counted or view.curve is None
-        else demand(bounds.role, view.curve, seen.traffic, role)
-    )
+    if curve is None:
+        asked = in_progress(seen.traffic, role, bounds.slots)
+    else:
+        asked = demand(bounds.role, curve, seen.traffic, role)
     state = before
     # A gap must not be remembered as a drop; a rise that is seen through it is a rise.
     if health is Health.FRESH or asked.total > before.forecast.level:
         state = replace(before, forecast=before.forecast.after(asked.total, now, spec.lead))
     # Head-room is for those who come; when nobody does, it is not held.
     ahead = Forecast(state.forecast.level) if calm else state.forecast
-    alone = (
-        concurrency_need(asked, ahead, factor)
-        if counted or view.curve is None
-        else need(bounds.role, view.curve, asked, ahead, factor, spec)
-    )
+    if curve is None:
+        alone = concurrency_need(asked, ahead, factor)
+    else:
+        alone = need(bounds.role, curve, asked, ahead, factor, spec)
     return _Weighed(bounds, view, state, health, alone, calm)
 
 
@@ -190,7 +189,7 @@ def _to_zero(one: _Weighed, idle: float) -> Decision:
 
 
 def _fixed_gpus(spec: ScalingSpec, views: Mapping[str, PoolView]) -> int:
-    fixed: Iterable[PoolBounds] = (b for b in spec.pools if b.fixed and b.name in views)
+    fixed = [bounds for bounds in spec.pools if bounds.fixed and bounds.name in views]
     return sum(views[bounds.name].desired * bounds.gpus for bounds in fixed)
 
 

@@ -53,7 +53,7 @@ $(TOOLS)/.installed: Makefile requirements/triton.txt | $(VENV)/.installed
 	@touch $@
 
 .PHONY: tools
-tools: $(TOOLS)/.installed  ## Get Helm, checkov and Prometheus, for the tests that need them
+tools: $(TOOLS)/.installed  ## Get Helm, checkov, Prometheus and Triton, for the tests that need them
 
 .PHONY: test
 test: check tools  ## All checks and tests, as CI runs them

@@ -8,7 +8,7 @@ from typing import Any
 import cluster
 import pytest
 from api_proxy import ApiProxy, Fault
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, watching
 from kube import Kube, Object
 from stream_auditor import Recording, record
 from stub_worker import OK, StubWorker
@@ -31,17 +31,8 @@ async def gateway(
     tmp_path: Path, kube: Kube, proxy: ApiProxy, anyio_backend: str
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway that watches a fresh namespace, through the proxy."""
-    config = proxy.kubeconfig(tmp_path / "kubeconfig")
-    found = GatewayProcess(
-        tmp_path,
-        *("--kubernetes", "--namespace", kube.namespace),
-        environment={"KUBECONFIG": str(config)},
-    )
-    try:
-        await found.start()
+    async with watching(tmp_path, kube, proxy) as found:
         yield found
-    finally:
-        found.stop()
 
 
 def deploy(kube: Kube, called: str, **model: Any) -> Object:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from api_proxy import ApiProxy
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, watching
 from kube import Kube, Object
 
 from penstock_contract.api_keys import hash_of
@@ -26,18 +26,9 @@ async def gateway(
     tmp_path: Path, kube: Kube, proxy: ApiProxy, anyio_backend: str
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway that watches the Tenants of a fresh namespace."""
-    config = proxy.kubeconfig(tmp_path / "kubeconfig")
-    found = GatewayProcess(
-        tmp_path,
-        *("--kubernetes", "--namespace", kube.namespace),
-        *("--tenant-namespace", kube.namespace, "--tenant-secrets"),
-        environment={"KUBECONFIG": str(config)},
-    )
-    try:
-        await found.start()
+    tenancy = ("--tenant-namespace", kube.namespace, "--tenant-secrets")
+    async with watching(tmp_path, kube, proxy, *tenancy) as found:
         yield found
-    finally:
-        found.stop()
 
 
 def secret(kube: Kube, name: str, key: str) -> Object:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_values import json_values
 from stub_worker import StubWorker
 
 from penstock_contract.errors import ApiError
@@ -256,23 +257,13 @@ def test_a_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
     assert found.count(b"event: content_block_stop") == 2
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "role", "content", "text", "tool_use", "input", "name"]),
-            inner | st.sampled_from(["text", "user", "assistant", "tool_use", "tool_result"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+values = json_values(
+    ["type", "role", "content", "text", "tool_use", "input", "name"],
+    ["text", "user", "assistant", "tool_use", "tool_result"],
 )
-
-
 requests = st.fixed_dictionaries(
-    {"messages": st.lists(json_values, max_size=3)},
-    optional=dict.fromkeys(["system", "tools", "tool_choice", "metadata"], json_values),
+    {"messages": st.lists(values, max_size=3)},
+    optional=dict.fromkeys(["system", "tools", "tool_choice", "metadata"], values),
 )
 
 

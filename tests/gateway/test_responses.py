@@ -9,6 +9,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_values import json_values
 from stub_worker import StubWorker
 
 from penstock_contract.errors import ApiError
@@ -244,21 +245,13 @@ def test_a_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
     assert found.count(b"event: response.output_item.done") == 2
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "role", "content", "text", "output", "format", "name"]),
-            inner | st.sampled_from(["text", "user", "message", "function_call", "json_schema"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+values = json_values(
+    ["type", "role", "content", "text", "output", "format", "name"],
+    ["text", "user", "message", "function_call", "json_schema"],
 )
 requests = st.fixed_dictionaries(
-    {"input": st.lists(json_values, max_size=3)},
-    optional=dict.fromkeys(["instructions", "tools", "tool_choice", "text"], json_values),
+    {"input": st.lists(values, max_size=3)},
+    optional=dict.fromkeys(["instructions", "tools", "tool_choice", "text"], values),
 )
 
 

@@ -1,15 +1,18 @@
 """A real `penstock-gateway` on a free port, for tests that talk to it over HTTP."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import httpx
+from api_proxy import ApiProxy
+from kube import Kube
 
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, GatewayWorkers
 
@@ -109,3 +112,20 @@ class GatewayProcess:
             self.process.kill()
             self.process.wait()
         self.log.close()
+
+
+@contextlib.asynccontextmanager
+async def watching(
+    folder: Path, kube: Kube, proxy: ApiProxy, *flags: str
+) -> AsyncIterator[GatewayProcess]:
+    """Yield a gateway that watches a namespace, through the proxy."""
+    found = GatewayProcess(
+        folder,
+        *("--kubernetes", "--namespace", kube.namespace, *flags),
+        environment={"KUBECONFIG": str(proxy.kubeconfig(folder / "kubeconfig"))},
+    )
+    try:
+        await found.start()
+        yield found
+    finally:
+        found.stop()

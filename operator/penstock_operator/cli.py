@@ -202,12 +202,19 @@ def explain(name: str | None) -> None:
 
 
 @commands.command()
-def down() -> None:
-    """Drain everything, end it, and wait until it is gone."""
-    from penstock_operator.local.down import stop
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def down(file: Path | None) -> None:
+    """Drain everything, end it, and wait until it is gone.
+
+    With FILE, only what it declares is taken away, and the rest goes on.
+    """
+    from penstock_operator.local.down import stop, take_away
 
     with told():
-        stop(home(), show=click.echo)
+        if file is None:
+            stop(home(), show=click.echo)
+        else:
+            take_away(home(), file, show=click.echo)
 
 
 @commands.command()

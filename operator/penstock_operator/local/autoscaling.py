@@ -69,6 +69,7 @@ class Autoscaler:
     async def run(self) -> None:
         """Decide until cancelled."""
         while True:
+            self._forget_others({d.metadata.name for d in self._desired().deployments})
             for deployment in self._desired().deployments:
                 if sizes(deployment):
                     await self._consider_or_tell(deployment)
@@ -77,6 +78,13 @@ class Autoscaler:
     def report(self, deployment: str) -> ScalingReport | None:
         """Return what the status tells; None: nothing was decided yet."""
         return self._reports.get(deployment)
+
+    def _forget_others(self, names: set[str]) -> None:
+        """A deployment that comes back under an old name begins anew."""
+        self._advisor.forget(names)
+        for name in self._reports.keys() - names:
+            del self._reports[name]
+            self._home.explanation(name).unlink(missing_ok=True)
 
     async def _consider_or_tell(self, deployment: InferenceDeployment) -> None:
         """A pool that cannot be sized keeps its size, and goes on serving."""

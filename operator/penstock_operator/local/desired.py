@@ -64,9 +64,17 @@ def reconcile(store: Store, now: str) -> Desired:
     Writes nothing when nothing is to change. `now` is RFC 3339.
     """
     deployments = store.list(InferenceDeployment)
+    _forget_pools(store, {deployment.metadata.name for deployment in deployments})
     planned = [found for d in deployments for found in _reconcile_one(store, d, now)]
     pools = {pool.key: pool for pool in planned}
     return Desired(tuple(deployments), pools, tuple(store.list(Tenant)))
+
+
+def _forget_pools(store: Store, deployments: set[str]) -> None:
+    """Remove the pools of deployments that are gone, as garbage collection does in a cluster."""
+    for pool in store.list(EnginePool):
+        if pool.spec.deployment not in deployments:
+            store.delete(EnginePool, pool.metadata.name)
 
 
 def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> list[PlannedPool]:

@@ -150,10 +150,13 @@ class Runtime:
         except (UserError, Unsupported) as error:
             self._journal.tell("runtime", f"stays with what it had: {error}")
             return
-        for key, planned in self._desired.pools.items():
-            if key in before and before[key].wanted.revision != planned.wanted.revision:
+        now = self._desired.pools
+        for key, planned in before.items():
+            if key not in now or now[key].wanted.revision != planned.wanted.revision:
                 self._backoffs.pop(key, None)  # a new revision gets its chance at once
                 self._failures.pop(key, None)
+        named = {deployment.metadata.name for deployment in self._desired.deployments}
+        self._statuses = {name: told for name, told in self._statuses.items() if name in named}
 
     def _wanted(self) -> list[Wanted]:
         """Return what to run; while stopping, the workers outlive the gateway."""
@@ -258,7 +261,13 @@ class Runtime:
             current = deployment.model_copy(update={"status": self._statuses[name]})
             items.append(view.item(current, members, failures))
         events = self._journal.to_json()
-        document = {"endpoint": endpoint, "gateway": gateway, "items": items, "events": events}
+        document = {
+            "endpoint": endpoint,
+            "gateway": gateway,
+            "items": items,
+            "leaving": view.leaving(self._desired, members),
+            "events": events,
+        }
         if document != self._written:
             self._written = document
             write_json(self._home.status, document)

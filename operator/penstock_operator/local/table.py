@@ -58,7 +58,8 @@ def _workers(status: Mapping[str, Any], now: datetime, *, wide: bool) -> str:
 
 
 def _all_workers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    return (worker for item in status["items"] for worker in item["workers"])
+    yield from (worker for item in status["items"] for worker in item["workers"])
+    yield from status["leaving"]
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

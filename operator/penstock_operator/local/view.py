@@ -155,6 +155,16 @@ def item(
     }
 
 
+def leaving(desired: Desired, members: Iterable[Member]) -> list[dict[str, Any]]:
+    """Return the workers of deployments that were taken away; they finish what they have."""
+    wanted = {deployment.metadata.name for deployment in desired.deployments}
+    return [
+        {**_worker(member), "deployment": member.key.deployment}
+        for member in members
+        if member.role is not None and member.key.deployment not in wanted
+    ]
+
+
 def _worker(member: Member) -> dict[str, Any]:
     return {
         "id": member.id,

@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from chat_worker import CHUNKS, STREAM, WHOLE, ChatWorker
 from hypothesis import given
 from hypothesis import strategies as st
 from json_values import json_values
-from stub_worker import StubWorker
 
 from penstock_contract.errors import ApiError
 from penstock_gateway.messages.answer import MessageStream, message_of
@@ -19,69 +19,6 @@ anthropic = pytest.importorskip("anthropic")
 pytestmark = pytest.mark.anyio
 
 HI = [{"role": "user", "content": "hi"}]
-USAGE = {
-    "prompt_tokens": 10,
-    "completion_tokens": 4,
-    "prompt_tokens_details": {"cached_tokens": 8},
-}
-CALL = {
-    "index": 0,
-    "id": "call_1",
-    "type": "function",
-    "function": {"name": "look", "arguments": '{"at": 1}'},
-}
-WHOLE = {
-    "id": "c1",
-    "model": "m",
-    "choices": [
-        {"index": 0, "message": {"content": "Hello", "tool_calls": [CALL]},
-         "finish_reason": "tool_calls"},
-    ],
-    "usage": USAGE,
-}  # fmt: skip
-
-
-def chunk(**delta: Any) -> dict[str, Any]:
-    reason = delta.pop("finish_reason", None)
-    choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
-    return {"id": "c1", "model": "m", "choices": choices, "usage": None}
-
-
-CHUNKS = [
-    chunk(role="assistant", content=""),
-    chunk(content="Hel"),
-    chunk(content="lo"),
-    chunk(tool_calls=[{**CALL, "function": {"name": "look", "arguments": ""}}]),
-    chunk(tool_calls=[{"index": 0, "function": {"arguments": '{"at"'}}]),
-    chunk(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
-    chunk(finish_reason="tool_calls"),
-    {"id": "c1", "model": "m", "choices": [], "usage": USAGE},
-]
-STREAM = b"".join(
-    b": tokens 0 1\ndata: " + json.dumps(found).encode() + b"\n\n" for found in CHUNKS
-)
-
-
-class Chat(StubWorker):
-    """Answers a chat completion as a worker does."""
-
-    async def _whole(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return await self._send(writer, b"application/json", json.dumps(WHOLE).encode())
-
-    async def _streamed(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return await self._send(writer, b"text/event-stream", STREAM + b"data: [DONE]\n\n")
-
-    async def _send(self, writer: asyncio.StreamWriter, kind: bytes, body: bytes) -> bool:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (kind, len(body), body)
-        )
-        await writer.drain()
-        return True
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return dict(json.loads(self.seen[-1].body))
 
 
 def client(gateway: Any, **options: Any) -> Any:
@@ -89,7 +26,7 @@ def client(gateway: Any, **options: Any) -> Any:
 
 
 async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
-    async with Chat("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("whole") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         message = await asking.messages.create(
             model="m",
@@ -128,7 +65,7 @@ async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
 
 
 async def test_a_stream_gives_the_same_message(gateway: Any) -> None:
-    async with Chat("streamed") as worker, client(gateway) as asking:
+    async with ChatWorker("streamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         async with asking.messages.stream(model="m", max_tokens=9, messages=HI) as stream:
             kinds = [event.type async for event in stream]
@@ -148,7 +85,7 @@ async def test_a_stream_gives_the_same_message(gateway: Any) -> None:
 
 
 async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any) -> None:
-    async with Chat("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("whole") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         use = {"type": "tool_use", "id": "call_1", "name": "look", "input": {"at": 1}}
         thought = {"type": "thinking", "thinking": "…", "signature": "x"}
@@ -191,7 +128,7 @@ async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any
 async def test_errors_have_the_shape_that_its_client_knows(
     gateway: Any, script: str, model: str, error: str
 ) -> None:
-    async with Chat(script) as worker, client(gateway) as asking:
+    async with ChatWorker(script) as worker, client(gateway) as asking:
         await gateway.serve(worker)
         with pytest.raises(getattr(anthropic, error)) as refused:
             await asking.messages.create(model=model, max_tokens=9, messages=HI)
@@ -200,7 +137,7 @@ async def test_errors_have_the_shape_that_its_client_knows(
 
 
 async def test_a_stream_that_cannot_be_finished_is_an_error(gateway: Any) -> None:
-    class Cut(Chat):
+    class Cut(ChatWorker):
         async def _cut_off(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
             event = b"data: " + json.dumps(CHUNKS[1]).encode() + b"\n\n"
             writer.write(

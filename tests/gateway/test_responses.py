@@ -1,16 +1,15 @@
 """`/v1/responses`: OpenAI's newer API, with its client, before workers that speak the older one."""
 
-import asyncio
 import json
 from itertools import pairwise
 from typing import Any
 
 import openai
 import pytest
+from chat_worker import FUNCTION, STREAM, WHOLE, ChatWorker, chunk
 from hypothesis import given
 from hypothesis import strategies as st
 from json_values import json_values
-from stub_worker import StubWorker
 
 from penstock_contract.errors import ApiError
 from penstock_gateway.responses.answer import ResponseStream, response_of
@@ -18,26 +17,6 @@ from penstock_gateway.responses.question import chat_of
 
 pytestmark = pytest.mark.anyio
 
-USAGE = {
-    "prompt_tokens": 10,
-    "completion_tokens": 4,
-    "prompt_tokens_details": {"cached_tokens": 8},
-}
-FUNCTION = {"name": "look", "arguments": '{"at": 1}'}
-CALL = {"index": 0, "id": "call_1", "type": "function", "function": FUNCTION}
-WHOLE = {
-    "id": "c1",
-    "created": 7,
-    "model": "m",
-    "choices": [
-        {
-            "index": 0,
-            "message": {"content": "Hello", "tool_calls": [CALL]},
-            "finish_reason": "tool_calls",
-        }
-    ],
-    "usage": USAGE,
-}
 TOOL = {
     "type": "function",
     "name": "look",
@@ -49,55 +28,12 @@ TOOL = {
 IMAGE = {"type": "input_image", "image_url": "http://x"}
 
 
-def chunk(**delta: Any) -> dict[str, Any]:
-    reason = delta.pop("finish_reason", None)
-    choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
-    return {"id": "c1", "created": 7, "model": "m", "choices": choices, "usage": None}
-
-
-CHUNKS = [
-    chunk(role="assistant", content=""),
-    chunk(content="Hel"),
-    chunk(content="lo"),
-    chunk(tool_calls=[{**CALL, "function": {"name": "look", "arguments": ""}}]),
-    chunk(tool_calls=[{"index": 0, "function": {"arguments": '{"at"'}}]),
-    chunk(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
-    chunk(finish_reason="tool_calls"),
-    {"id": "c1", "created": 7, "model": "m", "choices": [], "usage": USAGE},
-]
-STREAM = b"".join(
-    b": tokens 0 1\ndata: " + json.dumps(found).encode() + b"\n\n" for found in CHUNKS
-)
-
-
-class Chat(StubWorker):
-    """Answers a chat completion as a worker does."""
-
-    async def _whole(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return await self._send(writer, b"application/json", json.dumps(WHOLE).encode())
-
-    async def _streamed(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return await self._send(writer, b"text/event-stream", STREAM + b"data: [DONE]\n\n")
-
-    async def _send(self, writer: asyncio.StreamWriter, kind: bytes, body: bytes) -> bool:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (kind, len(body), body)
-        )
-        await writer.drain()
-        return True
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return dict(json.loads(self.seen[-1].body))
-
-
 def client(gateway: Any) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0)
 
 
 async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
-    async with Chat("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("whole") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         response = await asking.responses.create(
             model="m",
@@ -136,7 +72,7 @@ async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
 
 
 async def test_a_stream_gives_the_same_response(gateway: Any) -> None:
-    async with Chat("streamed") as worker, client(gateway) as asking:
+    async with ChatWorker("streamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         async with asking.responses.stream(model="m", input="hi") as stream:
             events = [event async for event in stream]
@@ -164,7 +100,7 @@ async def test_a_stream_gives_the_same_response(gateway: Any) -> None:
 
 
 async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any) -> None:
-    async with Chat("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("whole") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         made = {"type": "function_call", "call_id": "call_1", **FUNCTION}
         items: list[Any] = [
@@ -189,7 +125,7 @@ async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any
 
 
 async def test_errors_are_the_ones_that_its_client_knows(gateway: Any) -> None:
-    async with Chat("refuse") as worker, client(gateway) as asking:
+    async with ChatWorker("refuse") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         with pytest.raises(openai.BadRequestError):
             await asking.responses.create(model="m", input="hi")

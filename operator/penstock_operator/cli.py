@@ -193,12 +193,29 @@ def scale(target: str, replicas: int) -> None:
 
 @commands.command()
 @click.argument("name", required=False)
-def explain(name: str | None) -> None:
-    """Show why the pools of the InferenceDeployment NAME have their sizes."""
+@click.option("--namespace", "-n", help="In a cluster; the context's own without it.")
+@click.option("--context", help="Of the kubeconfig; its current one without it.")
+@click.option("--system-namespace", default="penstock-system", show_default=True,
+              help="Where the cluster's operator runs.")  # fmt: skip
+def explain(
+    name: str | None, namespace: str | None, context: str | None, system_namespace: str
+) -> None:
+    """Show why the pools of the InferenceDeployment NAME have their sizes.
+
+    It is one of the local runtime; or one of the cluster, where --namespace or --context is given
+    or nothing runs locally.
+    """
     from penstock_operator.local.explanation import explanation
+    from penstock_operator.local.ownership import owner
 
     with told():
-        click.echo(explanation(home(), running_status(), name), nl=False)
+        if owner(home()) and not (namespace or context):
+            click.echo(explanation(home(), running_status(), name), nl=False)
+            return
+        from penstock_operator.cluster import explanation as cluster
+
+        place = cluster.Place(context, namespace, system_namespace)
+        click.echo(cluster.explanation(place, name), nl=False)
 
 
 @commands.command()

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 from exported import Exported
 
-from penstock_contract.api import Role
-from penstock_contract.conditions import Reason
+from penstock_contract.api import (
+    Condition,
+    ConditionStatus,
+    InferenceDeploymentStatus,
+    PoolStatus,
+    Role,
+)
+from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.autoscaling.brain import Memory, Thought, think
-from penstock_operator.autoscaling.explain import explain
+from penstock_operator.autoscaling.explain import explain, recount
 from penstock_operator.autoscaling.memory import dump, load
 from penstock_operator.autoscaling.record import read, write
 from penstock_operator.autoscaling.report import last_scale, reason
@@ -136,3 +142,29 @@ def test_the_last_change_carries_its_numbers() -> None:
     assert (change["from"], change["to"]) == (2, 4)
     assert float(change["inputs"]["level"]) == pytest.approx(2.84, rel=0.05)
     assert "needed.tpot" in change["inputs"]
+
+
+def test_a_status_alone_tells_the_last_change_with_its_arithmetic() -> None:
+    assert recount("chat", InferenceDeploymentStatus()) == "chat: nothing has been decided yet"
+    decision = thought_after(60)[1].record.decisions.pools["default"]
+    change = last_scale(decision, "2026-01-01T00:00:00Z")
+    condition = Condition(
+        type=ConditionType.SCALING_ACTIVE,
+        status=ConditionStatus.FALSE,
+        reason=Reason.METRICS_STALE,
+        message="no metrics",
+        last_transition_time="2026-01-01T00:00:00Z",
+    )
+    pools = [
+        PoolStatus(name="default", desired=4, ready=3, last_scale=change),
+        PoolStatus(name="more", desired=1, ready=1),
+    ]
+    text = recount("chat", InferenceDeploymentStatus(conditions=[condition], pools=pools))
+    for words in (
+        "chat/default: 3 of 4 workers ready",
+        "last change: from 2 to 4 at 2026-01-01T00:00:00Z (tpot needs 3.",
+        "level / (1 - a / TPOT objective)  <- binds",
+        "chat/more: 1 of 1 workers ready; its size was never changed",
+        "autoscaler: MetricsStale: no metrics",
+    ):
+        assert words in text, text

@@ -1,9 +1,11 @@
 """A decision in plain words, with its arithmetic. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from penstock_contract.api import Role
+from penstock_contract.api import InferenceDeploymentStatus, PoolStatus, Role
+from penstock_contract.conditions import ConditionType
 from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.autoscaling.report import NEEDED
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decision import Decision
 from penstock_operator.scaling.observation import Observation, PoolView
@@ -47,9 +49,35 @@ def explain(
     lines = [f"{deployment}/{decision.pool}: {_verdict(decision)}", ""]
     lines += _table(_measured(seen, view, bounds, spec))
     if decision.need and decision.need.counts:
-        lines += ["", *_table(_needed(decision))]
+        need = decision.need
+        lines += ["", *_table(_needed(need.counts, need.numbers, need.binding))]
     lines += ["", *_guarded(decision, view)]
     lines += [f"metrics: {_health(decision, difference)}", *(f"  {found}" for found in problems)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def recount(deployment: str, status: InferenceDeploymentStatus) -> str:
+    """Return what a status holds of the autoscaler: its condition, and each pool's last change."""
+    active = next((c for c in status.conditions if c.type == ConditionType.SCALING_ACTIVE), None)
+    if active is None:
+        return f"{deployment}: nothing has been decided yet"
+    words = f"{active.reason}: {active.message}" if active.message else active.reason
+    return "\n\n".join(
+        [*(_last_change(deployment, pool) for pool in status.pools), f"autoscaler: {words}"]
+    )
+
+
+def _last_change(deployment: str, pool: PoolStatus) -> str:
+    head = f"{deployment}/{pool.name}: {pool.ready} of {pool.desired} workers ready"
+    change = pool.last_scale
+    if change is None:
+        return f"{head}; its size was never changed"
+    lines = [head, f"last change: from {change.from_} to {change.to} at {change.time}"]
+    lines[-1] += f" ({change.reason})"
+    inputs = {name: float(value) for name, value in change.inputs.items()}
+    counts = {n.removeprefix(NEEDED): v for n, v in inputs.items() if n.startswith(NEEDED)}
+    if counts:
+        lines += ["", *_table(_needed(counts, inputs, max(counts, key=lambda n: counts[n])))]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -101,16 +129,15 @@ def _work(seen: Observation, curve: ServiceCurve, bounds: PoolBounds) -> list[Ro
     return rows
 
 
-def _needed(decision: Decision) -> list[Row]:
-    assert decision.need is not None  # noqa: S101 - asked by the caller
+def _needed(counts: Mapping[str, float], numbers: Mapping[str, float], binding: str) -> list[Row]:
     rows: list[Row] = [("needed", "workers", "")]
-    for name, count in sorted(decision.need.counts.items(), key=lambda item: -item[1]):
-        binds = "<- binds" if name == decision.need.binding else ""
+    for name, count in sorted(counts.items(), key=lambda item: -item[1]):
+        binds = "<- binds" if name == binding else ""
         rows.append((name, f"{count:.2f}", f"{_WHY.get(name, '')}  {binds}".strip()))
-    level, bound = decision.need.numbers.get("level"), decision.need.numbers.get("bound")
+    level, bound = numbers.get("level"), numbers.get("bound")
     if level is not None and bound is not None:
         rows.append(("level", f"{level:.2f}", f"of work; with head-room {bound:.2f}"))
-    if share := decision.need.numbers.get("share"):
+    if share := numbers.get("share"):
         rows.append(("share", f"{share:.0%}", "of the role's work is this pool's"))
     return rows
 

@@ -9,6 +9,8 @@ from penstock_operator.scaling.signal import Health
 
 LONGEST = 300
 """Characters of the metrics' problems that a condition repeats."""
+NEEDED = "needed."
+"""Before the names of those inputs that are replicas needed by a resource."""
 
 
 def reason(decisions: Iterable[Decision], problems: Iterable[str]) -> tuple[Reason, str]:
@@ -34,7 +36,7 @@ def last_scale(decision: Decision, time: str) -> LastScale:
     """Return a change of size as the status tells it. `time` is RFC 3339."""
     inputs: Mapping[str, float] = {}
     if decision.need:
-        counts = {f"needed.{name}": count for name, count in decision.need.counts.items()}
+        counts = {f"{NEEDED}{name}": count for name, count in decision.need.counts.items()}
         inputs = {**decision.need.numbers, **counts}
     return LastScale(
         **{"from": decision.current},

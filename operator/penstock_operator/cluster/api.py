@@ -124,6 +124,10 @@ class Api:
         except httpx.TransportError as error:
             raise ApiError(0, f"watching {kind.plural}: {_words(error)}") from error
 
+    async def proxied(self, kind: Kind, namespace: str, name: str, path: str) -> str:
+        """Return what a pod's or service's first port answers to a GET, as text."""
+        return (await self._send("GET", f"{kind.path(namespace, name, 'proxy')}/{path}")).text
+
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         """Create an object; ApiError 409 when it exists."""
         return await self._call("POST", kind.path(namespace), self._managed, body)
@@ -179,6 +183,18 @@ class Api:
         body: Object | None = None,
         content: str = "application/json",
     ) -> Object:
+        answer = await self._send(method, path, parameters, body, content)
+        found: Object = await asyncio.to_thread(answer.json) if _large(answer) else answer.json()
+        return found
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> httpx.Response:
         headers = self._authorization()
         if body is not None:
             headers["content-type"] = content
@@ -196,8 +212,7 @@ class Api:
         self._metrics.called(method, answer.status_code)
         if answer.is_error:
             raise _refusal(answer)
-        found: Object = await asyncio.to_thread(answer.json) if _large(answer) else answer.json()
-        return found
+        return answer
 
     def _authorization(self) -> dict[str, str]:
         """Asked for at every call: a service account's token is replaced every hour."""
@@ -205,17 +220,20 @@ class Api:
         return {"authorization": found["value"]} if found and found["value"] else {}
 
 
-def configuration() -> Configuration:
+def configuration(context: str | None = None) -> Configuration:
     """Return the cluster that a pod runs in, else the one that KUBECONFIG names.
+
+    Args:
+        context: of the kubeconfig; None: its current one.
 
     Raises:
         kubernetes.config.ConfigException: there is neither.
     """
     found = Configuration()
-    if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ:
+    if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ and context is None:
         load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
     else:
-        load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
+        load_kube_config(context=context, client_configuration=found)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -100,8 +100,8 @@ class Autoscaler:
         return self._reports.get(key)
 
     def explanation(self, namespace: str, name: str) -> str | None:
-        """Return why the pools of a deployment have their sizes."""
-        return self._explanations.get(Key(namespace, name))
+        """Return why the pools of a deployment have their sizes; None: nothing was decided yet."""
+        return self._explanations.get(Key(namespace, name)) or None
 
     def _forget(self, keys: set[Key]) -> None:
         self._advisor.forget(keys)

@@ -16,7 +16,7 @@ from pod_security import violations
 from penstock_contract.crd import RESOURCES, crd
 
 KUBERNETES = "1.31"
-OF_OTHERS = {"PodMonitor", "PrometheusRule"}
+OF_OTHERS = {"PodMonitor", "PrometheusRule", "HTTPRoute"}
 cases = pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
 
 
@@ -116,6 +116,26 @@ def test_images_are_the_releases_unless_named() -> None:
     found = images(EVERYTHING)
     assert found["penstock-operator"] == "registry.example/x/penstock-operator:1.2.3"
     assert found["penstock-gateway"] == EVERYTHING["gateway"]["image"]
+
+
+def test_the_world_reaches_the_api_and_nothing_else_of_the_gateway() -> None:
+    objects = render(EVERYTHING)
+    (service,) = of_kind(objects, "Service")
+    (port,) = service["spec"]["ports"]
+    (ingress,) = of_kind(objects, "Ingress")
+    rules = ingress["spec"]["rules"]
+    assert [rule["host"] for rule in rules] == ingress["spec"]["tls"][0]["hosts"]
+    for rule in rules:
+        (path,) = rule["http"]["paths"]
+        assert (path["path"], path["pathType"]) == ("/v1", "Prefix")
+        assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+        assert path["backend"]["service"]["port"]["name"] == port["name"]
+
+    (route,) = of_kind(objects, "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1"}}]
+    assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": port["port"]}]
+    assert rule["timeouts"] == {"request": "0s"}, "a stream may last"
 
 
 def test_selectors_find_their_own_pods_and_no_others() -> None:

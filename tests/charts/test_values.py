@@ -77,6 +77,10 @@ def test_every_object_is_closed() -> None:
         {"networkPolicy": {"clients": [{"pods": {}}]}},
         {"watchNamespaces": ["Team A"]},
         {"metrics": {"serviceMonitor": {}}},
+        {"gateway": {"ingress": {"enabled": True}}},
+        {"gateway": {"ingress": {"enabled": True, "hosts": ["http://llm.example.com"]}}},
+        {"gateway": {"httpRoute": {"enabled": True}}},
+        {"gateway": {"httpRoute": {"enabled": True, "parentRefs": [{"namespace": "x"}]}}},
     ],
     ids=str,
 )
@@ -91,7 +95,7 @@ def test_other_keys_than_the_obvious_ones_are_explained_where_they_stand() -> No
         "autoscaling", "disruptionBudget", "resources", "requests", "port", "annotations",
         "minReplicas", "maxReplicas", "targetCPUUtilizationPercentage", "podLabels", "enabled",
         "podAnnotations", "priorityClassName", "nodeSelector", "tolerations", "interval",
-        "grafana_dashboard", "limits", "labels",
+        "grafana_dashboard", "limits", "labels", "ingress", "httpRoute",
     }  # fmt: skip
     lines = documented((CHART / "values.yaml").read_text())
     assert [key for key, above in lines if not above and key not in plain] == []

@@ -19,6 +19,18 @@ EVERYTHING: Object = {
         "debugHeaders": True,
         "tenants": {"namespace": "callers", "secrets": True, "required": True},
         "service": {"type": "LoadBalancer", "annotations": {"example.com/internal": "true"}},
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "hosts": ["llm.example.com", "*.llm.example.com"],
+            "tlsSecret": "llm-tls",
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "3600"},
+        },
+        "httpRoute": {
+            "enabled": True,
+            "parentRefs": [{"name": "public", "namespace": "gateways"}],
+            "hostnames": ["llm.example.com"],
+        },
         "autoscaling": {"enabled": True},
         "disruptionBudget": {"maxUnavailable": "25%"},
         "priorityClassName": "high",

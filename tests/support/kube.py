@@ -30,6 +30,7 @@ RESOURCES = {
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "HorizontalPodAutoscaler": ("apis/autoscaling/v1", "horizontalpodautoscalers"),
+    "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "Role": ("apis/rbac.authorization.k8s.io/v1", "roles"),

@@ -20,9 +20,10 @@ from penstock_contract.api import Role
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
 from penstock_operator.simulation.clairvoyant import attainment, search
-from penstock_operator.simulation.fleet import Fleet, Outcome, Setup
+from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
 from penstock_operator.simulation.scaler import Autoscaler
+from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, read, scaled
 
 WANTED = 0.99

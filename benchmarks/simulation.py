@@ -26,8 +26,9 @@ from penstock_operator.autoscaling.exposition import page
 from penstock_operator.autoscaling.learned import Steps
 from penstock_operator.autoscaling.page import Page, Pair
 from penstock_operator.scaling.curve import ServiceCurve
-from penstock_operator.simulation.fleet import Fleet, Setup
+from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.rivals import Fixed
+from penstock_operator.simulation.setup import Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))

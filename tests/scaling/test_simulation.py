@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from penstock_operator.cli import commands
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.clairvoyant import attainment, search
-from penstock_operator.simulation.fleet import Fleet, Outcome, Setup
+from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
+from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
 
 SHARING = ServiceCurve(a=1e-9, b_p=1e-9, b_d=0.001, c=0.0)

@@ -12,7 +12,8 @@ from itertools import accumulate
 from math import ceil
 
 from penstock_operator.scaling.curve import ServiceCurve
-from penstock_operator.simulation.fleet import Fleet, Outcome, Sample, Setup
+from penstock_operator.simulation.fleet import Fleet
+from penstock_operator.simulation.setup import Outcome, Sample, Setup
 from penstock_operator.simulation.trace import Arrival
 
 BIN = 5.0

@@ -9,9 +9,10 @@ from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.need import DEFAULT_TPOT, DEFAULT_TTFT
 from penstock_operator.scaling.spec import ScalingSpec, scaling_spec
 from penstock_operator.simulation.clairvoyant import search
-from penstock_operator.simulation.fleet import Fleet, Outcome, Setup
+from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.report import Summary, plot, summary, table
 from penstock_operator.simulation.scaler import Autoscaler
+from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
 from penstock_operator.validation import InvalidManifest, load_manifests
 

@@ -23,7 +23,9 @@ class Job:
     first_token: float = -1.0
     finish: float = -1.0
     computed: int = 0
-    """Prompt tokens computed."""
+    """Prompt tokens computed, here or before it came here."""
+    then: "Job | None" = None
+    """What becomes of it when it ends in this pool: the prompt of a request that goes on."""
 
     @property
     def reserved(self) -> int:
@@ -96,7 +98,8 @@ class Replica:
     def add(self, job: Job, now: float) -> None:
         """Take a request; it joins at the end of the step in progress."""
         self._prefilling.append(job)
-        self.prefill_backlog += job.input_tokens
+        self.prefill_backlog += job.input_tokens - job.computed
+        self.context += job.computed
         self.reserved += job.reserved
         if self.wake == inf:
             self._plan(now)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock_operator.simulation.clairvoyant import attainment
-from penstock_operator.simulation.fleet import Outcome, Setup
+from penstock_operator.simulation.setup import Outcome, Setup
 
 
 @dataclass(frozen=True)

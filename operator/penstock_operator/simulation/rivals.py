@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
 
-from penstock_operator.simulation.fleet import Sample
+from penstock_operator.simulation.setup import Sample
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """The real autoscaler in the simulation: samples become observations, decisions become sizes."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.decision import Decisions
@@ -7,48 +10,69 @@ from penstock_operator.scaling.observation import Observation, PoolView, Traffic
 from penstock_operator.scaling.signal import ABSENT, Signal
 from penstock_operator.scaling.spec import ScalingSpec
 from penstock_operator.scaling.state import ScalingState
-from penstock_operator.simulation.fleet import Sample
+from penstock_operator.simulation.setup import Sample
 
 
 class Autoscaler:
-    """Decides like the operator does, from what its metrics would say."""
+    """Decides like the operator does, from what its metrics would say.
 
-    def __init__(self, spec: ScalingSpec, curve: ServiceCurve, pool: str) -> None:
+    Args:
+        spec: what the user asked for.
+        curve: of a replica of any pool.
+        pools: names, in the order of the requests' way.
+    """
+
+    def __init__(self, spec: ScalingSpec, curve: ServiceCurve, *pools: str) -> None:
         self._spec = spec
         self._curve = curve
-        self._pool = pool
+        self._pools = pools
         self._state = ScalingState()
-        self._before: Sample | None = None
+        self._before: Sequence[Sample] = ()
         self._lengths: tuple[float, float] | None = None
         self.decisions: list[tuple[float, Decisions]] = []
 
     def __call__(self, sample: Sample) -> int:
-        """Return the size to ask for."""
-        before, self._before = self._before, sample
-        if before is None:
-            return sample.desired
-        seen = self._observe(before, sample)
-        self._state, decisions = decide(self._state, seen, self._spec, sample.time)
-        self.decisions.append((sample.time, decisions))
-        return decisions.pools[self._pool].replicas
+        """Return the size to ask for, of the only pool."""
+        return self.sizes([sample])[0]
 
-    def _observe(self, before: Sample, sample: Sample) -> Observation:
-        seconds = sample.time - before.time
-        self._learn_lengths(before, sample)
+    def sizes(self, samples: Sequence[Sample]) -> list[int]:
+        """Return the size to ask for, of every pool."""
+        before, self._before = self._before, samples
+        if not before:
+            return [sample.desired for sample in samples]
+        seen = self._observe(before, samples)
+        self._state, decisions = decide(self._state, seen, self._spec, samples[0].time)
+        self.decisions.append((samples[0].time, decisions))
+        return [decisions.pools[pool].replicas for pool in self._pools]
+
+    def _observe(self, before: Sequence[Sample], samples: Sequence[Sample]) -> Observation:
+        self._learn_lengths(before[-1], samples[-1])
+        views = [self._view(*pair) for pair in zip(before, samples, strict=True)]
+        # Whoever waits for a place after the first pool waits in the workers of the next one.
+        views[1:] = [
+            replace(view, waiting=Signal(sample.held - sample.running + sample.queued))
+            for view, sample in zip(views[1:], samples[1:], strict=True)
+        ]
+        traffic = self._traffic(before[0], samples[0], _late_share(before[-1], samples[-1]))
+        return Observation(traffic, dict(zip(self._pools, views, strict=True)))
+
+    def _traffic(self, before: Sample, first: Sample, late_share: Signal) -> Traffic:
+        seconds = first.time - before.time
         given, taken = self._lengths or (0.0, 0.0)
-        ended = sample.completed - before.completed
-        traffic = Traffic(
-            late_share=Signal((sample.late - before.late) / ended) if ended else ABSENT,
-            arrivals=Signal((sample.arrivals - before.arrivals) / seconds),
-            uncached_tokens=Signal((sample.arrived_tokens - before.arrived_tokens) / seconds),
+        return Traffic(
+            late_share=late_share,
+            arrivals=Signal((first.arrivals - before.arrivals) / seconds),
+            uncached_tokens=Signal((first.arrived_tokens - before.arrived_tokens) / seconds),
             input_tokens=Signal(given) if self._lengths else ABSENT,
             output_tokens=Signal(taken) if self._lengths else ABSENT,
-            queued_requests=Signal(sample.queued),
-            queued_tokens=Signal(sample.queued_tokens),
+            queued_requests=Signal(first.queued),
+            queued_tokens=Signal(first.queued_tokens),
         )
+
+    def _view(self, before: Sample, sample: Sample) -> PoolView:
         decoded = self._curve.b_d * (sample.sequence_steps - before.sequence_steps)
         decoded += self._curve.c * (sample.context_steps - before.context_steps)
-        view = PoolView(
+        return PoolView(
             desired=sample.desired,
             ready=sample.ready,
             starting=sample.starting,
@@ -57,10 +81,9 @@ class Autoscaler:
             waiting=Signal(sample.held - sample.running),
             waiting_tokens=Signal(sample.prefill_backlog),
             kv_tokens=Signal(sample.kv_tokens),
-            decode_share=Signal(decoded / seconds),
+            decode_share=Signal(decoded / (sample.time - before.time)),
             curve=self._curve,
         )
-        return Observation(traffic, {self._pool: view})
 
     def _learn_lengths(self, before: Sample, sample: Sample) -> None:
         """Mean lengths over the last few hundred requests, as a rate over minutes gives them."""
@@ -78,3 +101,8 @@ class Autoscaler:
             old_given + share * (given - old_given),
             old_taken + share * (taken - old_taken),
         )
+
+
+def _late_share(before: Sample, now: Sample) -> Signal:
+    ended = now.completed - before.completed
+    return Signal((now.late - before.late) / ended) if ended else ABSENT

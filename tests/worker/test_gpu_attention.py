@@ -1,21 +1,17 @@
 """The GPU's attention kernels, in Triton's interpreter on the CPU, beside the reference."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from engines import generate, torch_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import make
 
 pytest.importorskip("triton", reason="pip install triton, to test the GPU's kernels")
 
-from penstock_worker.attention.gpu import backend
+from penstock_worker.attention.gpu import backend, tiles
+from penstock_worker.attention.gpu.staging import stage
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.attention.reference import ReferenceAttention
-from penstock_worker.model import loading
 
 BLOCKS, BLOCK_SIZE = 24, 8
 
@@ -23,7 +19,7 @@ BLOCKS, BLOCK_SIZE = 24, 8
 @pytest.fixture(autouse=True)
 def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contexts that an interpreter can read have several splits and steps all the same."""
-    monkeypatch.setattr(backend, "SPLIT", 32)
+    monkeypatch.setattr(tiles, "SPLIT", 32)
     monkeypatch.setattr(backend, "STEP", 16)
     monkeypatch.setattr(backend, "ROWS", 16)
 
@@ -55,6 +51,12 @@ def sequences(lengths: list[tuple[int, int]]) -> list[Sequence]:
     return found
 
 
+def triton(
+    of: KVPool, windows: tuple[int, ...], scale: float, heads: int
+) -> backend.TritonAttention:
+    return backend.TritonAttention(of, windows, scale, heads=heads, max_model_len=192)
+
+
 def compare(
     lengths: list[tuple[int, int]],
     *,
@@ -73,7 +75,7 @@ def compare(
     pools = [pool(kv_heads, head_dim, dtype) for _ in range(2)]
     steps = [
         ReferenceAttention(pools[0], windows, scale).begin(step),
-        backend.TritonAttention(pools[1], windows, scale).begin(step),
+        triton(pools[1], windows, scale, heads).begin(step),
     ]
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype is torch.float32 else {"atol": 4e-3, "rtol": 4e-3}
     for layer in range(2):
@@ -128,18 +130,28 @@ def test_a_token_comes_out_the_same_in_any_batch() -> None:
     shapes = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(4))
     query, kv = shapes[:, :], shapes[:, :2]
     step = sequences([(40, 1), (90, 1)])
-    both = backend.TritonAttention(pool(2, 16, torch.float32), (0, 0), 0.25).begin(step)
+    both = triton(pool(2, 16, torch.float32), (0, 0), 0.25, 4).begin(step)
     together = both.attend(0, query, kv, kv)
-    alone = backend.TritonAttention(pool(2, 16, torch.float32), (0, 0), 0.25).begin(step[:1])
+    alone = triton(pool(2, 16, torch.float32), (0, 0), 0.25, 4).begin(step[:1])
     assert torch.equal(alone.attend(0, query[:1], kv[:1], kv[:1]), together[:1])
 
 
-@pytest.mark.parametrize("family", ["llama-gqa", "mistral"])
-def test_a_model_says_the_same_with_either(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(family, tmp_path)
-    prompts = [[(3 * i) % 300 for i in range(40)], [5, 6, 7]]
-    expected = generate(torch_engine(tmp_path, budget=24), prompts, 8)
-    monkeypatch.setattr(loading, "ReferenceAttention", backend.TritonAttention)
-    assert generate(torch_engine(tmp_path, budget=24), prompts, 8) == expected
+def test_rows_that_only_fill_up_store_and_change_nothing() -> None:
+    step = sequences([(40, 1), (90, 1)])
+    of = triton(pool(2, 16, torch.float32), (0, 6), 0.25, 4)
+    padded = of.cut(step).padded(5)
+    assert padded.slots.tolist()[2:] == [-1, -1, -1]
+    staged = stage(padded.arrays, torch.device("cpu"))
+    qkv = torch.randn(5, 4, 16, generator=torch.Generator().manual_seed(4))
+    before = [kept.clone() for kept in (of.pool.keys[1], of.pool.values[1])]
+    for layer in range(2):
+        alone = triton(pool(2, 16, torch.float32), (0, 6), 0.25, 4).begin(step)
+        expected = alone.attend(layer, qkv[:2], qkv[:2, :2], qkv[:2, 2:])
+        found = backend.TritonStep(of, staged, of.most_splits).attend(
+            layer, qkv, qkv[:, :2], qkv[:, 2:]
+        )
+        assert torch.equal(found[:2], expected)
+    others = torch.ones(len(before[0]), dtype=torch.bool)
+    others[torch.from_numpy(padded.slots[:2]).long()] = False
+    for kept, was in zip((of.pool.keys[1], of.pool.values[1]), before, strict=True):
+        assert torch.equal(kept[others], was[others])

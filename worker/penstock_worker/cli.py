@@ -123,10 +123,11 @@ class _Runner:
         service.epoch, service.served = ready.epoch, model
         service.metrics.loaded(ready, now - self._began)
         log.info(
-            "ready after %.1f s, of which the first token took %.3f s: "
+            "ready after %.1f s, of which the first token took %.3f s: on %s, "
             "%d KV blocks of %d tokens, context %d",
             now - self._began,
             now - loaded,
+            ready.device,
             ready.num_blocks,
             ready.block_size,
             ready.max_model_len,

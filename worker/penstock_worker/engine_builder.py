@@ -1,6 +1,5 @@
 """Builds an engine from its settings: model, KV pool, and a warm-up that proves it works."""
 
-import os
 import secrets
 import time
 from dataclasses import asdict
@@ -11,15 +10,16 @@ import torch
 
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
+from penstock_worker.computing import computation
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.gpu_memory import DeviceMemory, kv_room
 from penstock_worker.grammar import Grammars
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.files import weight_files
-from penstock_worker.model.loading import QUANTIZATIONS, Computation, load_model
-from penstock_worker.native import build
+from penstock_worker.model.loading import Computation, load_model
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
@@ -30,9 +30,6 @@ from penstock_worker.transfer.pool_memory import PoolMemory
 
 if TYPE_CHECKING:
     from penstock_worker.transfer.handoff import Handoff
-
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-KERNELS = ("auto", "native", "torch")
 
 DEFAULT_KV_BYTES = 1 << 30
 BENCHMARK_SECONDS = 0.4
@@ -48,10 +45,10 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
     began = time.monotonic()
     folder = Path(config.model)
     shape = read_config(folder)
-    how = _computation(config, shape)
+    how = computation(config, shape)
     max_model_len = min(config.max_model_len or shape.max_position, shape.max_position)
     block_bytes = shape.kv_bytes_per_token * config.block_size * how.dtype.itemsize // 4
-    num_blocks = _num_blocks(config, max_model_len, block_bytes)
+    num_blocks = _num_blocks(config, shape, how, max_model_len, block_bytes)
     pool = KVPool(
         num_layers=shape.num_layers,
         num_kv_heads=shape.num_kv_heads,
@@ -59,11 +56,13 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         num_blocks=num_blocks,
         block_size=config.block_size,
         dtype=how.dtype,
+        device=how.device,
     )
     runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how), pool)
     # The warm-up has an engine of its own, so that the counters start at nothing.
     warm = _engine(config, runner, shape, num_blocks, max_model_len)
-    _warm_up(warm)
+    lengths = _largest_step(config, max_model_len) if how.triton else [2]
+    _warm_up(warm, lengths, shape.vocab_size)
     cost = None
     if config.self_benchmark:
         cost = measure(
@@ -81,6 +80,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         load_seconds=time.monotonic() - began,
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
+        device=_name(how.device),
     )
 
 
@@ -132,52 +132,45 @@ def _handoff(
     return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)
 
 
-def _computation(config: EngineConfig, shape: ModelConfig) -> Computation:
-    """Decide how the model is computed, from the settings, the checkpoint and the machine."""
-    for name, value, known in (
-        ("dtype", config.dtype, DTYPES),
-        ("quantization", config.quantization, QUANTIZATIONS),
-        ("kernels", config.kernels, KERNELS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
-    kernels = None if config.kernels == "torch" else build.find()
-    if kernels is None and config.kernels == "native":
-        raise ValueError(
-            "kernels: the native ones are not compiled: run python -m penstock_worker.native.build"
-        )
-    if kernels is None and config.kernels == "auto":
-        build.build_in_background()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    dtype = DTYPES[config.dtype]
-    if dtype is None:
-        # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
-        # kernels are faster in it on all, as a step is bound by reading the weights.
-        stored = shape.dtype == "bfloat16"
-        dtype = torch.bfloat16 if kernels is not None and stored else torch.float32
-    return Computation(dtype, config.quantization, kernels, config.threads or _threads())
-
-
-def _threads() -> int:
-    """Return torch's choice, which OMP_NUM_THREADS sets, but no more than this process may use."""
-    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
-
-
-def _num_blocks(config: EngineConfig, max_model_len: int, block_bytes: int) -> int:
+def _num_blocks(
+    config: EngineConfig,
+    shape: ModelConfig,
+    how: Computation,
+    max_model_len: int,
+    block_bytes: int,
+) -> int:
     """Return the size of the pool; it must hold at least one full context."""
     context = -(-max_model_len // config.block_size)
-    if config.kv_cache_bytes is None:
+    if config.kv_cache_bytes is not None:
+        blocks = config.kv_cache_bytes // block_bytes
+    elif how.device.type == "cuda":
+        blocks = _gpu_room(config, shape, how) // block_bytes
+    else:
         room = min(DEFAULT_KV_BYTES, _available_memory() // 4)
         blocks = min(room // block_bytes, config.max_num_seqs * context)
-    else:
-        blocks = config.kv_cache_bytes // block_bytes
     if blocks < context:
         raise ValueError(
             f"the KV cache holds {blocks * config.block_size} tokens, fewer than max_model_len "
             f"{max_model_len}: raise --kv-cache-memory or lower --max-model-len"
         )
     return blocks
+
+
+def _gpu_room(config: EngineConfig, shape: ModelConfig, how: Computation) -> int:
+    """Return the bytes that a GPU has left for KV; all of them serve, as a larger prefix cache."""
+    free, total = torch.cuda.mem_get_info(how.device)
+    return kv_room(
+        DeviceMemory(total, free),
+        config.gpu_memory_utilization,
+        shape,
+        how.dtype.itemsize,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+    )
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _available_memory() -> int:
@@ -188,10 +181,20 @@ def _available_memory() -> int:
     return DEFAULT_KV_BYTES
 
 
-def _warm_up(engine: Engine) -> None:
+def _largest_step(config: EngineConfig, max_model_len: int) -> list[int]:
+    """Return the lengths of prompts that fill a step: memory that lacks must lack at start."""
+    longest = max(1, max_model_len - 2)
+    count = min(config.max_num_seqs, -(-config.max_num_batched_tokens // longest))
+    return [min(longest, config.max_num_batched_tokens)] * count
+
+
+def _warm_up(engine: Engine, lengths: list[int], vocab_size: int) -> None:
     """Generate two tokens (prefill, then decode), so that the first request pays nothing extra."""
     greedy = Sampling(temperature=0.0)
-    engine.add(AddRequest(id="warm-up", prompt=[0], max_tokens=2, sampling=greedy))
+    for index, length in enumerate(lengths):
+        # No prompt begins like another one, or the cache would save its computation.
+        prompt = [index % vocab_size, *[0] * (length - 1)]
+        engine.add(AddRequest(f"warm-up-{index}", prompt, max_tokens=2, sampling=greedy))
     while engine.busy:
         batch = engine.step()
         if any(output.finish_reason is FinishReason.ABORT for output in batch.outputs):

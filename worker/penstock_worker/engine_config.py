@@ -54,8 +54,10 @@ class EngineConfig(msgspec.Struct, frozen=True):
     """float32, bfloat16, or auto: the checkpoint's own where that is fast, else float32."""
     quantization: str = "none"
     """Of the weights: none, int8 (dynamic W8A8) or int4 (weight-only, in groups)."""
+    device: str = "auto"
+    """cpu, cuda, or auto: a GPU where PyTorch finds one."""
     kernels: str = "auto"
-    """native, torch, or auto: native where they were compiled."""
+    """On a CPU native, torch, or auto: native where they were compiled. On a GPU Triton's."""
     max_model_len: int | None = None
     """Default: the model's own limit."""
     block_size: int = 16
@@ -63,7 +65,10 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_num_batched_tokens: int = 8192
     prefix_caching: bool = True
     kv_cache_bytes: int | None = None
-    """Default: enough for max_num_seqs full contexts, at most a quarter of free memory or 1 GiB."""
+    """Default on a CPU: enough for max_num_seqs full contexts, at most a quarter of free memory or
+    1 GiB; on a GPU: what gpu_memory_utilization leaves."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory that weights, steps and KV take together."""
     speculative: str = "none"
     """Who guesses tokens: none or ngram."""
     speculative_tokens: int = 4

@@ -224,6 +224,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     prefix_caching: bool = True
     step_cost: dict[str, float] | None = None
     """Seconds per term of `penstock_contract.step_cost.StepCost`, as measured at start."""
+    device: str = "cpu"
+    """cpu, or the name of a GPU."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

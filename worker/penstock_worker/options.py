@@ -24,6 +24,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         model=str(Path(options.model).resolve()),
         dtype=options.dtype,
         quantization=options.quantization,
+        device=options.device,
         kernels=options.kernels,
         max_model_len=options.max_model_len,
         block_size=options.block_size,
@@ -31,6 +32,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_num_batched_tokens=options.max_num_batched_tokens,
         prefix_caching=options.enable_prefix_caching,
         kv_cache_bytes=options.kv_cache_memory,
+        gpu_memory_utilization=options.gpu_memory_utilization,
         speculative=options.speculative,
         speculative_tokens=options.speculative_tokens,
         threads=options.threads,
@@ -99,17 +101,34 @@ def parser() -> argparse.ArgumentParser:
         help="of the weights, made while they are loaded: int8 is W8A8, int4 is weight-only",
     )
     add(
-        "--kernels",
-        choices=["auto", "native", "torch"],
+        "--device",
+        choices=["auto", "cpu", "cuda"],
         default="auto",
-        help="auto: native where they were compiled (python -m penstock_worker.native.build)",
+        help="auto: a GPU where PyTorch finds one; cuda: fail where it finds none",
+    )
+    add(
+        "--kernels",
+        choices=["auto", "native", "torch", "triton"],
+        default="auto",
+        help="auto: triton on a GPU; on a CPU native where they were compiled "
+        "(python -m penstock_worker.native.build), else torch",
     )
     add("--max-model-len", type=_positive, help="prompt + output (default: the model's limit)")
     add("--block-size", type=_positive, default=16, help="tokens per KV block")
     add("--max-num-seqs", type=_positive, default=256, help="sequences that run at once")
     add("--max-num-batched-tokens", type=_positive, default=8192, help="token budget of a step")
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
-    add("--kv-cache-memory", type=quantity_flag, help="like 512Mi (default: at most 1Gi)")
+    add(
+        "--kv-cache-memory",
+        type=quantity_flag,
+        help="like 512Mi (default: at most 1Gi; on a GPU what --gpu-memory-utilization leaves)",
+    )
+    add(
+        "--gpu-memory-utilization",
+        type=_share,
+        default=0.9,
+        help="share of a GPU's memory that weights, steps and KV take together (default: 0.9)",
+    )
     add(
         "--speculative",
         choices=["none", "ngram"],
@@ -197,6 +216,16 @@ def _seconds(text: str) -> float:
         value = nan
     if not 0 <= value < inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 0.01")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1, like 0.9")
     return value
 
 

@@ -58,7 +58,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
     """Return a token and, where asked for, log-probabilities for every row.
 
     Args:
-        logits: [rows, vocab], float32; changed in place by penalties.
+        logits: [rows, vocab], float32, on any device; changed in place by penalties.
         rows: one per row of logits.
     """
     reported = _log_softmax_where_wanted(logits, rows)
@@ -67,7 +67,9 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= GREEDY_BELOW]
     if drawn:
-        tokens[drawn] = _draw(logits[drawn], [rows[index] for index in drawn])
+        places = _like(logits, drawn, torch.long)
+        found = _draw(logits.index_select(0, places), [rows[index] for index in drawn])
+        tokens.index_copy_(0, places, found)
     chosen: list[int] = tokens.tolist()
     return chosen, [
         None if table is None else _report(table, token, row.sampling.logprobs or 0)
@@ -98,20 +100,21 @@ def _adjust(logits: Tensor, row: Row) -> None:
     """Apply penalties, bias and bans to one row. Order as in vLLM; most rows have none of them."""
     wanted = row.sampling
     if wanted.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(row.tokens)))
+        seen = _like(logits, sorted(set(row.tokens)), torch.long)
         values = logits[seen]
         factor = wanted.repetition_penalty
         logits[seen] = torch.where(values > 0, values / factor, values * factor)
     if row.position and (wanted.frequency_penalty or wanted.presence_penalty):
-        output = torch.tensor(row.tokens[row.prompt_length :])
+        output = _like(logits, row.tokens[row.prompt_length :], torch.long)
         seen, counts = torch.unique(output, return_counts=True)
         logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias
     if row.allowed:
-        logits.masked_fill_(~_unpacked(row.allowed, len(logits)), -torch.inf)
+        forbidden = ~_unpacked(row.allowed, len(logits)).to(logits.device)
+        logits.masked_fill_(forbidden, -torch.inf)
     if row.forbidden:
-        kept = logits.index_fill(0, torch.tensor(row.forbidden), -torch.inf)
+        kept = logits.index_fill(0, _like(logits, row.forbidden, torch.long), -torch.inf)
         # A grammar that is complete allows nothing else: then the output ends early.
         if not row.allowed or bool(kept.isfinite().any()):
             logits.copy_(kept)
@@ -130,35 +133,43 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     way whatever its neighbours want, or its draw would depend on them.
     """
     wanted = [row.sampling for row in rows]
-    scaled = logits / torch.tensor([s.temperature for s in wanted])[:, None]
-    numbers = torch.tensor(
+    scaled = logits / _like(logits, [s.temperature for s in wanted], torch.float32)[:, None]
+    numbers = _like(
+        logits,
         [uniform(s.seed, s.choice, r.position) for s, r in zip(wanted, rows, strict=True)],
-        dtype=torch.float64,
+        torch.float64,
     )
-    tokens = torch.empty(len(rows), dtype=torch.long)
+    tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
     filtered = [i for i, s in enumerate(wanted) if s.top_k or s.top_p < 1.0 or s.min_p > 0.0]
     plain = [i for i in range(len(rows)) if i not in set(filtered)]
     if plain:
-        tokens[plain] = _invert(scaled[plain].softmax(-1).double(), numbers[plain])
+        at = _like(logits, plain, torch.long)
+        tokens[at] = _invert(scaled[at].softmax(-1).double(), numbers[at])
     if filtered:
-        ranked, order = torch.sort(scaled[filtered], dim=-1, descending=True, stable=True)
+        at = _like(logits, filtered, torch.long)
+        ranked, order = torch.sort(scaled[at], dim=-1, descending=True, stable=True)
         kept = _keep(ranked.softmax(-1).double(), [wanted[i] for i in filtered])
-        tokens[filtered] = order.gather(-1, _invert(kept, numbers[filtered])[:, None])[:, 0]
+        tokens[at] = order.gather(-1, _invert(kept, numbers[at])[:, None])[:, 0]
     return tokens
 
 
 def _keep(mass: Tensor, wanted: Sequence[Sampling]) -> Tensor:
     """Zero the probabilities, sorted downwards, that top_k, top_p and min_p exclude."""
     vocab = mass.shape[-1]
-    top_k = torch.tensor([s.top_k or vocab for s in wanted])[:, None]
-    top_p = torch.tensor([s.top_p for s in wanted], dtype=torch.float64)[:, None]
-    min_p = torch.tensor([s.min_p for s in wanted], dtype=torch.float64)[:, None]
-    mass = mass.masked_fill(torch.arange(vocab)[None] >= top_k, 0.0)
+    top_k = _like(mass, [s.top_k or vocab for s in wanted], torch.long)[:, None]
+    top_p = _like(mass, [s.top_p for s in wanted], torch.float64)[:, None]
+    min_p = _like(mass, [s.min_p for s in wanted], torch.float64)[:, None]
+    mass = mass.masked_fill(torch.arange(vocab, device=mass.device)[None] >= top_k, 0.0)
     mass = mass / mass.sum(-1, keepdim=True)
     before = mass.cumsum(-1) - mass
     excluded = (before >= top_p) | (mass < min_p * mass[:, :1])
     excluded[:, 0] = False  # the likeliest token always stays
     return mass.masked_fill(excluded, 0.0)
+
+
+def _like(beside: Tensor, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Return values as a tensor on the device of another one."""
+    return torch.tensor(values, dtype=dtype).to(beside.device)
 
 
 def _invert(mass: Tensor, numbers: Tensor) -> Tensor:

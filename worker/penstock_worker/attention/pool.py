@@ -6,18 +6,21 @@ import mmap
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 class KVPool:
     """Keys and values of all layers, by slot.
 
     Each layer has two tensors of shape [slots, kv_heads, head_dim], where slot = block · block_size
-    + offset: a block is contiguous, and a sequence's KV is one `index_select`. Memory is taken only
-    as blocks are first written.
+    + offset: a block is contiguous, and a sequence's KV is one `index_select`. A CPU's memory is
+    taken only as blocks are first written, a GPU's at once.
 
     Args:
         num_layers, num_kv_heads, head_dim: shape of the model's KV.
         num_blocks, block_size: shape of the pool.
         dtype: of the stored KV.
+        device: in whose memory it is.
     """
 
     def __init__(
@@ -29,18 +32,26 @@ class KVPool:
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
+        device: torch.device = CPU,
     ) -> None:
         shape = (num_blocks * block_size, num_kv_heads, head_dim)
-        self.keys = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
-        self.values = [_lazy_zeros(shape, dtype) for _ in range(num_layers)]
+        self.keys = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
         self.block_size = block_size
         self.dtype = dtype
+        self.device = device
 
     def copy(self, source: int, target: int) -> None:
         """Copy a block's keys and values, in all layers."""
         size = self.block_size
         for kept in (*self.keys, *self.values):
             kept[target * size : (target + 1) * size] = kept[source * size : (source + 1) * size]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return _lazy_zeros(shape, dtype)
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

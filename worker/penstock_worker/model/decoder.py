@@ -61,38 +61,46 @@ class TorchDecoder:
         self._config = config
         self._attention = attention
         self._embeddings = weights.embeddings
-        dtype = weights.embeddings.dtype
+        dtype, device = weights.embeddings.dtype, weights.embeddings.device
         self._layers = [_layer(layer, quantization, dtype) for layer in weights.layers()]
         self._norm = weights.norm.to(dtype)
         self._head = Linear(weights.head, None, HEAD[quantization])
         self._tables = {
-            rope: tuple(
-                table.to(dtype) for table in rotary_tables(rope, config.head_dim, max_model_len)
-            )
+            rope: [
+                table.to(device, dtype)
+                for table in rotary_tables(rope, config.head_dim, max_model_len)
+            ]
             for rope in {config.rope, config.sliding_rope}
         }
         self._activation = _ACTIVATIONS[config.activation]
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
-        hidden = self._hidden(
+        hidden = self.hidden(
             torch.tensor(batch.tokens),
             torch.tensor(batch.positions),
             self._attention.begin(batch.sequences),
         )
-        return self._head(hidden[batch.output_rows]).float()
+        return self.predicted(hidden[batch.output_rows])
 
     def greedy(self, batch: Batch) -> list[int]:
         """See `Model.greedy`."""
         found: list[int] = self.logits(batch).argmax(-1).tolist()
         return found
 
-    def _hidden(self, tokens: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
+    def predicted(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
+        return self._head(hidden).float()
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Return the last hidden states. tokens, positions [tokens]; result [tokens, hidden]."""
         config = self._config
-        tables = {rope: [t[positions] for t in found] for rope, found in self._tables.items()}
+        tables = {
+            rope: [table.index_select(0, positions) for table in found]
+            for rope, found in self._tables.items()
+        }
         heads, kv_heads = config.num_heads, config.num_kv_heads
-        x = self._embeddings[tokens] * config.embedding_scale
+        x = self._embeddings.index_select(0, tokens) * config.embedding_scale
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._normed(x, layer.input_norm))
             qkv = qkv.view(-1, heads + 2 * kv_heads, config.head_dim)

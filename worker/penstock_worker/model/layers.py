@@ -33,7 +33,9 @@ class Linear:
             self._scales = scales[:, 0]
         elif quantization == "int4":
             weight = int4_values(weight).to(weight.dtype)
-        self._packed = weight.dtype is torch.float32 and torch._C._has_mkldnn
+        self._packed = (
+            weight.dtype is torch.float32 and weight.device.type == "cpu" and torch._C._has_mkldnn
+        )
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.PACKED_FOR_ROWS)
             if self._packed

@@ -21,19 +21,22 @@ class Checkpoint:
     Args:
         folder: the checkpoint in Hugging Face layout.
         dtype: every tensor is converted to it.
+        device: in whose memory the tensors are wanted.
 
     Raises:
         UnsupportedModel: there are no safetensors, or one of the files is damaged.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}
         self._unread: set[str] = set()
         for path in weight_files(folder):
             try:
-                opened = self._stack.enter_context(safe_open(str(path), framework="pt"))
+                opened = self._stack.enter_context(
+                    safe_open(str(path), framework="pt", device=str(device))
+                )
             except (OSError, SafetensorError) as error:
                 raise UnsupportedModel(f"{path.name} is not a safetensors file: {error}") from error
             self._file_of.update(dict.fromkeys(opened.keys(), opened))

@@ -1,11 +1,11 @@
-"""Chooses what computes a checkpoint, and loads it: the native kernels, or PyTorch."""
+"""Chooses what computes a checkpoint, and loads it: the native kernels, PyTorch, or a GPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from penstock_worker.attention.pool import KVPool
+from penstock_worker.attention.pool import CPU, KVPool
 from penstock_worker.attention.reference import ReferenceAttention
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.decoder import TorchDecoder
@@ -26,12 +26,18 @@ class Computation:
         quantization: of the weights, one of QUANTIZATIONS.
         kernels: the native library; None for PyTorch.
         threads: that compute.
+        triton: attention is Triton's and steps are staged, as on a GPU; no native library then.
+        device: holds weights and KV. Triton's kernels run on a CPU in its interpreter only.
+        max_num_seqs: that decode at once; on a GPU such steps are recorded.
     """
 
     dtype: torch.dtype = torch.float32
     quantization: str = "none"
     kernels: Path | None = None
     threads: int = 1
+    triton: bool = False
+    device: torch.device = CPU
+    max_num_seqs: int = 1
 
 
 def load_model(
@@ -42,8 +48,10 @@ def load_model(
     Raises:
         UnsupportedModel: the checkpoint contradicts its configuration.
     """
-    with Checkpoint(folder, how.dtype) as checkpoint:
+    with Checkpoint(folder, how.dtype, how.device) as checkpoint:
         weights = Weights(config, checkpoint)
+        if how.triton:
+            return _gpu_decoder(config, weights, pool, max_model_len, how)
         if how.kernels is None:
             attention = ReferenceAttention(pool, config.windows, config.query_scale)
             return TorchDecoder(config, weights, attention, max_model_len, how.quantization)
@@ -56,3 +64,28 @@ def load_model(
             quantization=how.quantization,
             threads=how.threads,
         )
+
+
+def _gpu_decoder(
+    config: ModelConfig, weights: Weights, pool: KVPool, max_model_len: int, how: Computation
+) -> Model:
+    # Triton is there where PyTorch is built for GPUs; nobody else needs it.
+    from penstock_worker.attention.gpu.backend import TritonAttention
+    from penstock_worker.model.gpu.decoder import GpuDecoder
+    from penstock_worker.model.gpu.graphs import CudaGraphs, unrecorded
+    from penstock_worker.model.gpu.ladder import ladder
+
+    attention = TritonAttention(
+        pool,
+        config.windows,
+        config.query_scale,
+        heads=config.num_heads,
+        max_model_len=max_model_len,
+    )
+    return GpuDecoder(
+        TorchDecoder(config, weights, attention, max_model_len),
+        attention,
+        max_model_len=max_model_len,
+        sizes=ladder(how.max_num_seqs),
+        record=CudaGraphs().record if how.device.type == "cuda" else unrecorded,
+    )

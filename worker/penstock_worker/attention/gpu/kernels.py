@@ -27,9 +27,11 @@ def store(
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,  # WIDTH, or the next power of two
 ):
-    """Put a token's key and value into its slot; a program per token."""
+    """Put a token's key and value into its slot; a program per token. Slot -1 is nowhere."""
     token = tl.program_id(0)
     slot = tl.load(slots + token).to(tl.int64)
+    if slot < 0:
+        return
     column = tl.arange(0, PADDED)
     inside = column < WIDTH
     k = tl.load(key + token * key_stride + column, mask=inside)
@@ -45,9 +47,8 @@ def attend(
     query,  # [tokens, heads, HEAD_DIM]
     keys,  # [slots, KV_HEADS, HEAD_DIM]
     values,
-    tiles,  # [tiles, 4]: first row, tokens, position of the first, sequence
-    tables,  # [sequences, columns]: blocks
-    columns,
+    tiles,  # [tiles, 4]: first row, tokens, position of the first, where its block table begins
+    tables,  # [blocks]: the sequences' block tables, one after another
     scale,
     query_stride,  # of a token
     KV_HEADS: tl.constexpr,
@@ -60,12 +61,18 @@ def attend(
     STEP: tl.constexpr,  # tokens of context read at a time
     SPLIT: tl.constexpr,  # tokens of context per program; 0 for all, without a partial
 ):
-    """Attend from a tile of queries; a program per tile, KV head and split."""
+    """Attend from a tile of queries; a program per tile, KV head and split.
+
+    There may be more splits than a context has, and tiles without a token: a launch that is
+    captured in a graph has the same programs every time.
+    """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(tiles + tile * 4)
     count = tl.load(tiles + tile * 4 + 1)
     position = tl.load(tiles + tile * 4 + 2)
-    table = tables + tl.load(tiles + tile * 4 + 3) * columns
+    table = tables + tl.load(tiles + tile * 4 + 3)
+    if SPLIT > 0 and split * SPLIT >= position + count:
+        return
 
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, PADDED_DIM)
@@ -98,13 +105,15 @@ def attend(
         seen = (context[None, :] <= place[:, None]) & (context >= begin)[None, :]
         if WINDOW > 0:
             seen = seen & (context[None, :] > place[:, None] - WINDOW)
-        score = tl.where(seen & inside[None, :], tl.dot(q, tl.trans(k)) * scale, -float("inf"))
+        # Not in TF32, which keeps 10 bits of a float32; narrower types are not touched by this.
+        product = tl.dot(q, tl.trans(k), input_precision="ieee")
+        score = tl.where(seen & inside[None, :], product * scale, -float("inf"))
         now = tl.maximum(highest, tl.max(score, 1))
         base = tl.where(now == -float("inf"), 0.0, now)  # nothing seen yet
         weight = tl.exp(score - base[:, None])
         shrink = tl.exp(highest - base)
         mass = mass * shrink + tl.sum(weight, 1)
-        total = total * shrink[:, None] + tl.dot(weight.to(v.dtype), v)
+        total = total * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         highest = now
 
     heads = KV_HEADS * GROUP
@@ -121,24 +130,27 @@ def attend(
         tl.store(out + to[:, None] + dim[None, :], result, mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def combine(
     out,  # [tokens, heads, HEAD_DIM]
     partial,  # [tokens, heads, splits, HEAD_DIM + 2]
-    rows,  # [decoding sequences]: their tokens
+    tiles,  # [decoding sequences, 4], as above
     splits,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):
-    """Add up the splits of a token; a program per token and head."""
-    token, head = tl.load(rows + tl.program_id(0)), tl.program_id(1)
+    """Add up the splits of a decoding token; a program per token and head."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    token = tl.load(tiles + tile * 4)
+    context = tl.load(tiles + tile * 4 + 1) + tl.load(tiles + tile * 4 + 2)
     dim = tl.arange(0, PADDED_DIM)
     inside = dim < HEAD_DIM
     highest = -float("inf")
     mass = 0.0
     total = tl.zeros([PADDED_DIM], tl.float32)
-    for split in range(splits):
+    for split in range(tl.cdiv(context, SPLIT)):
         at = partial + ((token * HEADS + head) * splits + split) * (HEAD_DIM + 2)
         its_highest = tl.load(at + HEAD_DIM)
         now = tl.maximum(highest, its_highest)
@@ -147,5 +159,6 @@ def combine(
         mass = mass * shrink + tl.load(at + HEAD_DIM + 1) * grow
         total = total * shrink + tl.load(at + dim, mask=inside, other=0.0) * grow
         highest = now
+    mass = tl.where(mass > 0.0, mass, 1.0)  # a row of no token has seen nothing
     to = out + (token * HEADS + head) * HEAD_DIM
     tl.store(to + dim, (total / mass).to(out.dtype.element_ty), mask=inside)

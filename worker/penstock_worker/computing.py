@@ -1,0 +1,100 @@
+"""Decides how a model is computed, from the settings, the checkpoint and the machine."""
+
+import os
+
+import torch
+
+from penstock_worker.engine_config import EngineConfig
+from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.loading import QUANTIZATIONS, Computation
+from penstock_worker.native import build
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+KERNELS = ("auto", "native", "torch", "triton")
+DEVICES = ("auto", "cpu", "cuda")
+
+OLDEST_GPU = (8, 0)
+"""Compute capability from which on tensor cores know bfloat16."""
+
+
+def computation(config: EngineConfig, shape: ModelConfig) -> Computation:
+    """Return how the model is computed.
+
+    Raises:
+        ValueError: a setting makes no sense here; the message names it.
+    """
+    for name, value, known in (
+        ("dtype", config.dtype, DTYPES),
+        ("quantization", config.quantization, QUANTIZATIONS),
+        ("kernels", config.kernels, KERNELS),
+        ("device", config.device, DEVICES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
+    device = _device(config.device)
+    if device.type == "cuda" or config.kernels == "triton":
+        return _on_gpu(config, shape, device)
+    return _on_cpu(config, shape)
+
+
+def _device(asked: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if asked == "cpu" or (asked == "auto" and not there):
+        return torch.device("cpu")
+    if not there:
+        raise ValueError(
+            f"device cuda: PyTorch {torch.__version__} finds no GPU; it must be a CUDA build, and "
+            "driver and device must be in the container (nvidia.com/gpu in its limits)"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Computation:
+    if config.kernels not in ("auto", "triton"):
+        raise ValueError(f"kernels {config.kernels!r} compute on a CPU: use auto, or device cpu")
+    if config.quantization != "none":
+        raise ValueError(f"quantization {config.quantization!r} is for CPUs: use none on a GPU")
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "kernels triton: they compute on a GPU, and on a CPU in Triton's interpreter only, for "
+            "tests (TRITON_INTERPRET=1)"
+        )
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < OLDEST_GPU:
+            name = torch.cuda.get_device_name(device)
+            raise ValueError(f"device cuda: {name} is older than compute capability 8.0 (Ampere)")
+    return Computation(
+        DTYPES[config.dtype] or _stored(shape),
+        triton=True,
+        device=device,
+        max_num_seqs=config.max_num_seqs,
+    )
+
+
+def _on_cpu(config: EngineConfig, shape: ModelConfig) -> Computation:
+    kernels = None if config.kernels == "torch" else build.find()
+    if kernels is None and config.kernels == "native":
+        raise ValueError(
+            "kernels: the native ones are not compiled: run python -m penstock_worker.native.build"
+        )
+    if kernels is None and config.kernels == "auto":
+        build.build_in_background()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    dtype = DTYPES[config.dtype]
+    if dtype is None:
+        # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
+        # kernels are faster in it on all, as a step is bound by reading the weights.
+        dtype = torch.float32 if kernels is None else _stored(shape)
+    return Computation(dtype, config.quantization, kernels, config.threads or _threads())
+
+
+def _stored(shape: ModelConfig) -> torch.dtype:
+    """Return the checkpoint's own type, if it is one that is computed in."""
+    return torch.bfloat16 if shape.dtype == "bfloat16" else torch.float32
+
+
+def _threads() -> int:
+    """Return torch's choice, which OMP_NUM_THREADS sets, but no more than this process may use."""
+    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))

@@ -164,6 +164,7 @@ class Gateway:
             self.pool,
             relay.quarantine,
             lambda: self.directory,
+            relay.watch.paces,
             self.metrics.ejected,
         )
         async with asyncio.TaskGroup() as group:

@@ -31,6 +31,24 @@ def test_one_slow_stream_is_no_reason() -> None:
     assert outliers({"a": seen(0.02), "b": seen(0.02), "c": seen(0.5, ENOUGH - 1)}, 0) == []
 
 
+def test_streams_that_crawl_count_before_their_end() -> None:
+    slow = Pace().with_streams([0.5] * ENOUGH)
+    assert outliers({"a": seen(0.02), "b": seen(0.03), "c": slow}, 0) == ["c"]
+
+
+def test_streams_left_at_a_worker_that_is_aside_do_not_count_against_it_again() -> None:
+    aside = seen(0.5).put_aside(0)
+    pool = {"a": seen(0.02), "b": seen(0.03), "c": aside.with_streams([0.5] * ENOUGH)}
+    assert outliers(pool, FIRST_PAUSE / 2) == []
+    assert outliers(pool, FIRST_PAUSE) == ["c"]
+
+
+def test_who_is_aside_does_not_make_the_others_look_fast() -> None:
+    aside = seen(5.0).put_aside(0).with_streams([5.0] * ENOUGH)
+    used = {"a": seen(0.02), "b": seen(0.02), "c": seen(0.5), "unknown": Pace(), "new": Pace()}
+    assert outliers({**used, "x": aside, "y": aside}, 1) == ["c"]
+
+
 @given(st.lists(st.floats(0, 10), max_size=9), st.integers(0, 3))
 def test_never_more_than_half_of_a_pool_is_aside(means: list[float], aside: int) -> None:
     pool = {f"w{n}": seen(mean) for n, mean in enumerate(means)}

@@ -3,11 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock_gateway.relay import upstream
 from penstock_gateway.relay.upstream import (
     HIGH_WATER,
     MAX_HEAD,
@@ -153,6 +155,27 @@ def test_reading_stops_while_the_client_is_behind_and_goes_on_after() -> None:
         assert not wire.reading
         assert await collect(connection) == body
         assert wire.reading
+
+    run(scenario)
+
+
+def test_what_a_client_makes_it_wait_does_not_make_a_worker_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(upstream, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def scenario(connection: Connection, _: Wire) -> None:
+        nonlocal now
+        await asked(connection)
+        answer = sized(bytes(8 * HIGH_WATER))
+        for start in range(0, len(answer), 2 * HIGH_WATER):
+            now += 0.1
+            connection.data_received(answer[start : start + 2 * HIGH_WATER])
+            now += 60
+            await connection.piece()
+        assert connection.pieces > 4
+        assert connection.mean_pause == pytest.approx(0.1)
 
     run(scenario)
 

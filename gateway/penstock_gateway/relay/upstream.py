@@ -90,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def mean_pause(self) -> float:
-        """Seconds between pieces of the body."""
+        """Seconds between pieces of the body, but for what the client made it wait."""
         return (self.heard - self._began_at) / max(1, self.pieces - 1)
 
     # asyncio.BufferedProtocol
@@ -240,7 +240,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read_on(self) -> None:
         """The client has caught up; only from now on is silence the worker's."""
-        self.paused, self.heard = False, time.monotonic()
+        now = time.monotonic()
+        self._began_at += now - self.heard
+        self.paused, self.heard = False, now
         if self.transport is not None and not self.closed:
             self.transport.resume_reading()
 

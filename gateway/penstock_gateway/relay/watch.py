@@ -53,6 +53,11 @@ class Watch:
             self._tempos[worker] = self._tempos.get(worker, Tempo()).ended(connection.longest)
             self._streamed(worker, connection.mean_pause)
 
+    def paces(self, worker: str) -> list[float]:
+        """Return the mean pause of each stream under way, in seconds."""
+        live = self._live.get(worker, ())
+        return [found.mean_pause for found in live if found.pieces >= FEW]
+
     def keep_only(self, workers: Iterable[str]) -> None:
         """Forget workers that are gone."""
         alive = set(workers)

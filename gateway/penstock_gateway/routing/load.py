@@ -4,7 +4,7 @@ import heapq
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -230,9 +230,13 @@ class Router:
         if load is not None:
             load.pace = load.pace.ended(mean_pause)
 
-    def put_slow_aside(self, pool: Iterable[str], now: float) -> list[str]:
-        """Put those of a pool aside that are much slower than the others; return them."""
-        slow = outliers({worker: self._load(worker).pace for worker in pool}, now)
+    def put_slow_aside(self, pool: Mapping[str, Iterable[float]], now: float) -> list[str]:
+        """Put those of a pool aside that are much slower than the others; return them.
+
+        Each comes with the mean pauses of its streams under way.
+        """
+        paces = {name: self._load(name).pace.with_streams(means) for name, means in pool.items()}
+        slow = outliers(paces, now)
         for worker in slow:
             self._loads[worker].pace = self._loads[worker].pace.put_aside(now)
         return slow

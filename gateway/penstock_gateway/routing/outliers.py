@@ -5,8 +5,9 @@ streams crawls. What is compared are the mean pauses between events. Never more 
 is put aside: if most are slow, slow is what the pool is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from statistics import median
 from typing import Final
 
@@ -42,6 +43,13 @@ class Pace:
         ejections = self.ejections if self.streams < 10 * ENOUGH else 0
         return Pace(known, self.streams + 1, ejections, self.aside_until)
 
+    def with_streams(self, means: Iterable[float]) -> "Pace":
+        """Return the pace as it will be when streams under way have ended as they go now.
+
+        A stream that crawls is long under way: its end would come too late.
+        """
+        return reduce(Pace.ended, means, self)
+
     def put_aside(self, now: float) -> "Pace":
         """Return the pace of a worker that is put aside; what is known of it is forgotten."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.ejections, 16))
@@ -55,8 +63,9 @@ def outliers(pool: Mapping[str, Pace], now: float) -> list[str]:
         pool: the ready workers of one pool.
         now: monotonic seconds.
     """
-    room = len(pool) // 2 - sum(pace.aside_until > now for pace in pool.values())
-    known = {id_: pace.mean for id_, pace in pool.items() if pace.streams >= ENOUGH}
+    used = {id_: pace for id_, pace in pool.items() if pace.aside_until <= now}
+    room = len(pool) // 2 - (len(pool) - len(used))
+    known = {id_: pace.mean for id_, pace in used.items() if pace.streams >= ENOUGH}
     slow = [id_ for id_ in known if _is_slow(id_, known)]
     return sorted(slow, key=lambda id_: -known[id_])[: max(0, room)]
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.admission.line import OLDEST_EVERY, Entry, Line
+from penstock_gateway.admission.line import OLDEST_EVERY, RESERVE, Entry, Line
 from penstock_gateway.admission.pace import LATEST, SOONEST, Pace
 
 
@@ -56,6 +56,26 @@ def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
         assert sum(e.cost for e in waiting.values()) <= most_bytes
     assert {e.id for e in served(found)} == set(waiting)
     assert len(found) == 0
+
+
+@given(offers, st.integers(1, 20))
+def test_negative_priorities_leave_places_for_the_others(entries: list[Entry], most: int) -> None:
+    found = line(most)
+    for entry in entries:
+        before = len(found)
+        shed = found.offer(entry)
+        if shed is not None and entry.priority < 0 and not shed:
+            assert before < most - most // RESERVE
+
+
+def test_in_a_flood_of_the_lowest_class_nobody_waits_only_to_be_refused() -> None:
+    found = line(most=16)
+    for number in range(1000):
+        urgent = number % 10 == 0
+        shed = found.offer(Entry(id=number, cost=1, priority=10 if urgent else -10))
+        assert shed == [] or (shed is None and not urgent)
+        if number % 4 == 0:
+            found.pop()
 
 
 @given(offers)

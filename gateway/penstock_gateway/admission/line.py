@@ -3,9 +3,11 @@
 Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
 used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
 prompt's size as cost. One turn in eight goes to whoever has waited longest, whatever its priority,
-so nobody waits for ever. Full, the line sheds the lowest negative priority for anyone above it, and
-inside a priority the newest of the share that holds most places for a share that holds fewer, so
-that one who floods the line is the one who is refused.
+so nobody waits for ever. Negative priorities may not fill the line: what comes above them finds
+room without anyone being shed, and a refusal is told at once and not after some waiting. Full all
+the same, the line sheds the lowest negative priority for anyone above it, and inside a priority the
+newest of the share that holds most places for a share that holds fewer, so that one who floods the
+line is the one who is refused.
 """
 
 from collections import OrderedDict, deque
@@ -14,6 +16,8 @@ from typing import NamedTuple
 
 OLDEST_EVERY = 8
 """One turn in so many goes to the oldest request."""
+RESERVE = 4
+"""One place in so many is not for negative priorities."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Line:
 
         First the lowest negative priorities below it, newest first, else those of larger shares.
         """
-        requests = len(self._waiting) + 1 - self.most
+        requests = self._too_many(entry)
         size = self._bytes + entry.cost - self._most_bytes
         if requests <= 0 and size <= 0:
             return []
@@ -136,12 +140,18 @@ class Line:
                 return victims
         return self._of_larger_shares(entry)
 
+    def _too_many(self, entry: Entry) -> int:
+        """Return how many must go for a request, as far as their number is concerned."""
+        places = self.most - len(self._waiting)
+        reserved = entry.priority < 0 and places <= self.most // RESERVE
+        return max(1 - places, int(reserved))
+
     def _of_larger_shares(self, entry: Entry) -> list[Entry] | None:
         """Return who must go so that no share holds more than others by having come first."""
         shares = self._bands.get(entry.priority, _Band()).shares
         places = {name: len(share.entries) for name, share in shares.items() if share.entries}
         own = (places.pop(entry.share, 0) + 1) / entry.weight
-        requests = len(self._waiting) + 1 - self.most
+        requests = self._too_many(entry)
         size = self._bytes + entry.cost - self._most_bytes
         victims: list[Entry] = []
         while len(victims) < requests or size > 0:

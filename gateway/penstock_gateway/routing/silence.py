@@ -16,7 +16,7 @@ SUSPICIOUS: Final = (4.0, 0.5, 5.0)
 """Multiple of the usual longest pause, and the bounds of the result in seconds."""
 HUNG: Final = (20.0, 10.0, 120.0)
 """The same, for a worker whose server still answers: a long prompt may hold up its streams."""
-HEALTH_WAIT: Final = 0.7
+HEALTH_WAIT: Final = 0.5
 """Seconds for an answer about its health, of a worker whose streams have stopped."""
 QUIET_HEALTH_WAIT: Final = 3.0
 """The same of one that had nothing to say yet: it may be that the machine is just very busy."""

@@ -70,7 +70,7 @@ class Judgement(Enum):
     """Something else came."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """One request of the load."""
 
@@ -130,6 +130,7 @@ class Load:
     def __init__(self, urls: Sequence[str], asked: Sequence[Question], seed: int = 0) -> None:
         self.urls = list(urls)
         self.references: list[Verdict] = []
+        self._live: set[Sample] = set()
         self._asked = asked
         self._random = random.Random(seed)
 
@@ -157,20 +158,26 @@ class Load:
             when += self._random.expovariate(rate)
         return list(await asyncio.gather(*tasks))
 
+    def under_way(self, gateway: int) -> int:
+        """Return how many streams of a gateway have begun and not ended."""
+        return sum(s.gateway == gateway and bool(s.recording.times) for s in self._live)
+
     def judgements(self, samples: Sequence[Sample]) -> list[Judgement]:
         """Return what became of each."""
         references = dict(zip(map(id, self._asked), self.references, strict=True))
         return [judge(sample, references[id(sample.question)]) for sample in samples]
 
     async def _ask(self, sample: Sample) -> Sample:
-        for turn in range(len(self.urls)):
-            at = (sample.gateway + turn) % len(self.urls)
+        question = sample.question
+        self._live.add(sample)
+        for _ in self.urls:
+            url = self.urls[sample.gateway]
             try:
-                question = sample.question
-                sample.recording = await record(self.urls[at], question.path, question.body)
-                sample.gateway = at
+                await record(url, question.path, question.body, into=sample.recording)
                 break
             except OSError:
-                continue  # nobody listens there: a Service would not have sent us there
+                # Nobody listens there: a Service would not have sent us there.
+                sample.gateway = (sample.gateway + 1) % len(self.urls)
+        self._live.discard(sample)
         sample.ended = time.monotonic()
         return sample

@@ -1,4 +1,8 @@
-"""F15: three times as many requests as the fleet can serve, most of them of the lowest class."""
+"""F15: three times as many requests as the fleet can serve, most of them of the lowest class.
+
+What is judged is the gateway, so workers are simulated: real ones would compete with it for the
+processors of one machine, and the fewer tokens would be the load's fault.
+"""
 
 import asyncio
 import random
@@ -20,6 +24,9 @@ TIMES: Final = 3.0
 URGENT_SHARE: Final = 0.1
 AT_ONCE: Final = 16
 """Requests that the fleet runs at once."""
+RUNNER: Final = "sim"
+COST: Final = "step=0.02,sequence=0.0002,prefill_token=0.0001"
+"""Seconds of a step: 32 tokens take two thirds of a second."""
 QUEUE: Final = FleetQueue(
     per_worker=AT_ONCE // 4,
     max_requests=32,
@@ -48,29 +55,52 @@ class _Asked:
         return audit(self.recording, include_usage=True).outcome == "complete"
 
     @property
+    def refused(self) -> bool:
+        """There was no room for it."""
+        return self.recording.status in (429, 503)
+
+    @property
     def first_token(self) -> float:
         """Seconds."""
         return self.recording.times[0] - self.sent
 
 
-async def overload(folder: Path, *, quick: bool) -> list[Figure]:
+@dataclass(frozen=True)
+class Overload:
+    """What came of it."""
+
+    requests: int
+    refused: int
+    figures: list[Figure]
+
+    @property
+    def failures(self) -> list[str]:
+        """What is not as it must be, whatever the machine."""
+        known = {metric: value for metric, _, _, value in self.figures}
+        strict = ("urgent_not_served", "neither_served_nor_refused")
+        found = [f"{known[metric]:.0f} {metric}" for metric in strict if known[metric]]
+        return found if self.refused else [*found, "nothing was refused: that was no overload"]
+
+
+async def overload(folder: Path, *, quick: bool) -> Overload:
     """Return what 3× overload does to the fleet."""
     seconds = 8.0 if quick else 60.0
-    fleet = LiveFleet(folder, ("--dtype", "float32"), queue=QUEUE)
+    fleet = LiveFleet(folder, ("--runner", RUNNER, "--sim-cost", COST), queue=QUEUE)
     async with live_fleet(fleet, AT_ONCE // QUEUE.per_worker, 1):
         url = fleet.gateways[0].url
         alone = [await _ask(url, "urgent", n) for n in range(5)]
         peak = await _peak(url, 5.0 if quick else 20.0)
         asked = await _flood(url, TIMES * peak, seconds)
         recovery = await _recovery(url, _quantile([one.first_token for one in alone], 0.5))
-    return _figures(peak, seconds, asked, recovery)
+    refused = sum(one.refused for one in asked)
+    return Overload(len(asked), refused, _figures(peak, seconds, asked, recovery))
 
 
 def _figures(peak: float, seconds: float, asked: list[_Asked], recovery: float) -> list[Figure]:
     end = asked[0].sent + seconds
     served = [one for one in asked if one.recording.status == 200 and one.complete]
     goodput = sum(asked[0].sent + 1 < one.ended <= end for one in served) / (seconds - 1)
-    refused = [one.ended - one.sent for one in asked if one.recording.status in (429, 503)]
+    refused = [one.ended - one.sent for one in asked if one.refused]
     urgent = [one for one in asked if one.tier == "urgent"]
     whole = [one for one in urgent if one in served]
     broken = len(asked) - len(served) - len(refused)

@@ -4,7 +4,7 @@ Open-loop load (Poisson, 60 % of what the fleet managed undisturbed) on four wor
 gateways; each answer is compared with that of an undisturbed run. The faults are those of
 docs/faults.md. With --peers the same load, faults and judge run against other routers.
 
-    python benchmarks/faults.py [--scenario F1 …] [--peers vllm-router,litellm] [--quick]
+    python benchmarks/faults.py [--scenario F1 F3 …] [--peers vllm-router,litellm] [--quick]
 """
 
 import argparse
@@ -16,76 +16,92 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
 from report import ROOT, line, tell
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from fault_load import Judgement, Load, questions
-from fault_overload import OVERLOAD, overload
-from fault_scenarios import DRAIN_SECONDS, SCENARIOS, Report, Stage, Tally, tally
+import fault_gateways
+import fault_workers
+from fault_load import Load, questions
+from fault_overload import OVERLOAD, RUNNER, overload
+from fault_stage import Disturb, Stage
+from fault_tally import SUFFERED, Tally, balance, completed, tally
 from live_fleet import LiveFleet, live_fleet
 from router_peers import PEERS, PLAIN, Router, router
 
+SCENARIOS: Final[dict[str, Disturb]] = {
+    "F1": fault_workers.kill_workers,
+    "F2": fault_workers.hang_workers,
+    "F3": fault_workers.retire_workers,
+    "F5": fault_gateways.retire_a_gateway,
+    "F6": fault_gateways.kill_a_gateway,
+    "F11": fault_workers.partition_workers,
+    "F13": fault_workers.slow_a_worker,
+    "F14": fault_workers.garble_a_worker,
+    "F19": fault_gateways.abandon_streams,
+}
+PEERS_SHOWN_WITH: Final = ("F1", "F3")
+MANY: Final = ("F1", "F2", "F3", "F11")
+"""Scenarios in which workers are lost while they stream."""
+STREAMS: Final = {True: 800, False: 400}
+"""At least so many for a figure that is kept; more for those above."""
 GATEWAYS: Final = 2
 SHARE: Final = 0.6
 """Of the measured capacity."""
-STREAMS: Final = 800
-"""At least so many for a figure that is kept."""
 TOKENS: Final = 160
-PEERS_SHOWN_WITH: Final = ("F1", "F3")
 
 
 def main() -> None:
-    """Run the scenarios that were asked for and print their lines."""
-    options = _parser().parse_args()
-    asyncio.run(_run(options))
+    """Run the scenarios that were asked for, print their lines, and fail with any of ours."""
+    failures = uvloop.run(_run(_parser().parse_args()))
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
-async def _run(options: argparse.Namespace) -> None:
-    names = options.scenario or [*SCENARIOS, OVERLOAD]
-    for name in names:
+async def _run(options: argparse.Namespace) -> list[str]:
+    failures: list[str] = []
+    for name in options.scenario or [*SCENARIOS, OVERLOAD]:
         if name == OVERLOAD:
-            await _overload(options)
+            failures += await _overload(options)
             continue
         ours = await _measure(name, options, None)
+        failures += [f"{name}: {failure}" for failure in ours.failures]
         _tell(name, options, ours)
         for peer in options.peers if name in PEERS_SHOWN_WITH else []:
             _tell(name, options, ours, peer, await _measure(name, options, peer))
+    return failures
 
 
 async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> Tally:
     """Run one scenario, ours or a peer's in front of the same workers."""
-    flags = ("--dtype", "float32", "--drain-timeout", f"{DRAIN_SECONDS:g}s")
+    flags = ("--dtype", "float32", "--drain-timeout", f"{fault_workers.DRAIN_SECONDS:g}s")
     with tempfile.TemporaryDirectory() as folder:
         fleet = LiveFleet(Path(folder), flags)
-        gateways = GATEWAYS if peer is None else 0
-        async with live_fleet(fleet, options.workers, gateways):
+        async with live_fleet(fleet, options.workers, GATEWAYS if peer is None else 0):
             if peer is None:
-                urls = [gateway.url for gateway in fleet.gateways]
-                return await _disturbed(name, options, fleet, urls)
+                return await _disturbed(name, options, fleet, None)
             backends = [worker.proxy.url for worker in fleet.workers]
             with router(peer, backends, Path(folder)) as found:
                 await _ready(found)
-                plain = peer in PLAIN
-                return await _disturbed(name, options, fleet, [found.url], plain=plain)
+                return await _disturbed(name, options, fleet, found)
 
 
 async def _disturbed(
-    name: str,
-    options: argparse.Namespace,
-    fleet: LiveFleet,
-    urls: list[str],
-    *,
-    plain: bool = False,
+    name: str, options: argparse.Namespace, fleet: LiveFleet, peer: Router | None
 ) -> Tally:
-    asked = questions(12 if options.quick else 24, TOKENS, plain=plain)
-    load = Load(urls, asked, seed=1)
+    urls = [peer.url] if peer else [gateway.url for gateway in fleet.gateways]
+    plain = peer is not None and peer.name in PLAIN
+    load = Load(urls, questions(12 if options.quick else 24, TOKENS, plain=plain), seed=1)
     await load.learn()
     rate = SHARE * await load.learn()
-    seconds = options.seconds or (10.0 if options.quick else STREAMS / rate)
-    sys.stderr.write(f"{name}: {rate:.1f} streams a second for {seconds:.0f} s\n")
-    stage = Stage(fleet, random.Random(2), time.monotonic() + seconds, Report())
+    seconds = options.seconds or (10.0 if options.quick else STREAMS[name in MANY] / rate)
+    who = peer.name if peer else "penstock"
+    sys.stderr.write(f"{name} {who}: {rate:.1f} streams a second for {seconds:.0f} s\n")
+    before = await completed(fleet.gateways, set())
+    stage = Stage(fleet, load, random.Random(2), time.monotonic() + seconds, peer)
     samples, _ = await asyncio.gather(load.run(rate, seconds), SCENARIOS[name](stage))
+    await balance(fleet.gateways, before, samples, stage.report)
     return tally(load, samples, stage.report)
 
 
@@ -97,11 +113,14 @@ async def _ready(found: Router) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _overload(options: argparse.Namespace) -> None:
+async def _overload(options: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        for metric, unit, limit, value in await overload(Path(folder), quick=options.quick):
-            figure = line("faults", metric, OVERLOAD, unit, value, limit=limit)
-            tell(figure, keep=not options.quick)
+        found = await overload(Path(folder), quick=options.quick)
+    for metric, unit, limit, value in found.figures:
+        more = {"runner": RUNNER, "refused": found.refused, "requests": found.requests}
+        figure = line("faults", metric, OVERLOAD, unit, value, limit=limit, **more)
+        tell(figure, keep=not options.quick)
+    return [f"{OVERLOAD}: {failure}" for failure in found.failures]
 
 
 def _tell(
@@ -112,47 +131,52 @@ def _tell(
     theirs: Tally | None = None,
 ) -> None:
     """Print the lines of a scenario, ours alone or beside a peer's."""
-    found = theirs or ours
-    said = {judgement.value: count for judgement, count in found.counts.items()}
-    problems = "; ".join(found.report.problems) or "none"
-    sys.stderr.write(
-        f"{name} {peer or 'penstock'}: {found.streams} streams, {len(found.gaps)} hit, {said}, "
-        f"gap p99 {found.gap_p99:.2f} s, {found.report.figures}, problems: {problems}\n"
-    )
-    more: dict[str, Any] = {
-        "streams": ours.streams,
-        "hit": len(ours.gaps),
-        "accidents": len(ours.report.accidents),
-        "problems": ours.report.problems,
-        **ours.report.figures,
-    }
+    _say(f"{name} {peer or 'penstock'}", theirs or ours)
+    more: dict[str, Any] = {"runner": "model", **_described(ours, "")}
     if theirs is not None:
-        more["peer_streams"] = theirs.streams
-    figures = [
-        (judgement.value, "streams", float(ours.counts[judgement]), 0.0, judgement)
-        for judgement in (
-            Judgement.LOST,
-            Judgement.TRUNCATED,
-            Judgement.DUPLICATED,
-            Judgement.MISMATCHED,
-        )
-    ]
-    for metric, unit, value, limit, judgement in figures:
+        more |= _described(theirs, "peer_")
+    for judgement in SUFFERED:
         other = None if theirs is None else float(theirs.counts[judgement])
+        value = float(ours.counts[judgement])
         figure = line(
-            "faults", metric, name, unit, value, peer=peer, peer_value=other, limit=limit, **more
+            *("faults", judgement.value, name, "streams", value),
+            **{"peer": peer, "peer_value": other, "limit": 0.0, **more},
         )
         tell(figure, keep=not options.quick)
-    if theirs is None:
+    if theirs is None and ours.gaps:
         metric = "migration_gap_p99_seconds"
         figure = line("faults", metric, name, "s", ours.gap_p99, limit=2.0, **more)
         tell(figure, keep=not options.quick)
 
 
+def _described(found: Tally, prefix: str) -> dict[str, Any]:
+    """Return what explains figures: how many streams there were, and what happened to them."""
+    told = {
+        "streams": found.streams,
+        "hit": found.report.hit,
+        "accidents": len(found.report.accidents),
+        "problems": found.report.problems,
+        **found.report.figures,
+    }
+    return {prefix + key: value for key, value in told.items()}
+
+
+def _say(title: str, found: Tally) -> None:
+    """Print a scenario for people."""
+    counts = ", ".join(f"{count} {one.value}" for one, count in found.counts.items())
+    sys.stderr.write(
+        f"{title}: {found.streams} streams, {len(found.report.accidents)} accidents hit "
+        f"{found.report.hit}; {counts}; gap p99 {found.gap_p99:.2f} s; {found.report.figures}; "
+        f"problems: {'; '.join(found.report.problems) or 'none'}\n"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     known = [*SCENARIOS, OVERLOAD]
-    parser.add_argument("--scenario", action="append", choices=known, help="default: all")
+    parser.add_argument(
+        "--scenario", nargs="+", action="extend", choices=known, help="default: all"
+    )
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[], help=str(PEERS))
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seconds", type=float, help="of load for each scenario")

@@ -16,6 +16,8 @@ from peer import python_of
 PEERS: Final = ("vllm-router", "litellm")
 PLAIN: Final = ("litellm",)
 """Asked for chats with one answer only: undisturbed, it spoils streams of others."""
+TOLD: Final = ("vllm-router",)
+"""Have an API by which workers come and go."""
 NAME: Final = "pydoc"
 
 
@@ -35,6 +37,20 @@ class Router:
         except httpx.TransportError:
             return False
         return answer.status_code == 200
+
+    async def add(self, worker: str) -> None:
+        """Tell it of a worker, where it can be told."""
+        await self._tell("add_worker", worker)
+
+    async def remove(self, worker: str) -> None:
+        """Tell it that a worker leaves, where it can be told."""
+        await self._tell("remove_worker", worker)
+
+    async def _tell(self, action: str, worker: str) -> None:
+        if self.name in TOLD:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                answer = await client.post(f"{self.url}/{action}", params={"url": worker})
+                answer.raise_for_status()
 
 
 @contextlib.contextmanager

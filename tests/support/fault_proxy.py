@@ -6,7 +6,10 @@ One real worker behind several proxies looks like several workers, each with an 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+"""Ends a streamed answer."""
 
 Cut = Callable[[bytes], int | None]
 """Takes a request's first bytes; returns after how many bytes of answer to cut, None for never."""
@@ -29,10 +32,15 @@ class FaultProxy:
     """What becomes of a piece of an answer."""
     cuts: int = 0
     """Connections cut so far."""
+    asked: int = 0
+    """Requests (POST) that have come so far."""
+    garbled: int = 0
+    """Pieces of their answers that were changed so far."""
     port: int = 0
     _silent: bool = False
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _passages: "set[_Passage]" = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,6 +59,11 @@ class FaultProxy:
     def url(self) -> str:
         """Where the gateway finds the worker."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> int:
+        """Streams under way: asked for, and not at their end."""
+        return sum(passage.running for passage in self._passages)
 
     def reset(self) -> None:
         """Reset every connection."""
@@ -76,6 +89,7 @@ class FaultProxy:
             return
         self._open.add(far_writer)
         passage = _Passage(self, (reader, writer), (far_reader, far_writer))
+        self._passages.add(passage)
         for work in (passage.ask(), passage.answer()):
             task = asyncio.create_task(work)
             self._tasks.add(task)
@@ -86,9 +100,10 @@ class FaultProxy:
         """Whether nothing goes through."""
         return self._silent
 
-    def closed(self, *writers: asyncio.StreamWriter) -> None:
+    def closed(self, passage: "_Passage") -> None:
         """A connection has ended on one side: it ends on both."""
-        for writer in writers:
+        self._passages.discard(passage)
+        for writer in (passage.near[1], passage.far[1]):
             writer.transport.abort()
             self._open.discard(writer)
 
@@ -104,6 +119,7 @@ class _Passage:
         self.near = near
         self.far = far
         self.left: int | None = None
+        self.running = False
 
     @property
     def size(self) -> int:
@@ -115,12 +131,14 @@ class _Passage:
         try:
             while data := await self.near[0].read(1 << 16):
                 if data.startswith(b"POST "):
+                    self.running = True
+                    self.proxy.asked += 1
                     self.left = self.proxy.cut(data)
                 if not self.proxy.silent:
                     self.far[1].write(data)
         except ConnectionError:
             pass
-        self.proxy.closed(self.near[1], self.far[1])
+        self.proxy.closed(self)
 
     async def answer(self) -> None:
         """Forward answers, as far as they shall come."""
@@ -128,8 +146,8 @@ class _Passage:
             while data := await self.far[0].read(self.size):
                 if self.proxy.delay:
                     await asyncio.sleep(self.proxy.delay)
-                if self.proxy.garble is not None:
-                    data = self.proxy.garble(data)
+                ends = data.endswith(LAST_CHUNK)
+                data = self._garbled(data)
                 if self.left is not None and self.left < len(data):
                     self.near[1].write(data[: self.left])
                     await self.near[1].drain()
@@ -141,6 +159,12 @@ class _Passage:
                 if not self.proxy.silent:
                     self.near[1].write(data)
                     await self.near[1].drain()
+                self.running = self.running and not ends
         except ConnectionError:
             pass
-        self.proxy.closed(self.near[1], self.far[1])
+        self.proxy.closed(self)
+
+    def _garbled(self, data: bytes) -> bytes:
+        found = self.proxy.garble(data) if self.proxy.garble else data
+        self.proxy.garbled += self.running and found != data
+        return found

@@ -27,10 +27,13 @@ class LiveWorker:
     port: int
     process: subprocess.Popen[bytes]
     proxy: FaultProxy
+    log: Path
     state: WorkerState = WorkerState.READY
 
     async def healthy(self) -> bool:
-        """Return whether it takes requests."""
+        """Return whether it takes requests; one that has ended never will."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"a worker ended: {self.log.read_text()[-2000:]}")
         try:
             answer = await self._get("/health")
         except httpx.TransportError:
@@ -149,12 +152,12 @@ class LiveFleet:
         command = ["nice", "-n", "5", COMMAND]
         command += ["--model", EXAMPLE_MODEL, "--served-model-name", NAME]
         command += ["--port", str(port), "--threads", "1", *self.worker_flags]
-        log = self._stack.enter_context((self.folder / f"worker-{number}.log").open("wb"))
-        process = subprocess.Popen(command, stderr=log)
+        log = self.folder / f"worker-{number}.log"
+        process = subprocess.Popen(command, stderr=self._stack.enter_context(log.open("wb")))
         self._stack.callback(_end, process)
         if proxy is None:
             proxy = await self._stack.enter_async_context(FaultProxy(port))
-        return LiveWorker(f"w{number}", port, process, proxy)
+        return LiveWorker(f"w{number}", port, process, proxy, log)
 
     @staticmethod
     async def _until_healthy(worker: LiveWorker) -> None:

@@ -60,8 +60,18 @@ async def record(
     *,
     headers: dict[str, str] | None = None,
     first_piece: asyncio.Event | None = None,
+    into: Recording | None = None,
 ) -> Recording:
-    """Send a POST and record the raw answer until it ends or the connection does."""
+    """Send a POST and record the raw answer until it ends or the connection does.
+
+    Args:
+        base_url: scheme, host and port.
+        path: of the route.
+        payload: the body.
+        headers: beside those that every request has.
+        first_piece: set as soon as something has come of the answer's body.
+        into: what to record into, for those who watch it grow.
+    """
     where = urlsplit(base_url)
     body = json.dumps(payload).encode()
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
@@ -71,7 +81,7 @@ async def record(
         f"content-length: {len(body)}\r\n{extra}\r\n".encode()
         + body
     )
-    recording = Recording()
+    recording = into or Recording()
     try:
         await _read_head(reader, recording)
         await _read_body(reader, recording, first_piece)

@@ -107,6 +107,17 @@ def test_long_answers_are_bound_by_their_kv() -> None:
     assert run.size >= 9
 
 
+def test_one_long_answer_after_the_last_arrival_never_grows_the_pool() -> None:
+    run = Run()
+    for step in range(40):  # traffic that varies, so that there are errors to cover
+        run.see(8 + 6 * (step % 3))
+    before = run.size
+    left = {"running": Signal(1), "kv_tokens": Signal(18_000), "decode_share": Signal(0.002)}
+    run.see(0, times=60, **left)
+    assert max(run.sizes[-60:]) == before
+    assert run.size == 1
+
+
 def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
     run = Run(replace(SPEC, tpot=Objective(0.9, 0.01)), desired=3).see(50, times=10)
     assert run.size == 3

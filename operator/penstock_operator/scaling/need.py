@@ -10,7 +10,7 @@ from math import ceil, inf
 
 from penstock_contract.api import Role
 from penstock_operator.scaling.curve import ServiceCurve
-from penstock_operator.scaling.forecast import Forecast
+from penstock_operator.scaling.forecast import SMALL, Forecast
 from penstock_operator.scaling.observation import PoolView, Traffic
 from penstock_operator.scaling.spec import Objective, ScalingSpec
 from penstock_operator.scaling.staffing import servers_for
@@ -111,7 +111,9 @@ def need(
         # TPOT averages over a whole answer, so it follows the mean; a burst only has to fit in.
         counts["tpot"] = ahead.mean / busy
         counts["burst"] = burst / FULLEST
-        rise = max(1.0, burst / ahead.level) if ahead.level > 0 else 1.0
+        # Below a replica of work, what is held says nothing about what more work would hold: the
+        # last long answer of a day would seem to multiply without bound.
+        rise = 1 + (burst - ahead.level) / max(ahead.level, SMALL)
         counts["kv"] = now.kv_tokens * rise / (KV_FILL * curve.kv_tokens)
         numbers["busy_share"] = busy
     binding = max(counts, key=lambda name: counts[name])

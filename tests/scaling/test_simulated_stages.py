@@ -1,11 +1,13 @@
 """Prefill and decode pools in the simulator, against the laws of queues that they come to."""
 
 import random
+from math import ceil
 from statistics import mean, pvariance
 
 import pytest
 
 from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.simulation.clairvoyant import begin, search_stages
 from penstock_operator.simulation.fleet import Stages
 from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate
@@ -107,3 +109,22 @@ def test_a_prompt_never_stands_in_the_way_of_tokens() -> None:
     _, decode = run(Setup(REAL), trace, 1, 1)
     first = decode.jobs[0]
     assert (first.finish - first.first_token) / 1999 < 1.2 * REAL.step_seconds(0, 2, 10_000)
+
+
+def test_perfect_foresight_sizes_each_pool_by_itself() -> None:
+    # Prompts are nine tenths of the work, so most replicas are where they are computed.
+    trace = [Arrival(i / 10, 2000 if i < 3000 else 500, 50) for i in range(6_000)]
+    setup = Setup(REAL, metric_lag=0.0)
+    best = search_stages(trace, [setup, setup], 0.99, rounds=5)
+    assert best is not None
+    assert best.attainment >= 0.99
+    prefill, decode = (outcome.replica_seconds for outcome in best.outcomes)
+    assert prefill > 1.5 * decode
+    assert max(best.schedules[0]) > max(best.schedules[1])
+
+
+def test_a_simulated_deployment_begins_with_what_its_first_minutes_need() -> None:
+    trace = [Arrival(i / 10, 1000, 100) for i in range(9000)]
+    busy = 10 * 1000 * REAL.b_p, 10 * REAL.decode_work(1000, 100)
+    sizes = begin(trace, [Setup(REAL), Setup(REAL)])
+    assert sizes == [ceil(share / 0.7) for share in busy]

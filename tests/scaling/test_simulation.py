@@ -147,10 +147,30 @@ def test_the_command_simulates_a_trace(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_command_simulates_prefill_and_decode_pools(tmp_path: Path) -> None:
+    spec, trace, picture = tmp_path / "m.yaml", tmp_path / "t.csv", tmp_path / "p.png"
+    bounds = "scaling: {maxReplicas: 8}"
+    pools = f"role: Decode, {bounds}}}, {{name: prompts, role: Prefill, {bounds}"
+    spec.write_text(SPEC % pools)
+    trace.write_text(TRACE)
+    arguments = ["simulate", str(spec), "--trace", str(trace), "--plot", str(picture)]
+    result = CliRunner().invoke(commands, arguments)
+    assert result.exit_code == 0, result.output
+    first, second = (
+        next(line.split() for line in result.output.splitlines() if line.split()[1:2] == [pool])
+        for pool in ("prompts", "default")
+    )
+    assert first[0] == second[0] == "LittlesLaw"
+    assert float(first[2]) > 0
+    assert float(second[2]) > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("pool", "options", "words"),
     [
         ("replicas: 2", [], "with `scaling`"),
+        ("scaling: {maxReplicas: 8}}, {name: more, replicas: 1", [], "one Prefill and one Decode"),
         ("scaling: {maxReplicas: 8}", ["--curve", "1,2"], "--curve"),
         ("scaling: {maxReplicas: 8}", ["--cold-start", "soon"], "--cold-start"),
         ("scaling: {maxReplicas: 8}", ["--trace", "/nowhere.csv"], "--trace"),

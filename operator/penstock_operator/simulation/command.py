@@ -1,20 +1,22 @@
 """`penstock simulate`: what the autoscaler would do with a trace, before it does it for real."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from penstock_contract.api import InferenceDeployment, Role
 from penstock_operator.local.errors import UserError
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.need import DEFAULT_TPOT, DEFAULT_TTFT
-from penstock_operator.scaling.spec import ScalingSpec, scaling_spec
-from penstock_operator.simulation.clairvoyant import search
-from penstock_operator.simulation.fleet import Fleet
-from penstock_operator.simulation.report import Summary, plot, summary, table
+from penstock_operator.scaling.spec import PoolBounds, ScalingSpec, scaling_spec
+from penstock_operator.simulation.clairvoyant import begin, search_stages
+from penstock_operator.simulation.fleet import Stages
+from penstock_operator.simulation.report import Run, plot, pool_table, summary, table
 from penstock_operator.simulation.scaler import Autoscaler
-from penstock_operator.simulation.setup import Outcome, Setup
+from penstock_operator.simulation.setup import Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
 from penstock_operator.validation import InvalidManifest, load_manifests
+
+SIMULATED = ([Role.UNIFIED], sorted([Role.PREFILL, Role.DECODE]))
 
 
 def simulate(
@@ -28,7 +30,7 @@ def simulate(
     """Return what a trace does to a deployment, as a table.
 
     Args:
-        manifest: YAML with one InferenceDeployment of one Unified pool with `scaling`.
+        manifest: YAML with one InferenceDeployment: a Unified pool, or Prefill and Decode pools.
         trace: CSV; None: a synthetic one of four hours.
         scale: factor on the trace's rate.
         curve: `a,b_p,b_d,c,kv` of one replica.
@@ -38,24 +40,30 @@ def simulate(
     Raises:
         UserError: one of them can't be used.
     """
-    deployment = _deployment(manifest)
+    spec, pools = _spec(_deployment(manifest), cold_start)
     arrivals = _arrivals(trace, scale)
-    setup, spec = _setup(deployment, _curve(curve), cold_start)
-    start = max(1, spec.pools[0].minimum)
-    scaler = Autoscaler(spec, setup.curve, spec.pools[0].name)
-    ours = Fleet(setup, start).run(arrivals, scaler)
-    runs: list[tuple[str, Outcome]] = [("LittlesLaw", ours)]
+    setups = [_setup(spec, bounds, _curve(curve), cold_start) for bounds in pools]
+    names = [bounds.name for bounds in pools]
+    scaler = Autoscaler(spec, setups[0].curve, *names)
+    stages = Stages(setups, begin(arrivals, setups))
+    runs: list[Run] = [("LittlesLaw", stages.run(arrivals, scaler.sizes))]
     share = (spec.ttft or DEFAULT_TTFT).quantile
-    if best := search(arrivals, setup, share):
-        runs.append(("clairvoyant", best.outcome))
+    if best := search_stages(arrivals, setups, share):
+        runs.append(("clairvoyant", best.outcomes))
     if picture:
-        _draw(picture, runs)
-    found: list[Summary] = [summary(name, outcome, setup) for name, outcome in runs]
-    words = table(found)
+        _draw(picture, runs, names)
+    return _words(runs, names, setups[-1])
+
+
+def _words(runs: Sequence[Run], pools: Sequence[str], setup: Setup) -> str:
+    found = [summary(policy, outcomes, setup) for policy, outcomes in runs]
+    parts = [table(found)]
+    if len(pools) > 1:
+        parts.append(pool_table(runs, pools))
     if len(found) > 1:
         ratio = found[0].replica_hours / found[1].replica_hours
-        words += f"\n\nLittlesLaw used {ratio:.2f} times the replica-hours of perfect foresight."
-    return words
+        parts.append(f"LittlesLaw used {ratio:.2f} times the replica-hours of perfect foresight.")
+    return "\n\n".join(parts)
 
 
 def _deployment(manifest: Path) -> InferenceDeployment:
@@ -69,8 +77,12 @@ def _deployment(manifest: Path) -> InferenceDeployment:
     if len(deployments) != 1:
         raise UserError(f"{manifest}: exactly one InferenceDeployment can be simulated")
     pools = deployments[0].spec.pools
-    if len(pools) != 1 or pools[0].role is not Role.UNIFIED or pools[0].scaling is None:
-        raise UserError(f"{manifest}: spec.pools: one Unified pool with `scaling` is simulated")
+    roles = sorted(pool.role for pool in pools)
+    if roles not in SIMULATED or any(pool.scaling is None for pool in pools):
+        raise UserError(
+            f"{manifest}: spec.pools: one Unified pool, or one Prefill and one Decode pool, each "
+            "with `scaling`, can be simulated"
+        )
     return deployments[0]
 
 
@@ -94,12 +106,17 @@ def _curve(text: str) -> ServiceCurve:
     return ServiceCurve(a, b_p, b_d, c, kv)
 
 
-def _setup(
-    deployment: InferenceDeployment, curve: ServiceCurve, cold_start: float
-) -> tuple[Setup, ScalingSpec]:
-    spec = scaling_spec(deployment, lead=0.0)
-    bounds = spec.pools[0]
-    setup = Setup(
+def _spec(
+    deployment: InferenceDeployment, cold_start: float
+) -> tuple[ScalingSpec, list[PoolBounds]]:
+    """Return what is asked for, and the pools in the order of the requests' way."""
+    lead = Setup.metric_lag + Setup.interval + cold_start
+    spec = scaling_spec(deployment, lead)
+    return spec, sorted(spec.pools, key=lambda bounds: bounds.role is Role.DECODE)
+
+
+def _setup(spec: ScalingSpec, bounds: PoolBounds, curve: ServiceCurve, cold_start: float) -> Setup:
+    return Setup(
         curve,
         ttft=(spec.ttft or DEFAULT_TTFT).seconds,
         tpot=(spec.tpot or DEFAULT_TPOT).seconds,
@@ -107,13 +124,11 @@ def _setup(
         min_replicas=bounds.minimum,
         max_replicas=bounds.maximum,
     )
-    lead = setup.metric_lag + setup.interval + cold_start
-    return setup, replace(spec, lead=lead)
 
 
-def _draw(picture: Path, runs: list[tuple[str, Outcome]]) -> None:
+def _draw(picture: Path, runs: Sequence[Run], pools: Sequence[str]) -> None:
     try:
-        plot(picture, runs)
+        plot(picture, runs, pools)
     except ImportError:
         raise UserError("--plot needs matplotlib: pip install 'penstock[plots]'") from None
     except OSError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import re
 import signal
 import socket
 import subprocess
@@ -118,11 +119,11 @@ class LiveFleet:
     async def publish(self) -> None:
         """Tell the gateways which workers there are, and wait until they know."""
         self._write()
-        said = f"fleet {self._generation}:"
+        wanted = self._generation
 
         async def followed() -> bool:
             alive = [g for g in self.gateways if g.process and g.process.poll() is None]
-            return all(said in gateway.said() for gateway in alive)
+            return all(_followed(gateway) >= wanted for gateway in alive)
 
         await GatewayProcess.until(followed)
 
@@ -178,6 +179,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     # A stopped process takes SIGKILL, too.
     process.kill()
     process.wait()
+
+
+def _followed(gateway: GatewayProcess) -> int:
+    """Return the latest generation that a gateway says it knows; it may have skipped others."""
+    return max(map(int, re.findall(r"fleet (\d+):", gateway.said())), default=0)
 
 
 def _free_port() -> int:

@@ -25,6 +25,7 @@ from penstock_operator.scaling.need import (
     need,
 )
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic, together
+from penstock_operator.scaling.ratio import matched
 from penstock_operator.scaling.signal import Health, worst
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
 from penstock_operator.scaling.split import Carrier, shares
@@ -66,6 +67,7 @@ def decide(
     calm = since is not None and quiet >= spec.down_window
     pools: dict[str, PoolState] = {}
     found: dict[str, Decision] = {}
+    carriers: dict[Role, list[Carrier]] = {}
     for role in Role:
         before = state.pools
         weighed = [
@@ -73,7 +75,8 @@ def decide(
             for bounds in spec.pools
             if bounds.role is role and bounds.name in seen.pools
         ]
-        parts = shares([_carrier(one) for one in weighed])
+        carriers[role] = [_carrier(one) for one in weighed]
+        parts = shares(carriers[role])
         for one in weighed:
             name = one.bounds.name
             pools[name] = one.state
@@ -83,7 +86,9 @@ def decide(
                 found[name] = _to_zero(one, quiet)
             else:
                 pools[name], found[name] = _size(one, parts[name], seen.traffic, spec, now)
-    sized = inside_budget(found, spec, _fixed_gpus(spec, seen.pools))
+    # What the budget leaves decides what can follow; what cannot follow must not use the budget up.
+    sized = inside_budget(matched(found, carriers), spec, _fixed_gpus(spec, seen.pools))
+    sized = matched(sized, carriers)
     return ScalingState(pools, factor, now, since), Decisions(sized, idle)
 
 

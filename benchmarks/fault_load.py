@@ -15,6 +15,8 @@ from worker_process import NAME
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 WORKER: Final = "x-penstock-worker"
+PATIENCE: Final = 60.0
+"""Seconds after which a client takes its answer for lost."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,10 @@ class Load:
         for _ in self.urls:
             url = self.urls[sample.gateway]
             try:
-                await record(url, question.path, question.body, into=sample.recording)
+                async with asyncio.timeout(PATIENCE):
+                    await record(url, question.path, question.body, into=sample.recording)
+                break
+            except TimeoutError:
                 break
             except OSError:
                 # Nobody listens there: a Service would not have sent us there.

@@ -3,7 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.routing.outliers import ENOUGH, FIRST_PAUSE, Pace, outliers
+from penstock_gateway.routing.load import Router
+from penstock_gateway.routing.outliers import (
+    CONFIRMED,
+    ENOUGH,
+    FIRST_PAUSE,
+    SUSPICION,
+    Pace,
+    outliers,
+)
+from penstock_gateway.routing.prefix_index import PrefixIndex
 
 
 def seen(mean: float, streams: int = ENOUGH) -> Pace:
@@ -70,3 +79,35 @@ def test_who_relapses_is_put_aside_for_longer() -> None:
     for _ in range(100):
         first = first.ended(0.02)
     assert first.put_aside(100).aside_until == 100 + FIRST_PAUSE
+
+
+def test_a_second_of_slowness_is_no_reason_and_five_are() -> None:
+    suspected = seen(0.5).found_slow(0)
+    assert suspected.aside_until == 0
+    assert suspected.streams == 0, "the next finding rests on other streams"
+    assert suspected.found_slow(CONFIRMED / 2) == suspected
+    assert suspected.found_slow(CONFIRMED).aside_until == CONFIRMED + FIRST_PAUSE
+
+
+def test_who_recovers_is_suspected_no_longer() -> None:
+    suspected = seen(0.5).found_slow(0)
+    assert suspected.found_well().found_slow(CONFIRMED).aside_until == 0
+
+
+def test_an_old_suspicion_is_void() -> None:
+    again = seen(0.5).found_slow(0).found_slow(SUSPICION + 1)
+    assert again.aside_until == 0
+    assert again.suspected == SUSPICION + 1
+
+
+def test_a_router_puts_who_stays_slow_aside_once_and_who_was_slow_for_a_moment_never() -> None:
+    router = Router(PrefixIndex())
+    usual = [0.02] * ENOUGH
+    pool = {"slow": [0.5] * ENOUGH, "moment": [0.5] * ENOUGH, "a": usual, "b": usual, "c": usual}
+    assert router.put_slow_aside(pool, 0) == []
+    recovered = {**pool, "moment": usual}
+    assert router.put_slow_aside(recovered, 1) == []
+    assert router.put_slow_aside(recovered, CONFIRMED) == ["slow"]
+    assert router.put_slow_aside(pool, CONFIRMED + 1) == [], (
+        "one is aside, the other suspected anew"
+    )

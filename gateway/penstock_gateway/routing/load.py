@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.generations import Generations
-from penstock_gateway.routing.outliers import outliers
+from penstock_gateway.routing.outliers import ENOUGH, outliers
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import Candidate, Choice
 from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys
@@ -231,15 +231,21 @@ class Router:
             load.pace = load.pace.ended(mean_pause)
 
     def put_slow_aside(self, pool: Mapping[str, Iterable[float]], now: float) -> list[str]:
-        """Put those of a pool aside that are much slower than the others; return them.
+        """Put those of a pool aside that are and stay much slower than the others; return them.
 
         Each comes with the mean pauses of its streams under way.
         """
         paces = {name: self._load(name).pace.with_streams(means) for name, means in pool.items()}
-        slow = outliers(paces, now)
-        for worker in slow:
-            self._loads[worker].pace = self._loads[worker].pace.put_aside(now)
-        return slow
+        slow, put_aside = outliers(paces, now), []
+        for worker, pace in paces.items():
+            load = self._loads[worker]
+            if worker in slow:
+                load.pace = load.pace.found_slow(now)
+                if load.pace.aside_until > now:
+                    put_aside.append(worker)
+            elif pace.streams >= ENOUGH:
+                load.pace = load.pace.found_well()
+        return put_aside
 
     def epoch(self, worker: str) -> bytes:
         """Return what a worker's engine was called when it last answered."""

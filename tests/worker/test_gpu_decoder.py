@@ -15,11 +15,13 @@ pytest.importorskip("triton", reason="pip install triton, to test the GPU's kern
 
 from penstock_worker.attention.gpu import backend, tiles
 from penstock_worker.messages import Sampling
+from penstock_worker.model.gpu import graphs
+from penstock_worker.model.gpu.graphs import Work
 from penstock_worker.model.loading import Computation
 from penstock_worker.speculative.ngram import NgramProposer
 
 GPU = Computation(triton=True, max_num_seqs=8)
-COUNT = 6
+COUNT = 4
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +59,12 @@ def test_mixed_lengths_in_chunks_are_what_the_reference_computes(folder: Path) -
 
 
 def test_a_cached_prefix_changes_nothing(folder: Path) -> None:
-    shared = prompts(40)[0]
+    shared = prompts(35)[0]
     engine = torch_engine(folder, how=GPU)
-    for prompt in (shared, [*shared, 1, 2], shared):
+    for prompt in (shared, [*shared[:32], 1, 2]):
         expected = generate(torch_engine(folder), [prompt], COUNT)
         assert generate(engine, [prompt], COUNT) == expected
-    assert engine.scheduler.prefix_hits >= 64
+    assert engine.scheduler.prefix_hits == 32
 
 
 def test_preempted_requests_resume_as_if_nothing_had_happened(folder: Path) -> None:
@@ -75,6 +77,45 @@ def test_draws_are_those_of_the_reference(folder: Path) -> None:
     sampling = Sampling(temperature=0.9, top_p=0.9, seed=7, frequency_penalty=0.5)
     expected, found, _ = both(folder, prompts(9, 20), sampling)
     assert found == expected
+
+
+def test_a_step_is_launched_anew_where_no_size_has_room(folder: Path) -> None:
+    asked = prompts(3, 4)
+    expected = generate(torch_engine(folder), asked, COUNT)
+    narrow = Computation(triton=True, max_num_seqs=1)
+    assert generate(torch_engine(folder, how=narrow), asked, COUNT) == expected
+
+
+class Recorder:
+    """Keeps account of sizes. As with a graph, each replay gives the same tensor."""
+
+    def __init__(self) -> None:
+        self.recorded: list[int] = []
+        self.replayed: list[int] = []
+
+    def record(self, work: Work) -> Work:
+        result = work()
+        self.recorded.append(len(result))
+
+        def replay() -> torch.Tensor:
+            self.replayed.append(len(result))
+            return result.copy_(work())
+
+        return replay
+
+
+def test_each_size_is_recorded_once_and_replayed_for_steps_that_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("llama-gqa", tmp_path)
+    asked = prompts(3, 4, 5)
+    expected = generate(torch_engine(tmp_path), asked, COUNT)
+    recorder = Recorder()
+    monkeypatch.setattr(graphs, "unrecorded", recorder.record)
+    engine = torch_engine(tmp_path, how=GPU)
+    assert recorder.recorded == [8, 4, 2, 1]
+    assert generate(engine, asked, COUNT) == expected
+    assert recorder.replayed == [4] * (COUNT - 1)
 
 
 def test_guesses_are_checked_as_by_the_reference(folder: Path) -> None:

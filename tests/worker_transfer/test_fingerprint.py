@@ -1,6 +1,7 @@
 """KV is taken only from an engine for which it means the same."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from penstock_worker.attention.pool import KVPool
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.transfer.fingerprint import fingerprint
-from penstock_worker.transfer.pool_memory import PoolMemory
+from penstock_worker.transfer.pool_memory import DevicePoolMemory, PoolMemory
+
+KINDS = list(itertools.product([PoolMemory, DevicePoolMemory], repeat=2))
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +61,18 @@ def test_every_tensor_counts(model: Path, tmp_path: Path) -> None:
     assert len(seen) == len(tensors) + 1
 
 
+@pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_block_is_the_bytes_of_its_keys_and_values(dtype: torch.dtype) -> None:
+def test_a_block_is_the_bytes_of_its_keys_and_values_wherever_they_are(
+    dtype: torch.dtype, kinds: tuple[type[PoolMemory], type[PoolMemory]]
+) -> None:
     pools = [
         KVPool(num_layers=2, num_kv_heads=3, head_dim=8, num_blocks=5, block_size=4, dtype=dtype)
         for _ in range(2)
     ]
     for tensor in (*pools[0].keys, *pools[0].values):
         tensor.copy_(torch.randn(tensor.shape))
-    first, second = map(PoolMemory, pools)
+    first, second = kinds[0](pools[0]), kinds[1](pools[1])
     assert first.block_bytes == 2 * 2 * 4 * 3 * 8 * dtype.itemsize
     data = bytearray(b"".join(first.read(3)))
     assert len(data) == first.block_bytes

@@ -26,7 +26,7 @@ from penstock_worker.self_benchmark import measure
 from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.transfer.fingerprint import fingerprint
-from penstock_worker.transfer.pool_memory import PoolMemory
+from penstock_worker.transfer.pool_memory import block_memory
 
 if TYPE_CHECKING:
     from penstock_worker.transfer.handoff import Handoff
@@ -128,7 +128,7 @@ def _handoff(
         dtype=str(pool.dtype),
         quantization=config.quantization,
     )
-    memory = PoolMemory(pool)
+    memory = block_memory(pool)
     return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)
 
 

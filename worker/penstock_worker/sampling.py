@@ -7,6 +7,7 @@ row's draw does not depend on the rows beside it.
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,15 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
         rows: one per row of logits.
     """
     reported = _log_softmax_where_wanted(logits, rows)
+    chosen: list[int] = choose(logits, rows).tolist()
+    return chosen, [
+        None if table is None else _report(table, token, row.sampling.logprobs or 0)
+        for table, token, row in zip(reported, chosen, rows, strict=True)
+    ]
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return a token for every row, on the device of the logits; for the arguments see `sample`."""
     for index, row in enumerate(rows):
         _adjust(logits[index], row)
     tokens = logits.argmax(-1)
@@ -70,11 +80,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
         places = _like(logits, drawn, torch.long)
         found = _draw(logits.index_select(0, places), [rows[index] for index in drawn])
         tokens.index_copy_(0, places, found)
-    chosen: list[int] = tokens.tolist()
-    return chosen, [
-        None if table is None else _report(table, token, row.sampling.logprobs or 0)
-        for table, token, row in zip(reported, chosen, rows, strict=True)
-    ]
+    return tokens
 
 
 def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
@@ -105,8 +111,9 @@ def _adjust(logits: Tensor, row: Row) -> None:
         factor = wanted.repetition_penalty
         logits[seen] = torch.where(values > 0, values / factor, values * factor)
     if row.position and (wanted.frequency_penalty or wanted.presence_penalty):
-        output = _like(logits, row.tokens[row.prompt_length :], torch.long)
-        seen, counts = torch.unique(output, return_counts=True)
+        times = Counter(row.tokens[row.prompt_length :])
+        seen = _like(logits, list(times), torch.long)
+        counts = _like(logits, list(times.values()), torch.float32)
         logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias

@@ -118,6 +118,17 @@ def test_images_are_the_releases_unless_named() -> None:
     assert found["penstock-gateway"] == EVERYTHING["gateway"]["image"]
 
 
+def test_workers_on_gpus_have_an_image_of_their_own() -> None:
+    def argument(values: dict[str, Any]) -> str:
+        arguments = pods(render(values))["penstock-operator"]["spec"]["containers"][0]["args"]
+        (found,) = [text for text in arguments if text.startswith("--worker-gpu-image=")]
+        return str(found).partition("=")[2]
+
+    image = {"registry": "registry.example/x", "tag": "1.2.3"}
+    assert argument({"image": image}) == "registry.example/x/penstock-worker-gpu:1.2.3"
+    assert argument({"worker": {"gpuImage": "other/gpu:4"}}) == "other/gpu:4"
+
+
 def test_the_world_reaches_the_api_and_nothing_else_of_the_gateway() -> None:
     objects = render(EVERYTHING)
     (service,) = of_kind(objects, "Service")

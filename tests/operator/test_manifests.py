@@ -333,3 +333,30 @@ def test_only_workers_of_the_deployment_pull_kv_from_each_other() -> None:
 if __name__ == "__main__":
     for name in CASES:
         (GOLDEN / f"{name}.yaml").write_text(rendered(name))
+
+
+def gpu_pool(gpus: int | str) -> dict[str, Any]:
+    return {"name": "default", "replicas": 1, "resources": {"limits": {"nvidia.com/gpu": gpus}}}
+
+
+def test_a_pool_with_gpus_gets_the_image_for_them_and_fails_without_one() -> None:
+    (worker,) = pod(deployment(gpu_pool(1)))["containers"]
+    assert worker["image"] == SETTINGS.worker_gpu_image
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    place = worker["args"].index("--device")
+    assert worker["args"][place + 1] == "cuda"
+
+
+def test_a_pool_without_gpus_computes_on_cpus_whatever_a_node_has() -> None:
+    for infd in (deployment(), deployment(gpu_pool("0"))):
+        (worker,) = pod(infd)["containers"]
+        assert worker["image"] == SETTINGS.worker_image
+        place = worker["args"].index("--device")
+        assert worker["args"][place + 1] == "cpu"
+
+
+def test_what_our_engine_cannot_do_with_gpus_is_refused_by_field() -> None:
+    with pytest.raises(Unsupported, match=r"resources\.limits\[nvidia\.com/gpu\]: .*use 1"):
+        pod(deployment(gpu_pool(2)))
+    with pytest.raises(Unsupported, match=r"spec\.engine\.quantization\.weights: .*use none"):
+        pod(deployment(gpu_pool(1), engine={"quantization": {"weights": "int8"}}))

@@ -17,9 +17,13 @@ from penstock_contract.api.base import (
     ObjectMeta,
     Quantity,
     list_map,
+    quantity,
     rules,
 )
 from penstock_contract.api.revision import CanaryStatus, Revision
+
+GPU = "nvidia.com/gpu"
+"""What NVIDIA's device plugin calls a GPU among a container's resources."""
 
 
 class Role(StrEnum):
@@ -53,6 +57,11 @@ class Resources(ApiModel):
     """What the scheduler reserves; defaults to the limits."""
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
     """Hard limits; `nvidia.com/gpu` makes it a GPU worker."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return round(quantity(self.limits.get(GPU, 0)))
 
 
 class Parallelism(ApiModel):

@@ -78,6 +78,7 @@ class _Operator:
             gateway_service=options.gateway_service,
             cluster_domain=options.cluster_domain,
             worker_image=options.worker_image,
+            worker_gpu_image=options.worker_gpu_image,
             vllm_image=options.vllm_image,
         )
 
@@ -229,6 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway-service", default=defaults.gateway_service, help="its Service's name")
     add("--cluster-domain", default=defaults.cluster_domain)
     add("--worker-image", default=defaults.worker_image, help="for new revisions")
+    add(
+        "--worker-gpu-image", default=defaults.worker_gpu_image, help="for pools with GPUs"
+    )
     add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
     add("--lease-name", default="penstock-operator")
     add("--scaling-interval", type=duration_flag, default=INTERVAL, help="like 15s")

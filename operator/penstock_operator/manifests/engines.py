@@ -38,13 +38,17 @@ def engine_container(
     """Return the engine's part of a worker's container; `path` is where the model lies."""
     if deployment.spec.engine.type is EngineType.VLLM:
         return _vllm(deployment, pool, path, settings)
+    gpus = pool.spec.resources.gpus
+    default = settings.worker_gpu_image if gpus else settings.worker_image
     return EngineContainer(
-        image=deployment.spec.engine.image or settings.worker_image,
+        image=deployment.spec.engine.image or default,
         command=("penstock-worker",),
         arguments=(
             "--model", path,
             "--host", "0.0.0.0",
             "--port", str(PORT),
+            # Said, not found out: a GPU worker without a driver must not serve from its CPU.
+            "--device", "cuda" if gpus else "cpu",
             *_handoff(deployment, pool),
             *worker_arguments(deployment),
         ),

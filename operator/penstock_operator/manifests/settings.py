@@ -14,5 +14,6 @@ class Settings:
     gateway_service: str = "penstock-gateway"
     cluster_domain: str = "cluster.local"
     worker_image: str = "ghcr.io/penstock-dev/penstock-worker:0.1.0"
+    worker_gpu_image: str = "ghcr.io/penstock-dev/penstock-worker-gpu:0.1.0"
     vllm_image: str = "docker.io/vllm/vllm-openai:v0.32.0"
     """The default images serve new revisions only: a running one keeps what it was made with."""

@@ -2,6 +2,7 @@
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.engine import Dtype, WeightQuantization
+from penstock_contract.api.pool import GPU
 
 
 class Unsupported(Exception):
@@ -16,6 +17,8 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
     """Raise Unsupported for the first setting that the chosen engine cannot do."""
     engine, parallelism = deployment.spec.engine, pool.spec.parallelism
     ours = engine.type is EngineType.PENSTOCK
+    gpus = pool.spec.resources.gpus if ours else 0
+    limits = f"spec.pools[{pool.spec.pool}].resources.limits[{GPU}]"
     where = f"spec.pools[{pool.spec.pool}].parallelism"
     adapters = bool(deployment.spec.model.adapters)
     weights = engine.quantization.weights is not WeightQuantization.NONE
@@ -26,6 +29,12 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             "spec.engine.quantization.weights",
             "vLLM reads checkpoints that are quantised already: use none",
         ),
+        (
+            bool(gpus) and weights,
+            "spec.engine.quantization.weights",
+            "use none where a pool has GPUs",
+        ),
+        (gpus > 1, limits, "use 1, or engine.type VLLM"),
         (
             # A pulled block is found by its name, and these are the prefix cache's.
             ours and pool.spec.role is not Role.UNIFIED and not engine.prefix_caching,

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from penstock_contract.api import InferenceDeployment, Pool, Role, ScalingPolicy
-from penstock_contract.api.base import quantity, seconds
+from penstock_contract.api.base import seconds
 from penstock_contract.api.inference import Objective as ApiObjective
-
-GPU = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _bounds(pool: Pool, slots: int) -> PoolBounds:
         maximum=bounds.max_replicas if bounds else size,
         slots=slots,
         fixed=bounds is None,
-        gpus=round(quantity(pool.resources.limits.get(GPU, 0))) * pool.parallelism.pipeline,
+        gpus=pool.resources.gpus * pool.parallelism.pipeline,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
     )
 

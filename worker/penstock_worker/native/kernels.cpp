@@ -133,6 +133,11 @@ inline float value_of(uint16_t stored) { return bf16_value(stored); }
 inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = bf16_bits(value); }
 
+// Copy part of a panel's row; most often it is whole.
+inline void copy(const float* from, int count, float* to) {
+  std::memcpy(to, from, count == PANEL ? PANEL * 4 : size_t{4} * count);
+}
+
 template <class T>
 inline float dot(const float* a, const T* b, int n) {
   Floats total = {};
@@ -365,7 +370,8 @@ enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 
 constexpr int GROUP = 64;         // weights of a column that share an int4 scale and minimum
 constexpr int BLOCK_WORDS = 512;  // inner dimension per pass: a panel's block stays in L1 or L2
-constexpr int BLOCK_TILES = 8;   // tiles that a block of weights is used for before it is left
+constexpr int AHEAD_WORDS = 48;   // how far weights are fetched ahead where they are used once
+constexpr int BLOCK_TILES = 8;    // tiles that a block of weights is used for before it is left
 
 int per_word(Kind kind) {
   return kind == Kind::INT8 ? 4 : kind == Kind::BFLOAT16 ? 2 : 1;  // int4 is computed in float32
@@ -447,7 +453,10 @@ class Linear {
     }
   }
 
-  void set_bias(const float* bias) { std::copy(bias, bias + outputs, bias_.begin()); }
+  void set_bias(const float* bias) {
+    biased_ = true;
+    std::copy(bias, bias + outputs, bias_.begin());
+  }
 
   // Pack a panel of the weight [outputs][inputs]; columns that it lacks are zero.
   void pack(int panel, const float* weight) {
@@ -491,20 +500,27 @@ class Linear {
         unpack_int4(panel(index), k, part, block);
         weights = reinterpret_cast<const uint32_t*>(block);
       }
+      if (count == 1) {
+        // Alone, a tile reads its block as fast as memory gives it: it fetches a little ahead.
+        const int near = std::max(0, part - AHEAD_WORDS);
+        const uint32_t* input = x.at(first) + size_t(k) * x.tile;
+        kernel(input, weights, near, sums, k == 0, ahead(weights + size_t(part - near) * PANEL, 1));
+        kernel(input + size_t(near) * x.tile, weights + size_t(near) * PANEL, part - near, sums,
+               k == 0 && !near, ahead(later, 1));
+        continue;
+      }
       for (int t = 0; t < count; t++)
         kernel(x.at(first + t) + size_t(k) * x.tile, weights, part,
-               sums + size_t(t) * x.tile * PANEL, k == 0, ahead(weights, later, part, t, count));
+               sums + size_t(t) * x.tile * PANEL, k == 0,
+               ahead(later + size_t(t) * part * PANEL / count, count));
     }
     finish(index, x, first, count, sums);
   }
 
  private:
-  // One tile reads its block as fast as memory gives it, so a little ahead is enough. Several tiles
-  // share a block: meanwhile they fetch the next one, each its part.
-  static Ahead ahead(const uint32_t* weights, const uint32_t* later, int words, int t, int count) {
-    if (count == 1) return {reinterpret_cast<const char*>(weights + 64 * PANEL), 4 * PANEL};
-    const int step = 4 * PANEL / count;
-    return {reinterpret_cast<const char*>(later) + size_t(t) * step * words, step};
+  // Several tiles share a block: meanwhile they fetch the next one, each its part.
+  static Ahead ahead(const uint32_t* weights, int shared) {
+    return {reinterpret_cast<const char*>(weights), 4 * PANEL / shared};
   }
 
   static constexpr int GROUP_WORDS = (1 + GROUP / 8) * PANEL;
@@ -561,6 +577,7 @@ class Linear {
   }
 
   void finish(int panel, const Inputs& x, int first, int count, float* sums) const {
+    if (kind != Kind::INT8 && !biased_) return;
     const size_t column = size_t(panel) * PANEL;
     for (int row = 0; row < count * x.tile; row++, sums += PANEL)
       for (int half = 0; half < PANEL; half += W) {
@@ -575,6 +592,7 @@ class Linear {
   }
 
   Memory data_;
+  bool biased_ = false;
   std::vector<float> bias_, scales_;
   std::vector<int32_t> offsets_;
 };
@@ -599,23 +617,34 @@ struct Queries {
   // A row sees positions [from, sees).
   int sees(int row) const { return first_position + row / group + 1; }
   int from(int row) const { return window ? std::max(0, sees(row) - window) : 0; }
+  int begin() const { return from(0) / CHUNK * CHUNK; }  // chunks lie where they lie for everyone
+  int total() const { return sees(rows() - 1); }
+};
+
+// Slots of a chunk: how many, and where they lie.
+struct Slots {
+  int count = 0;
+  size_t at[CHUNK];
 };
 
 // Where a sequence's KV for one KV head lies in the slot-major pool.
 template <class T>
 struct Cache {
-  const T* base;
+  const T *keys, *values;
   const int32_t* blocks;
   int block_size;
   size_t stride;  // from slot to slot
 
-  // The addresses of `count` slots, from position `start` on.
-  void slots(int start, int count, const T** to) const {
+  // The slots of the chunk that begins at position `start`, up to `total` positions.
+  Slots slots(int start, int total) const {
+    Slots found;
+    found.count = std::min(CHUNK, total - start);
     int block = start / block_size, offset = start % block_size;
-    for (int c = 0; c < count; block++, offset = 0) {
-      const T* at = base + (size_t(blocks[block]) * block_size + offset) * stride;
-      for (; offset < block_size && c < count; offset++, at += stride) to[c++] = at;
+    for (int c = 0; c < found.count; block++, offset = 0) {
+      size_t at = (size_t(blocks[block]) * block_size + offset) * stride;
+      for (; offset < block_size && c < found.count; offset++, at += stride) found.at[c++] = at;
     }
+    return found;
   }
 };
 
@@ -644,11 +673,6 @@ struct Softmax {
   }
 };
 
-template <class T>
-inline void fetch(const T* from, int count) {
-  for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(from + i);
-}
-
 // A square of W x W numbers, transposed in log2(W) rounds of shuffles.
 template <int STEP = 1, int... I>
 inline void transpose(Floats (&rows)[W], std::integer_sequence<int, I...> lanes) {
@@ -673,9 +697,11 @@ class Attention {
     return 4 * (CHUNK * (head_dim + 2 * wide) + high * (head_dim + wide + 2) + 2 * MAX_TILE * CHUNK) + 1024;
   }
 
+  // `next` is what this thread will probably turn to after this: its KV is fetched meanwhile.
   template <class T>
-  static void attend(const Queries& q, const Cache<T>& keys, const Cache<T>& values, float* scratch) {
-    Attention(q, scratch).run(q, keys, values);
+  static void attend(const Queries& q, const Cache<T>& cache, const Queries& next,
+                     const Cache<T>& next_cache, float* scratch) {
+    Attention(q, scratch).run(q, cache, next, next_cache);
   }
 
  private:
@@ -695,22 +721,18 @@ class Attention {
   }
 
   template <class T>
-  void run(const Queries& q, const Cache<T>& keys, const Cache<T>& values) {
+  void run(const Queries& q, const Cache<T>& cache, const Queries& next, const Cache<T>& next_cache) {
     begin(q);
-    const int total = q.sees(q.rows() - 1);
-    const T *key[2 * CHUNK], *value[2 * CHUNK];  // of this chunk, and of the next to fetch it
-    const int begin = q.from(0) / CHUNK * CHUNK;  // chunks lie where they lie for everyone
-    for (int start = begin; start < total; start += CHUNK) {
-      const int count = std::min(CHUNK, total - start), known = std::min(2 * CHUNK, total - start);
-      keys.slots(start, known, key);
-      values.slots(start, known, value);
-      for (int c = start > begin ? count : 0; c < known; c++) {
-        fetch(key[c], dim_);
-        fetch(value[c], dim_);
-      }
-      pack_keys(key, count);
-      pack_values(value, count);
-      for (int t = 0; t < tiles_; t++) absorb(q, t, start, count);
+    const int total = q.total();
+    Slots slots = cache.slots(q.begin(), total);
+    for (int start = q.begin(); start < total; start += CHUNK) {
+      const bool last = start + CHUNK >= total;
+      const Cache<T>& later = last ? next_cache : cache;
+      const Slots later_slots = last ? later.slots(next.begin(), next.total()) : later.slots(start + CHUNK, total);
+      pack_keys(cache.keys, slots, later.keys, later_slots);
+      pack_values(cache.values, slots, later.values, later_slots);
+      for (int t = 0; t < tiles_; t++) absorb(q, t, start, slots.count);
+      slots = later_slots;
     }
     finish(q);
   }
@@ -718,38 +740,60 @@ class Attention {
   void begin(const Queries& q) {
     for (int row = 0; row < tiles_ * tile_; row++) {
       float* to = queries_ + size_t(row / tile_) * dim_ * tile_ + row % tile_;
-      for (int d = 0; d < dim_; d++) to[d * tile_] = row < q.rows() ? q.of(row)[d] * q.scale : 0.0f;
+      const float* from = q.of(std::min(row, q.rows() - 1));
+      for (int d = 0; d < dim_; d++) to[d * tile_] = from[d] * q.scale;
       states_[row] = Softmax{};
     }
     std::fill(outputs_, outputs_ + size_t(tiles_) * tile_ * wide_, 0.0f);
   }
 
   // keys_[slot / PANEL][d][slot % PANEL]: transposed. Slots behind the last are never looked at.
+  // What comes later is fetched line by line, so that memory never has too much to do, nor nothing.
   template <class T>
-  void pack_keys(const T* const* key, int count) {
-    for (int c = 0; c < count; c += W) {
+  void pack_keys(const T* keys, const Slots& slots, const T* later, const Slots& later_slots) {
+    for (int c = 0; c < slots.count; c += W) {
       float* to = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
+      const T* row[W];
+      for (int i = 0; i < W; i++) row[i] = keys + slots.at[std::min(c + i, slots.count - 1)];
       int d = 0;
       for (; d + W <= dim_; d += W) {
         Floats rows[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; i++) rows[i] = load_floats(key[std::min(c + i, count - 1)] + d);
+        for (int i = 0; i < W; i++) rows[i] = load_floats(row[i] + d);
+        if (d % LINE<T> == 0) fetch(later, later_slots, c, d);
         transpose(rows, std::make_integer_sequence<int, W>());
 #pragma GCC unroll 16
         for (int i = 0; i < W; i++) store(to + (d + i) * PANEL, rows[i]);
       }
       for (; d < dim_; d++)
-        for (int i = 0; i < W; i++) to[d * PANEL + i] = value_of(key[std::min(c + i, count - 1)][d]);
+        for (int i = 0; i < W; i++) to[d * PANEL + i] = value_of(row[i][d]);
     }
   }
 
-  // values_[d / PANEL][slot][d % PANEL]; columns behind the last are never looked at.
   template <class T>
-  void pack_values(const T* const* value, int count) {
-    for (int c = 0; c < count; c++) {
+  static constexpr int LINE = 64 / sizeof(T);
+
+  // Fetch one line of each of W slots.
+  template <class T>
+  static void fetch(const T* from, const Slots& slots, int first, int d) {
+    const int end = std::min(first + W, slots.count);
+    for (int c = first; c < end; c++) __builtin_prefetch(from + slots.at[c] + d);
+  }
+
+  // values_[d / PANEL][slot][d % PANEL]; columns behind the last are never looked at. Slots are read
+  // side by side like the keys: a processor fetches many short streams faster than one long one.
+  template <class T>
+  void pack_values(const T* values, const Slots& slots, const T* later, const Slots& later_slots) {
+    for (int first = 0; first < slots.count; first += W) {
+      const int end = std::min(first + W, slots.count);
       int d = 0;
-      for (; d + W <= dim_; d += W) store(value_at(c, d), load_floats(value[c] + d));
-      for (; d < dim_; d++) *value_at(c, d) = value_of(value[c][d]);
+      for (; d + W <= dim_; d += W) {
+        if (d % LINE<T> == 0) fetch(later, later_slots, first, d);
+        float* to = value_at(first, d);
+        for (int c = first; c < end; c++, to += PANEL) store(to, load_floats(values + slots.at[c] + d));
+      }
+      for (; d < dim_; d++)
+        for (int c = first; c < end; c++) *value_at(c, d) = value_of(values[slots.at[c] + d]);
     }
   }
 
@@ -796,9 +840,13 @@ class Attention {
 
   void finish(const Queries& q) {
     for (int row = 0; row < q.rows(); row++) {
-      const float* from = outputs_ + size_t(row / tile_) * tile_ * wide_ + row % tile_ * PANEL;
-      for (int d = 0; d < dim_; d++)
-        q.to(row)[d] = from[size_t(d / PANEL) * tile_ * PANEL + d % PANEL] / states_[row].total;
+      float* from = outputs_ + size_t(row / tile_) * tile_ * wide_ + row % tile_ * PANEL;
+      float* to = q.to(row);
+      for (int d = 0; d < dim_; d += PANEL, from += size_t(tile_) * PANEL) {
+        for (int half = 0; half < PANEL; half += W)
+          store(from + half, load<Floats>(from + half) / states_[row].total);
+        copy(from, std::min(PANEL, dim_ - d), to + d);
+      }
     }
   }
 
@@ -841,7 +889,9 @@ struct PenstockStep {
 
 namespace {
 
-constexpr int PASS_ROWS = 1024;  // longer steps are computed in parts: buffers stay small and near
+// Longer steps are computed in parts, so that buffers stay small and near: whole blocks of whole
+// tiles, about a thousand rows.
+constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TILE;
 
 struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
@@ -945,7 +995,7 @@ struct PenstockDecoder {
     }
     float* found = inner.as<float>();  // free: its rows are packed, or not yet there
     product(linear, thread, [&](int row, int column, int count, const float* y) {
-      std::memcpy(found + size_t(row) * shape.hidden + column, y, size_t{4} * count);
+      copy(y, count, found + size_t(row) * shape.hidden + column);
     });
     team.each(rows, [&](int row) {
       float *from = found + size_t(row) * shape.hidden, *to = x.as<float>() + size_t(row) * shape.hidden;
@@ -960,10 +1010,10 @@ struct PenstockDecoder {
     for (Layer& layer : layers) {
       normed(x.as<float>(), layer.input_norm, layer.qkv.kind, rows, thread);
       product(layer.qkv, thread, [&](int row, int column, int count, const float* y) {
-        std::memcpy(qkv.as<float>() + size_t(row) * qkv_width() + column, y, size_t{4} * count);
+        copy(y, count, qkv.as<float>() + size_t(row) * qkv_width() + column);
       });
       team.each(pieces.size(), [&](int piece) { place(layer, asked, pieces[piece], first); });
-      team.each(tasks.size(), [&](int task) { attend(layer, asked, tasks[task], thread); });
+      team.each(tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
       pack(attended.as<float>(), query_width(), layer.output.kind, rows, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
       normed(x.as<float>(), layer.mlp_norm, layer.gate.kind, rows, thread);
@@ -1052,7 +1102,7 @@ struct PenstockDecoder {
           const Floats active = shape.gelu ? gelu(g) : g / (1.0f + exp(-g));
           store(gate + half, active * load<Floats>(up + half));
         }
-        std::memcpy(inner.as<float>() + size_t(row) * shape.inner + panel * PANEL, gate, size_t{4} * columns);
+        copy(gate, columns, inner.as<float>() + size_t(row) * shape.inner + panel * PANEL);
       }
     });
   }
@@ -1097,7 +1147,7 @@ struct PenstockDecoder {
     for (int i = 0; i < kv_width(); i++) put(static_cast<uint16_t*>(pool) + at + i, from[i]);
   }
 
-  void attend(const Layer& layer, const PenstockStep& asked, const AttentionTask& task, int thread) {
+  void attend(const Layer& layer, const PenstockStep& asked, int task, int thread) {
     if (shape.kv_bf16)
       attend_as<uint16_t>(layer, asked, task, thread);
     else
@@ -1105,18 +1155,27 @@ struct PenstockDecoder {
   }
 
   template <class T>
-  void attend_as(const Layer& layer, const PenstockStep& asked, const AttentionTask& task, int thread) {
+  void attend_as(const Layer& layer, const PenstockStep& asked, int index, int thread) {
+    const AttentionTask& task = tasks[index];
+    const AttentionTask& next = tasks[std::min<int>(index + team.size(), tasks.size() - 1)];
+    Attention::attend(queries_of(layer, task), cache_of<T>(layer, asked, task), queries_of(layer, next),
+                      cache_of<T>(layer, asked, next), scratch[thread].as<float>());
+  }
+
+  Queries queries_of(const Layer& layer, const AttentionTask& task) const {
     const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
     const size_t head = size_t(task.kv_head) * group * dim;
-    const Queries queries{qkv.as<float>() + size_t(task.row) * qkv_width() + head,
-                          attended.as<float>() + size_t(task.row) * query_width() + head,
-                          task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
-                          task.position, layer.window, shape.query_scale};
-    const int32_t* blocks = asked.blocks + size_t(task.sequence) * asked.block_columns;
-    const size_t offset = size_t(task.kv_head) * dim;
-    const Cache<T> keys{static_cast<const T*>(layer.keys) + offset, blocks, shape.block_size, size_t(kv_width())};
-    const Cache<T> values{static_cast<const T*>(layer.values) + offset, blocks, shape.block_size, size_t(kv_width())};
-    Attention::attend(queries, keys, values, scratch[thread].as<float>());
+    return {qkv.as<float>() + size_t(task.row) * qkv_width() + head,
+            attended.as<float>() + size_t(task.row) * query_width() + head,
+            task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
+            task.position, layer.window, shape.query_scale};
+  }
+
+  template <class T>
+  Cache<T> cache_of(const Layer& layer, const PenstockStep& asked, const AttentionTask& task) const {
+    const size_t offset = size_t(task.kv_head) * shape.head_dim;
+    return {static_cast<const T*>(layer.keys) + offset, static_cast<const T*>(layer.values) + offset,
+            asked.blocks + size_t(task.sequence) * asked.block_columns, shape.block_size, size_t(kv_width())};
   }
 
   // The head: logits where they are wanted, and each row's likeliest token.
@@ -1125,7 +1184,7 @@ struct PenstockDecoder {
     Best* mine = best[thread].data();
     product(head, thread, [&](int row, int column, int count, const float* y) {
       if (asked.logits)
-        std::memcpy(asked.logits + size_t(row) * shape.vocab + column, y, size_t{4} * count);
+        copy(y, count, asked.logits + size_t(row) * shape.vocab + column);
       Floats high = load<Floats>(y);
       if (count == PANEL && largest(max(high, load<Floats>(y + W))) <= mine[row].value) return;
       for (int i = 0; i < count; i++)

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import socket
 import sys
 import time
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.fleet import Fleet
+from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway import traces
 from penstock_gateway.app import RELAYED, completions, create_app
 from penstock_gateway.fleet.directory import Directory
@@ -48,6 +50,11 @@ def main() -> None:
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     try:
+        tokens = WorkerTokens.of(os.environ)
+    except ValueError as error:
+        sys.stderr.write(f"penstock-gateway: {error}\n")
+        sys.exit(2)
+    try:
         listener = _listen(options.host, options.port)
     except OSError as error:
         address = f"{options.host}:{options.port}"
@@ -55,15 +62,15 @@ def main() -> None:
             f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n"
         )
         sys.exit(2)
-    sys.exit(uvloop.run(_serve(options, listener)))
+    sys.exit(uvloop.run(_serve(options, listener, tokens)))
 
 
-async def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
+async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: WorkerTokens) -> int:
     registry = CollectorRegistry()
     tracing = traces.Tracing() if traces.wanted() else None
     metrics = traces.TracedMetrics(registry) if tracing else GatewayMetrics(registry)
     gateway = Gateway(*_sources(options, metrics), metrics, keys_required=options.require_keys)
-    settings = RelaySettings(options.max_body, options.debug_headers)
+    settings = RelaySettings(options.max_body, options.debug_headers, tokens)
     relay = Relay(
         settings,
         metrics,

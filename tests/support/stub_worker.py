@@ -109,6 +109,12 @@ class StubWorker:
         await writer.drain()
         return True
 
+    async def _stranger(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Know another token than the gateway."""
+        writer.write(_head(401, "application/json", "content-length: 2") + b"{}")
+        await writer.drain()
+        return True
+
     async def _stream(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
         for event in EVENTS:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -13,8 +14,10 @@ from types import FrameType
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.grammar import Grammars
 from penstock_worker.model.config import UnsupportedModel, read_config
@@ -45,6 +48,10 @@ def main() -> None:
     )
     folder = Path(options.model)
     try:
+        tokens = WorkerTokens.of(os.environ)
+    except ValueError as error:
+        sys.exit(_complaint(str(error)))
+    try:
         shape = read_config(folder)
         if options.runner == "model":
             weight_files(folder)
@@ -68,7 +75,7 @@ def main() -> None:
             Grammars(folder, shape.vocab_size, shape.eos_token_ids),
         )
 
-    runner = _Runner(options, names, listener, began)
+    runner = _Runner(options, names, listener, began, tokens)
     sys.exit(uvloop.run(runner.run(served)))
 
 
@@ -81,8 +88,10 @@ class _Runner:
         names: tuple[str, ...],
         listener: socket.socket,
         began: float,
+        tokens: WorkerTokens,
     ) -> None:
         self._options = options
+        self._tokens = tokens
         self._names = names
         self._listener = listener
         self._began = began
@@ -94,7 +103,8 @@ class _Runner:
         metrics = WorkerMetrics(registry, self._names[0])
         client = _client(engine_config(self._options), metrics)
         service = Service(self._names, client, metrics)
-        server = _Server(service, registry, self._options)
+        app = create_app(service, registry, self._tokens)
+        server = _Server(service, app, self._options)
         await client.start()
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         watching = asyncio.create_task(self._watch(service, server, served))
@@ -139,11 +149,9 @@ class _Runner:
 class _Server(uvicorn.Server):
     """uvicorn, but the first signal drains instead of closing the door."""
 
-    def __init__(
-        self, service: Service, registry: CollectorRegistry, options: argparse.Namespace
-    ) -> None:
+    def __init__(self, service: Service, app: FastAPI, options: argparse.Namespace) -> None:
         config = uvicorn.Config(
-            create_app(service, registry),
+            app,
             http="httptools",
             log_config=None,
             access_log=False,

@@ -36,6 +36,8 @@ class Shared:
     decisions: Decisions
     leases: Leases
     debug_headers: bool
+    token: list[tuple[str, str]]
+    """Headers by which workers know their gateway."""
 
 
 @dataclass(slots=True)

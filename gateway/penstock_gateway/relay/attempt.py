@@ -126,7 +126,7 @@ class Attempt:
     def _data(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
         admitted, path = self._admitted, self._admitted.call.path
-        body, own = admitted.body, [*admitted.visit.trusted_headers]
+        body, own = admitted.body, [*self._shared.token, *admitted.visit.trusted_headers]
         if self._journey.number > 1:
             own.append((headers.ATTEMPT, str(self._journey.number)))
         if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
@@ -200,6 +200,8 @@ class Attempt:
 
     def _check(self, response: Response, body: bytes) -> None:
         """Find out what must not go on to the client as it is."""
+        if response.status == ErrorCode.INVALID_API_KEY.status:  # ours, not the client's
+            raise UpstreamError("it does not know this gateway's token", Fault.REFUSED)
         if response.status >= 500 and response.status != ErrorCode.DEADLINE_EXCEEDED.status:
             raise RefusalError(response, body)
         if response.status == 200 and (self._admitted.wanted.stream or not _is_json(body)):

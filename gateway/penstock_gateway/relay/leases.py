@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,10 +27,16 @@ class Handoff:
 
 
 class Leases:
-    """Gives leases back, while nobody waits for that."""
+    """Gives leases back, while nobody waits for that.
 
-    def __init__(self, pool: Pool) -> None:
+    Args:
+        pool: for connections.
+        token: headers by which workers know their gateway.
+    """
+
+    def __init__(self, pool: Pool, token: Sequence[tuple[str, str]] = ()) -> None:
         self._pool = pool
+        self._token = "".join(f"{name}: {value}\r\n" for name, value in token)
         self._releasing: set[asyncio.Task[None]] = set()
 
     def give_back(self, handoff: Handoff) -> None:
@@ -42,12 +49,12 @@ class Leases:
 
     async def _release(self, worker: FleetWorker, lease: str) -> None:
         host = urlsplit(worker.url).netloc
-        request = f"DELETE {LEASES_PATH}{lease} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+        head = f"DELETE {LEASES_PATH}{lease} HTTP/1.1\r\nhost: {host}\r\n{self._token}\r\n"
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 connection = await self._pool.connect(worker.url)
                 try:
-                    await connection.send(request)
+                    await connection.send(head.encode())
                 finally:
                     connection.abort()
         except (TimeoutError, UpstreamError) as error:

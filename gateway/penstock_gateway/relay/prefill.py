@@ -69,7 +69,7 @@ async def _ask(
     fault: Fault | None = None
     outcome: Prefill | None = None  # a client that leaves says nothing about the worker
     try:
-        data = _data(admitted, journey, worker)
+        data = _data(shared, admitted, journey, worker)
         connection, response = await ask(shared, admitted.metrics, worker, data)
         answer = await _whole(connection)
         outcome = Prefill.FAILED
@@ -114,9 +114,9 @@ def _account(
         admitted.metrics.fault(fault)
 
 
-def _data(admitted: Admitted, journey: Journey, worker: FleetWorker) -> bytes:
+def _data(shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker) -> bytes:
     path = admitted.call.path
-    own = [*admitted.visit.trusted_headers, (headers.HANDOFF, "1")]
+    own = [*shared.token, *admitted.visit.trusted_headers, (headers.HANDOFF, "1")]
     body = prefill_body(admitted.body, chat=path == CHAT)
     host = urlsplit(worker.url).netloc
     return worker_request(path, host, journey.id, admitted.call.headers, body, own)

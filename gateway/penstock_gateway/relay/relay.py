@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
+from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.asking import Admitted, Shared
@@ -49,6 +50,8 @@ class RelaySettings:
     """Bytes; larger bodies are refused."""
     debug_headers: bool = False
     """Tell clients which worker answered, and why it was chosen."""
+    tokens: WorkerTokens = field(default_factory=WorkerTokens)
+    """Shown to workers."""
 
 
 @dataclass
@@ -83,8 +86,9 @@ class Relay:
             lambda: self.stopping,
             lambda: self._changed,
             self.decisions,
-            Leases(self.pool),
+            Leases(self.pool, self.settings.tokens.headers()),
             self.settings.debug_headers,
+            self.settings.tokens.headers(),
         )
 
     def give_up(self) -> None:

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.handoff import LEASES_PATH
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.server import errors
+from penstock_worker.server.authorization import Authorization
 from penstock_worker.server.prompts import chat_prompt
 from penstock_worker.server.protocol import (
     MAX_BODY_BYTES,
@@ -33,10 +35,13 @@ _JSON = re.compile(r"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def create_app(service: Service, registry: CollectorRegistry) -> FastAPI:
+def create_app(
+    service: Service, registry: CollectorRegistry, tokens: WorkerTokens | None = None
+) -> FastAPI:
     """Return the worker's ASGI app."""
     app = FastAPI(title="Penstock worker", version=version("penstock"), openapi_url=None)
     errors.install(app)
+    app.add_middleware(Authorization, tokens=tokens or WorkerTokens())
     app.add_middleware(RequestId)
     _completion_routes(app, service)
     _text_routes(app, service)
@@ -111,7 +116,8 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     async def ping() -> Response:
         return await health()
 
-    # Not for clients: the gateway does not relay these, and NetworkPolicies keep others out.
+    # Not for clients: the gateway does not relay these, NetworkPolicies keep others out, and where
+    # there is a token, they need it.
     @app.post("/drain")
     async def drain() -> Response:
         service.set_aside(aside=True)

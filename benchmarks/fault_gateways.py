@@ -5,10 +5,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-from fault_stage import FEW, Accident, Stage
+from fault_stage import Accident, Stage
 from fault_workers import LAST_STREAMS, QUESTION
 from gateway_process import GatewayProcess
 from stream_auditor import record
@@ -41,7 +41,7 @@ async def kill_a_gateway(stage: Stage) -> None:
 async def _amid(stage: Stage) -> GatewayProcess:
     """Return a gateway in the middle of the load, when streams of it are under way."""
     await asyncio.sleep(stage.left / 2)
-    await stage.when(lambda: stage.load.under_way(0) >= FEW)
+    await stage.crowd(lambda: stage.load.under_way(0))
     stage.report.accidents.append(Accident(time.monotonic()))
     stage.report.hit += stage.load.under_way(0)
     return stage.fleet.gateways[0]
@@ -75,7 +75,7 @@ async def abandon_streams(stage: Stage) -> None:
         while stage.left > 1:
             leaving.create_task(_leave(stage, stage.random.randrange(len(gateways))))
             if stage.random.random() < 0.3:
-                leaving.create_task(_read_nothing(stage, stage.random.choice(gateways).url))
+                leaving.create_task(_read_nothing(stage, stage.random.randrange(len(gateways))))
             await stage.pause(0.1, 0.3)
     await stage.over()
     await stage.idle()
@@ -95,14 +95,15 @@ async def _leave(stage: Stage, gateway: int) -> None:
     amid = not reading.done()
     stage.report.hit += amid
     stage.report.figures["abandoned"] += amid
-    stage.report.beside[gateway] += not amid
+    stage.report.unseen[gateway] += 1
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _read_nothing(stage: Stage, url: str) -> None:
+async def _read_nothing(stage: Stage, gateway: int) -> None:
     """Ask for a long answer, read its beginning only, and go after a while."""
-    where, body = urlsplit(url), _bytes(QUESTION)
+    where, body = urlsplit(stage.load.urls[gateway]), json.dumps(QUESTION).encode()
+    stage.report.unseen[gateway] += 1
     reader, writer = await asyncio.open_connection(where.hostname, where.port, limit=1024)
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -125,7 +126,3 @@ async def _at_rest(stage: Stage, gateway: GatewayProcess) -> None:
 def _descriptors(gateway: GatewayProcess) -> int:
     process = gateway.process
     return len(os.listdir(Path("/proc") / str(process.pid) / "fd")) if process else 0
-
-
-def _bytes(question: dict[str, Any]) -> bytes:
-    return json.dumps(question).encode()

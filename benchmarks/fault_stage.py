@@ -19,6 +19,8 @@ LEAST_WORKERS: Final = 3
 """Ready ones before the next worker goes."""
 FEW: Final = 3
 """Streams for which an accident waits: one that hits nobody shows nothing."""
+PATIENCE: Final = 5.0
+"""Seconds after which it is content with one."""
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Report:
     """Gateways that cannot be asked any more what they counted."""
     beside: "Counter[int]" = field(default_factory=Counter)
     """Complete answers by gateway that the accident itself asked for, beside the load."""
+    unseen: "Counter[int]" = field(default_factory=Counter)
+    """Answers by gateway that may have been complete when their clients left."""
 
 
 @dataclass
@@ -73,8 +77,13 @@ class Stage:
 
     async def victim(self) -> LiveWorker:
         """Return the busiest worker as soon as it has a few streams, or the load ends."""
-        await self.when(lambda: self.busiest.proxy.running >= FEW)
+        await self.crowd(lambda: self.busiest.proxy.running)
         return self.busiest
+
+    async def crowd(self, streams: Callable[[], int]) -> None:
+        """Wait until a few streams are under way somewhere; after a while, for any."""
+        began = time.monotonic()
+        await self.when(lambda: streams() >= (FEW if time.monotonic() < began + PATIENCE else 1))
 
     async def enough(self) -> bool:
         """Wait until accidents leave enough workers; return whether the load goes on."""

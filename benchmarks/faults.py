@@ -42,8 +42,8 @@ SCENARIOS: Final[dict[str, Disturb]] = {
     "F19": fault_gateways.abandon_streams,
 }
 PEERS_SHOWN_WITH: Final = ("F1", "F3")
-MANY: Final = ("F1", "F2", "F3", "F11")
-"""Scenarios in which workers are lost while they stream."""
+MANY: Final = ("F1", "F2", "F3", "F11", "F13")
+"""Scenarios whose accidents come again and again, or are only found out with time."""
 STREAMS: Final = {True: 800, False: 400}
 """At least so many for a figure that is kept; more for those above."""
 GATEWAYS: Final = 2

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_contract import headers, metrics
 from penstock_contract.api.base import quantity, seconds
-from penstock_contract.blocks import MAX_SALT, SEED, block_hash, block_hashes
+from penstock_contract.blocks import MAX_SALT, SEED, adapter_salt, block_hash, block_hashes
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
 from penstock_contract.instruments import Instruments
@@ -53,6 +53,14 @@ def test_impossible_blocks_are_refused() -> None:
         block_hash(SEED, [2**32])
     with pytest.raises(ValueError, match="maximum key length"):
         block_hash(SEED, [1], bytes(MAX_SALT + 1))
+
+
+def test_an_adapters_blocks_have_names_of_their_own() -> None:
+    salts = {adapter_salt(name, salt) for name in ("", "a", "b") for salt in (b"", b"a", b"t" * 64)}
+    assert len(salts) == 9
+    assert max(map(len, salts)) <= MAX_SALT
+    assert adapter_salt("", b"tenant") == b"tenant"
+    assert adapter_salt("sql", b"tenant").hex().startswith("a71c413f07a40339f92d4ca99ab3ffe2")
 
 
 def test_error_codes_are_unique_and_have_client_or_server_statuses() -> None:

@@ -1,13 +1,15 @@
 """Engines for tests, without a process around them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.grammar import Grammars
+from penstock_worker.lora.adapter import load_adapter
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.interface import Model
@@ -29,12 +31,14 @@ def torch_engine(
     caching: bool = True,
     how: Computation = TORCH,
     proposer: Proposer | None = None,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
 ) -> Engine:
     """Return a real engine on the checkpoint in `folder`."""
     config = read_config(folder)
     kept = kv_pool(config, how, num_blocks, block_size)
+    found = [load_adapter(name, path, config) for name, path in adapters.items()]
     return Engine(
-        ModelRunner(load_model(folder, config, kept, config.max_position, how), kept),
+        ModelRunner(load_model(folder, config, kept, config.max_position, how, found), kept),
         BlockPool(num_blocks, block_size, caching=caching),
         vocab_size=config.vocab_size,
         max_model_len=config.max_position,
@@ -42,14 +46,23 @@ def torch_engine(
         max_num_batched_tokens=budget,
         grammars=Grammars(folder, config.vocab_size, config.eos_token_ids),
         proposer=proposer,
+        adapters=adapters,
     )
 
 
-def load(folder: Path, how: Computation, *, num_blocks: int, block_size: int = 16) -> Model:
+def load(
+    folder: Path,
+    how: Computation,
+    *,
+    num_blocks: int,
+    block_size: int = 16,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
+) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool of its own."""
     config = read_config(folder)
     pool = kv_pool(config, how, num_blocks, block_size)
-    return load_model(folder, config, pool, config.max_position, how)
+    found = [load_adapter(name, path, config) for name, path in adapters.items()]
+    return load_model(folder, config, pool, config.max_position, how, found)
 
 
 def kv_pool(config: ModelConfig, how: Computation, num_blocks: int, block_size: int) -> KVPool:

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.grammar import Grammars
+from penstock_worker.lora.config import UnsupportedAdapter, read_adapter_config
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.options import engine_config, parser
@@ -63,6 +64,7 @@ def main() -> None:
         address = f"{options.host}:{options.port}"
         sys.exit(_complaint(f"--port: cannot listen on {address}: {error.strerror}"))
     names = tuple(options.served_model_name or [folder.resolve().name])
+    adapters = _adapters(options.adapter, names)
 
     def served(max_model_len: int) -> Served:
         return Served(
@@ -73,6 +75,7 @@ def main() -> None:
             max_model_len,
             shape.vocab_size,
             Grammars(folder, shape.vocab_size, shape.eos_token_ids),
+            adapters,
         )
 
     runner = _Runner(options, names, listener, began, tokens)
@@ -102,7 +105,8 @@ class _Runner:
         registry = CollectorRegistry()
         metrics = WorkerMetrics(registry, self._names[0])
         client = _client(engine_config(self._options), metrics)
-        service = Service(self._names, client, metrics)
+        adapters = tuple(client.config.adapters)
+        service = Service(self._names, client, metrics, adapters)
         app = create_app(service, registry, self._tokens)
         server = _Server(service, app, self._options)
         await client.start()
@@ -181,6 +185,20 @@ class _Server(uvicorn.Server):
             log.warning("requests were still running after %.0f s", self._timeout)
             await self._service.hand_back()
         self.should_exit = True
+
+
+def _adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the adapters' names, once it is clear that each can be told from all others."""
+    found: list[str] = []
+    for name, folder in wanted:
+        try:
+            if name in (*names, *found):
+                raise UnsupportedAdapter("the name is taken: choose another")
+            read_adapter_config(folder)
+        except UnsupportedAdapter as error:
+            sys.exit(_complaint(f"--adapter {name}={folder}: {error}"))
+        found.append(name)
+    return tuple(found)
 
 
 def _listen(host: str, port: int) -> socket.socket:

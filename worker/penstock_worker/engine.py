@@ -5,7 +5,7 @@ in one screen.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from penstock_worker.block_pool import BlockPool
@@ -42,6 +42,7 @@ class Engine:
         max_num_batched_tokens: token budget of a step.
         grammars: reads the grammars of requests that have one.
         proposer: guesses tokens of requests that decode.
+        adapters: that requests may name.
         clock: monotonic seconds.
     """
 
@@ -56,6 +57,7 @@ class Engine:
         max_num_batched_tokens: int,
         grammars: Grammars | None = None,
         proposer: Proposer | None = None,
+        adapters: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
@@ -65,6 +67,7 @@ class Engine:
         self._max_model_len = max_model_len
         self._grammars = grammars
         self._proposer = proposer
+        self._adapters = adapters
         self.handoff: Handoff | None = None
         """Keeps blocks for other workers and gets theirs; set before `start`."""
         self.stalled = False
@@ -79,7 +82,12 @@ class Engine:
 
     def add(self, message: AddRequest) -> Output | None:
         """Accept a request; an Output is a refusal, with the reason."""
-        wrong = problem(message, vocab_size=self._vocab_size, max_model_len=self._max_model_len)
+        wrong = problem(
+            message,
+            vocab_size=self._vocab_size,
+            max_model_len=self._max_model_len,
+            adapters=self._adapters,
+        )
         if wrong is not None:
             return _gave_up(message.id, wrong)
         self._arrivals += 1

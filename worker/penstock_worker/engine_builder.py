@@ -16,6 +16,7 @@ from penstock_worker.engine_config import EngineConfig
 from penstock_worker.gpu_memory import DeviceMemory, kv_room
 from penstock_worker.grammar import Grammars
 from penstock_worker.kv_events.log import CacheLog
+from penstock_worker.lora.adapter import load_adapter
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.files import weight_files
@@ -40,6 +41,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
 
     Raises:
         UnsupportedModel: the checkpoint is damaged or not one that this engine computes.
+        UnsupportedAdapter: the same of an adapter.
         ValueError: a setting makes no sense; the message names it.
     """
     began = time.monotonic()
@@ -58,7 +60,8 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         dtype=how.dtype,
         device=how.device,
     )
-    runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how), pool)
+    adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
+    runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how, adapters), pool)
     # The warm-up has an engine of its own, so that the counters start at nothing.
     warm = _engine(config, runner, shape, num_blocks, max_model_len)
     lengths = _largest_step(config, max_model_len) if how.triton else [2]
@@ -93,7 +96,7 @@ def _engine(
             num_blocks,
             config.block_size,
             caching=config.prefix_caching,
-            log=CacheLog(config.block_size) if config.kv_events else None,
+            log=CacheLog(config.block_size, config.adapters) if config.kv_events else None,
         ),
         vocab_size=shape.vocab_size,
         max_model_len=max_model_len,
@@ -101,6 +104,7 @@ def _engine(
         max_num_batched_tokens=config.max_num_batched_tokens,
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
         proposer=_proposer(config),
+        adapters=config.adapters,
     )
 
 
@@ -127,6 +131,7 @@ def _handoff(
         block_size=config.block_size,
         dtype=str(pool.dtype),
         quantization=config.quantization,
+        adapters={name: Path(at) for name, at in config.adapters.items()},
     )
     memory = block_memory(pool)
     return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)

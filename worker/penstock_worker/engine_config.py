@@ -64,6 +64,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     prefix_caching: bool = True
+    adapters: dict[str, str] = {}
+    """Folders of LoRA adapters by the names that they are served under."""
     kv_cache_bytes: int | None = None
     """Default on a CPU: enough for max_num_seqs full contexts, at most a quarter of free memory or
     1 GiB; on a GPU: what gpu_memory_utilization leaves."""

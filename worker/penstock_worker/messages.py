@@ -78,6 +78,8 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Report the prompt tokens' log-probabilities, with this many alternatives."""
     salt: bytes = b""
     """Requests with different salts share no KV blocks."""
+    adapter: str = ""
+    """Name of the adapter that computes it; empty for the base model."""
     deadline: float | None = None
     """Seconds from arrival after which the request is given up, waiting or running."""
     keep: bool = False

@@ -31,6 +31,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
         prefix_caching=options.enable_prefix_caching,
+        adapters={name: str(folder.resolve()) for name, folder in options.adapter},
         kv_cache_bytes=options.kv_cache_memory,
         gpu_memory_utilization=options.gpu_memory_utilization,
         speculative=options.speculative,
@@ -90,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
         "--served-model-name",
         action="append",
         help="name that clients use; repeat it for aliases (default: the folder's name)",
+    )
+    add(
+        "--adapter",
+        action="append",
+        default=[],
+        type=_adapter,
+        metavar="NAME=FOLDER",
+        help="a LoRA adapter that PEFT saved, served as a model of this name; repeat it for more",
     )
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
@@ -234,6 +243,13 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no address: send HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def _adapter(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is no adapter: send NAME=FOLDER")
+    return name, Path(folder)
 
 
 def _worker_id(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock_contract.blocks import SEED, block_hash
+from penstock_contract.blocks import SEED, adapter_salt, block_hash
 from penstock_worker.grammar import Matcher
 from penstock_worker.messages import AddRequest, Sampling, TokenLogprobs
 
@@ -22,6 +22,9 @@ class Request:
     stop_tokens: frozenset[int]
     priority: int
     salt: bytes
+    """Of its blocks' names: tenant and adapter are in it."""
+    adapter: str
+    """Empty for the base model."""
     resumed_at: int
     """Output tokens that came with the request."""
     arrival: int
@@ -73,7 +76,8 @@ class Request:
             min_tokens=message.min_tokens,
             stop_tokens=frozenset(message.stop_token_ids),
             priority=message.priority,
-            salt=message.salt,
+            salt=adapter_salt(message.adapter, message.salt),
+            adapter=message.adapter,
             resumed_at=len(message.output),
             arrival=arrival,
             arrived_at=now,

@@ -126,7 +126,7 @@ class Scheduler:
                 for index in range(request.named, full):
                     new = self.pool.name(request.blocks[index], names[index])
                     if new and self.pool.log is not None:
-                        self.pool.log.stored(names, request.tokens, index)
+                        self.pool.log.stored(names, request.tokens, index, request.adapter)
                 request.named = full
             if self._forks and request.computed >= request.prompt_length:
                 for other in self._forks.take(request):

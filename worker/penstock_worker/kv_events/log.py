@@ -1,6 +1,6 @@
 """Notes what becomes findable in the prefix cache and what is given away. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from penstock_contract.kv_events.wire import BlockRemoved, BlockStored, Event
 
@@ -10,13 +10,17 @@ class CacheLog:
 
     Args:
         block_size: tokens per block.
+        adapters: in the order of their numbers, from 1.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, adapters: Iterable[str] = ()) -> None:
         self._block_size = block_size
+        self._numbers = {name: number for number, name in enumerate(adapters, 1)}
         self._events: list[Event] = []
 
-    def stored(self, names: Sequence[bytes], tokens: Sequence[int], index: int) -> None:
+    def stored(
+        self, names: Sequence[bytes], tokens: Sequence[int], index: int, adapter: str = ""
+    ) -> None:
         """Block `index` of a request with these names and tokens became findable."""
         start = index * self._block_size
         block = tokens[start : start + self._block_size]
@@ -26,7 +30,14 @@ class CacheLog:
             last.block_hashes.append(names[index])
             last.token_ids.extend(block)
         else:
-            event = BlockStored([names[index]], parent, list(block), self._block_size)
+            event = BlockStored(
+                [names[index]],
+                parent,
+                list(block),
+                self._block_size,
+                lora_id=self._numbers.get(adapter),
+                lora_name=adapter or None,
+            )
             self._events.append(event)
 
     def removed(self, name: bytes) -> None:

@@ -5,7 +5,7 @@ rotary positions, paged attention, output projection, norm, one fused projection
 an activation, down projection. What a family does besides is a switch of its configuration.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from penstock_worker.attention.interface import AttentionBackend, StepAttention
+from penstock_worker.lora.adapter import Adapter
+from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import Linear, rotary_tables, rotate
@@ -48,6 +50,7 @@ class TorchDecoder:
         attention: over the pool that keeps its KV.
         max_model_len: positions that the rotary tables cover.
         quantization: of the linear layers' weights: none, int8 or int4.
+        adapters: that the batch's sequences may name.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class TorchDecoder:
         attention: AttentionBackend,
         max_model_len: int,
         quantization: str = "none",
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self._config = config
+        self._deltas = Deltas(adapters, config)
         self._attention = attention
         self._embeddings = weights.embeddings
         dtype, device = weights.embeddings.dtype, weights.embeddings.device
@@ -80,6 +85,7 @@ class TorchDecoder:
             torch.tensor(batch.tokens),
             torch.tensor(batch.positions),
             self._attention.begin(batch.sequences),
+            self._deltas.begin(batch),
         )
         return self.predicted(hidden[batch.output_rows])
 
@@ -92,7 +98,13 @@ class TorchDecoder:
         """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
         return self._head(hidden).float()
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: StepAttention,
+        deltas: StepDeltas = NO_DELTAS,
+    ) -> Tensor:
         """Return the last hidden states. tokens, positions [tokens]; result [tokens, hidden]."""
         config = self._config
         tables = {
@@ -102,17 +114,21 @@ class TorchDecoder:
         heads, kv_heads = config.num_heads, config.num_kv_heads
         x = self._embeddings.index_select(0, tokens) * config.embedding_scale
         for index, layer in enumerate(self._layers):
-            qkv = layer.qkv(self._normed(x, layer.input_norm))
+            normed = self._normed(x, layer.input_norm)
+            qkv = deltas.add(index, "qkv", normed, layer.qkv(normed))
             qkv = qkv.view(-1, heads + 2 * kv_heads, config.head_dim)
             query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
             if layer.query_key_norm is not None:
                 query_key = self._normed(query_key) * layer.query_key_norm
             cos, sin = tables[config.sliding_rope if config.windows[index] else config.rope]
             query, key = torch.split(rotate(query_key, cos, sin), [heads, kv_heads], 1)
-            found = layer.output(attention.attend(index, query, key, value))
+            attended = attention.attend(index, query, key, value)
+            found = deltas.add(index, "output", attended, layer.output(attended))
             x = x + self._post_normed(found, layer.attention_post_norm)
-            gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
-            found = layer.down(self._activation(gate) * up)
+            normed = self._normed(x, layer.mlp_norm)
+            gate, up = deltas.add(index, "gate_up", normed, layer.gate_up(normed)).chunk(2, -1)
+            inner = self._activation(gate) * up
+            found = deltas.add(index, "down", inner, layer.down(inner))
             x = x + self._post_normed(found, layer.mlp_post_norm)
         return self._normed(x, self._norm)
 

@@ -1,6 +1,6 @@
 """The contract between the runner and whatever computes a decoder's forward pass."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -19,6 +19,8 @@ class Batch:
     """Together they own all rows, in order."""
     output_rows: list[int]
     """Rows whose next token is wanted, ascending."""
+    adapters: list[str] = field(default_factory=list)
+    """Of each sequence: empty for the base model. No adapters at all: the list may be empty."""
 
 
 class Model(Protocol):

@@ -1,5 +1,6 @@
 """Chooses what computes a checkpoint, and loads it: the native kernels, PyTorch, or a GPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import torch
 
 from penstock_worker.attention.pool import CPU, KVPool
 from penstock_worker.attention.reference import ReferenceAttention
+from penstock_worker.lora.adapter import Adapter
+from penstock_worker.lora.config import UnsupportedAdapter
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.interface import Model
@@ -41,20 +44,30 @@ class Computation:
 
 
 def load_model(
-    folder: Path, config: ModelConfig, pool: KVPool, max_model_len: int, how: Computation
+    folder: Path,
+    config: ModelConfig,
+    pool: KVPool,
+    max_model_len: int,
+    how: Computation,
+    adapters: Sequence[Adapter] = (),
 ) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool for its KV.
 
     Raises:
         UnsupportedModel: the checkpoint contradicts its configuration.
+        UnsupportedAdapter: there are adapters, and what is to compute them cannot.
     """
     with Checkpoint(folder, how.dtype, how.device) as checkpoint:
         weights = Weights(config, checkpoint)
         if how.triton:
+            if adapters:
+                raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
             return _gpu_decoder(config, weights, pool, max_model_len, how)
         if how.kernels is None:
             attention = ReferenceAttention(pool, config.windows, config.query_scale)
-            return TorchDecoder(config, weights, attention, max_model_len, how.quantization)
+            return TorchDecoder(
+                config, weights, attention, max_model_len, how.quantization, adapters
+            )
         return NativeDecoder(
             how.kernels,
             config,
@@ -63,6 +76,7 @@ def load_model(
             max_model_len,
             quantization=how.quantization,
             threads=how.threads,
+            adapters=adapters,
         )
 
 

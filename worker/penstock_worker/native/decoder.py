@@ -3,6 +3,7 @@
 import ctypes
 import weakref
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -10,14 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penstock_worker.attention.interface import Sequence
+from penstock_worker.attention import interface
 from penstock_worker.attention.pool import KVPool
+from penstock_worker.lora.adapter import Adapter
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import rotary_tables
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 from penstock_worker.native import library as native
+from penstock_worker.native.adapters import NativeAdapters
 
 
 class NativeDecoder:
@@ -33,6 +36,7 @@ class NativeDecoder:
         max_model_len: positions that the rotary tables cover.
         quantization: of the weights: none (stored like the KV), int8 or int4.
         threads: that compute a step, this one among them.
+        adapters: that the batch's sequences may name.
 
     Raises:
         MemoryError: the packed weights do not fit.
@@ -48,6 +52,7 @@ class NativeDecoder:
         *,
         quantization: str,
         threads: int,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self._library = native.load_library(path)
         self._vocab = config.vocab_size
@@ -88,6 +93,7 @@ class NativeDecoder:
             self._set_layer(index, layer, window, tables[rope])
         self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
+        self._adapters = NativeAdapters(self._library, self._handle, adapters, config)
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
@@ -115,13 +121,16 @@ class NativeDecoder:
                 batch.output_rows,
             )
         ]
+        adapters = self._adapters.numbers(batch)
         greedy = numpy.empty(len(batch.output_rows), dtype=numpy.int32)
         step = native.Step(
             len(batch.tokens),
             len(sequences),
             len(batch.output_rows),
             columns,
-            *(values.ctypes.data for values in arrays),
+            *(values.ctypes.data for values in arrays[:-1]),
+            None if adapters is None else adapters.ctypes.data,
+            arrays[-1].ctypes.data,
             greedy.ctypes.data,
             None if logits is None else logits.data_ptr(),
         )
@@ -189,7 +198,7 @@ class NativeDecoder:
         return self._kept[-1].data_ptr()
 
 
-def _block_table(sequences: list[Sequence], columns: int) -> "array[int]":
+def _block_table(sequences: list[interface.Sequence], columns: int) -> "array[int]":
     """Return the block tables as rows of equal length; what lies behind a row's end is not read."""
     table = array("i")
     padding = array("i", bytes(4 * columns))

@@ -11,7 +11,7 @@
 // Sources. Matrix products: Goto & van de Geijn, "Anatomy of High-Performance Matrix
 // Multiplication", 2008 (packed panels, register tiles). Attention: Kwon et al., "PagedAttention",
 // SOSP 2023 (block tables); Dao et al., "FlashAttention", 2022 (online softmax over chunks of KV).
-// exp: Cephes' expf (S. Moshier).
+// exp: Cephes' expf (S. Moshier). Adapters: Hu et al., "LoRA", 2021.
 
 #include <algorithm>
 #include <atomic>
@@ -364,7 +364,7 @@ int tile_rows(int rows) {
   return (rows + tiles - 1) / tiles;
 }
 
-// ---------------------------------------------------------------------------------- linear
+// ---------------------------------------------------------------------------------- inputs
 
 enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 
@@ -431,12 +431,80 @@ struct Inputs {
   }
 };
 
+// ---------------------------------------------------------------------------------- adapters
+
+// What an adapter adds to a linear layer is B (A x). A x is found once for all linear layers that
+// share an input; it is multiplied with B where the layer's own sums are at hand. Both go row by
+// row in float32, so an adapted row's numbers depend on nothing beside it either.
+
+constexpr int RANKS = 16;  // of a task
+
+// A of the linear layers that share an input, one below the other: [rank][inputs].
+struct Reduction {
+  const float* a = nullptr;
+  int rank = 0;
+
+  // to[j] = A[j] . x for `count` ranks from `first` on; four at a time share what is read of x.
+  void apply(const float* x, int inputs, int first, int count, float* to) const {
+    for (int j = first; j < first + count; j += 4) {
+      const float* rows[4];
+      Floats sums[4] = {};
+      for (int i = 0; i < 4; i++) rows[i] = a + size_t(std::min(j + i, rank - 1)) * inputs;
+      int k = 0;
+      for (; k + W <= inputs; k += W) {
+        const Floats values = load<Floats>(x + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) sums[i] += values * load<Floats>(rows[i] + k);
+      }
+      for (int i = 0; i < 4 && j + i < first + count; i++) {
+        to[j + i] = sum(sums[i]);
+        for (int rest = k; rest < inputs; rest++) to[j + i] += x[rest] * rows[i][rest];
+      }
+    }
+  }
+};
+
+// B of some outputs of a linear layer, packed into its panels: [panel][rank][PANEL].
+struct Expansion {
+  int at, rank;  // which of the ranks of the reduction
+  int first_panel, panels;
+  std::vector<float> b;
+
+  // b is [outputs][rank], for the columns from `first` on.
+  Expansion(int at, int rank, int first, int outputs, const float* from)
+      : at(at), rank(rank), first_panel(first / PANEL), panels((first + outputs - 1) / PANEL - first_panel + 1),
+        b(size_t(panels) * rank * PANEL) {
+    for (int c = 0; c < outputs; c++) {
+      const int column = first + c - first_panel * PANEL;
+      float* to = &b[size_t(column / PANEL) * rank * PANEL + column % PANEL];
+      for (int j = 0; j < rank; j++) to[size_t(j) * PANEL] = from[size_t(c) * rank + j];
+    }
+  }
+
+  // y[PANEL] += B t for the columns of a panel.
+  void apply(const float* reduced, int panel, float* y) const {
+    if (panel < first_panel || panel >= first_panel + panels) return;
+    const float* from = &b[size_t(panel - first_panel) * rank * PANEL];
+    Floats left = load<Floats>(y), right = load<Floats>(y + W);
+    for (int j = 0; j < rank; j++, from += PANEL) {
+      left += reduced[at + j] * load<Floats>(from);
+      right += reduced[at + j] * load<Floats>(from + W);
+    }
+    store(y, left);
+    store(y + W, right);
+  }
+};
+
+// ---------------------------------------------------------------------------------- linear layers
+
 // y = x W' + b with packed weights. An int8 column has one scale; an int4 column has a scale and a
 // minimum per GROUP weights, both bfloat16 in one word, followed by the weights, eight to a word.
 class Linear {
  public:
   Kind kind = Kind::FLOAT32;
   int inputs = 0, outputs = 0;
+  std::vector<Reduction> reductions;               // by adapter; that of gate is up's, too
+  std::vector<std::vector<Expansion>> expansions;  // by adapter
 
   int panels() const { return (outputs + PANEL - 1) / PANEL; }
   int words() const { return (inputs + per_word(kind) - 1) / per_word(kind); }
@@ -880,6 +948,7 @@ struct PenstockStep {
   const int32_t *tokens, *positions;         // [rows]
   const int32_t *first_row, *count, *computed;  // [sequences]
   const int32_t* blocks;                     // [sequences][block_columns]
+  const int32_t* adapters;                   // [sequences], -1 for none; null where there are none
   const int32_t* output_rows;                // [outputs], ascending
   int32_t* greedy;                           // [outputs], the likeliest token
   float* logits;                             // [outputs][vocab], or null where only greedy is wanted
@@ -895,6 +964,11 @@ constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TI
 
 struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
+
+  Linear& linear(int which) {
+    Linear* all[] = {&qkv, &output, &gate, &up, &down};
+    return *all[which];
+  }
 };
 
 struct Piece {  // of a sequence, within a pass
@@ -951,6 +1025,7 @@ struct PenstockDecoder {
   std::vector<Layer> layers;
   Linear head;
   Team team;
+  int most_ranks = 0;  // of a reduction
 
  private:
   int query_width() const { return shape.heads * shape.head_dim; }
@@ -965,12 +1040,22 @@ struct PenstockDecoder {
     inner.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
     pieces.clear();
     tasks.clear();
+    adapted.clear();
+    if (asked.adapters) {
+      adapter_of.assign(rows, -1);
+      reduced.reserve(size_t{4} * rows * most_ranks);
+    }
     for (int s = 0; s < asked.sequences; s++) {
       const int from = std::max(first, asked.first_row[s]);
       const int to = std::min(first + rows, asked.first_row[s] + asked.count[s]);
       if (from >= to) continue;
       const int position = asked.computed[s] + from - asked.first_row[s];
       pieces.push_back({s, from - first, to - from, position});
+      if (asked.adapters && asked.adapters[s] >= 0)
+        for (int row = from - first; row < to - first; row++) {
+          adapter_of[row] = asked.adapters[s];
+          adapted.push_back(row);
+        }
       plan_attention(pieces.back());
     }
   }
@@ -1009,16 +1094,20 @@ struct PenstockDecoder {
     team.each(rows, [&](int row) { embed(asked.tokens[first + row], row); });
     for (Layer& layer : layers) {
       normed(x.as<float>(), layer.input_norm, layer.qkv.kind, rows, thread);
+      reduce(layer.qkv, x.as<float>(), layer.input_norm, thread);
       product(layer.qkv, thread, [&](int row, int column, int count, const float* y) {
         copy(y, count, qkv.as<float>() + size_t(row) * qkv_width() + column);
       });
       team.each(pieces.size(), [&](int piece) { place(layer, asked, pieces[piece], first); });
       team.each(tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
       pack(attended.as<float>(), query_width(), layer.output.kind, rows, thread);
+      reduce(layer.output, attended.as<float>(), nullptr, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
       normed(x.as<float>(), layer.mlp_norm, layer.gate.kind, rows, thread);
+      reduce(layer.gate, x.as<float>(), layer.mlp_norm, thread);
       gated(layer, thread);
       pack(inner.as<float>(), shape.inner, layer.down.kind, rows, thread);
+      reduce(layer.down, inner.as<float>(), nullptr, thread);
       add(layer.down, layer.mlp_post_norm, rows, thread);
     }
   }
@@ -1077,8 +1166,10 @@ struct PenstockDecoder {
                       linear.panel(panel + team.size()));
       const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
       const int end = std::min((first + count) * packed.tile, packed.rows);
-      for (int row = first * packed.tile; row < end; row++, sums += PANEL)
+      for (int row = first * packed.tile; row < end; row++, sums += PANEL) {
+        expand(linear, row, panel, sums);
         emit(row, panel * PANEL, columns, sums);
+      }
     });
   }
 
@@ -1097,6 +1188,8 @@ struct PenstockDecoder {
       const int columns = std::min(PANEL, shape.inner - panel * PANEL);
       const int end = std::min((first + count) * packed.tile, packed.rows);
       for (int row = first * packed.tile; row < end; row++, gate += PANEL, up += PANEL) {
+        expand(layer.gate, row, panel, gate);
+        expand(layer.up, row, panel, up);
         for (int half = 0; half < PANEL; half += W) {
           const Floats g = load<Floats>(gate + half);
           const Floats active = shape.gelu ? gelu(g) : g / (1.0f + exp(-g));
@@ -1106,6 +1199,38 @@ struct PenstockDecoder {
       }
     });
   }
+
+  // A x of the rows that have an adapter, for a layer and those that share its input, which is
+  // normed first where it is when the layer gets it.
+  void reduce(const Linear& linear, const float* from, const float* weight, int thread) {
+    if (adapted.empty() || linear.reductions.empty()) return;
+    const int parts = (most_ranks + RANKS - 1) / RANKS, inputs = linear.inputs;
+    team.each(adapted.size() * parts, [&](int task) {
+      const int row = adapted[task / parts], first = task % parts * RANKS;
+      const size_t adapter = adapter_of[row];
+      if (adapter >= linear.reductions.size()) return;
+      const Reduction& reduction = linear.reductions[adapter];
+      if (first >= reduction.rank) return;
+      const float* values = from + size_t(row) * inputs;
+      if (weight) {
+        float* normed_row = scratch[thread].as<float>();
+        norm_row(values, weight, inputs, normed_row);
+        values = normed_row;
+      }
+      reduction.apply(values, inputs, first, std::min(RANKS, reduction.rank - first), reduced_of(row));
+    });
+  }
+
+  // Add what a row's adapter gives to a panel of its sums.
+  void expand(const Linear& linear, int row, int panel, float* sums) const {
+    if (linear.expansions.empty() || adapted.empty()) return;
+    const size_t adapter = adapter_of[row];  // -1 becomes the largest of all
+    if (adapter >= linear.expansions.size()) return;
+    for (const Expansion& expansion : linear.expansions[adapter])
+      expansion.apply(reduced_of(row), panel, sums);
+  }
+
+  float* reduced_of(int row) const { return reduced.as<float>() + size_t(row) * most_ranks; }
 
   float* block_of(int thread) const {
     return scratch[thread].as<float>() + 2 * BLOCK_TILES * MAX_TILE * PANEL;
@@ -1208,6 +1333,9 @@ struct PenstockDecoder {
   Inputs packed;
   std::vector<Piece> pieces;
   std::vector<AttentionTask> tasks;
+  std::vector<int> adapted;     // rows of a pass that have an adapter
+  std::vector<int> adapter_of;  // by row; of use where there are adapted rows
+  Memory reduced;               // [rows][most_ranks]
 };
 
 // ---------------------------------------------------------------------------------- interface
@@ -1239,12 +1367,7 @@ void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const PenstockL
 // Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
 int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
                             int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
-  Linear* to = &decoder->head;
-  if (which >= 0) {
-    Layer& of = decoder->layers[layer];
-    Linear* all[] = {&of.qkv, &of.output, &of.gate, &of.up, &of.down};
-    to = all[which];
-  }
+  Linear* to = which < 0 ? &decoder->head : &decoder->layers[layer].linear(which);
   try {
     to->shape(static_cast<Kind>(kind), outputs, inputs);
   } catch (const std::exception&) {
@@ -1256,6 +1379,34 @@ int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t whi
   };
   decoder->team.run(work);
   return 0;
+}
+
+// Adapter `adapter` multiplies the inputs of a layer with `a`, [rank][inputs], which the caller keeps
+// alive; that of gate is for up, too.
+int32_t penstock_set_reduction(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
+                               int32_t rank, const float* a) {
+  try {
+    std::vector<Reduction>& all = decoder->layers[layer].linear(which).reductions;
+    all.resize(std::max<size_t>(all.size(), adapter + 1));
+    all[adapter] = {a, rank};
+    decoder->most_ranks = std::max(decoder->most_ranks, rank);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+// ... and adds ranks [at, at + rank) of that, times `b`, [outputs][rank], to outputs from `first` on.
+int32_t penstock_add_expansion(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
+                               int32_t at, int32_t rank, int32_t first, int32_t outputs, const float* b) {
+  try {
+    std::vector<std::vector<Expansion>>& all = decoder->layers[layer].linear(which).expansions;
+    all.resize(std::max<size_t>(all.size(), adapter + 1));
+    all[adapter].emplace_back(at, rank, first, outputs, b);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
 }
 
 int32_t penstock_step(PenstockDecoder* decoder, const PenstockStep* step) {

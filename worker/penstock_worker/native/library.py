@@ -72,6 +72,7 @@ class Step(Structure):
                 "count",
                 "computed",
                 "blocks",
+                "adapters",
                 "output_rows",
                 "greedy",
                 "logits",
@@ -93,6 +94,10 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_set_layer.argtypes = [c_void_p, c_int32, POINTER(Layer)]
     library.penstock_set_linear.restype = c_int32
     library.penstock_set_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
+    library.penstock_set_reduction.restype = c_int32
+    library.penstock_set_reduction.argtypes = [c_void_p, *[c_int32] * 4, c_void_p]
+    library.penstock_add_expansion.restype = c_int32
+    library.penstock_add_expansion.argtypes = [c_void_p, *[c_int32] * 7, c_void_p]
     library.penstock_step.restype = c_int32
     library.penstock_step.argtypes = [c_void_p, POINTER(Step)]
     return library

@@ -96,11 +96,12 @@ def _text_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return Reply({"object": "list", "data": [_model(service, n) for n in service.names]})
+        names = service.names + service.adapters
+        return Reply({"object": "list", "data": [_model(service, name) for name in names]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        if name not in service.names:
+        if name not in service.names + service.adapters:
             raise ApiError(ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} is not served here.")
         return Reply(_model(service, name))
 
@@ -187,11 +188,14 @@ async def _body(request: Request, kind: type[Body]) -> Body:
 
 
 def _model(service: Service, name: str) -> dict[str, object]:
+    """As vLLM shows it: an adapter's parent is the model that it is for."""
+    adapter = name in service.adapters
     return {
         "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "penstock",
-        "root": service.names[0],
+        "root": name if adapter else service.names[0],
+        "parent": service.names[0] if adapter else None,
         "max_model_len": service.served.max_model_len if service.served else None,
     }

@@ -87,6 +87,7 @@ def engine_requests(
             stop_token_ids=stop_tokens,
             priority=request.priority if trusted.priority is None else trusted.priority,
             salt=trusted.salted(salt),
+            adapter=request.model if request.model in served.adapters else "",
             deadline=trusted.deadline,
             grammar=grammar,
             beside=f"{request_id}-{index * request.n}" if choice else "",

@@ -18,3 +18,5 @@ class Served:
     max_model_len: int
     vocab_size: int
     grammars: Grammars
+    adapters: tuple[str, ...] = ()
+    """Names that stand for an adapter on it."""

@@ -47,12 +47,18 @@ class Service:
         names: served names, the first of which labels the metrics.
         client: the engine.
         metrics: where everything is counted.
+        adapters: names that stand for an adapter on the model.
     """
 
     def __init__(
-        self, names: tuple[str, ...], client: EngineClient, metrics: WorkerMetrics
+        self,
+        names: tuple[str, ...],
+        client: EngineClient,
+        metrics: WorkerMetrics,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self.names = names
+        self.adapters = adapters
         self.client = client
         self.metrics = metrics
         self.served: Served | None = None
@@ -94,10 +100,11 @@ class Service:
         Raises:
             ApiError: it is another model's name, or the worker takes nothing now.
         """
-        if name is not None and name not in self.names:
+        known = self.names + self.adapters
+        if name is not None and name not in known:
             raise ApiError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"The model {name!r} is not served here; served: {', '.join(self.names)}.",
+                f"The model {name!r} is not served here; served: {', '.join(known)}.",
                 param="model",
             )
         if self.draining:

@@ -43,12 +43,13 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
             num_blocks,
             config.block_size,
             caching=config.prefix_caching,
-            log=CacheLog(config.block_size) if config.kv_events else None,
+            log=CacheLog(config.block_size, config.adapters) if config.kv_events else None,
         ),
         vocab_size=shape.vocab_size,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
+        adapters=config.adapters,
     )
     epoch = secrets.token_hex(8)
     engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch)

@@ -8,9 +8,11 @@ processors do not count: their KV differs by rounding, as it does within one eng
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from penstock_worker.lora.config import CONFIG, WEIGHTS
 from penstock_worker.model.config import ModelConfig
 
 SAMPLE_BYTES = 4096
@@ -18,7 +20,13 @@ _LAYOUT = "layers × (keys, values) × [block_size, kv_heads, head_dim]"
 
 
 def fingerprint(
-    shape: ModelConfig, weights: Iterable[Path], *, block_size: int, dtype: str, quantization: str
+    shape: ModelConfig,
+    weights: Iterable[Path],
+    *,
+    block_size: int,
+    dtype: str,
+    quantization: str,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
 ) -> bytes:
     """Return 32 bytes that are equal for engines whose KV is interchangeable.
 
@@ -28,11 +36,15 @@ def fingerprint(
         block_size: tokens per block.
         dtype: of the KV.
         quantization: of the weights, as they are computed with.
+        adapters: their folders by name.
     """
     digest = hashlib.blake2b(digest_size=32)
     digest.update(repr((_LAYOUT, shape, block_size, dtype, quantization)).encode())
     for path in weights:
         _add_weights(digest, path)
+    for name, folder in sorted(adapters.items()):
+        digest.update(repr((name, (folder / CONFIG).read_bytes())).encode())
+        _add_weights(digest, folder / WEIGHTS)
     return digest.digest()
 
 

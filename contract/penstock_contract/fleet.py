@@ -121,6 +121,8 @@ class FleetModel(BaseModel):
 
     name: str
     aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    """Names that stand for a LoRA adapter on the model."""
     deployment: str
     created: int = 0
     """Unix seconds, shown in /v1/models."""

@@ -170,7 +170,8 @@ def _bug(error: Exception) -> ApiError:
 
 
 def _model(name: str, model: FleetModel) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
+    found = {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
+    return {**found, "parent": model.name} if name in model.adapters else found
 
 
 def _key(request: Request) -> str:

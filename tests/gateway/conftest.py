@@ -48,6 +48,7 @@ class Gateway(GatewayProcess):
         model = FleetModel(
             name="m",
             aliases=("org/alias",),
+            adapters=("sql",),
             deployment="d",
             canary=canary,
             queue=queue,

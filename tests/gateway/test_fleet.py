@@ -88,10 +88,12 @@ def worker(name: str, deployment: str, state: WorkerState = WorkerState.READY) -
     )
 
 
-def test_a_model_is_found_by_its_name_and_its_aliases() -> None:
-    model = FleetModel(name="org/model", aliases=("short", "other"), deployment="d")
+def test_a_model_is_found_by_its_name_its_aliases_and_its_adapters() -> None:
+    model = FleetModel(
+        name="org/model", aliases=("short", "other"), adapters=("sql",), deployment="d"
+    )
     directory = Directory(Fleet(models=(model,)))
-    assert list(directory.served) == ["org/model", "short", "other"]
+    assert list(directory.served) == ["org/model", "short", "other", "sql"]
     assert all(directory.model(name) is model for name in directory.served)
     assert directory.model("d") is None
 

@@ -110,6 +110,24 @@ def test_a_model_is_called_by_its_name_or_else_its_deployments() -> None:
     assert claim(deployment(spec=named)).names == ("org/m", "m")
 
 
+def test_adapters_are_models_of_their_own() -> None:
+    spec = {"model": {"name": "m", "adapters": [{"name": "sql", "uri": "hf://o/sql"}]}}
+    (found,) = fleet([claim(deployment(spec=spec))], [], 1)[0].models
+    assert (found.name, found.aliases, found.adapters) == ("m", (), ("sql",))
+
+
+def test_an_adapters_name_goes_to_the_oldest_too() -> None:
+    old = Claim("n/old", ("m",), 1, adapters=("sql", "m"))
+    new = Claim("n/new", ("sql", "other"), 2, adapters=("law",))
+    lost = Claim("n/lost", ("other",), 3, adapters=("late",))
+    known, conflicts = fleet([lost, new, old], [], 1)
+    assert [(m.name, m.adapters, m.deployment) for m in known.models] == [
+        ("m", ("sql",), "n/old"),
+        ("other", ("law",), "n/new"),
+    ]
+    assert [(c.name, c.loser) for c in conflicts] == [("sql", "n/new"), ("other", "n/lost")]
+
+
 def test_a_canary_is_told_from_the_status() -> None:
     canary = {"revision": "abc", "weight": 10, "since": "2026-01-01T00:00:00Z"}
     found = claim(deployment(status={"canary": canary}))

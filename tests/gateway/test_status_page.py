@@ -178,5 +178,5 @@ async def test_a_real_gateway_shows_its_workers_and_why_it_chose_one(gateway: An
             assert answer.headers[name] == value
         found = Page(answer.text)
         assert found.cells.count(f"w{worker.port}") == 1 + 3
-        assert {"m org/alias", "Ready", "Draining"} <= set(found.cells)
+        assert {"m org/alias, sql", "Ready", "Draining"} <= set(found.cells)
         assert any(cell.startswith("ttft=") for cell in found.cells)

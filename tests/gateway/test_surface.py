@@ -1,11 +1,14 @@
 """What the gateway answers by itself: errors in OpenAI's shape, and hostile bytes."""
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 from stub_worker import OK, StubWorker
+
+from penstock_contract.headers import ROUTE_REASON
 
 pytestmark = pytest.mark.anyio
 
@@ -65,11 +68,35 @@ async def test_what_is_not_on_the_list_is_not_there(
     assert answer.json()["error"]["code"] == code
 
 
-async def test_models_and_aliases_are_listed(gateway: Any) -> None:
+async def test_models_aliases_and_adapters_are_listed(gateway: Any) -> None:
     await gateway.serve()
     listed = (await gateway.get("/v1/models")).json()["data"]
-    assert [model["id"] for model in listed] == ["m", "org/alias"]
+    assert [model["id"] for model in listed] == ["m", "org/alias", "sql"]
+    assert [model.get("parent") for model in listed] == [None, None, "m"]
     assert (await gateway.get("/v1/models/org/alias")).json()["id"] == "org/alias"
+    assert (await gateway.get("/v1/models/sql")).json()["parent"] == "m"
+
+
+async def test_an_adapter_is_served_by_its_models_workers_and_shares_no_prefix(
+    gateway: Any,
+) -> None:
+    prompt = "many words " * 200
+    async with StubWorker() as one:
+        await gateway.serve(one)
+
+        async def matched(name: str) -> int:
+            """Return how many tokens the gateway expects to be cached."""
+            body = {"model": name, "prompt": prompt, "max_tokens": 1}
+            async with httpx.AsyncClient() as client:
+                answer = await client.post(gateway.url + "/v1/completions", json=body)
+            assert answer.status_code == 200
+            reason = answer.headers[ROUTE_REASON]
+            return int(re.search(r"matched=(\d+)", reason)[1])  # type: ignore[index]
+
+        found = [await matched(name) for name in ("m", "org/alias", "sql", "sql")]
+        assert found[0] == found[2] == 0
+        assert found[1] == found[3] > 0
+        assert b'"model":"sql"' in one.seen[-1].body
 
 
 def request(*headers: str, body: bytes = b"") -> bytes:

@@ -117,7 +117,11 @@ async def test_the_official_client_is_let_in_by_its_key(closed: Closed) -> None:
         await closed.admit(team={})
         url = f"{closed.gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="sk-team") as client:
-            assert [model.id async for model in client.models.list()] == ["m", "org/alias"]
+            assert [model.id async for model in client.models.list()] == [
+                "m",
+                "org/alias",
+                "sql",
+            ]
             await client.chat.completions.create(model="m", messages=[])
         async with openai.AsyncOpenAI(base_url=url, api_key="sk-no") as client:
             with pytest.raises(openai.AuthenticationError):

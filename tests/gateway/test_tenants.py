@@ -120,6 +120,14 @@ def test_a_model_is_allowed_by_its_own_name_or_by_its_main_one() -> None:
     assert not tenant(models=["x"]).may_use("m", model)
 
 
+def test_an_adapter_is_allowed_by_its_own_name_only() -> None:
+    model = FleetModel(name="m", aliases=("alias",), adapters=("sql",), deployment="d")
+    assert tenant().may_use("sql", model)
+    assert tenant(models=["sql"]).may_use("sql", model)
+    assert not tenant(models=["m", "alias"]).may_use("sql", model)
+    assert not tenant(models=["sql"]).may_use("m", model)
+
+
 @pytest.mark.parametrize(
     ("allowed", "wanted", "found"),
     [

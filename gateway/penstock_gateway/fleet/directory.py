@@ -10,7 +10,9 @@ class Directory:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self._models = {
-            name: model for model in fleet.models for name in (model.name, *model.aliases)
+            name: model
+            for model in fleet.models
+            for name in (model.name, *model.aliases, *model.adapters)
         }
         self._ready: dict[str, list[FleetWorker]] = {}
         for worker in fleet.workers:
@@ -34,11 +36,11 @@ class Directory:
 
     @property
     def served(self) -> dict[str, FleetModel]:
-        """All names and aliases that clients may use, with their models."""
+        """All names, aliases and adapters that clients may use, with their models."""
         return dict(self._models)
 
     def model(self, name: str) -> FleetModel | None:
-        """Return the model that a name or alias stands for."""
+        """Return the model that a name, alias or adapter stands for."""
         return self._models.get(name)
 
     def ready(self, model: FleetModel) -> list[FleetWorker]:

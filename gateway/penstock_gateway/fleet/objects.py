@@ -35,6 +35,8 @@ class Claim:
     names: tuple[str, ...]
     created: int
     """Unix seconds."""
+    adapters: tuple[str, ...] = ()
+    """Names of LoRA adapters."""
     canary: FleetCanary | None = None
     queue: FleetQueue | None = None
     policy: str = "PrefixAware"
@@ -62,6 +64,7 @@ def claim(found: Object) -> Claim:
         deployment=f"{meta['namespace']}/{meta['name']}",
         names=tuple(dict.fromkeys(names)),
         created=int(datetime.fromisoformat(meta["creationTimestamp"]).timestamp()),
+        adapters=tuple(dict.fromkeys(found["name"] for found in model.get("adapters", []))),
         canary=_canary(found.get("status", {}).get("canary")),
         queue=_queue(found.get("spec", {})),
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
@@ -102,24 +105,25 @@ def fleet(
     models: list[FleetModel] = []
     conflicts: list[Conflict] = []
     for found in sorted(claims, key=lambda c: (c.created, c.deployment)):
-        own = [name for name in found.names if name not in holders]
+        asked = dict.fromkeys((*found.names, *found.adapters))
         conflicts += [
-            Conflict(name, holders[name], found.deployment)
-            for name in found.names
-            if name in holders
+            Conflict(name, holders[name], found.deployment) for name in asked if name in holders
         ]
-        holders |= dict.fromkeys(own, found.deployment)
-        if own:
-            models.append(_model(found, own))
+        own = [name for name in asked if name not in holders]
+        names = [name for name in own if name in found.names]
+        if names:
+            holders |= dict.fromkeys(own, found.deployment)
+            models.append(_model(found, names, own))
     ordered = sorted(workers, key=lambda w: w.id)
     known = Fleet(generation=generation, models=tuple(models), workers=tuple(ordered))
     return known, tuple(conflicts)
 
 
-def _model(found: Claim, names: list[str]) -> FleetModel:
+def _model(found: Claim, names: list[str], own: list[str]) -> FleetModel:
     return FleetModel(
         name=names[0],
         aliases=tuple(names[1:]),
+        adapters=tuple(name for name in own if name not in names),
         deployment=found.deployment,
         created=found.created,
         canary=found.canary,

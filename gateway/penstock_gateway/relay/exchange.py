@@ -151,11 +151,14 @@ class Exchange:
         return [worker for worker in self._workers() if worker.id not in tried]
 
     def _prompt(self) -> Prompt:
-        """Return what routing knows of the request; tenants never share a prefix."""
+        """Return what routing knows of the request; tenants and adapters never share a prefix."""
         admitted = self._admitted
         prompt, salt = admitted.wanted.prompt, admitted.visit.tenant.salt
+        whose = f"{admitted.model.deployment}\0{salt}"
+        if admitted.wanted.model in admitted.model.adapters:
+            whose += f"\0{admitted.wanted.model}"
         return Prompt(
-            prefix_keys(prompt, f"{admitted.model.deployment}\0{salt}".encode()),
+            prefix_keys(prompt, whose.encode()),
             len(prompt),
             admitted.call.header(_AFFINITY) or None,
             admitted.wanted.stream,

@@ -64,7 +64,7 @@ def _model(relay: Relay, model: FleetModel, workers: Iterable[WorkerRow]) -> Mod
     canary = model.canary
     return ModelRow(
         model.name,
-        model.aliases,
+        (*model.aliases, *model.adapters),
         model.deployment,
         sum(row.state == WorkerState.READY.value for row in own),
         len(own),

@@ -45,8 +45,12 @@ class Tenant:
         )
 
     def may_use(self, name: str, model: FleetModel) -> bool:
-        """Return whether a model may be asked for by a name: itself allowed, or the main one."""
-        return not self.models or name in self.models or model.name in self.models
+        """Return whether a model may be asked for by a name: itself allowed, or the main one.
+
+        An adapter is a model of its own: whoever may use its base model may not use it for that.
+        """
+        main = name if name in model.adapters else model.name
+        return not self.models or name in self.models or main in self.models
 
     def request_class(self, queue: FleetQueue, wanted: str) -> FleetClass:
         """Return the class of a request, as the share of this tenant in it.

@@ -24,9 +24,12 @@ from penstock_contract.fleet import Fleet
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway import traces
 from penstock_gateway.app import RELAYED, completions, create_app
+from penstock_gateway.delegate import Delegate
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.patience import sweep
+from penstock_gateway.protocol import ClientProtocol
 from penstock_gateway.relay.call import Serve
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.prober import Prober
@@ -35,7 +38,6 @@ from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex
-from penstock_gateway.slow_clients import PatientProtocol, sweep
 from penstock_gateway.tenants.door import Door
 from penstock_gateway.tenants.register import Register
 from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
@@ -88,7 +90,6 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: W
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_keep_alive=120,
         timeout_graceful_shutdown=math.ceil(options.drain_timeout) + 2,
     )
     # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
@@ -101,7 +102,8 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: W
     watching = asyncio.create_task(gateway.watch(relay))
     # A gateway that has gone blind must not look well: it ends, and is started again.
     watching.add_done_callback(lambda _: server.stop())
-    sweeping = asyncio.create_task(sweep(server.server_state.connections))
+    connections: Any = server.server_state.connections
+    sweeping = asyncio.create_task(sweep(lambda: connections))
     await server.serve(sockets=[listener])
     sweeping.cancel()
     watching.cancel()
@@ -197,13 +199,22 @@ class Gateway:
 
 def _protocol(serve: Serve, options: argparse.Namespace) -> Any:
     """Return what uvicorn makes its connections of."""
-    return partial(
-        PatientProtocol,
-        serve=serve,
-        paths=frozenset(path.encode() for path in RELAYED),
-        patience=options.client_timeout,
-        most=options.max_connections,
-    )
+    paths = frozenset(path.encode() for path in RELAYED)
+
+    def connection(*, server_state: Any, _loop: Any, **uvicorn: Any) -> ClientProtocol:
+        delegate = partial(Delegate, server_state=server_state, _loop=_loop, **uvicorn)
+        loop = _loop or asyncio.get_running_loop()
+        return ClientProtocol(
+            serve=serve,
+            paths=paths,
+            patience=options.client_timeout,
+            most=options.max_connections,
+            state=server_state,
+            loop=loop,
+            delegate=delegate,
+        )
+
+    return connection
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,8 @@ import orjson
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
-from penstock_gateway.relay.call import Call, Headers
+from penstock_gateway.relay.call import Call
+from penstock_gateway.relay.line import Headers
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -51,7 +52,13 @@ class TurnedCall(Call):
 
     def __init__(self, inner: Call, dialect: Dialect) -> None:
         super().__init__(
-            CHAT, inner.headers, inner.line, inner.serve, inner.keep_alive, inner.expects_continue
+            CHAT,
+            inner.headers,
+            inner.line,
+            inner.serve,
+            keep_alive=inner.keep_alive,
+            expects_continue=inner.expects_continue,
+            knows_chunks=inner.knows_chunks,
         )
         self._inner = inner
         self._dialect = dialect
@@ -76,7 +83,7 @@ class TurnedCall(Call):
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of a stream; keep any other until its body is there."""
-        self.begun = True
+        self._begun = True
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._status = status
         self._head = [(name, value) for name, value in headers if name != b"content-length"]

@@ -141,7 +141,9 @@ class Figures(Collector):
         """Return a counter; KeyError when this process does not export it."""
         return self._numbers[metric.name]
 
-    gauge = counter
+    def gauge(self, metric: Declaration) -> Numbers:
+        """Return a gauge; KeyError when this process does not export it."""
+        return self._numbers[metric.name]
 
     def histogram(self, metric: Declaration) -> Histograms:
         """Return a histogram; KeyError when this process does not export it."""

@@ -18,7 +18,7 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._instruments = Figures(registry, declared.GATEWAY)
-        self._of_models: dict[str, _OfModel] = {}
+        self._of_models: dict[str, OfModel] = {}
 
     def refused(self, code: ErrorCode, tenant: str = "") -> None:
         """A request was refused before it was admitted; of a tenant, if it is known."""
@@ -83,20 +83,19 @@ class GatewayMetrics:
         """A request was admitted; it waits now, or goes on at once."""
         found = self._of_models.get(model)
         if found is None:
-            found = self._of_models[model] = _OfModel.among(self._instruments, model)
+            found = self._of_models[model] = OfModel.among(self._instruments, model)
         found.arrivals.inc()
         found.prompt_bytes.inc(prompt_bytes)
         found.queued.inc()
-        return self.of_requests(self._instruments, found, model, arrived)
+        return self.of_one(found, model, arrived)
 
-    @property
-    def of_requests(self) -> "type[RequestMetrics]":
-        """What keeps the metrics of one request."""
-        return RequestMetrics
+    def of_one(self, own: "OfModel", model: str, arrived: float) -> "RequestMetrics":
+        """Return what keeps the metrics of one request."""
+        return RequestMetrics(self._instruments, own, model, arrived)
 
 
 @dataclass(frozen=True)
-class _OfModel:
+class OfModel:
     """What every request to a model changes, looked up once."""
 
     arrivals: Number
@@ -112,7 +111,7 @@ class _OfModel:
     duration: Histogram
 
     @classmethod
-    def among(cls, i: Figures, model: str) -> "_OfModel":
+    def among(cls, i: Figures, model: str) -> "OfModel":
         """Return those of a model."""
         return cls(
             i.counter(declared.GATEWAY_ARRIVALS).labels(model),
@@ -132,7 +131,7 @@ class _OfModel:
 class RequestMetrics:
     """The metrics of one admitted request. Times are monotonic seconds."""
 
-    def __init__(self, instruments: Figures, own: _OfModel, model: str, arrived: float) -> None:
+    def __init__(self, instruments: Figures, own: OfModel, model: str, arrived: float) -> None:
         self._instruments = instruments
         self._own = own
         self._model = model

@@ -1,17 +1,24 @@
-"""uvicorn's HTTP protocol, with a bound on request heads, and a short way for completions.
+"""One connection of a client: requests are parsed once, then answered here or by the ASGI app.
 
-Requests to the paths that are relayed are served from here, without ASGI in between; all others go
-to the app as usual.
+Requests to the paths that are relayed become a `Call`, without ASGI in between; all others go to
+uvicorn's own protocol, which is made when the first of them comes. The rest of what uvicorn's
+server wants of a connection, keep-alive and a graceful end, is the same for both.
 """
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import orjson
 
-from penstock_gateway.relay.call import Call, Line, Serve
+from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.delegate import Delegate, Delegated, Head
+from penstock_gateway.patience import Patience, Verdict
+from penstock_gateway.relay.call import Call, Serve
+from penstock_gateway.relay.line import Headers, Line
+from penstock_gateway.relay.turn import Turn
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its headers; more is an attack or a mistake."""
@@ -26,96 +33,236 @@ _TOO_LARGE: Final = (
 )
 
 
-class GatewayProtocol(HttpToolsProtocol):
-    """One connection of a client.
+class ClientProtocol:
+    """A connection; to asyncio a protocol, to uvicorn's server one of its own.
 
     Args:
         serve: takes the requests to `paths`.
         paths: POST requests to these are relayed.
-        uvicorn: what uvicorn gives to its protocols.
+        patience: seconds that a client may take for what it owes.
+        most: connections; who comes when there are as many is sent away.
+        state: of uvicorn's server.
+        loop: that this runs in.
+        delegate: makes what takes all other requests.
     """
 
-    _in_head = True
-    _head_bytes = 0
-
-    def __init__(self, *, serve: Serve, paths: Collection[bytes], **uvicorn: Any) -> None:
-        super().__init__(**uvicorn)
+    def __init__(
+        self,
+        *,
+        serve: Serve,
+        paths: Collection[bytes],
+        patience: float,
+        most: int,
+        state: Any,
+        loop: Any,
+        delegate: Callable[[Callable[[], None]], Delegate],
+    ) -> None:
         self._serve = serve
         self._paths = paths
-        self._call: Call | None = None
+        self._most = most
+        self._state = state
+        self._loop = loop
+        self._make_delegate = delegate
+        self._delegate: Delegate | None = None
+        self._patience = Patience(patience, loop.time())
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._line: Line
+        self._turn: Turn | None = None
+        """The request that is being answered."""
+        self._coming: Turn | None = None
+        """The request whose body is coming."""
+        self._waiting: deque[Turn] = deque()
+        """Pipelined ones."""
+        self._url = b""
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._in_head = True
+        self._expects_continue = False
+        self._upgraded = False
+
+    # asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
         """A client has come."""
-        super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNSENT)
         transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
-        self._line = Line(transport, self.flow, self.server_state, self.on_response_complete)
+        self._line = Line(transport, self._state, self._answered)
+        self._state.connections.add(self)
+        if len(self._state.connections) > self._most:
+            message = "The gateway has too many connections."
+            self._refuse(ApiError(ErrorCode.NO_CAPACITY, message, retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
-        cycles: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
-        super().connection_lost(exc)
-        for cycle in cycles:
-            if isinstance(cycle, Call) and not cycle.response_complete:
-                cycle.left()
+        self._state.connections.discard(self)
+        self._line.resume()
+        if self._delegate is not None:
+            self._delegate.connection_lost(exc)
+        for turn in (self._turn, *self._waiting):
+            if turn is not None:
+                turn.left()
+        self._waiting.clear()
+        self._parser = None  # it and this refer to each other
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and count what belongs to an unfinished head."""
+        if self._upgraded:
+            return
+        self._patience.heard(self._loop.time())
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # what follows would be another protocol's: nobody reads it
+        except httptools.HttpParserError:
+            self._refuse(ApiError(ErrorCode.INVALID_REQUEST, "what was sent is not HTTP/1.1"))
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD and not self._line.transport.is_closing():
+                self._line.transport.write(_TOO_LARGE)
+                self._line.transport.close()
+
+    def eof_received(self) -> None:
+        """Nothing more will come; asyncio closes the connection."""
+
+    def pause_writing(self) -> None:
+        """The client does not keep up."""
+        self._line.pause()
+        self._patience.unread(self._loop.time())
+        if self._delegate is not None:
+            self._delegate.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has read on."""
+        self._line.resume()
+        self._patience.read()
+        if self._delegate is not None:
+            self._delegate.resume_writing()
+
+    # httptools
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._url, self._headers = b"", []
+        self._in_head, self._head_bytes, self._expects_continue = True, 0, False
+        self._patience.begins()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of its target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers."""
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
         self._in_head = False
-        url = self.url if self.url.startswith(b"/") else httptools.parse_url(self.url).path or b""
-        path = url.partition(b"?")[0]
-        posted = self.parser.get_method() == b"POST" and not self.parser.should_upgrade()
-        if path in self._paths and posted:
-            self._take(path.decode())
+        self._patience.owes_body()
+        self._upgraded = self._parser.should_upgrade()
+        self._coming = turn = self._understood()
+        if self._turn is None:
+            self._turn = turn
+            turn.start()
         else:
-            super().on_headers_complete()
+            self._line.transport.pause_reading()
+            self._waiting.append(turn)
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body has come."""
-        if self._call is not None:
-            self._call.feed(body)
-        else:
-            super().on_body(body)
+        self._patience.got(len(body))
+        if self._coming is not None:
+            self._coming.feed(body)
 
     def on_message_complete(self) -> None:
         """It is whole."""
-        if self._call is not None:
-            self._call.complete()
-            self._call = None
+        self._patience.owes_nothing()
+        if self._coming is not None:
+            self._coming.complete()
+            self._coming = None
+
+    # uvicorn's server, and the sweep
+
+    def shutdown(self) -> None:
+        """Finish the answer that is under way, if there is one, and close."""
+        if self._turn is None:
+            self._line.transport.close()
         else:
-            super().on_message_complete()
+            self._turn.close_after()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse, and count what belongs to an unfinished head."""
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+    def end_if_overdue(self, now: float) -> None:
+        """Close the connection when its client has owed something for too long."""
+        if self._line.transport.is_closing():
+            return
+        listens = self._line.transport.is_reading()
+        match self._patience.judge(now, listens=listens, idle=self._turn is None):
+            case Verdict.UNREAD:
+                self._line.transport.abort()
+            case Verdict.IDLE:
+                self._line.transport.close()
+            case Verdict.LATE:
+                message = f"{self._patience.owed} did not come in time"
+                self._refuse(ApiError(ErrorCode.REQUEST_TIMEOUT, message))
 
-    def _take(self, path: str) -> None:
-        before: Any = self.cycle
-        chunks = self.parser.get_http_version() != "1.0"
-        keep_alive = chunks and self.parser.should_keep_alive()
-        self._call = Call(
-            path,
-            self.headers,
-            self._line,
-            self._serve,
-            keep_alive,
-            self.expect_100_continue,
-            chunks,
-        )
-        cycle: Any = self._call
-        self.cycle = cycle
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
-        else:  # pipelined
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+    def _understood(self) -> Turn:
+        """Return the request whose head has come."""
+        parser, url = self._parser, self._url
+        chunks = parser.get_http_version() != "1.0"
+        keep_alive = chunks and not self._upgraded and parser.should_keep_alive()
+        if parser.get_method() == b"POST" and not self._upgraded:
+            # A target that cannot be parsed is the app's to refuse.
+            path = (url if url.startswith(b"/") else _path(url)).partition(b"?")[0]
+            if path in self._paths:
+                return Call(
+                    path.decode(),
+                    self._headers,
+                    self._line,
+                    self._serve,
+                    keep_alive=keep_alive,
+                    expects_continue=self._expects_continue,
+                    knows_chunks=chunks,
+                )
+        if self._delegate is None:
+            self._delegate = self._make_delegate(self._answered)
+            self._delegate.attach(self._line.transport)
+        head = Head(parser.get_method(), url, parser.get_http_version(), self._headers, keep_alive)
+        return Delegated(self._delegate, head)
+
+    def _answered(self) -> None:
+        """An answer is whole; the next request may have its turn."""
+        self._turn = None
+        self._state.total_requests += 1
+        if self._line.transport.is_closing():
+            return
+        self._patience.rests(self._loop.time())
+        if self._waiting:
+            self._turn = self._waiting.popleft()
+            self._turn.start()
+        if not self._waiting:
+            self._line.transport.resume_reading()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Say why, unless that could be taken for a part of an answer, and close."""
+        if self._turn is None or not (self._turn.begun or self._waiting):
+            body = orjson.dumps(error.body())
+            found = {
+                "content-type": "application/json",
+                "content-length": str(len(body)),
+                "connection": "close",
+                **error.headers(),
+            }
+            lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
+            head = f"HTTP/1.1 {error.code.status} {error.code.code}\r\n{lines}\r\n"
+            self._line.transport.write(head.encode() + body)
+        self._line.transport.close()
+
+
+def _path(url: bytes) -> bytes:
+    """Return the path of an absolute target."""
+    try:
+        return httptools.parse_url(url).path or b""
+    except httptools.HttpParserInvalidURLError:
+        return b""

@@ -7,12 +7,13 @@ where metrics and decisions are told anyway, so that a request that is not trace
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from penstock_contract import headers
 from penstock_contract.errors import ErrorCode
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.metrics import GatewayMetrics, RequestMetrics
+from penstock_gateway.figures import Figures
+from penstock_gateway.metrics import GatewayMetrics, OfModel, RequestMetrics
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.decisions import Decision, Decisions
 
@@ -100,17 +101,16 @@ class TracedMetrics(GatewayMetrics):
             _present().set_attribute("penstock.tenant", tenant)
             _present().set_attribute("penstock.usage.total_tokens", tokens)
 
-    @property
-    def of_requests(self) -> type[RequestMetrics]:
-        """See `GatewayMetrics.of_requests`."""
-        return TracedRequest
+    def of_one(self, own: OfModel, model: str, arrived: float) -> RequestMetrics:
+        """See `GatewayMetrics.of_one`."""
+        return TracedRequest(self._instruments, own, model, arrived)
 
 
 class TracedRequest(RequestMetrics):
     """Adds what becomes of a request to its span."""
 
-    def __init__(self, *inner: Any) -> None:
-        super().__init__(*inner)
+    def __init__(self, instruments: Figures, own: OfModel, model: str, arrived: float) -> None:
+        super().__init__(instruments, own, model, arrived)
         self._span = _present()
         self._span.set_attribute("gen_ai.request.model", self._model)
 

@@ -1,20 +1,20 @@
 """A client's request taken at protocol level, and the answer to it.
 
 ASGI and what stands on it cost several times what relaying itself does, so completions do not go
-through them: uvicorn's protocol parses the request, and this writes the answer's bytes. It looks to
-that protocol like one of its own cycles, so pipelining, keep-alive and drain are uvicorn's. A
-client that leaves cancels the task that serves it.
+through them: the protocol parses the request, and this writes the answer's bytes. A client that
+leaves cancels the task that serves it.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Final
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.relay.line import Headers, Line
+from penstock_gateway.relay.turn import Turn
 
-Headers = list[tuple[bytes, bytes]]
 Serve = Callable[["Call"], Awaitable[None]]
 
 MAX_IGNORED: Final = 4 << 20
@@ -25,83 +25,65 @@ _STATUS: Final = {
 }
 
 
-class Flow(Protocol):
-    """uvicorn's back-pressure on a connection."""
-
-    write_paused: bool
-
-    async def drain(self) -> None:
-        """Return when the client has read on."""
-
-
-class State(Protocol):
-    """uvicorn's state of the server."""
-
-    default_headers: Headers
-
-
-class _Unheard:
-    """uvicorn tells its cycles of news by an event; here nobody waits for one."""
-
-    def set(self) -> None:
-        """There is news."""
-
-
-_UNHEARD: Final = _Unheard()
-
-
-@dataclass(frozen=True)
-class Line:
-    """The connection that a request came on.
+class Call(Turn):
+    """One request and its answer.
 
     Args:
-        transport: to the client.
-        flow: its back-pressure.
-        state: knows the headers of every answer, with the time.
-        done: called when an answer is whole.
+        path: without the query.
+        headers: names in lower case.
+        line: the connection.
+        serve: what becomes of the request.
+        keep_alive: the connection can be used again afterwards.
+        expects_continue: the client waits with the body until it is told to send it.
+        knows_chunks: HTTP/1.0 does not: there the end of the connection is the end of the answer.
     """
 
-    transport: asyncio.Transport
-    flow: Flow
-    state: State
-    done: Callable[[], None]
+    def __init__(
+        self,
+        path: str,
+        headers: Headers,
+        line: Line,
+        serve: Serve,
+        *,
+        keep_alive: bool,
+        expects_continue: bool,
+        knows_chunks: bool,
+    ) -> None:
+        self.path = path
+        self.headers = headers
+        self.line = line
+        self.serve = serve
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.knows_chunks = knows_chunks
+        self.ended = False
+        """The answer is whole."""
+        self._begun = False
+        self._task: asyncio.Task[None] | None = None
+        self._gone = False
+        self._body = bytearray()
+        self._most = sys.maxsize
+        self._ignored = 0
+        self._has_all = False
+        self._news: asyncio.Future[None] | None = None
+        self._chunked = False
 
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One request and its answer."""
-
-    path: str
-    """Without the query."""
-    headers: Headers
-    """Names in lower case."""
-    line: Line
-    serve: Serve
-    """What becomes of the request."""
-    keep_alive: bool
-    """The connection can be used again afterwards."""
-    expects_continue: bool
-    """The client waits with the body until it is told to send it."""
-    knows_chunks: bool = True
-    """HTTP/1.0 does not: there the end of the connection is the end of the answer."""
-    begun: bool = False
-    """The head of an answer has gone."""
-    response_complete: bool = False
-    disconnected: bool = False
-    message_event: _Unheard = _UNHEARD
-    _task: asyncio.Task[Any] | None = None
-    _body: bytearray = field(default_factory=bytearray)
-    _most: float = float("inf")
-    _ignored: int = 0
-    _has_all: bool = False
-    _news: asyncio.Future[None] | None = None
-    _chunked: bool = False
+    @property
+    def begun(self) -> bool:
+        """Whether the head of an answer has gone."""
+        return self._begun
 
     # The protocol's side.
 
+    def start(self) -> None:
+        """Serve the request; its body may still come."""
+        if not self._gone:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self.line.state.tasks.add(self._task)
+
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
-        if self.response_complete or len(self._body) > self._most:
+        if self.ended or len(self._body) > self._most:
             self._ignored += len(piece)
             if self._ignored > MAX_IGNORED:
                 self.line.transport.close()
@@ -115,21 +97,13 @@ class Call:
         self._has_all = True
         self._wake()
 
-    async def run_asgi(self, _: object) -> None:
-        """Serve the request; uvicorn makes this a task."""
-        if self.disconnected:
-            return
-        self._task = asyncio.current_task()
-        try:
-            await self.serve(self)
-        finally:
-            self._task = None
-            if not self.response_complete:
-                self._break_off()
+    def close_after(self) -> None:
+        """The connection ends with this answer."""
+        self.keep_alive = False
 
     def left(self) -> None:
         """The client has gone: whatever is done for it ends."""
-        self.disconnected = True
+        self._gone = True
         if self._task is not None:
             self._task.cancel()
 
@@ -160,7 +134,7 @@ class Call:
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of the answer."""
-        self.begun = self._chunked = True
+        self._begun = self._chunked = True
         pieces = [_STATUS[status]]
         for name, value in (*self.line.state.default_headers, *headers):
             pieces += (name, b": ", value, b"\r\n")
@@ -182,20 +156,31 @@ class Call:
     @property
     def paused(self) -> bool:
         """Whether the client is behind."""
-        return self.line.flow.write_paused
+        return self.line.paused
 
     async def drain(self) -> None:
         """Return when the client has read on."""
-        await self.line.flow.drain()
+        await self.line.drain()
 
     def end(self) -> None:
         """The answer is whole."""
         if self._chunked:
             self.line.transport.write(b"0\r\n\r\n")
-        self.response_complete = True
+        self.ended = True
         if not self.keep_alive:
             self.line.transport.close()
         self.line.done()
+
+    async def _run(self) -> None:
+        task = self._task
+        try:
+            await self.serve(self)
+        finally:
+            self._task = None
+            if task is not None:
+                self.line.state.tasks.discard(task)
+            if not self.ended:
+                self._break_off()
 
     def _break_off(self) -> None:
         """Close so that what is not whole does not look whole."""

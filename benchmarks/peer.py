@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -45,7 +46,10 @@ ROUTERS = {
 
 
 class Engine:
-    """A process that speaks `peers/protocol.py`."""
+    """A process that speaks `peers/protocol.py`, and stands still while nobody asks it anything.
+
+    An engine that waits may spin, poll or tidy up, at the cost of whoever is measured then.
+    """
 
     def __init__(self, python: str, script: str, asked: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -54,23 +58,33 @@ class Engine:
             stdout=subprocess.PIPE,
             text=True,
             env=environment_of(python),
+            process_group=0,  # if we die, the system lets a group that stands still go on, and end
         )
         self._answer()
+        self._signal(signal.SIGSTOP)
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
         """Return seconds and tokens of one batch."""
+        self._signal(signal.SIGCONT)
         if self._process.stdin is not None:
             self._process.stdin.write(
                 json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n"
             )
             self._process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        self._signal(signal.SIGSTOP)
+        return answer
 
     def close(self) -> None:
         """End the process by ending its input."""
+        self._signal(signal.SIGCONT)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(timeout=60)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Tell it and its children."""
+        os.killpg(self._process.pid, number)
 
     def _answer(self) -> dict[str, Any]:
         text = self._process.stdout.readline() if self._process.stdout is not None else ""

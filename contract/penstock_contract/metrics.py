@@ -202,10 +202,14 @@ WORKER_STEP_SECONDS: Final = _histogram(
 WORKER_STEP_TOKENS: Final = _counter(
     "penstock_worker_step_tokens", "Tokens computed in engine steps, by kind.", _M, "kind"
 )
+WORKER_STEP_CONTEXT: Final = _counter(
+    "penstock_worker_step_context_tokens", "Tokens of context that engine steps have read.", _M
+)
 WORKER_STEP_MOMENTS: Final = _counter(
     "penstock_worker_step_moments",
-    "Sums over engine steps of products of what they computed and took: increases over a window "
-    "are the normal equations of the step's cost (penstock_contract.step_cost).",
+    "Sums over engine steps of products of what they computed and took, each over its seconds "
+    "squared: increases over a window are the normal equations of the step's cost in relative "
+    "errors (penstock_contract.step_cost).",
     _M,
     "product",
 )
@@ -255,9 +259,10 @@ WORKER: Final = (
     VLLM_REQUEST_GENERATION_TOKENS, VLLM_CACHED_TOKENS, VLLM_STEP_TOKENS, VLLM_PREFILL_TIME,
     VLLM_DECODE_TIME, VLLM_INFERENCE_TIME, VLLM_COMPUTED_PROMPT_TOKENS, VLLM_CACHE_CONFIG,
     VLLM_OLD_KV_USAGE, VLLM_OLD_PREFIX_QUERIES, VLLM_OLD_PREFIX_HITS,
-    VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_MOMENTS,
-    WORKER_STEP_COST, WORKER_IGNORED_FIELDS, WORKER_DRAINING, WORKER_LOAD_SECONDS, WORKER_KV_PULLS,
-    WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS, WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS,
+    VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_CONTEXT,
+    WORKER_STEP_MOMENTS, WORKER_STEP_COST, WORKER_IGNORED_FIELDS, WORKER_DRAINING,
+    WORKER_LOAD_SECONDS, WORKER_KV_PULLS, WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS,
+    WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""
 

@@ -1,9 +1,15 @@
 """What an engine step costs, T = a + b_p·prefill + b_d·sequences + c·kv, and how to learn it.
 
 A worker exports sums over its steps (`STEP_MOMENTS`): of the four regressors' products with each
-other and with the step's seconds. They are counters, so their increase over *any* window, of one
-worker or added up over many, is exactly the normal equations of a least-squares fit over the steps
-of that window; nobody needs to see single steps. Pure.
+other and with the step's seconds, each divided by the step's seconds squared. They are counters, so
+their increase over *any* window, of one worker or added up over many, is exactly the normal
+equations of a least-squares fit over the steps of that window; nobody needs to see single steps.
+
+Divided so, the errors that the fit makes small are relative ones: a step of 2 ms counts as much as
+one of 200 ms, and one that a busy machine held up counts for little. Steps that took less than they
+should then count for more than those that took longer, so the fit alone is too fast by about twice
+the squared scatter; `Totals` say what all steps took together, and `scaled` makes that come out
+right. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +28,12 @@ STEP_MOMENTS: Final = (
 
 SCALE: Final = (1.0, 100.0, 10.0, 1000.0)
 """Usual sizes of the regressors: solving is better conditioned in units of these."""
+
+RIDGE: Final = 1e-9
+"""Weight of zeros where nothing better is believed, so that there is always one answer."""
+
+SHORTEST: Final = 1e-6
+"""Seconds below which a step's duration is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,10 @@ def moments(
     seconds: float, prefill: float, sequences: float, kv: float
 ) -> Iterable[tuple[str, float]]:
     """Return what one step adds to each sum."""
-    values = (1.0, prefill, sequences, kv)
+    took = max(SHORTEST, seconds)
+    values = (1.0 / took, prefill / took, sequences / took, kv / took)
     products = [one * other for one, other in combinations_with_replacement(values, 2)]
-    return zip(STEP_MOMENTS, [*products, *(one * seconds for one in values)], strict=True)
+    return zip(STEP_MOMENTS, [*products, *values], strict=True)
 
 
 def fit(sums: Mapping[str, float], prior: StepCost | None = None, worth: float = 1.0) -> StepCost:
@@ -73,13 +86,15 @@ def fit(sums: Mapping[str, float], prior: StepCost | None = None, worth: float =
             never saw a prompt cannot tell what prompts cost.
         worth: steps of usual size that the prior counts for.
 
-    Least squares with the coefficients held at or above zero: of the 16 sets of coefficients that
-    could be zero, the best feasible one (non-negative least squares by enumeration).
+    Least squares of relative errors with the coefficients held at or above zero: of the 16 sets of
+    coefficients that could be zero, the best feasible one (non-negative least squares by
+    enumeration).
     """
     count = len(REGRESSORS)
     before = prior or StepCost(0.0, 0.0, 0.0, 0.0)
     believed = [before.step, before.prefill_token, before.sequence, before.kv_token]
-    weight = worth if prior else 1e-9 * max(1.0, sums["steps*steps"])
+    usual = before.seconds(*SCALE[1:])
+    weight = worth / usual**2 if usual > 0 else RIDGE * (1.0 + sums["steps*steps"])
     gram = [[0.0] * count for _ in range(count)]
     right = [0.0] * count
     for i, one in enumerate(REGRESSORS):
@@ -89,6 +104,36 @@ def fit(sums: Mapping[str, float], prior: StepCost | None = None, worth: float =
         gram[i][i] += weight
     best = _non_negative(gram, right)
     return StepCost(*(value / scale for value, scale in zip(best, SCALE, strict=True)))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What steps came to together; may be faded, so no whole numbers."""
+
+    steps: float = 0.0
+    seconds: float = 0.0
+    prefill: float = 0.0
+    sequences: float = 0.0
+    kv: float = 0.0
+
+
+def scaled(cost: StepCost, totals: Totals) -> StepCost:
+    """Return the cost in its proportions, by which the steps take what they took together."""
+    expected = (
+        cost.step * totals.steps
+        + cost.prefill_token * totals.prefill
+        + cost.sequence * totals.sequences
+        + cost.kv_token * totals.kv
+    )
+    if expected <= 0 or totals.seconds <= 0:
+        return cost
+    factor = totals.seconds / expected
+    return StepCost(
+        factor * cost.step,
+        factor * cost.prefill_token,
+        factor * cost.sequence,
+        factor * cost.kv_token,
+    )
 
 
 def _non_negative(gram: list[list[float]], right: list[float]) -> list[float]:

@@ -142,6 +142,7 @@ def again(settled: tuple[Memory, Exported, int]) -> Live:
         workers=list(fleet.workers),
         served=dict(fleet.served),
         moments={w: type(m)(dict(m.sums)) for w, m in fleet.moments.items()},
+        totals=dict(fleet.totals),
     )
     return live
 

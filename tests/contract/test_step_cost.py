@@ -1,10 +1,12 @@
 """Learning what a step costs from sums over steps."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_contract.step_cost import STEP_MOMENTS, StepCost, StepMoments, fit
+from penstock_contract.step_cost import STEP_MOMENTS, StepCost, StepMoments, Totals, fit, scaled
 
 COST = st.builds(
     StepCost,
@@ -67,3 +69,45 @@ def test_nothing_seen_is_what_was_believed() -> None:
     prior = StepCost(0.02, 3e-4, 1e-3, 1e-6)
     assert parts(fit(StepMoments().sums, prior)) == pytest.approx(parts(prior))
     assert parts(fit(StepMoments().sums)) == [0.0] * 4
+
+
+def noisy(cost: StepCost, scatter: float, pauses: float) -> tuple[StepMoments, Totals]:
+    """Return steps of a quiet worker on a busy machine: small batches, and some that were held up.
+
+    The seconds scatter by a factor whose logarithm is normal, with a mean of 1.
+    """
+    draw = random.Random(11)
+    found, seconds, prefill, sequences, kv = StepMoments(), 0.0, 0, 0, 0
+    for _ in range(20_000):
+        step = (draw.choice([0, 0, 0, 40, 200]), draw.randint(1, 4), draw.randint(50, 2000))
+        took = cost.seconds(*step) * draw.lognormvariate(-(scatter**2) / 2, scatter)
+        took += 30 * cost.step if draw.random() < pauses else 0.0
+        found.add(took, *step)
+        seconds += took
+        prefill, sequences, kv = prefill + step[0], sequences + step[1], kv + step[2]
+    return found, Totals(20_000, seconds, prefill, sequences, kv)
+
+
+def test_a_step_s_fixed_cost_is_found_on_a_busy_machine() -> None:
+    truth = StepCost(0.002, 3e-5, 2e-4, 3e-7)
+    found, _ = noisy(truth, scatter=0.3, pauses=0.01)
+    assert fit(found.sums).step == pytest.approx(truth.step, rel=0.2)
+
+
+def test_the_scale_is_that_of_all_steps_together() -> None:
+    truth = StepCost(0.002, 3e-5, 2e-4, 3e-7)
+    found, totals = noisy(truth, scatter=0.3, pauses=0.0)
+    cost = scaled(fit(found.sums), totals)
+    for one, other in zip(parts(cost), parts(truth), strict=True):
+        assert one == pytest.approx(other, rel=0.1)
+    assert scaled(cost, Totals()) == cost
+    assert scaled(StepCost(0, 0, 0, 0), totals) == StepCost(0, 0, 0, 0)
+
+
+@given(COST, st.floats(0.1, 10.0))
+def test_scaling_changes_no_proportion(cost: StepCost, factor: float) -> None:
+    seconds = factor * cost.seconds(100, 8, 900)
+    after = scaled(cost, Totals(1, seconds, 100, 8, 900))
+    assert after.seconds(100, 8, 900) == pytest.approx(seconds)
+    ratios = [a / b for a, b in zip(parts(after), parts(cost), strict=True)]
+    assert ratios == pytest.approx([factor] * 4)

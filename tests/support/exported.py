@@ -1,10 +1,10 @@
 """A made-up fleet that exports metrics like real ones: for the autoscaler, page by page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from penstock_contract.api import Role
-from penstock_contract.step_cost import StepCost, StepMoments
+from penstock_contract.step_cost import StepCost, StepMoments, Totals
 from penstock_operator.autoscaling.page import Page, Series
 from penstock_operator.autoscaling.scene import PoolScene, Scene
 
@@ -30,6 +30,7 @@ class Exported:
     duration: float = 0.0
     served: dict[str, float] = field(default_factory=dict)
     moments: dict[str, StepMoments] = field(default_factory=dict)
+    totals: dict[str, Totals] = field(default_factory=dict)
 
     def pass_time(self, seconds: float) -> None:
         """Let requests arrive and be served."""
@@ -44,12 +45,16 @@ class Exported:
     def _step(self, worker: str, requests: float) -> None:
         """Add the steps of so many requests, one after the other with eight beside each other."""
         sums = self.moments.setdefault(worker, StepMoments())
+        count, took, prompts, tokens, context = astuple(self.totals.get(worker, Totals()))
         for number in range(round(requests * TAKEN / 8)):
             prefill = GIVEN * 8 / TAKEN * (number % 2) * 2
             sequences = 4.0 + 8 * (number % 3 == 0)
             kv = sequences * (GIVEN + TAKEN / 2) * (1 + number % 5 / 4)
             seconds = COST.seconds(prefill, sequences, kv)
             sums.add(seconds, prefill, sequences, kv)
+            count, took = count + 1, took + seconds
+            prompts, tokens, context = prompts + prefill, tokens + sequences, context + kv
+        self.totals[worker] = Totals(count, took, prompts, tokens, context)
 
     @property
     def residence(self) -> float:
@@ -84,6 +89,7 @@ class Exported:
         served = self.served.get(name, 0.0)
         running = self.in_flight / len(self.workers)
         moments = self.moments.get(name, StepMoments()).sums
+        steps = self.totals.get(name, Totals())
         shape = {"engine": "0", "block_size": str(BLOCK), "num_gpu_blocks": str(BLOCKS)}
         cost = {
             "step": COST.step,
@@ -105,6 +111,11 @@ class Exported:
                 ("vllm:request_prefill_kv_computed_tokens_count", _VLLM, served),
                 ("vllm:request_generation_tokens_sum", _VLLM, served * TAKEN),
                 ("vllm:request_generation_tokens_count", _VLLM, served),
+                ("penstock_worker_step_seconds_count", _OWN, steps.steps),
+                ("penstock_worker_step_seconds_sum", _OWN, steps.seconds),
+                ("penstock_worker_step_tokens_total", {**_OWN, "kind": "prefill"}, steps.prefill),
+                ("penstock_worker_step_tokens_total", {**_OWN, "kind": "decode"}, steps.sequences),
+                ("penstock_worker_step_context_tokens_total", _OWN, steps.kv),
                 *(
                     ("penstock_worker_step_moments_total", {**_OWN, "product": product}, value)
                     for product, value in moments.items()

@@ -1,11 +1,14 @@
 """What a worker tells of itself, as a scraper reads it."""
 
+from dataclasses import asdict
+
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from worker_process import NAME, WorkerProcess
 
 from penstock_contract import metrics as declared
-from penstock_contract.step_cost import STEP_MOMENTS, fit
+from penstock_contract.step_cost import STEP_MOMENTS, Totals, fit, scaled
 
 
 def scrape(served: WorkerProcess) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -57,27 +60,30 @@ def test_what_was_cached_is_not_counted_as_computed(served: WorkerProcess) -> No
 
 
 def test_step_costs_can_be_fitted_from_any_two_scrapes(served: WorkerProcess) -> None:
-    def sums() -> dict[str, float]:
-        return {
-            labels["product"]: value
-            for labels, value in scrape(served)["penstock_worker_step_moments_total"]
-        }
+    def told() -> tuple[dict[str, float], Totals]:
+        page = scrape(served)
+        sums = {one["product"]: value for one, value in page["penstock_worker_step_moments_total"]}
+        tokens = {one["kind"]: value for one, value in page["penstock_worker_step_tokens_total"]}
+        singles = [
+            page[f"penstock_worker_step_{name}"][0][1]
+            for name in ("seconds_count", "seconds_sum", "context_tokens_total")
+        ]
+        return sums, Totals(*singles[:2], tokens["prefill"], tokens["decode"], singles[2])
 
     generate(served, [8] * 20, 3)
-    before = sums()
+    before, first = told()
     for number in range(8):
         generate(served, [number, *[9] * (20 * number + 1)], 6)
-    after = sums()
+    after, last = told()
     assert set(after) == set(STEP_MOMENTS)
     window = {name: after[name] - before[name] for name in after}
-    assert window["steps*steps"] == 8 * 6
-    assert window["steps*sequences"] == 8 * 5
-    cost = fit(window)
-    explained = cost.seconds(
-        window["steps*prefill"] / 48, window["steps*sequences"] / 48, window["steps*kv"] / 48
-    )
-    mean = window["steps*seconds"] / 48
-    assert 0.5 * mean < explained < 1.5 * mean
+    now, then = asdict(last), asdict(first)
+    totals = Totals(**{name: now[name] - then[name] for name in now})
+    assert (totals.steps, totals.sequences) == (8 * 6, 8 * 5)
+    cost = scaled(fit(window), totals)
+    steps = totals.steps
+    explained = cost.seconds(totals.prefill / steps, totals.sequences / steps, totals.kv / steps)
+    assert explained == pytest.approx(totals.seconds / steps)
 
 
 def test_the_cost_measured_at_start_is_told(served: WorkerProcess) -> None:

@@ -5,10 +5,10 @@ or another revision on the same machines, is known soon.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import exp, isfinite
 
-from penstock_contract.step_cost import STEP_MOMENTS, StepCost, fit
+from penstock_contract.step_cost import STEP_MOMENTS, StepCost, Totals, fit, scaled
 from penstock_operator.scaling.curve import ServiceCurve
 
 REQUESTS = 500.0
@@ -19,7 +19,8 @@ TRUST = 0.05
 """Of the steps, that what a worker measured of itself counts for. Small batches alone cannot tell
 what every step costs from what every sequence costs; larger ones soon outweigh it."""
 ENOUGH_STEPS = 20.0
-"""Steps without which a worker that measured nothing itself has no curve."""
+"""Steps without which a worker that measured nothing itself has no curve, and one that did keeps
+the scale that it measured."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,30 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Steps:
-    """Sums over the latest steps of a pool's workers: the normal equations of their cost."""
+    """The latest steps of a pool's workers: the normal equations of their cost, and its scale."""
 
     sums: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STEP_MOMENTS, 0.0))
+    totals: Totals = field(default_factory=Totals)
 
-    def after(self, rises: Mapping[str, float], seconds: float) -> "Steps":
+    def after(self, rises: Mapping[str, float], totals: Totals, seconds: float) -> "Steps":
         """Return the sums faded by the time that passed, and with the newest steps."""
         kept = exp(-max(0.0, seconds) / FADES)
-        if not all(isfinite(rise) for rise in rises.values()):
+        old, new = asdict(self.totals), asdict(totals)
+        if not all(isfinite(rise) for rise in (*rises.values(), *new.values())):
             return self
-        return Steps({name: kept * self.sums[name] + rises.get(name, 0.0) for name in STEP_MOMENTS})
+        return Steps(
+            {name: kept * self.sums[name] + rises.get(name, 0.0) for name in STEP_MOMENTS},
+            Totals(**{name: kept * old[name] + new[name] for name in new}),
+        )
 
     def curve(self, prior: StepCost | None, kv_tokens: float | None) -> ServiceCurve | None:
         """Return the service curve; None: too little is known."""
-        if kv_tokens is None or (prior is None and self.sums["steps*steps"] < ENOUGH_STEPS):
+        count = self.totals.steps
+        if kv_tokens is None or (prior is None and count < ENOUGH_STEPS):
             return None
-        cost = fit(self.sums, prior, worth=max(1.0, TRUST * self.sums["steps*steps"]))
+        cost = fit(self.sums, prior, worth=max(1.0, TRUST * count))
+        if count >= ENOUGH_STEPS:
+            cost = scaled(cost, self.totals)
         return ServiceCurve(cost.step, cost.prefill_token, cost.sequence, cost.kv_token, kv_tokens)
 
 

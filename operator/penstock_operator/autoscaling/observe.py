@@ -4,16 +4,17 @@ Arrivals are counted at the gateways: what is offered, not what is served. What 
 comes from the workers: its mean lengths, and what their steps cost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from penstock_contract.api import Role
-from penstock_contract.step_cost import StepCost, moments
+from penstock_contract.step_cost import StepCost
 from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Learned, Lengths, Mean, Steps
 from penstock_operator.autoscaling.page import Labels, Pair, label
 from penstock_operator.autoscaling.scene import Pages, PoolScene, Scene
+from penstock_operator.autoscaling.steps import kv_capacity, own_totals, step_moments, step_totals
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic
 from penstock_operator.scaling.signal import ABSENT, Signal
@@ -54,9 +55,10 @@ def observe(
     steps, curves = dict[str, Steps](), dict(learned.curves)
     for pool in scene.pools:
         before = learned.steps.get(pool.name, Steps())
-        steps[pool.name] = before.after(_moments(pool, news), elapsed)
+        pairs = [news[worker] for worker in pool.workers if worker in news]
+        steps[pool.name] = before.after(step_moments(pairs), step_totals(pairs), elapsed)
         known = [pair for w in pool.workers if (pair := pages.pairs.get(w))]
-        if curve := steps[pool.name].curve(_prior(known), _kv_capacity(known)):
+        if curve := steps[pool.name].curve(_prior(known), kv_capacity(known)):
             curves[pool.name] = curve
     views = {p.name: _view(p, pages, curves.get(p.name), lengths, now) for p in scene.pools}
     traffic = _traffic(scene, pages, lengths, spec, now)
@@ -80,37 +82,6 @@ def _lengths(before: Lengths, news: Sequence[Pair]) -> Lengths:
     )
 
 
-def _moments(pool: PoolScene, news: Mapping[str, Pair]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for worker in pool.workers:
-        if pair := news.get(worker):
-            for product, rise in (_own_moments(pair) or _outside_moments(pair)).items():
-                total[product] = total.get(product, 0.0) + rise
-    return total
-
-
-def _own_moments(pair: Pair) -> dict[str, float]:
-    return pair.by_label(names.MOMENTS, "product")
-
-
-def _outside_moments(pair: Pair) -> dict[str, float]:
-    """Return the steps of a worker that does not tell them, as if all were like their mean.
-
-    vLLM counts steps and tokens; its inter-token latency is a step's duration. One interval gives
-    one equation, so the cost is known after intervals of different load.
-    """
-    steps = pair.increase(names.STEPS)
-    gaps, between = pair.increase(names.ITL_COUNT), pair.increase(names.ITL_SUM)
-    tokens, decoded = pair.increase(names.STEP_TOKENS), pair.increase(names.GENERATED)
-    usage = pair.latest.total(names.KV_USAGE)
-    capacity = _kv_capacity([pair])
-    if not steps or not gaps or between is None or tokens is None or decoded is None:
-        return {}
-    kv = (usage or 0.0) * (capacity or 0.0)
-    one = moments(between / gaps, max(0.0, tokens - decoded) / steps, decoded / steps, kv)
-    return {name: steps * value for name, value in one}
-
-
 def _prior(pairs: Sequence[Pair]) -> StepCost | None:
     """Return what the workers measured when they started: the mean over them."""
     costs = [
@@ -127,18 +98,6 @@ def _prior(pairs: Sequence[Pair]) -> StepCost | None:
     return StepCost(mean("step"), mean("prefill_token"), mean("sequence"), mean("kv_token"))
 
 
-def _kv_capacity(pairs: Sequence[Pair]) -> float | None:
-    """Return the KV tokens of one worker: the least of all, should they differ."""
-    found = []
-    for pair in pairs:
-        for labels, _ in pair.latest.series(names.CACHE_CONFIG):
-            shape = dict(labels)
-            size, blocks = shape.get("block_size", ""), shape.get("num_gpu_blocks", "")
-            if size.isdigit() and blocks.isdigit():
-                found.append(float(size) * float(blocks))
-    return min(found, default=None)
-
-
 def _view(
     pool: PoolScene, pages: Pages, curve: ServiceCurve | None, lengths: Lengths, now: float
 ) -> PoolView:
@@ -148,7 +107,7 @@ def _view(
 
     def kv(pair: Pair) -> float | None:
         usage = pair.latest.total(names.KV_USAGE)
-        return None if usage is None else usage * (_kv_capacity([pair]) or capacity)
+        return None if usage is None else usage * (kv_capacity([pair]) or capacity)
 
     waiting = gather(pairs, level(names.WAITING, ANY), now)
     view = PoolView(
@@ -182,9 +141,8 @@ def _decoding(pair: Pair, curve: ServiceCurve) -> float | None:
     """Return the share of a worker's time that went into generating."""
     if pair.before is None:
         return None
-    if steps := _own_moments(pair):
-        work = curve.b_d * steps["steps*sequences"] + curve.c * steps["steps*kv"]
-        return work / pair.seconds
+    if own := own_totals(pair):
+        return (curve.b_d * own.sequences + curve.c * own.kv) / pair.seconds
     running, usage = pair.latest.total(names.RUNNING), pair.latest.total(names.KV_USAGE)
     if running is None or usage is None:
         return None

@@ -166,6 +166,7 @@ class WorkerMetrics:
         self._series.observe(declared.VLLM_STEP_TOKENS, prefill + decode)
         self._series.add(declared.WORKER_STEP_TOKENS, prefill, "prefill")
         self._series.add(declared.WORKER_STEP_TOKENS, decode, "decode")
+        self._series.add(declared.WORKER_STEP_CONTEXT, stats.kv_tokens)
         for product, value in moments(seconds, prefill, decode, stats.kv_tokens):
             self._series.add(declared.WORKER_STEP_MOMENTS, value, product)
 

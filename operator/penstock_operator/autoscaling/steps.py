@@ -1,0 +1,76 @@
+"""What pages tell of engine steps. Pure.
+
+Penstock's workers export the sums that a fit of their cost needs. Of others the mean step of each
+interval is seen from outside, so that the cost is known after intervals of different load.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from penstock_contract.step_cost import Totals, moments
+from penstock_operator.autoscaling import names
+from penstock_operator.autoscaling.page import Pair
+
+
+def step_moments(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return the rises of `STEP_MOMENTS` over all workers."""
+    total: dict[str, float] = {}
+    for pair in pairs:
+        for product, rise in (_own_moments(pair) or _outside_moments(pair)).items():
+            total[product] = total.get(product, 0.0) + rise
+    return total
+
+
+def step_totals(pairs: Sequence[Pair]) -> Totals:
+    """Return what the steps of all workers came to together."""
+    found = [totals for pair in pairs if (totals := own_totals(pair) or _outside_totals(pair))]
+    each = [asdict(totals) for totals in found]
+    return Totals(**{name: sum(one[name] for one in each) for name in asdict(Totals())})
+
+
+def own_totals(pair: Pair) -> Totals | None:
+    """Return what a worker tells of its steps; None: it does not."""
+    steps, seconds = pair.increase(names.OWN_STEP_COUNT), pair.increase(names.OWN_STEP_SUM)
+    context = pair.increase(names.OWN_STEP_CONTEXT)
+    tokens = pair.by_label(names.OWN_STEP_TOKENS, "kind")
+    if steps is None or seconds is None or context is None or not tokens:
+        return None
+    return Totals(steps, seconds, tokens.get("prefill", 0.0), tokens.get("decode", 0.0), context)
+
+
+def _own_moments(pair: Pair) -> dict[str, float]:
+    return pair.by_label(names.MOMENTS, "product")
+
+
+def _outside_moments(pair: Pair) -> dict[str, float]:
+    """Return the steps of a worker that does not tell them, as if all were like their mean."""
+    totals = _outside_totals(pair)
+    if totals is None:
+        return {}
+    values = (totals.seconds, totals.prefill, totals.sequences, totals.kv)
+    return {n: totals.steps * v for n, v in moments(*(value / totals.steps for value in values))}
+
+
+def _outside_totals(pair: Pair) -> Totals | None:
+    """Return what vLLM tells: it counts steps and tokens, and times what is between two tokens."""
+    steps = pair.increase(names.STEPS)
+    gaps, between = pair.increase(names.ITL_COUNT), pair.increase(names.ITL_SUM)
+    tokens, decoded = pair.increase(names.STEP_TOKENS), pair.increase(names.GENERATED)
+    usage = pair.latest.total(names.KV_USAGE)
+    capacity = kv_capacity([pair])
+    if not steps or not gaps or between is None or tokens is None or decoded is None:
+        return None
+    context = steps * (usage or 0.0) * (capacity or 0.0)
+    return Totals(steps, steps * between / gaps, max(0.0, tokens - decoded), decoded, context)
+
+
+def kv_capacity(pairs: Sequence[Pair]) -> float | None:
+    """Return the KV tokens of one worker: the least of all, should they differ."""
+    found = []
+    for pair in pairs:
+        for labels, _ in pair.latest.series(names.CACHE_CONFIG):
+            shape = dict(labels)
+            size, blocks = shape.get("block_size", ""), shape.get("num_gpu_blocks", "")
+            if size.isdigit() and blocks.isdigit():
+                found.append(float(size) * float(blocks))
+    return min(found, default=None)

@@ -14,6 +14,7 @@ from helm import CHART, NAMESPACE, helm, of_kind, render
 from pod_security import violations
 
 from penstock_contract.crd import RESOURCES, crd
+from penstock_contract.worker_token import ENVIRONMENT
 
 KUBERNETES = "1.31"
 OF_OTHERS = {"PodMonitor", "PrometheusRule", "HTTPRoute"}
@@ -127,6 +128,18 @@ def test_workers_on_gpus_have_an_image_of_their_own() -> None:
     image = {"registry": "registry.example/x", "tag": "1.2.3"}
     assert argument({"image": image}) == "registry.example/x/penstock-worker-gpu:1.2.3"
     assert argument({"worker": {"gpuImage": "other/gpu:4"}}) == "other/gpu:4"
+
+
+def test_gateway_and_operator_show_the_token_that_workers_ask_for() -> None:
+    key = {"secretKeyRef": {"name": "workers", "key": "token"}}
+    shown = {"name": ENVIRONMENT, "valueFrom": key}
+    found = pods(render({"worker": {"tokenSecret": "workers"}}))
+    for pod in found.values():
+        assert shown in pod["spec"]["containers"][0]["env"]
+    operator = found["penstock-operator"]["spec"]["containers"][0]
+    assert "--worker-token-secret=workers" in operator["args"]
+    for pod in pods(render({})).values():
+        assert "env" not in pod["spec"]["containers"][0]
 
 
 def test_the_world_reaches_the_api_and_nothing_else_of_the_gateway() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from deployments import deployment
 
 from penstock_operator.manifests import worker_container
@@ -42,6 +43,15 @@ def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:
     assert server.asked == [{"model": "chat", "prompt": "1", "max_tokens": 1}]
 
 
+def test_the_first_probe_shows_the_token_that_the_engine_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    with engine() as server:
+        run(container()["startupProbe"]["exec"]["command"], server)
+    assert server.shown == ["Bearer secret"]
+
+
 def test_it_is_stopped_only_when_its_last_request_has_ended() -> None:
     command = container()["lifecycle"]["preStop"]["exec"]["command"]
     with engine(running=[2, 1, 0, 0]) as server:
@@ -52,6 +62,7 @@ def test_it_is_stopped_only_when_its_last_request_has_ended() -> None:
 class Engine(ThreadingHTTPServer):
     status = 200
     asked: list[dict[str, Any]]
+    shown: list[str]
     running: list[int]
 
 
@@ -64,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.asked.append(json.loads(body))
+        self.server.shown.append(self.headers["authorization"])
         self.send_response(self.server.status)
         self.end_headers()
 
@@ -81,7 +93,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def engine(status: int = 200, running: list[int] | None = None) -> Iterator[Engine]:
     server = Engine(("127.0.0.1", 0), Handler)
-    server.status, server.asked, server.running = status, [], running or []
+    server.status, server.asked, server.shown = status, [], []
+    server.running = running or []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

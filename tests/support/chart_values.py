@@ -35,6 +35,7 @@ EVERYTHING: Object = {
         "disruptionBudget": {"maxUnavailable": "25%"},
         "priorityClassName": "high",
     },
+    "worker": {"tokenSecret": "worker-token"},
     "networkPolicy": {
         "denyNamespace": True,
         "clients": [{"namespaceSelector": {"matchLabels": {"penstock.dev/client": "true"}}}],

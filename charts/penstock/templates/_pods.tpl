@@ -66,9 +66,17 @@ annotations:
 name: {{ .component }}
 image: {{ include "penstock.image" . }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-{{- with $values.extraEnv }}
+{{- $token := .root.Values.worker.tokenSecret }}
+{{- if or $values.extraEnv $token }}
 env:
+  {{- with $values.extraEnv }}
   {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if $token }}
+  - name: PENSTOCK_WORKER_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ $token }}, key: token}
+  {{- end }}
 {{- end }}
 resources:
   {{- toYaml $values.resources | nindent 2 }}

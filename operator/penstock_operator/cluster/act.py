@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_operator.cluster.actions import (
     Action,
     Apply,
@@ -31,13 +32,29 @@ CONFLICT = 409
 
 
 class Actor:
-    """Writes to the API server, and speaks to workers that drain."""
+    """Writes to the API server, and speaks to workers that drain.
 
-    def __init__(self, api: Api, cache: Cache, events: Events, http: httpx.AsyncClient) -> None:
+    Args:
+        api: the API server.
+        cache: takes over what is written.
+        events: for people.
+        http: for workers.
+        tokens: shown to workers.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        events: Events,
+        http: httpx.AsyncClient,
+        tokens: WorkerTokens | None = None,
+    ) -> None:
         self._api = api
         self._cache = cache
         self._events = events
         self._http = http
+        self._shown = dict((tokens or WorkerTokens()).headers())
         self.kinds: Mapping[str, Kind] = {}
         """How the cluster serves each kind of child."""
 
@@ -94,7 +111,12 @@ class Actor:
         host = f"[{address}]" if ":" in address else address
         method = "POST" if draining else "DELETE"
         try:
-            await self._http.request(method, f"http://{host}:{PORT}/drain", timeout=WORKER_TIMEOUT)
+            await self._http.request(
+                method,
+                f"http://{host}:{PORT}/drain",
+                headers=self._shown,
+                timeout=WORKER_TIMEOUT,
+            )
         except httpx.HTTPError as error:
             log.debug("telling %s: %s", address, error)
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag
 from penstock_contract.labels import FIELD_MANAGER_AUTOSCALER
+from penstock_contract.worker_token import WorkerTokens
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
 from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.prometheus import Prometheus
@@ -55,7 +56,11 @@ def main() -> None:
     # It has a thread of its own, so that signals are ours, and says so at every start.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
-        uvloop.run(_Operator(options).run())
+        tokens = WorkerTokens.of(os.environ)
+    except ValueError as error:
+        sys.exit(f"penstock-operator: {error}")
+    try:
+        uvloop.run(_Operator(options, tokens).run())
     except ConfigException as error:
         sys.exit(f"penstock-operator: no cluster: {error}; set KUBECONFIG, or run it in a pod")
     except OSError as error:
@@ -65,8 +70,9 @@ def main() -> None:
 class _Operator:
     """All parts of the process."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, tokens: WorkerTokens) -> None:
         self._options = options
+        self._tokens = tokens
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
         self._cache = Cache()
@@ -80,6 +86,7 @@ class _Operator:
             worker_image=options.worker_image,
             worker_gpu_image=options.worker_gpu_image,
             vllm_image=options.vllm_image,
+            worker_token_secret=options.worker_token_secret,
         )
 
     async def run(self) -> None:
@@ -108,7 +115,7 @@ class _Operator:
         async with httpx.AsyncClient(trust_env=False) as http, contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(writer.close)
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
-            actor = Actor(api, self._cache, Events(api), http)
+            actor = Actor(api, self._cache, Events(api), http, self._tokens)
             controller = Controller(
                 self._cache, actor, gateways, lease, Starting(api), self._metrics, self._settings,
                 self._options.resync,
@@ -230,9 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway-service", default=defaults.gateway_service, help="its Service's name")
     add("--cluster-domain", default=defaults.cluster_domain)
     add("--worker-image", default=defaults.worker_image, help="for new revisions")
-    add(
-        "--worker-gpu-image", default=defaults.worker_gpu_image, help="for pools with GPUs"
-    )
+    add("--worker-gpu-image", default=defaults.worker_gpu_image, help="for pools with GPUs")
+    add("--worker-token-secret", default="", help="with the token that new revisions ask for")
     add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
     add("--lease-name", default="penstock-operator")
     add("--scaling-interval", type=duration_flag, default=INTERVAL, help="like 15s")

@@ -6,7 +6,7 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 import json
 from dataclasses import dataclass, field
 
-from penstock_contract import handoff
+from penstock_contract import handoff, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import SpeculativeMethod, WeightQuantization
@@ -27,6 +27,8 @@ class EngineContainer:
     """Succeeds for the first time when the worker has generated a token."""
     ports: dict[str, int] = field(default_factory=lambda: {"http": PORT})
     environment: dict[str, str] = field(default_factory=dict)
+    token_variable: str = worker_token.ENVIRONMENT
+    """Environment variable by which the engine learns whom to answer."""
     shared_memory: bool = False
     before_stop: Object | None = None
     """What has to happen before the engine is told to end; None: it drains by itself."""
@@ -125,6 +127,7 @@ def _vllm(
         # vLLM answers /health before it has generated anything, so a token is asked for.
         probe={"exec": {"command": ["python3", "-c", _ONE_TOKEN, names[0]]}, "timeoutSeconds": 30},
         environment=_VLLM_ENVIRONMENT,
+        token_variable=worker_token.VLLM_ENVIRONMENT,
         shared_memory=True,
         # vLLM ends at once when told to; what it still has to do is waited for.
         before_stop={"exec": {"command": ["python3", "-c", _UNTIL_IDLE, str(patience)]}},
@@ -147,11 +150,12 @@ def _speculation(engine: Engine) -> list[str]:
 
 
 _ONE_TOKEN = f"""\
-import json, sys, urllib.request
+import json, os, sys, urllib.request
 body = {{"model": sys.argv[1], "prompt": "1", "max_tokens": 1}}
+token = os.environ.get("{worker_token.VLLM_ENVIRONMENT}", "")
 urllib.request.urlopen(urllib.request.Request(
     "http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(),
-    {{"content-type": "application/json"}}), timeout=25).read()
+    {{"content-type": "application/json", "authorization": "Bearer " + token}}), timeout=25).read()
 """
 
 _UNTIL_IDLE = f"""\

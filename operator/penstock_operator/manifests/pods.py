@@ -5,6 +5,7 @@ from math import floor
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
 from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
+from penstock_contract.worker_token import SECRET_KEY
 from penstock_operator.manifests.engines import EngineContainer, engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
@@ -29,8 +30,9 @@ def worker_container(
     """
     refuse_unsupported(deployment, pool)
     path = MODELS  # the local runtime puts its own in its place
-    engine = engine_container(deployment, pool, path, settings or Settings())
-    return _container(pool, engine, mounted=True)
+    settings = settings or Settings()
+    engine = engine_container(deployment, pool, path, settings)
+    return _container(pool, engine, settings, mounted=True)
 
 
 def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Settings) -> Object:
@@ -59,7 +61,7 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(pool, engine, mounted=found.volume is not None)],
+        "containers": [_container(pool, engine, settings, mounted=found.volume is not None)],
         "volumes": _volumes(found, engine),
     }
     if fetch is not None:
@@ -78,7 +80,9 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
 
 
-def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> Object:
+def _container(
+    pool: EnginePool, engine: EngineContainer, settings: Settings, *, mounted: bool
+) -> Object:
     limits = pool.spec.resources
     environment = {**_threads(limits), **engine.environment, **pool.spec.template.env}
     mounts: list[Object] = [{"name": "tmp", "mountPath": _TMP}]
@@ -92,7 +96,10 @@ def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> O
         "imagePullPolicy": "IfNotPresent",
         "command": list(engine.command),
         "args": list(engine.arguments),
-        "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
+        "env": [
+            *({"name": name, "value": value} for name, value in sorted(environment.items())),
+            *_token(engine, settings),
+        ],
         "ports": [
             {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in engine.ports.items()
@@ -115,6 +122,13 @@ def _container(pool: EnginePool, engine: EngineContainer, *, mounted: bool) -> O
         "volumeMounts": mounts,
         **({"lifecycle": {"preStop": engine.before_stop}} if engine.before_stop else {}),
     }
+
+
+def _token(engine: EngineContainer, settings: Settings) -> list[Object]:
+    if not settings.worker_token_secret:
+        return []
+    key = {"name": settings.worker_token_secret, "key": SECRET_KEY}
+    return [{"name": engine.token_variable, "valueFrom": {"secretKeyRef": key}}]
 
 
 def _volumes(found: Source, engine: EngineContainer) -> list[Object]:

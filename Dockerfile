@@ -7,8 +7,8 @@
 #   worker-gpu      the engine with the CUDA build of torch (its libraries come along; the node brings the driver)
 #
 # Dependencies are locked with hashes (`make lock`) and installed before the code, so that a change of
-# the code rebuilds one small layer. The final stages have no pip and no compiler, run as uid 10001, and
-# write nowhere but /tmp.
+# the code rebuilds one small layer. The final stages have no pip and, but for worker-gpu, no compiler,
+# run as uid 10001, and write nowhere but /tmp.
 #
 # Behind a mirror or a proxy: --build-arg PIP_INDEX_URL, PIP_CERT, PIP_FIND_LINKS (pip reads them as
 # its environment). Where no registry is reachable: BASE can be any image with CPython 3.11 and its
@@ -110,6 +110,14 @@ ENTRYPOINT ["penstock-gateway"]
 
 FROM runtime AS worker-gpu
 LABEL org.opencontainers.image.title="penstock-worker-gpu"
+# Triton brings its own compiler for the GPU, but builds its bridge to the driver, once per pod, with gcc.
+USER 0:0
+RUN include=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+ && headers=$([ -e "$include/Python.h" ] || echo python3-dev) \
+ && apt-get -qq update \
+ && apt-get -qq install --no-install-recommends gcc libc6-dev $headers >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --from=worker-gpu-dependencies /opt/penstock /opt/penstock
 COPY --from=kernels /opt/penstock /opt/penstock
 COPY --from=wheel /opt/penstock /opt/penstock

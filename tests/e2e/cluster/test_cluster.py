@@ -1,7 +1,6 @@
 """From `helm install` to streamed tokens out of pods, and to nothing left. In this order.
 
-What a request may suffer: nothing while the operator moves workers about; when a worker is killed,
-what it was streaming ends with an explicit error, and everything else is served.
+What a request may suffer: a pause. Whatever becomes of its worker, its answer is whole.
 """
 
 import asyncio
@@ -44,9 +43,7 @@ async def test_streams_under_load_keep_every_invariant(installation: Installatio
     assert_nothing_lost(found)
 
 
-async def test_a_killed_worker_costs_at_most_what_it_was_streaming(
-    installation: Installation,
-) -> None:
+async def test_a_killed_worker_costs_nothing(installation: Installation) -> None:
     victim = installation.workers()[0]["metadata"]["name"]
     async with load(installation.url, MODEL, CLIENTS, tokens=96) as found:
         await done(found, CLIENTS)
@@ -54,12 +51,7 @@ async def test_a_killed_worker_costs_at_most_what_it_was_streaming(
             kubectl, "-n", MODELS, "delete", "pod", victim, "--grace-period=0", "--force"
         )
         await done(found, 5 * CLIENTS)
-    verdicts = found.verdicts()
-    assert found.statuses() == {200}
-    assert [v.violations for v in verdicts] == [[]] * len(verdicts)
-    broken = [v for v in verdicts if v.outcome == "error"]
-    assert len(broken) <= CLIENTS
-    assert all(v.error and v.error["code"] == "upstream_failed" for v in broken)
+    assert_nothing_lost(found, tokens=96)
     await asyncio.to_thread(installation.settled)
     names = {pod["metadata"]["name"] for pod in installation.workers()}
     assert len(names) == 2
@@ -137,9 +129,9 @@ async def done(found: Any, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-def assert_nothing_lost(found: Any) -> None:
+def assert_nothing_lost(found: Any, tokens: int = 48) -> None:
     verdicts = found.verdicts()
     assert found.statuses() == {200}
     assert [v.violations for v in verdicts] == [[]] * len(verdicts)
     assert {v.outcome for v in verdicts} == {"complete"}
-    assert {v.usage["completion_tokens"] for v in verdicts if v.usage} == {48}
+    assert {v.usage["completion_tokens"] for v in verdicts if v.usage} == {tokens}

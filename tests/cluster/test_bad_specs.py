@@ -7,8 +7,8 @@ from operated import NAME, Site
 from waiting import eventually
 
 BAD: dict[str, Object] = {
-    "an engine without adapters": {
-        "model": {"uri": "file:///model", "adapters": [{"name": "sql", "uri": "hf://o/sql"}]}
+    "an adapter that is nowhere": {
+        "model": {"uri": "file:///model", "adapters": [{"name": "sql", "uri": "file://sql"}]}
     },
     "a model that is nowhere": {"model": {"uri": "file://model"}},
 }

@@ -31,7 +31,6 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         tame = {"role": "Unified", "replicas": 1, "parallelism": {}}
         pools = [{k: v for k, v in p.items() if k != "scaling"} for p in spec["pools"]]
         spec["pools"] = [{**pool, **tame} for pool in pools]
-        spec["model"].pop("adapters", None)
         spec["rollout"] = {"maxSurge": 1}
         spec["requestClasses"] = []
     return spec

@@ -300,7 +300,7 @@ def test_a_spec_that_cannot_be_built_leaves_what_runs() -> None:
     store = Store(deployment({"name": "default", "replicas": 2}))
     store.settle()
     before = [p["metadata"]["name"] for p in store.of("Pod")]
-    model = {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}
+    model = {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "file://a"}]}
     store.spec(deployment({"name": "default", "replicas": 2}, model=model))
     store.settle()
     assert [p["metadata"]["name"] for p in store.of("Pod")] == before

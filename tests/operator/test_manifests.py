@@ -26,7 +26,7 @@ from penstock_operator.manifests import (
     workload,
 )
 from penstock_operator.manifests.engines import worker_arguments
-from penstock_operator.manifests.sources import fetched_folder
+from penstock_operator.manifests.sources import fetched_folder, wanted_model
 from penstock_operator.plan import plan
 
 names = st.lists(st.text("ab@.", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
@@ -63,6 +63,19 @@ CASES = {
             "revision": "v1",
             "secretRef": {"name": "hf-token"},
             "cache": {"claimName": "models"},
+        },
+    ),
+    "adapters": deployment(
+        model={
+            "uri": "hf://org/model",
+            "secretRef": {"name": "hf-token"},
+            "cache": {"claimName": "models"},
+            "adapters": [
+                {"name": "sql", "uri": "hf://org/sql-lora", "revision": "v2"},
+                {"name": "org/law", "uri": "s3://bucket/law"},
+                {"name": "mounted", "uri": "pvc://adapters/mine"},
+                {"name": "image", "uri": "oci://registry/adapter:1"},
+            ],
         },
     ),
     "vllm": deployment(
@@ -232,7 +245,9 @@ def test_no_two_models_share_a_folder_of_a_cache(models: list[tuple[str, str, st
     for scheme, name, revision in models:
         try:
             folders.add(
-                fetched_folder(deployment(model={"uri": scheme + name, "revision": revision}))
+                fetched_folder(
+                    wanted_model(deployment(model={"uri": scheme + name, "revision": revision}))
+                )
             )
         except Unsupported:
             return
@@ -275,7 +290,12 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
     "spec",
     [
         {"engine": {"dtype": "float16"}},  # penstock-worker's --dtype does not know it
-        {"model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]}},
+        {"model": {"uri": "pvc://m", "adapters": [{"name": "chat", "uri": "pvc://m/a"}]}},
+        {"model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "file://a"}]}},
+        {  # the worker computes them on CPUs only
+            "model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]},
+            "pools": [{"name": "p", "replicas": 1, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
+        },
         {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
         {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
         {"disaggregation": {"transfer": {"onFailure": "Fail"}}},

@@ -51,6 +51,24 @@ def test_a_download_that_keeps_failing_is_told() -> None:
     assert found.endswith("hf://org/m: 404")
 
 
+@pytest.mark.parametrize(
+    ("container", "field"),
+    [("download-adapter-1", "spec.model.adapters[1].uri"), ("worker", "")],
+)
+def test_a_download_of_an_adapter_that_keeps_failing_is_told(container: str, field: str) -> None:
+    ended = {"terminated": {"exitCode": 1, "message": "hf://org/sql: 404"}}
+    state = {"name": container, "restartCount": 3, "state": ended, "lastState": ended}
+    found = model_missing(FETCHED, [seen(initContainerStatuses=[state])])
+    assert found.partition(": ")[0] == field
+
+
+def test_the_claim_of_an_adapter_that_is_not_there_is_told() -> None:
+    adapters = [{"name": "sql", "uri": "pvc://loras/sql"}]
+    wanted = deployment(model={"uri": "hf://org/m", "adapters": adapters})
+    message = 'persistentvolumeclaim "loras" not found'
+    assert model_missing(wanted, [unscheduled(message)]) == f"spec.model: {message}"
+
+
 def test_other_troubles_are_not_the_models() -> None:
     other = [
         unscheduled("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),

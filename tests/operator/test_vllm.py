@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from deployments import deployment
 
-from penstock_operator.manifests import worker_container
+from penstock_operator.manifests import Settings, worker_container, workload
 from penstock_operator.plan import plan
 
 
@@ -32,6 +32,23 @@ def test_speculation_is_asked_for_as_vllm_spells_it() -> None:
     config = json.loads(arguments[arguments.index("--speculative-config") + 1])
     assert config == {"method": "ngram", "num_speculative_tokens": 6}
     assert "--speculative-config" not in container()["args"]
+
+
+def test_adapters_are_named_as_vllm_spells_it_and_mixed_in_a_batch() -> None:
+    adapters = [{"name": n, "uri": f"pvc://adapters/{n}"} for n in ("sql", "org/law")]
+    infd = deployment(engine={"type": "VLLM"}, model={"uri": "pvc://m", "adapters": adapters})
+    found = workload(infd, plan(infd, {}).pools[0], Settings(), 1)
+    arguments = found["spec"]["template"]["spec"]["containers"][0]["args"]
+    begin = arguments.index("--enable-lora")
+    assert arguments[begin : begin + 6] == [
+        "--enable-lora",
+        "--max-loras",
+        "2",
+        "--lora-modules",
+        "sql=/adapters/0/sql",
+        "org/law=/adapters/1/org/law",
+    ]
+    assert "--enable-lora" not in container()["args"]
 
 
 def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:

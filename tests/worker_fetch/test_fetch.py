@@ -179,6 +179,29 @@ def test_a_model_or_revision_that_is_not_there_is_named(remote: Remote, into: Pa
     assert "no revision 'v9'" in failure(remote, into, revision="v9")
 
 
+ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x" * 1000}
+
+
+def test_of_an_adapter_its_two_files_are_fetched(
+    remote: Remote, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.files = {**ADAPTER, "tokenizer.json": b"{}", "adapter_model.bin": b"x"}
+    monkeypatch.setenv("HF_ENDPOINT", remote.url)
+    assert main(["hf://org/model", "--into", str(into), "--adapter"]) == 0
+    assert content(into) == ADAPTER
+
+
+def test_a_model_is_no_adapter_and_an_adapter_no_model(
+    remote: Remote, into: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", remote.url)
+    assert main(["hf://org/model", "--into", str(into), "--adapter"]) == 1
+    assert "there is no adapter_config.json" in capsys.readouterr().err
+    remote.files = dict(ADAPTER)
+    assert main(["hf://org/model", "--into", str(into)]) == 1
+    assert "name it in spec.model.adapters" in capsys.readouterr().err
+
+
 def test_a_model_without_safetensors_says_why_it_is_not_fetched(remote: Remote, into: Path) -> None:
     remote.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     assert "they can run code" in failure(remote, into)

@@ -7,6 +7,7 @@ from pydantic import Field
 from penstock_contract.api.base import (
     ApiModel,
     list_map,
+    rules,
 )
 
 ModelUri = Annotated[
@@ -36,11 +37,27 @@ class Adapter(ApiModel):
     name: ServedName
     """Name that clients send as `model`."""
     uri: ModelUri
-    """Where the adapter comes from."""
+    """Where the adapter comes from, as for a model."""
+    revision: Annotated[str, Field(max_length=253)] = "main"
+    """Branch, tag or commit."""
 
 
 class Model(ApiModel):
     """Which model, and what clients call it."""
+
+    model_config = rules(
+        (
+            "self.adapters.all(a, self.adapters.exists_one(b, b.name == a.name))",
+            "adapter names must be unique",
+        ),
+        (
+            (
+                "self.adapters.all(a, !(a.name in self.aliases) "
+                "&& (!has(self.name) || a.name != self.name))"
+            ),
+            "an adapter must not have a name of its model",
+        ),
+    )
 
     uri: ModelUri
     """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `oci://image`, `file://path`."""
@@ -59,4 +76,4 @@ class Model(ApiModel):
     adapters: Annotated[
         list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))
     ] = []
-    """LoRA adapters."""
+    """LoRA adapters, each a model of its own for clients."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from penstock_contract.api import InferenceDeployment
 from penstock_operator.cluster.world import Pod
-from penstock_operator.manifests.sources import DOWNLOAD
+from penstock_operator.manifests.adapters import ADAPTER_DOWNLOAD, wanted_adapters
+from penstock_operator.manifests.sources import DOWNLOAD, wanted_model
 
 
 def model_missing(deployment: InferenceDeployment, pods: Iterable[Pod]) -> str:
@@ -18,19 +19,28 @@ def model_missing(deployment: InferenceDeployment, pods: Iterable[Pod]) -> str:
 
 
 def _troubles(deployment: InferenceDeployment, pod: Pod) -> tuple[str, ...]:
-    claim, secret = _claim(deployment), deployment.spec.model.secret_ref
-    lacks_claim = bool(claim) and f'persistentvolumeclaim "{claim}"' in pod.unschedulable
+    claims, secret = _claims(deployment), deployment.spec.model.secret_ref
+    lacks_claim = any(f'persistentvolumeclaim "{name}"' in pod.unschedulable for name in claims)
     lacks_secret = secret is not None and f'secret "{secret.name}"' in pod.waiting.lower()
     return (
         f"spec.model: {pod.unschedulable}" if lacks_claim else "",
         f"spec.model.secretRef: {pod.waiting}" if lacks_secret else "",
-        f"spec.model.uri: {pod.failing}" if pod.failing.startswith(f"{DOWNLOAD} ") else "",
+        _failed_download(pod.failing),
     )
 
 
-def _claim(deployment: InferenceDeployment) -> str:
+def _failed_download(failing: str) -> str:
+    container = failing.partition(" ")[0]
+    if container == DOWNLOAD:
+        return f"spec.model.uri: {failing}"
+    if container.startswith(ADAPTER_DOWNLOAD):
+        index = container.removeprefix(ADAPTER_DOWNLOAD)
+        return f"spec.model.adapters[{index}].uri: {failing}"
+    return ""
+
+
+def _claims(deployment: InferenceDeployment) -> list[str]:
     model = deployment.spec.model
-    scheme, _, rest = model.uri.partition("://")
-    if scheme == "pvc":
-        return rest.partition("/")[0]
-    return model.cache.claim_name if model.cache else ""
+    claims = [model.cache.claim_name] if model.cache else []
+    files = (wanted_model(deployment), *wanted_adapters(deployment).values())
+    return claims + [one.rest.partition("/")[0] for one in files if one.scheme == "pvc"]

@@ -11,7 +11,8 @@ from penstock_contract.api import InferenceDeployment
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.spawn import executable
 from penstock_operator.manifests import Unsupported
-from penstock_operator.manifests.sources import fetched_folder
+from penstock_operator.manifests.adapters import wanted_adapters
+from penstock_operator.manifests.sources import Wanted, fetched_folder, wanted_model
 
 SCHEMES = ("hf://", "s3://")
 SAYS = "penstock-worker fetch: "
@@ -26,24 +27,46 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def fetched(deployment: InferenceDeployment, cache: Path, show: Show) -> InferenceDeployment:
-    """Return the deployment with its model on this machine.
+    """Return the deployment with its model and adapters on this machine.
 
     Credentials are taken from this process's environment, as HF_TOKEN or AWS_ACCESS_KEY_ID.
 
     Raises:
-        UserError: the model cannot be had.
+        UserError: one of them cannot be had.
     """
+    where = f"InferenceDeployment {deployment.metadata.name}: "
     model = deployment.spec.model
-    if not model.uri.startswith(SCHEMES):
-        return deployment
-    where = f"InferenceDeployment {deployment.metadata.name}: spec.model.uri"
+    model = model.model_copy(
+        update={
+            "uri": _fetched(wanted_model(deployment), cache, show, where),
+            "adapters": [
+                adapter.model_copy(
+                    update={"uri": _fetched(wanted, cache, show, where, "--adapter")}
+                )
+                for adapter, wanted in zip(
+                    model.adapters, wanted_adapters(deployment).values(), strict=True
+                )
+            ],
+        }
+    )
+    spec = deployment.spec.model_copy(update={"model": model})
+    return deployment.model_copy(update={"spec": spec})
+
+
+def _fetched(wanted: Wanted, cache: Path, show: Show, where: str, *flags: str) -> str:
+    """Return the URI of files on this machine, as they are or once they are fetched."""
+    if not wanted.uri.startswith(SCHEMES):
+        return wanted.uri
     try:
-        folder = cache / fetched_folder(deployment)
+        folder = cache / fetched_folder(wanted)
     except Unsupported as error:
         raise UserError(str(error)) from None
-    argv = [executable("penstock-worker"), "fetch", model.uri, "--revision", model.revision]
+    argv = [executable("penstock-worker"), "fetch", wanted.uri, "--revision", wanted.revision]
     with subprocess.Popen(
-        [*argv, "--into", folder], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*argv, "--into", folder, *flags],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         last = ""
         for line in process.stderr or ():
@@ -51,7 +74,5 @@ def fetched(deployment: InferenceDeployment, cache: Path, show: Show) -> Inferen
             if process.poll() is None:
                 show(f"  {last}")
     if process.returncode:
-        raise UserError(f"{where}: {last}")
-    model = model.model_copy(update={"uri": f"file://{folder}"})
-    spec = deployment.spec.model_copy(update={"model": model})
-    return deployment.model_copy(update={"spec": spec})
+        raise UserError(f"{where}{wanted.field}.uri: {last}")
+    return f"file://{folder}"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from penstock_contract.api import EngineType, InferenceDeployment, Tenant
 from penstock_operator.local.errors import UserError
+from penstock_operator.manifests.adapters import local_adapters, wanted_adapters
+from penstock_operator.manifests.sources import wanted_model
 from penstock_operator.validation import InvalidManifest, load_manifests
 
 FILE = "file://"
@@ -99,32 +101,46 @@ def model_folder(deployment: InferenceDeployment) -> Path:
 def missing_model(deployment: InferenceDeployment) -> str:
     """Return why the model of an anchored deployment cannot be loaded; nothing when it is there."""
     folder = model_folder(deployment)
-    if (folder / "config.json").is_file():
-        return ""
-    return (
-        f"there is no model in {folder} (a folder with config.json, tokenizer.json and "
-        "*.safetensors is expected)"
-    )
+    if not (folder / "config.json").is_file():
+        return (
+            f"spec.model.uri: there is no model in {folder} (a folder with config.json, "
+            "tokenizer.json and *.safetensors is expected)"
+        )
+    for index, path in enumerate(local_adapters(deployment).values()):
+        if not (Path(path) / "adapter_config.json").is_file():
+            return (
+                f"spec.model.adapters[{index}].uri: there is no adapter in {path} (a folder with "
+                "adapter_config.json and adapter_model.safetensors is expected)"
+            )
+    return ""
 
 
 def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeployment:
     """Make a relative `file://./model` absolute: the runtime has another working directory."""
     model = deployment.spec.model
-    if not model.uri.startswith(FILE):
-        return deployment
-    path = (folder / model.uri.removeprefix(FILE)).resolve()
-    model = model.model_copy(update={"uri": f"{FILE}{path}"})
+    adapters = [
+        adapter.model_copy(update={"uri": _absolute(adapter.uri, folder)})
+        for adapter in model.adapters
+    ]
+    uri = _absolute(model.uri, folder)
+    model = model.model_copy(update={"uri": uri, "adapters": adapters})
     spec = deployment.spec.model_copy(update={"model": model})
     return deployment.model_copy(update={"spec": spec})
 
 
+def _absolute(uri: str, folder: Path) -> str:
+    if not uri.startswith(FILE):
+        return uri
+    return f"{FILE}{(folder / uri.removeprefix(FILE)).resolve()}"
+
+
 def _check(deployment: InferenceDeployment) -> None:
     where = f"InferenceDeployment {deployment.metadata.name}"
-    spec = deployment.spec
-    if not spec.model.uri.startswith(FILE):
-        raise UserError(
-            f"{where}: spec.model.uri: {spec.model.uri} is not used locally; write hf://, s3://, "
-            "or file://./folder relative to the manifest"
-        )
+    for wanted in (wanted_model(deployment), *wanted_adapters(deployment).values()):
+        if wanted.scheme != "file":
+            raise UserError(
+                f"{where}: {wanted.field}.uri: {wanted.uri} is not used locally; write hf://, "
+                "s3://, or file://./folder relative to the manifest"
+            )
     if missing := missing_model(deployment):
-        raise UserError(f"{where}: spec.model.uri: {missing}")
+        raise UserError(f"{where}: {missing}")

@@ -67,6 +67,7 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
         FleetModel(
             name=deployment.served_name,
             aliases=tuple(deployment.spec.model.aliases),
+            adapters=tuple(adapter.name for adapter in deployment.spec.model.adapters),
             deployment=deployment.metadata.name,
             created=_unix(deployment.metadata.creation_timestamp),
             queue=FleetQueue.of(

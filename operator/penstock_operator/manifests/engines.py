@@ -4,6 +4,7 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock_contract import handoff, worker_token
@@ -35,11 +36,23 @@ class EngineContainer:
 
 
 def engine_container(
-    deployment: InferenceDeployment, pool: EnginePool, path: str, settings: Settings
+    deployment: InferenceDeployment,
+    pool: EnginePool,
+    path: str,
+    settings: Settings,
+    adapters: Mapping[str, str],
 ) -> EngineContainer:
-    """Return the engine's part of a worker's container; `path` is where the model lies."""
+    """Return the engine's part of a worker's container.
+
+    Args:
+        deployment: its desired state.
+        pool: that the worker belongs to.
+        path: where the model lies.
+        settings: of the installation.
+        adapters: where each lies, by its name.
+    """
     if deployment.spec.engine.type is EngineType.VLLM:
-        return _vllm(deployment, pool, path, settings)
+        return _vllm(deployment, pool, path, settings, adapters)
     gpus = pool.spec.resources.gpus
     default = settings.worker_gpu_image if gpus else settings.worker_image
     return EngineContainer(
@@ -52,6 +65,7 @@ def engine_container(
             # Said, not found out: a GPU worker without a driver must not serve from its CPU.
             "--device", "cuda" if gpus else "cpu",
             *_handoff(deployment, pool),
+            *(f"--adapter={name}={folder}" for name, folder in adapters.items()),
             *worker_arguments(deployment),
         ),
         ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
@@ -104,7 +118,11 @@ def _limits(deployment: InferenceDeployment) -> list[str]:
 
 
 def _vllm(
-    deployment: InferenceDeployment, pool: EnginePool, path: str, settings: Settings
+    deployment: InferenceDeployment,
+    pool: EnginePool,
+    path: str,
+    settings: Settings,
+    adapters: Mapping[str, str],
 ) -> EngineContainer:
     engine = deployment.spec.engine
     names = (deployment.served_name, *deployment.spec.model.aliases)
@@ -122,6 +140,7 @@ def _vllm(
             *_block_size(engine),
             *_limits(deployment),
             *_speculation(engine),
+            *_lora(adapters),
             *engine.extra_args,
         ),
         # vLLM answers /health before it has generated anything, so a token is asked for.
@@ -147,6 +166,14 @@ def _speculation(engine: Engine) -> list[str]:
         return []
     config = {"method": str(wanted.method), "num_speculative_tokens": wanted.num_tokens}
     return ["--speculative-config", json.dumps(config)]
+
+
+def _lora(adapters: Mapping[str, str]) -> list[str]:
+    """All of them in a batch; vLLM's own default is one."""
+    if not adapters:
+        return []
+    modules = [f"{name}={folder}" for name, folder in adapters.items()]
+    return ["--enable-lora", "--max-loras", str(len(modules)), "--lora-modules", *modules]
 
 
 _ONE_TOKEN = f"""\

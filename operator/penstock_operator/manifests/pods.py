@@ -1,11 +1,17 @@
 """The pod of a worker, and its container: what meets the `restricted` Pod Security Standard."""
 
+from collections.abc import Iterable
 from math import floor
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
 from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
 from penstock_contract.worker_token import SECRET_KEY
+from penstock_operator.manifests.adapters import (
+    adapter_downloads,
+    adapter_sources,
+    local_adapters,
+)
 from penstock_operator.manifests.engines import EngineContainer, engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
@@ -31,8 +37,8 @@ def worker_container(
     refuse_unsupported(deployment, pool)
     path = MODELS  # the local runtime puts its own in its place
     settings = settings or Settings()
-    engine = engine_container(deployment, pool, path, settings)
-    return _container(pool, engine, settings, mounted=True)
+    engine = engine_container(deployment, pool, path, settings, local_adapters(deployment))
+    return _container(pool, engine, settings, [Source(path, {"name": "model"})])
 
 
 def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Settings) -> Object:
@@ -43,8 +49,14 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
     """
     refuse_unsupported(deployment, pool)
     template, found = pool.spec.template, source(deployment, pool)
-    engine = engine_container(deployment, pool, found.path, settings)
-    fetch = download(deployment, pool, settings)
+    adapters = adapter_sources(deployment, pool)
+    paths = {name: one.path for name, one in adapters.items()}
+    engine = engine_container(deployment, pool, found.path, settings, paths)
+    sources = [found, *adapters.values()]
+    fetch = [
+        *filter(None, [download(deployment, pool, settings)]),
+        *adapter_downloads(deployment, pool, settings),
+    ]
     spec: Object = {
         "serviceAccountName": pool.metadata.name,
         "automountServiceAccountToken": False,
@@ -61,11 +73,11 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(pool, engine, settings, mounted=found.volume is not None)],
-        "volumes": _volumes(found, engine),
+        "containers": [_container(pool, engine, settings, sources)],
+        "volumes": _volumes(sources, engine),
     }
-    if fetch is not None:
-        spec["initContainers"] = [{**fetch, "securityContext": _confined()}]
+    if fetch:
+        spec["initContainers"] = [{**one, "securityContext": _confined()} for one in fetch]
     for field, value in (
         ("nodeSelector", template.node_selector),
         ("tolerations", template.tolerations),
@@ -81,13 +93,15 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
 
 
 def _container(
-    pool: EnginePool, engine: EngineContainer, settings: Settings, *, mounted: bool
+    pool: EnginePool, engine: EngineContainer, settings: Settings, sources: Iterable[Source]
 ) -> Object:
     limits = pool.spec.resources
     environment = {**_threads(limits), **engine.environment, **pool.spec.template.env}
-    mounts: list[Object] = [{"name": "tmp", "mountPath": _TMP}]
-    if mounted:
-        mounts.insert(0, {"name": "model", "mountPath": MODELS, "readOnly": True})
+    seen = {one.volume["name"]: one.mount for one in sources if one.volume is not None}
+    mounts: list[Object] = [
+        {"name": name, "mountPath": mount, "readOnly": True} for name, mount in seen.items()
+    ]
+    mounts.append({"name": "tmp", "mountPath": _TMP})
     if engine.shared_memory:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - NCCL's
     return {
@@ -131,10 +145,10 @@ def _token(engine: EngineContainer, settings: Settings) -> list[Object]:
     return [{"name": engine.token_variable, "valueFrom": {"secretKeyRef": key}}]
 
 
-def _volumes(found: Source, engine: EngineContainer) -> list[Object]:
-    volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
-    if found.volume is not None:
-        volumes.insert(0, found.volume)
+def _volumes(sources: Iterable[Source], engine: EngineContainer) -> list[Object]:
+    """Return each volume once: what is downloaded shares one."""
+    seen = {one.volume["name"]: one.volume for one in sources if one.volume is not None}
+    volumes: list[Object] = [*seen.values(), {"name": "tmp", "emptyDir": {}}]
     if engine.shared_memory:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     return volumes

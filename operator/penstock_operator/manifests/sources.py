@@ -1,5 +1,7 @@
 """How a model gets into a pod: the volume that holds it, and the step that downloads it.
 
+Adapters get there in the same ways (see adapters.py).
+
 `pvc://` and `oci://` are mounted as they are. `hf://` and `s3://` are downloaded by an init
 container into the cache claim, where the next pod finds them, or into the pod itself. Credentials
 are seen by that container alone, and only those that its source needs.
@@ -8,6 +10,7 @@ are seen by that container alone, and only those that its source needs.
 from dataclasses import dataclass
 
 from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api.model import LocalRef
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.unsupported import Unsupported
@@ -15,9 +18,8 @@ from penstock_operator.manifests.unsupported import Unsupported
 MODELS = "/models"
 DOWNLOAD = "download"
 """Name of the container that fetches a model."""
-FIELD = "spec.model.uri"
 POD_LIMIT = "256Gi"
-"""Of the node's disk that a model in a pod may take, where no `ephemeral-storage` limit says."""
+"""Of the node's disk that models in a pod may take, where no `ephemeral-storage` limit says."""
 CREDENTIALS = {
     "hf": (("HF_TOKEN",), ("HF_ENDPOINT",)),
     "s3": (
@@ -29,12 +31,38 @@ CREDENTIALS = {
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Files that a worker needs: its model, or an adapter."""
+
+    uri: str
+    revision: str
+    field: str
+    """Of the spec: what stands before `.uri` and `.revision` in a complaint."""
+    volume: str
+    """Name of the volume, where they need one."""
+    mount: str
+    """Where the worker sees it."""
+
+    @property
+    def scheme(self) -> str:
+        """Where they come from."""
+        return self.uri.partition("://")[0]
+
+    @property
+    def rest(self) -> str:
+        """Return the URI without its scheme."""
+        return self.uri.partition("://")[2]
+
+
+@dataclass(frozen=True)
 class Source:
-    """Where a worker finds its model, the volume under /models, and how it gets filled."""
+    """Where a worker finds its model, the volume that holds it, and how it gets filled."""
 
     path: str
     volume: Object | None
     """None: the image carries the model."""
+    mount: str = MODELS
+    """Where the worker sees the volume."""
     arguments: tuple[str, ...] = ()
     """Command line of the download; empty: nothing to download."""
 
@@ -45,55 +73,79 @@ def source(deployment: InferenceDeployment, pool: EnginePool) -> Source:
     Raises:
         Unsupported: not from there, in a cluster.
     """
+    return placed(wanted_model(deployment), deployment, pool)
+
+
+def wanted_model(deployment: InferenceDeployment) -> Wanted:
+    """Return the files of a deployment's model."""
     model = deployment.spec.model
-    scheme, _, rest = model.uri.partition("://")
-    if scheme == "pvc":
-        claim, *folder = _parts(rest, FIELD)
-        return Source(_inside("/".join(folder)), _volume(_claim(claim, read_only=True)))
-    if scheme == "oci":
-        image = {"reference": rest, "pullPolicy": "IfNotPresent"}
-        return Source(MODELS, _volume({"image": image}))
-    if scheme == "file":
-        return _carried(deployment, rest)
-    path = _inside(fetched_folder(deployment))
-    arguments = (model.uri, "--revision", model.revision, "--into", path)
-    if model.cache is None:
-        limit = pool.spec.resources.limits.get("ephemeral-storage", POD_LIMIT)
-        return Source(path, _volume({"emptyDir": {"sizeLimit": str(limit)}}), arguments)
-    return Source(path, _volume(_claim(model.cache.claim_name, read_only=False)), arguments)
+    return Wanted(model.uri, model.revision, "spec.model", "model", MODELS)
 
 
-def fetched_folder(deployment: InferenceDeployment) -> str:
-    """Return the folder of a downloaded model, relative to the cache: one per source and revision.
+def placed(wanted: Wanted, deployment: InferenceDeployment, pool: EnginePool) -> Source:
+    """Return how files get into the pods of a pool.
 
     Raises:
-        Unsupported: the model's name or revision cannot be part of a path.
+        Unsupported: not from there, in a cluster.
     """
-    model = deployment.spec.model
-    scheme, _, rest = model.uri.partition("://")
-    if "@" in model.revision:
-        raise Unsupported("spec.model.revision", "must not contain @")
-    revision = "/".join(_parts(model.revision, "spec.model.revision"))
-    return f"{'/'.join([scheme, *_parts(rest, FIELD)])}@{revision}"
+    if wanted.scheme == "pvc":
+        claim, *inside = _parts(wanted.rest, f"{wanted.field}.uri")
+        return _mounted(wanted, "/".join(inside), _claim(claim, read_only=True))
+    if wanted.scheme == "oci":
+        image = {"reference": wanted.rest, "pullPolicy": "IfNotPresent"}
+        return _mounted(wanted, "", {"image": image})
+    if wanted.scheme == "file":
+        return _carried(wanted, deployment)
+    folder, cache = fetched_folder(wanted), deployment.spec.model.cache
+    into = f"{wanted.mount}/{folder}"
+    arguments = (wanted.uri, "--revision", wanted.revision, "--into", into)
+    if cache is not None:
+        volume = _claim(cache.claim_name, read_only=False)
+        return _mounted(wanted, folder, volume, arguments)
+    limit = pool.spec.resources.limits.get("ephemeral-storage", POD_LIMIT)
+    return _mounted(wanted, folder, {"emptyDir": {"sizeLimit": str(limit)}}, arguments)
+
+
+def fetched_folder(wanted: Wanted) -> str:
+    """Return the folder of downloaded files, relative to the cache: one per source and revision.
+
+    Raises:
+        Unsupported: name or revision cannot be part of a path.
+    """
+    field = f"{wanted.field}.revision"
+    if "@" in wanted.revision:
+        raise Unsupported(field, "must not contain @")
+    revision = "/".join(_parts(wanted.revision, field))
+    name = "/".join([wanted.scheme, *_parts(wanted.rest, f"{wanted.field}.uri")])
+    return f"{name}@{revision}"
 
 
 def download(
     deployment: InferenceDeployment, pool: EnginePool, settings: Settings
 ) -> Object | None:
     """Return the init container that downloads a deployment's model; None where none is needed."""
-    arguments = source(deployment, pool).arguments
-    if not arguments:
+    found, model = source(deployment, pool), deployment.spec.model
+    if not found.arguments:
         return None
+    needed, possible = CREDENTIALS[wanted_model(deployment).scheme]
+    secret = credentials(model.secret_ref, needed, possible)
+    return downloading(DOWNLOAD, found, pool, settings, secret)
+
+
+def downloading(
+    name: str, found: Source, pool: EnginePool, settings: Settings, secret: list[Object]
+) -> Object:
+    """Return the init container that downloads what a source says."""
     # Proxies and certificates are needed here as much as in the worker.
     fixed = {"HOME": "/tmp", **pool.spec.template.env}  # noqa: S108 - the container's own
     environment: list[Object] = [{"name": k, "value": v} for k, v in sorted(fixed.items())]
     return {
-        "name": DOWNLOAD,
+        "name": name,
         "image": settings.worker_image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["penstock-worker", "fetch"],
-        "args": list(arguments),
-        "env": environment + _credentials(deployment),
+        "args": list(found.arguments),
+        "env": environment + secret,
         "resources": {
             "limits": {"cpu": "2", "memory": "1Gi"},
             "requests": {"cpu": "500m", "memory": "256Mi"},
@@ -101,34 +153,34 @@ def download(
         # The last words of a failed download become the message of a condition.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "model", "mountPath": MODELS},
+            *([{"name": found.volume["name"], "mountPath": found.mount}] if found.volume else []),
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         ],
     }
 
 
-def _carried(deployment: InferenceDeployment, path: str) -> Source:
-    if not path.startswith("/") or deployment.spec.engine.image is None:
+def _carried(wanted: Wanted, deployment: InferenceDeployment) -> Source:
+    if not wanted.rest.startswith("/") or deployment.spec.engine.image is None:
         raise Unsupported(
-            FIELD,
+            f"{wanted.field}.uri",
             "in a cluster, file:// is an absolute path inside spec.engine.image; "
             "set the image that carries it, or use pvc://, hf://, s3:// or oci://",
         )
-    return Source(path.rstrip("/"), None)
+    return Source(wanted.rest.rstrip("/"), None)
 
 
-def _credentials(deployment: InferenceDeployment) -> list[Object]:
-    """Return the variables that come from the Secret; a missing one keeps the pod from starting."""
-    model = deployment.spec.model
-    if model.secret_ref is None:
+def credentials(
+    secret: LocalRef | None, needed: tuple[str, ...], possible: tuple[str, ...]
+) -> list[Object]:
+    """Return the variables that come from a Secret; a needed one keeps the pod from starting."""
+    if secret is None:
         return []
-    needed, possible = CREDENTIALS[model.uri.partition("://")[0]]
     return [
         {
             "name": key,
             "valueFrom": {
                 "secretKeyRef": {
-                    "name": model.secret_ref.name,
+                    "name": secret.name,
                     "key": key,
                     "optional": key in possible,
                 }
@@ -138,16 +190,15 @@ def _credentials(deployment: InferenceDeployment) -> list[Object]:
     ]
 
 
-def _volume(content: Object) -> Object:
-    return {"name": "model", **content}
+def _mounted(
+    wanted: Wanted, folder: str, content: Object, arguments: tuple[str, ...] = ()
+) -> Source:
+    path = f"{wanted.mount}/{folder}".rstrip("/")
+    return Source(path, {"name": wanted.volume, **content}, wanted.mount, arguments)
 
 
 def _claim(name: str, *, read_only: bool) -> Object:
     return {"persistentVolumeClaim": {"claimName": name, "readOnly": read_only}}
-
-
-def _inside(folder: str) -> str:
-    return f"{MODELS}/{folder}".rstrip("/")
 
 
 def _parts(name: str, field: str) -> list[str]:

@@ -20,7 +20,10 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
     gpus = pool.spec.resources.gpus if ours else 0
     limits = f"spec.pools[{pool.spec.pool}].resources.limits[{GPU}]"
     where = f"spec.pools[{pool.spec.pool}].parallelism"
-    adapters = bool(deployment.spec.model.adapters)
+    adapters = deployment.spec.model.adapters
+    if any(adapter.name == deployment.served_name for adapter in adapters):
+        name = f"{deployment.served_name} is the model's own name"
+        raise Unsupported("spec.model.adapters", f"{name}: choose another")
     weights = engine.quantization.weights is not WeightQuantization.NONE
     for refused, field, fix in (
         (ours and engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto or bfloat16"),
@@ -41,7 +44,11 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             "spec.engine.prefixCaching",
             "use true with Prefill and Decode pools",
         ),
-        (adapters, "spec.model.adapters", "leave it out"),
+        (
+            bool(gpus) and bool(adapters),
+            "spec.model.adapters",
+            "where a pool has GPUs, use engine.type VLLM",
+        ),
         (
             deployment.spec.disaggregation.transfer.on_failure == "Fail",
             "spec.disaggregation.transfer.onFailure",

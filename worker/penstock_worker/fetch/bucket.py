@@ -17,7 +17,7 @@ import httpx
 
 from penstock_worker.fetch.patience import patiently, refuse_transient
 from penstock_worker.fetch.remote import Digest, FetchError, Listing, RemoteFile
-from penstock_worker.fetch.selection import selected
+from penstock_worker.fetch.selection import Select, selected
 from penstock_worker.fetch.signature import Credentials, signed
 
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -34,8 +34,10 @@ class Bucket:
         region: str = "us-east-1",
         credentials: Credentials | None = None,
         endpoint: str = "",
+        select: Select = selected,
     ) -> None:
         self._bucket = bucket
+        self._select = select
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._region = region
         self._credentials = credentials
@@ -50,8 +52,8 @@ class Bucket:
         names = self._names()
         if not names:
             where = f"s3://{self._bucket}/{self._prefix}"
-            raise FetchError(f"{where} holds nothing: correct spec.model.uri")
-        files = tuple(self._file(name) for name in selected(names))
+            raise FetchError(f"{where} holds nothing: correct its uri")
+        files = tuple(self._file(name) for name in self._select(names))
         text = "\n".join(f"{f.name} {f.size} {f.headers.get('If-Match')}" for f in files)
         return Listing(hashlib.sha256(text.encode()).hexdigest(), files)
 
@@ -69,7 +71,7 @@ class Bucket:
         if status in (401, 403):
             return f"{name}: the access key may not list and get s3://{self._bucket}/{self._prefix}"
         if status == 404:
-            return f"{name} does not exist: correct spec.model.uri"
+            return f"{name} does not exist: correct its uri"
         if status == 412:
             return f"{name} changed while it was fetched"
         return f"{name}: {response.url.host} answered {status}"

@@ -13,6 +13,7 @@ from penstock_worker.fetch.bucket import Bucket
 from penstock_worker.fetch.folder import fetch
 from penstock_worker.fetch.hub import ENDPOINT, Hub
 from penstock_worker.fetch.remote import FetchError, Origin
+from penstock_worker.fetch.selection import Select, selected, selected_of_adapter
 from penstock_worker.fetch.signature import Credentials
 
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        found = origin(options.uri, options.revision, os.environ)
+        select = selected_of_adapter if options.adapter else selected
+        found = origin(options.uri, options.revision, os.environ, select)
         with found.client:
             fetch(found, options.into, _say)
     except (FetchError, httpx.HTTPError, httpx.InvalidURL) as error:
@@ -33,8 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def origin(uri: str, revision: str, environment: Mapping[str, str]) -> Origin:
-    """Return where a model comes from.
+def origin(
+    uri: str, revision: str, environment: Mapping[str, str], select: Select = selected
+) -> Origin:
+    """Return where a model comes from, or whatever else `select` finds there.
 
     Raises:
         FetchError: nothing is fetched from there.
@@ -46,6 +50,7 @@ def origin(uri: str, revision: str, environment: Mapping[str, str]) -> Origin:
             revision,
             token=environment.get("HF_TOKEN", ""),
             endpoint=environment.get("HF_ENDPOINT") or ENDPOINT,
+            select=select,
         )
     if scheme == "s3" and rest:
         bucket, _, prefix = rest.partition("/")
@@ -55,6 +60,7 @@ def origin(uri: str, revision: str, environment: Mapping[str, str]) -> Origin:
             region=environment.get("AWS_REGION") or "us-east-1",
             credentials=_credentials(environment),
             endpoint=environment.get("AWS_ENDPOINT_URL", ""),
+            select=select,
         )
     raise FetchError(f"{uri}: only hf://ORG/NAME and s3://BUCKET/PREFIX are fetched")
 
@@ -77,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("uri", help="hf://ORG/NAME or s3://BUCKET/PREFIX")
     parser.add_argument("--revision", default="main", help="branch, tag or commit (hf:// only)")
+    parser.add_argument("--adapter", action="store_true", help="it is a LoRA adapter, no model")
     parser.add_argument("--into", type=Path, required=True, help="folder; its parents are made")
     return parser
 

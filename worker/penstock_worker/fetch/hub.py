@@ -12,7 +12,7 @@ import httpx
 
 from penstock_worker.fetch.patience import patiently, refuse_transient
 from penstock_worker.fetch.remote import Digest, FetchError, Listing, RemoteFile
-from penstock_worker.fetch.selection import selected
+from penstock_worker.fetch.selection import Select, selected
 
 ENDPOINT = "https://huggingface.co"
 
@@ -21,9 +21,16 @@ class Hub:
     """One model on the Hub, at one revision."""
 
     def __init__(
-        self, repository: str, revision: str, *, token: str = "", endpoint: str = ENDPOINT
+        self,
+        repository: str,
+        revision: str,
+        *,
+        token: str = "",
+        endpoint: str = ENDPOINT,
+        select: Select = selected,
     ) -> None:
         self._repository = repository
+        self._select = select
         self._revision = revision
         self._token = token
         self._endpoint = endpoint.rstrip("/")
@@ -41,7 +48,7 @@ class Hub:
             found = patiently(lambda: self._get(f"{self._endpoint}/{path}"), time.sleep, lambda: 0)
             commit = str(found["sha"])
             entries = {str(entry["rfilename"]): entry for entry in found["siblings"]}
-            files = [self._file(entries[name], name, commit) for name in selected(entries)]
+            files = [self._file(entries[name], name, commit) for name in self._select(entries)]
         except (KeyError, TypeError, ValueError) as error:
             raise FetchError(
                 f"{self._endpoint} does not answer as a model hub: {error!r}"
@@ -58,13 +65,13 @@ class Hub:
                 return f"{name} is gated and HF_TOKEN has no access: accept its terms at {page}"
             return f"{name} is gated: accept its terms at {page}, and {_GIVE_TOKEN}"
         if code == "RevisionNotFound":
-            return f"{name} has no revision {self._revision!r}: correct spec.model.revision"
+            return f"{name} has no revision {self._revision!r}: correct its revision"
         if status in (401, 403) and self._token:
             return f"{name} does not exist, or HF_TOKEN has no access to it"
         if status in (401, 403):
-            return f"{name} does not exist, or is private: correct spec.model.uri, or {_GIVE_TOKEN}"
+            return f"{name} does not exist, or is private: correct its uri, or {_GIVE_TOKEN}"
         if status == 404:
-            return f"{name} does not exist: correct spec.model.uri"
+            return f"{name} does not exist: correct its uri"
         return f"{name}: {response.url.host} answered {status}"
 
     def _get(self, url: str) -> Any:

@@ -5,12 +5,16 @@ code (pickles, Python) ever reaches the volume, and no name leads out of the fol
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from penstock_worker.fetch.remote import FetchError
 
+Select = Callable[[Iterable[str]], list[str]]
+"""Chooses the files to fetch from all there are."""
+
 SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".tiktoken")
 NAMES = frozenset({"merges.txt", "vocab.txt"})
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
@@ -22,6 +26,8 @@ def selected(names: Iterable[str]) -> list[str]:
     """
     found = sorted(name for name in names if _allowed(name))
     if "config.json" not in found:
+        if "adapter_config.json" in found:
+            raise FetchError("it is an adapter, no model: name it in spec.model.adapters")
         raise FetchError("there is no config.json: not a model in Hugging Face's layout")
     if "model.safetensors" in found or "model.safetensors.index.json" in found:
         # Some models carry the same weights a second time, in Mistral's own layout.
@@ -32,6 +38,19 @@ def selected(names: Iterable[str]) -> list[str]:
             "they can run code"
         )
     return found
+
+
+def selected_of_adapter(names: Iterable[str]) -> list[str]:
+    """Return the names to fetch of an adapter that PEFT saved: a tokenizer is the base model's.
+
+    Raises:
+        FetchError: there is no adapter among them.
+    """
+    known = set(names)
+    for name in ADAPTER:
+        if name not in known:
+            raise FetchError(f"there is no {name}: not an adapter that PEFT saved as safetensors")
+    return list(ADAPTER)
 
 
 def _allowed(name: str) -> bool:

@@ -70,13 +70,13 @@ def test_an_adapter_from_a_hub_is_fetched(
     machine: Any, manifest: Write, adapters: Path, tmp_path: Path
 ) -> None:
     machine.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    path = with_adapters(manifest(), "{name: loud, uri: 'hf://org/loud', revision: v1}")
+    path = with_adapters(manifest(), "{name: loud, uri: 'hf://org/model'}")
     files = {name: (adapters / "loud" / name).read_bytes() for name in FILES}
     with serve(Remote(files={**files, "README.md": b"x", "tokenizer.json": b"{}"})) as remote:
         machine.environment["HF_ENDPOINT"] = remote.url
         said = machine.up(path)
     assert "fetching 2 files" in said
-    kept = tmp_path / "cache/penstock/models/hf/org/loud@v1"
+    kept = tmp_path / "cache/penstock/models/hf/org/model@main"
     assert {found.name for found in kept.iterdir()} == {*FILES, ".penstock.json"}
 
 

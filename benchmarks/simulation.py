@@ -1,10 +1,14 @@
 """How true the simulator is: a real worker and a simulated one under the same requests.
 
-    python benchmarks/simulation.py [--seconds 600] [--load 0.5] [--quick]
+    python benchmarks/simulation.py [--trace PATH] [--seconds 600] [--load 0.5] [--quick]
 
-A real worker with the example model gets a synthetic trace, open loop; the simulator gets the same
-arrivals, and the service curve that the autoscaler learns from the worker's own metrics meanwhile.
-Prints JSON lines: percentiles of `ttft_seconds` and `tpot_seconds`, ours = simulated, peer = real.
+A real worker with the example model gets the first minutes of a trace, open loop: every request at
+its time, their lengths made shorter in one proportion so that the model's context holds them, their
+number multiplied so that the worker is busy for `load` of its time. The simulator gets the same
+arrivals, the service curve that the autoscaler learns from the worker's own metrics meanwhile, and
+what serving costs apart from steps (HTTP, tokenising), as requests that came alone just before saw
+it. Without --trace a synthetic one is played. Prints JSON lines: percentiles of `ttft_seconds` and
+`tpot_seconds`, ours = simulated, peer = real, and `serving_overhead_seconds`.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import time
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 
 import httpx
 from report import line, tell
@@ -25,11 +29,12 @@ from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.exposition import page
 from penstock_operator.autoscaling.learned import Steps
 from penstock_operator.autoscaling.page import Page, Pair
+from penstock_operator.autoscaling.steps import step_moments, step_totals
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.rivals import Fixed
 from penstock_operator.simulation.setup import Setup
-from penstock_operator.simulation.trace import Arrival, Synthetic, generate
+from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from worker_process import NAME, WorkerProcess, eventually, worker
@@ -37,9 +42,13 @@ from worker_process import NAME, WorkerProcess, eventually, worker
 LONGEST = 500
 """Tokens of a request; the example model's context is 512."""
 SHAPE = Synthetic(
-    clients=20, burstiness=2.0, swing=0.3, input_mean=120.0, output_mean=80.0, spread=0.6
+    rate=40.0, clients=20, burstiness=2.0, swing=0.3, input_mean=120.0, output_mean=80.0, spread=0.6
 )
 KV_TOKENS = 65_536
+ALONE = [Arrival(0.0, 20 + 4 * number, 1) for number in range(50)]
+"""Requests that come one after the other; each is one step."""
+REHEARSED, TOGETHER = 400, 16
+"""Requests before the trace, and how many of them at a time."""
 
 
 @dataclass
@@ -53,55 +62,83 @@ class Timed:
 def main() -> None:
     """Measure, simulate, print."""
     options = _options()
-    seconds = 60.0 if options.quick else options.seconds
+    wanted = _wanted(options.trace, 60.0 if options.quick else options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--max-num-batched-tokens", "1024", "--kv-cache-memory", "256Mi"]
         with worker(Path(folder) / "log", *flags) as served:
             eventually(lambda: served.health() == (200, "ok"), "the worker is ready")
-            cost = _measured(_page(served))
-            trace = _trace(seconds, options.load / _work(cost))
+            opening = _page(served)
+            alone = asyncio.run(_one_by_one(served, ALONE))
+            overhead = _overhead(alone, Pair(_page(served), opening))
+            asyncio.run(_rehearse(served, wanted[:REHEARSED]))
+            trace = scaled(wanted, options.load / _load(wanted, _learned(served, opening)))
             before = _page(served)
             real = asyncio.run(_replay(served, trace))
-            curve = _learned(Pair(_page(served), before), cost)
-    setup = Setup(curve, chunk_tokens=1024, max_sequences=256)
-    done = Fleet(setup, 1).run(trace, Fixed(1)).jobs
-    simulated = [
-        Timed(
-            job.first_token - job.arrival,
-            (job.finish - job.first_token) / (job.output_tokens - 1),
-        )
-        for job in done
-    ]
-    print(f"{len(trace)} requests in {seconds:.0f} s; {curve}", file=sys.stderr)
+            curve = _learned(served, before)
+    simulated = _simulated(trace, curve, overhead)
+    print(f"{len(trace)} requests; {curve}; overhead {overhead * 1000:.1f} ms", file=sys.stderr)
+    name = options.trace.name if options.trace else "synthetic"
+    case, keep = f"{name}, L = {options.load:g}", not options.quick
     for metric in ("ttft", "tpot"):
         ours = quantiles((getattr(t, metric) for t in simulated), n=100)
         peer = quantiles((getattr(t, metric) for t in real), n=100)
         for percent in (50, 90, 99):
-            figure = line(
-                "simulation", f"{metric}_seconds", f"p{percent}, L = {options.load:g}", "s",
-                ours[percent - 1], peer="the real worker", peer_value=peer[percent - 1],
-                requests=len(trace),
-            )  # fmt: skip
-            both = {"ours": ours[percent - 1], "peer_value": peer[percent - 1]}
-            figure |= {name: round(value, 5) for name, value in both.items()}
-            tell(figure, keep=not options.quick)
+            pair = ours[percent - 1], peer[percent - 1]
+            _tell(f"{metric}_seconds", f"p{percent}, {case}", *pair, requests=len(trace), keep=keep)
+    _tell("serving_overhead_seconds", case, overhead, None, requests=len(alone), keep=keep)
 
 
-def _trace(seconds: float, rate: float) -> list[Arrival]:
-    shape = replace(SHAPE, seconds=seconds, period=seconds, rate=rate)
-    found = []
-    for arrival in generate(shape):
-        given = min(arrival.input_tokens, LONGEST // 2)
-        taken = min(max(2, arrival.output_tokens), LONGEST - given)
-        found.append(Arrival(arrival.time, given, taken))
-    return found
+def _tell(
+    metric: str, case: str, ours: float, real: float | None, *, requests: int, keep: bool
+) -> None:
+    figure = line(
+        "simulation", metric, case, "s", ours, peer=None if real is None else "the real worker",
+        peer_value=real, requests=requests,
+    )  # fmt: skip
+    exact = {"ours": round(ours, 5), "peer_value": None if real is None else round(real, 5)}
+    tell(figure | exact, keep=keep)
 
 
-def _work(cost: StepCost) -> float:
-    """Return w, the seconds of the worker that a mean request takes."""
-    context = SHAPE.input_mean + SHAPE.output_mean / 2
-    decode = SHAPE.output_mean * (cost.sequence + cost.kv_token * context)
-    return SHAPE.input_mean * cost.prefill_token + decode
+def _wanted(path: Path | None, seconds: float) -> list[Arrival]:
+    """Return the beginning of a trace with lengths that the model's context holds."""
+    shape = replace(SHAPE, seconds=seconds, period=seconds)
+    trace = generate(shape) if path is None else read(path)
+    found = [arrival for arrival in trace if arrival.time < seconds]
+    longest = quantiles((a.input_tokens + a.output_tokens for a in found), n=100)[-1]
+    shorter = min(1.0, LONGEST / longest)
+    return [_fitting(arrival, shorter) for arrival in found]
+
+
+def _fitting(arrival: Arrival, shorter: float) -> Arrival:
+    given = min(max(1, round(shorter * arrival.input_tokens)), LONGEST - 2)
+    taken = max(2, round(shorter * arrival.output_tokens))
+    return Arrival(arrival.time, given, min(taken, LONGEST - given))
+
+
+def _load(trace: list[Arrival], curve: ServiceCurve) -> float:
+    """Return L = λ·w, the share of the worker's time that a trace takes."""
+    work = sum(
+        curve.prefill_work(a.input_tokens) + curve.decode_work(a.input_tokens, a.output_tokens)
+        for a in trace
+    )
+    return work / trace[-1].time
+
+
+def _overhead(alone: list[Timed], told: Pair) -> float:
+    """Return what first tokens took beyond the step that made them, when nobody else was there."""
+    totals = step_totals([told])
+    return max(0.0, median(t.ttft for t in alone) - totals.seconds / totals.steps)
+
+
+def _simulated(trace: list[Arrival], curve: ServiceCurve, overhead: float) -> list[Timed]:
+    setup = Setup(curve, overhead=overhead, chunk_tokens=1024, max_sequences=256)
+    return [
+        Timed(
+            job.first_token - job.arrival,
+            (job.finish - job.first_token) / (job.output_tokens - 1),
+        )
+        for job in Fleet(setup, 1).run(trace, Fixed(1)).jobs
+    ]
 
 
 def _page(served: WorkerProcess) -> Page:
@@ -114,31 +151,57 @@ def _measured(found: Page) -> StepCost:
     return StepCost(terms["step"], terms["prefill_token"], terms["sequence"], terms["kv_token"])
 
 
-def _learned(pair: Pair, prior: StepCost) -> ServiceCurve:
-    curve = Steps().after(pair.by_label(names.MOMENTS, "product"), 0.0).curve(prior, KV_TOKENS)
+def _learned(served: WorkerProcess, before: Page) -> ServiceCurve:
+    """Return the curve that the autoscaler learns from the worker's metrics since a page of it."""
+    now = _page(served)
+    pairs = [Pair(now, before)]
+    steps = Steps().after(step_moments(pairs), step_totals(pairs), 0.0)
+    curve = steps.curve(_measured(now), KV_TOKENS)
     if curve is None:
         sys.exit("the worker does not tell what its steps cost")
     return curve
 
 
-async def _replay(served: WorkerProcess, trace: list[Arrival]) -> list[Timed]:
-    """Send every request at its time; prompts are token ids that no cache has seen."""
+def _client(served: WorkerProcess) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=served.url, limits=limits, timeout=120) as client:
+    return httpx.AsyncClient(base_url=served.url, limits=limits, timeout=120)
+
+
+async def _one_by_one(served: WorkerProcess, requests: list[Arrival]) -> list[Timed]:
+    async with _client(served) as client:
+        return [await _ask(client, number, asked) for number, asked in enumerate(requests)]
+
+
+async def _rehearse(served: WorkerProcess, requests: list[Arrival]) -> None:
+    """Keep the worker busy for a while, so that it tells what its steps cost in company."""
+    places = asyncio.Semaphore(TOGETHER)
+
+    async def ask(number: int, asked: Arrival) -> None:
+        async with places:
+            await _ask(client, number, asked)
+
+    async with _client(served) as client:
+        await asyncio.gather(*(ask(len(ALONE) + n, asked) for n, asked in enumerate(requests)))
+
+
+async def _replay(served: WorkerProcess, trace: list[Arrival]) -> list[Timed]:
+    """Send every request at its time."""
+    async with _client(served) as client:
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             running = []
-            for number, arrival in enumerate(trace):
+            for number, arrival in enumerate(trace, len(ALONE) + REHEARSED):
                 await asyncio.sleep(max(0.0, began + arrival.time - time.monotonic()))
                 running.append(tasks.create_task(_ask(client, number, arrival)))
     return [task.result() for task in running]
 
 
 async def _ask(client: httpx.AsyncClient, number: int, arrival: Arrival) -> Timed:
-    tokens = [(number * 31 + place * 7) % 1000 + 10 for place in range(arrival.input_tokens)]
+    # The first two tokens are of this request alone, so no cache has seen any of its blocks.
+    tokens = [10 + number % 1000, 10 + number // 1000, *range(10, 8 + arrival.input_tokens)]
     body = {
-        "model": NAME, "prompt": tokens, "max_tokens": arrival.output_tokens,
-        "stream": True, "ignore_eos": True, "temperature": 0,
+        "model": NAME, "prompt": tokens[: arrival.input_tokens], "stream": True,
+        "max_tokens": arrival.output_tokens, "ignore_eos": True, "temperature": 0,
     }  # fmt: skip
     began, first, last = time.monotonic(), nan, nan
     async with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -147,11 +210,12 @@ async def _ask(client: httpx.AsyncClient, number: int, arrival: Arrival) -> Time
             if found.startswith("data: {"):
                 last = time.monotonic()
                 first = last if first != first else first
-    return Timed(first - began, (last - first) / (arrival.output_tokens - 1))
+    return Timed(first - began, (last - first) / max(1, arrival.output_tokens - 1))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trace", type=Path, help="CSV of requests")
     parser.add_argument("--seconds", type=float, default=600.0, help="of the trace")
     parser.add_argument("--load", type=float, default=0.5, help="L = λ·w that arrives")
     parser.add_argument("--quick", action="store_true", help="one minute; nothing is kept")

@@ -21,9 +21,9 @@ STORED = ("out", "query", "keys", "values", "key", "value")
 
 CASES = (
     ("store", "bf16", {"WIDTH": 1024, "PADDED": 1024}),
-    ("attend", "bf16", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 0}),
-    ("attend", "fp32", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 4096}),
-    ("attend", "bf16", {**ATTEND, "ROWS": LEAST_ROWS, "SPLIT": SPLIT, "WINDOW": 0}),
+    ("attend", "bf16", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 0, "CAP": 0.0}),
+    ("attend", "fp32", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 4096, "CAP": 50.0}),
+    ("attend", "bf16", {**ATTEND, "ROWS": LEAST_ROWS, "SPLIT": SPLIT, "WINDOW": 0, "CAP": 0.0}),
     ("combine", "bf16", {"HEADS": 32, "HEAD_DIM": 128, "PADDED_DIM": 128, "SPLIT": SPLIT}),
 )
 
@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def _compile(
-    name: str, constants: dict[str, int], stored: str, capability: int
-) -> dict[str, int | bool]:
+    name: str, constants: dict[str, float], stored: str, capability: int
+) -> dict[str, int]:
     kernel = getattr(kernels, name)
     signature = {argument: _type(argument, constants, stored) for argument in kernel.arg_names}
     places = {(kernel.arg_names.index(known),): value for known, value in constants.items()}
@@ -47,7 +47,7 @@ def _compile(
     return {"shared": compiled.metadata.shared, "binary": len(compiled.asm["cubin"])}
 
 
-def _type(argument: str, constants: dict[str, int], stored: str) -> str:
+def _type(argument: str, constants: dict[str, float], stored: str) -> str:
     if argument in constants:
         return "constexpr"
     if argument in STORED:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
@@ -82,6 +84,17 @@ FAMILIES: dict[str, Any] = {
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**{**SHAPE, **NARROW}, head_dim=16)),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(
+            **{**SHAPE, **NARROW, "initializer_range": 0.15},
+            head_dim=16,
+            query_pre_attn_scalar=24,
+            sliding_window=WINDOW,
+            attn_logit_softcapping=3.0,
+            final_logit_softcapping=5.0,
+            attn_implementation="eager",  # the only one of transformers' that caps on a CPU
+        )
+    ),
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(
             **{**SHAPE, **NARROW},

@@ -52,9 +52,9 @@ def sequences(lengths: list[tuple[int, int]]) -> list[Sequence]:
 
 
 def triton(
-    of: KVPool, windows: tuple[int, ...], scale: float, heads: int
+    of: KVPool, windows: tuple[int, ...], scale: float, heads: int, cap: float = 0.0
 ) -> backend.TritonAttention:
-    return backend.TritonAttention(of, windows, scale, heads=heads, max_model_len=192)
+    return backend.TritonAttention(of, windows, scale, heads=heads, max_model_len=192, cap=cap)
 
 
 def compare(
@@ -64,6 +64,7 @@ def compare(
     group: int = 2,
     head_dim: int = 16,
     window: int = 0,
+    cap: float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Let both back-ends compute a step of two layers, and compare what they give and keep."""
@@ -74,8 +75,8 @@ def compare(
     windows, scale = (0, window), head_dim**-0.5
     pools = [pool(kv_heads, head_dim, dtype) for _ in range(2)]
     steps = [
-        ReferenceAttention(pools[0], windows, scale).begin(step),
-        triton(pools[1], windows, scale, heads).begin(step),
+        ReferenceAttention(pools[0], windows, scale, cap).begin(step),
+        triton(pools[1], windows, scale, heads, cap).begin(step),
     ]
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype is torch.float32 else {"atol": 4e-3, "rtol": 4e-3}
     for layer in range(2):
@@ -111,6 +112,10 @@ def test_a_step_is_that_of_the_reference(lengths: list[tuple[int, int]], window:
 @pytest.mark.parametrize("head_dim", [8, 24])
 def test_every_arrangement_of_heads(kv_heads: int, group: int, head_dim: int) -> None:
     compare([(9, 12), (50, 1)], kv_heads=kv_heads, group=group, head_dim=head_dim)
+
+
+def test_capped_scores_are_those_of_the_reference() -> None:
+    compare([(0, 9), (15, 1), (40, 20), (63, 1)], window=20, cap=0.5)
 
 
 def test_half_precision_loses_no_more_than_it_must() -> None:

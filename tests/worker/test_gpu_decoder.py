@@ -32,7 +32,7 @@ def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "STEP", 32)
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "gemma3"])
+@pytest.fixture(scope="module", params=["llama-gqa", "gemma2"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("tiny")
     make(request.param, found)

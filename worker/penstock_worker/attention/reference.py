@@ -23,16 +23,50 @@ class ReferenceAttention:
         pool: keeps the KV.
         windows: tokens that each layer sees; 0 for all.
         scale: of the scores.
+        cap: that bends scores; 0 for none.
     """
 
-    def __init__(self, pool: KVPool, windows: tuple[int, ...], scale: float) -> None:
+    def __init__(
+        self, pool: KVPool, windows: tuple[int, ...], scale: float, cap: float = 0.0
+    ) -> None:
         self._pool = pool
         self._windows = windows
-        self._scale = scale
+        self._scores = _Scores(scale, cap)
 
     def begin(self, sequences: list[Sequence]) -> "ReferenceStep":
         """Return the attention of a step over these sequences."""
-        return ReferenceStep(self._pool, self._windows, self._scale, sequences)
+        return ReferenceStep(self._pool, self._windows, self._scores, sequences)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """How scores are made: multiplied by scale, then bent into ±cap unless that is 0."""
+
+    scale: float
+    cap: float
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
+    ) -> Tensor:
+        """Attend; query [n, heads, rows, dim], key and value [n, kv_heads, slots, dim].
+
+        The mask is boolean or added to the scores; causal stands for one, where rows are slots.
+        """
+        if not self.cap:
+            return functional.scaled_dot_product_attention(
+                query, key, value, mask, is_causal=causal, enable_gqa=True, scale=self.scale
+            )
+        group = query.shape[1] // key.shape[1]
+        key, value = (kept.repeat_interleave(group, 1) for kept in (key, value))
+        scores = query @ key.transpose(2, 3) * self.scale
+        scores = self.cap * (scores / self.cap).tanh()
+        if causal:
+            mask = torch.ones(scores.shape[2:], dtype=torch.bool).tril_()
+        if mask is not None and mask.dtype is torch.bool:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        elif mask is not None:
+            scores = scores + mask
+        return scores.softmax(-1) @ value
 
 
 @dataclass(frozen=True)
@@ -62,10 +96,10 @@ class ReferenceStep:
     """Where each row of a step stores its KV and which slots it reads."""
 
     def __init__(
-        self, pool: KVPool, windows: tuple[int, ...], scale: float, sequences: list[Sequence]
+        self, pool: KVPool, windows: tuple[int, ...], scores: _Scores, sequences: list[Sequence]
     ) -> None:
         self._keys, self._values = pool.keys, pool.values
-        self._windows, self._scale = windows, scale
+        self._windows, self._scores = windows, scores
         single = [sequence for sequence in sequences if sequence.count == 1]
         self._store = torch.empty(sum(s.count for s in sequences), dtype=torch.long)
         self._chunks = [self._chunk(s, pool.block_size) for s in sequences if s.count > 1]
@@ -76,15 +110,15 @@ class ReferenceStep:
         keys, values = self._keys[layer], self._values[layer]
         keys.index_copy_(0, self._store, key)
         values.index_copy_(0, self._store, value)
-        decoding, window, scale = self._decoding, self._windows[layer], self._scale
+        decoding, window, scores = self._decoding, self._windows[layer], self._scores
         if decoding is not None and decoding.rows is None:
-            return _attend_single(decoding, window, scale, query, keys, values)
+            return _attend_single(decoding, window, scores, query, keys, values)
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
         if decoding is not None:
             rows = decoding.rows
-            out[rows] = _attend_single(decoding, window, scale, query[rows], keys, values)
+            out[rows] = _attend_single(decoding, window, scores, query[rows], keys, values)
         for chunk in self._chunks:
-            out[chunk.rows] = _attend_chunk(chunk, window, scale, query[chunk.rows], keys, values)
+            out[chunk.rows] = _attend_chunk(chunk, window, scores, query[chunk.rows], keys, values)
         return out
 
     def _chunk(self, sequence: Sequence, block_size: int) -> _Chunk:
@@ -134,34 +168,32 @@ def _seen(positions: Tensor, total: int, window: int) -> Tensor:
 
 
 def _attend_single(
-    of: _Decoding, window: int, scale: float, query: Tensor, keys: Tensor, values: Tensor
+    of: _Decoding, window: int, scores: _Scores, query: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
     """Attend one query token per sequence. query [count, heads, dim]; result [count, heads·dim]."""
     kv_heads, head_dim = keys.shape[1:]
     k = keys.index_select(0, of.slots).view(of.count, -1, kv_heads, head_dim)
     v = values.index_select(0, of.slots).view(of.count, -1, kv_heads, head_dim)
-    found = functional.scaled_dot_product_attention(
+    found = scores.attend(
         query.reshape(of.count, kv_heads, -1, head_dim),
         k.transpose(1, 2),
         v.transpose(1, 2),
-        attn_mask=of.masks[window],
-        scale=scale,
+        of.masks[window],
+        causal=False,
     )
     return found.reshape(of.count, -1)
 
 
 def _attend_chunk(
-    of: _Chunk, window: int, scale: float, query: Tensor, keys: Tensor, values: Tensor
+    of: _Chunk, window: int, scores: _Scores, query: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
     """Attend one sequence's chunk. query [tokens, heads, dim]; result [tokens, heads·dim]."""
-    found = functional.scaled_dot_product_attention(
+    found = scores.attend(
         query.transpose(0, 1)[None],
         keys.index_select(0, of.slots).transpose(0, 1)[None],
         values.index_select(0, of.slots).transpose(0, 1)[None],
-        attn_mask=of.masks[window],
-        is_causal=of.masks[window] is None,
-        enable_gqa=True,
-        scale=scale,
+        of.masks[window],
+        causal=of.masks[window] is None,
     )
     return found[0].transpose(0, 1).flatten(1)
 

@@ -23,7 +23,11 @@ class _Family:
     post_norms: bool = False
     """What attention and MLP give is normed again before it is added."""
     slides: str = "never"
-    """Which layers slide, where config.json has no layer_types: never, always, qwen or gemma."""
+    """Which layers slide, where config.json has no layer_types: never, always, qwen, gemma, or
+    alternate."""
+    caps: tuple[float, float] = (0.0, 0.0)
+    """Of attention's scores and of logits, where config.json does not say; 0 for families that
+    know none."""
 
 
 _FAMILIES = {
@@ -32,6 +36,9 @@ _FAMILIES = {
     "Qwen2ForCausalLM": _Family(qkv_bias=True, slides="qwen"),
     "Qwen3ForCausalLM": _Family(qk_norm=True, slides="qwen"),
     "GemmaForCausalLM": _Family(gemma=True),
+    "Gemma2ForCausalLM": _Family(
+        gemma=True, post_norms=True, slides="alternate", caps=(50.0, 30.0)
+    ),
     "Gemma3ForCausalLM": _Family(gemma=True, qk_norm=True, post_norms=True, slides="gemma"),
 }
 
@@ -61,6 +68,10 @@ class ModelConfig:
     embedding_scale: float
     query_scale: float
     """Of attention's scores."""
+    score_cap: float
+    """Scores are bent into ±cap by c · tanh(x / c); 0 for none."""
+    logit_cap: float
+    """The same of logits."""
     rope: Rope
     sliding_rope: Rope
     """Of the layers that slide."""
@@ -94,8 +105,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise UnsupportedModel(
             f"config.json: architectures is {architecture}; this engine runs {known}"
         )
-    _refuse(raw)
     family = _FAMILIES[architecture]
+    _refuse(raw, family)
     heads = _positive(raw, "num_attention_heads")
     hidden = _positive(raw, "hidden_size")
     head_dim = raw.get("head_dim") or hidden // heads
@@ -121,6 +132,8 @@ def read_config(folder: Path) -> ModelConfig:
         activation=_activation(raw, family),
         embedding_scale=hidden**0.5 if family.gemma else 1.0,
         query_scale=float(raw.get("query_pre_attn_scalar", head_dim)) ** -0.5,
+        score_cap=_cap(raw, "attn_logit_softcapping", family.caps[0]),
+        logit_cap=_cap(raw, "final_logit_softcapping", family.caps[1]),
         rope=rope,
         sliding_rope=sliding_rope,
         windows=_windows(raw, family),
@@ -153,17 +166,19 @@ def _positive(raw: dict[str, Any], field: str) -> int:
     return value
 
 
-def _refuse(raw: dict[str, Any]) -> None:
+def _refuse(raw: dict[str, Any], family: _Family) -> None:
     """Refuse what would be computed wrongly."""
-    for field in (
-        "mlp_bias",
-        "quantization_config",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "use_bidirectional_attention",
-    ):
+    refused = ["mlp_bias", "quantization_config", "use_bidirectional_attention"]
+    if not any(family.caps):
+        refused += ["attn_logit_softcapping", "final_logit_softcapping"]
+    for field in refused:
         if raw.get(field):
             raise UnsupportedModel(f"config.json: {field} is not supported")
+
+
+def _cap(raw: dict[str, Any], field: str, default: float) -> float:
+    """Return a cap; config.json says null for none."""
+    return float(raw.get(field, default) or 0.0)
 
 
 def _activation(raw: dict[str, Any], family: _Family) -> str:
@@ -198,6 +213,8 @@ def _layer_type(raw: dict[str, Any], family: _Family, index: int) -> str:
             slides = True
         case "qwen":
             slides = index >= raw.get("max_window_layers", 28)
+        case "alternate":
+            slides = index % 2 == 0
         case "gemma":
             slides = (index + 1) % raw.get("sliding_window_pattern", 6) != 0
         case _:

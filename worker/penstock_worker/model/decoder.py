@@ -17,7 +17,7 @@ from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.layers import Linear, rotary_tables, rotate
+from penstock_worker.model.layers import Linear, capped, rotary_tables, rotate
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 
@@ -96,7 +96,7 @@ class TorchDecoder:
 
     def predicted(self, hidden: Tensor) -> Tensor:
         """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
-        return self._head(hidden).float()
+        return capped(self._head(hidden).float(), self._config.logit_cap)
 
     def hidden(
         self,

@@ -59,6 +59,11 @@ class Linear:
         return functional.linear(x, self._weight, bias)
 
 
+def capped(x: Tensor, cap: float) -> Tensor:
+    """Return cap · tanh(x / cap), or x where the cap is 0."""
+    return (x / cap).tanh_().mul_(cap) if cap else x
+
+
 def rotary_tables(rope: Rope, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
     """Return cos and signed sin of every position, each [length, 1, head_dim], float32.
 

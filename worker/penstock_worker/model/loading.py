@@ -64,7 +64,9 @@ def load_model(
                 raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
             return _gpu_decoder(config, weights, pool, max_model_len, how)
         if how.kernels is None:
-            attention = ReferenceAttention(pool, config.windows, config.query_scale)
+            attention = ReferenceAttention(
+                pool, config.windows, config.query_scale, config.score_cap
+            )
             return TorchDecoder(
                 config, weights, attention, max_model_len, how.quantization, adapters
             )
@@ -95,6 +97,7 @@ def _gpu_decoder(
         config.query_scale,
         heads=config.num_heads,
         max_model_len=max_model_len,
+        cap=config.score_cap,
     )
     return GpuDecoder(
         TorchDecoder(config, weights, attention, max_model_len),

@@ -16,7 +16,7 @@ from penstock_worker.attention.pool import KVPool
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.layers import rotary_tables
+from penstock_worker.model.layers import capped, rotary_tables
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 from penstock_worker.native import library as native
@@ -56,6 +56,7 @@ class NativeDecoder:
     ) -> None:
         self._library = native.load_library(path)
         self._vocab = config.vocab_size
+        self._logit_cap = config.logit_cap
         self._pool = pool
         self._kept: list[Tensor] = []
         shape = native.Shape(
@@ -74,6 +75,7 @@ class NativeDecoder:
             eps=config.rms_norm_eps,
             embedding_scale=config.embedding_scale,
             query_scale=config.query_scale,
+            score_cap=config.score_cap,
         )
         self._handle = self._library.penstock_create(ctypes.byref(shape))
         if not self._handle:
@@ -99,7 +101,7 @@ class NativeDecoder:
         """See `Model.logits`."""
         logits = torch.empty(len(batch.output_rows), self._vocab)
         self._step(batch, logits)
-        return logits
+        return capped(logits, self._logit_cap)  # which does not change what is likeliest
 
     def greedy(self, batch: Batch) -> list[int]:
         """See `Model.greedy`."""

@@ -109,6 +109,9 @@ inline Floats exp(Floats x) {
   return p * std::bit_cast<Floats>(power);
 }
 
+// cap * tanh(x / cap): scores are bent into that range (Gemma 2).
+inline Floats capped(Floats x, float cap) { return cap - 2.0f * cap / (1.0f + exp(x * (2.0f / cap))); }
+
 // GELU's approximation by tanh (Hendrycks & Gimpel, 2016): tanh(u) = 2 sigmoid(2u) - 1.
 inline Floats gelu(Floats x) {
   return x / (1.0f + exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
@@ -677,7 +680,7 @@ struct Queries {
   int tokens, group, head_dim;
   size_t query_stride, out_stride;  // from token to token
   int first_position, window;  // window: positions that a token sees, 0 for all
-  float scale;
+  float scale, cap;  // of scores; cap: 0 for none
 
   int rows() const { return tokens * group; }
   const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
@@ -899,6 +902,8 @@ class Attention {
       for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = 0.0f;
       return;
     }
+    if (q.cap > 0)
+      for (int c = 0; c < CHUNK; c += W) store(scores + c, capped(load<Floats>(scores + c), q.cap));
     const float keep = states_[row].absorb(scores, from, seen);
     for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = scores[c];
     if (keep != 1.0f)
@@ -932,7 +937,7 @@ extern "C" {
 // Mirrored in library.py, field by field.
 struct PenstockShape {
   int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads, gelu;
-  float eps, embedding_scale, query_scale;
+  float eps, embedding_scale, query_scale, score_cap;  // score_cap: 0 for none
 };
 
 struct PenstockLayer {
@@ -1293,7 +1298,7 @@ struct PenstockDecoder {
     return {qkv.as<float>() + size_t(task.row) * qkv_width() + head,
             attended.as<float>() + size_t(task.row) * query_width() + head,
             task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
-            task.position, layer.window, shape.query_scale};
+            task.position, layer.window, shape.query_scale, shape.score_cap};
   }
 
   template <class T>

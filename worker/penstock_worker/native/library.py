@@ -32,7 +32,7 @@ class Shape(Structure):
                 "gelu",
             )
         ),
-        *((name, c_float) for name in ("eps", "embedding_scale", "query_scale")),
+        *((name, c_float) for name in ("eps", "embedding_scale", "query_scale", "score_cap")),
     )
 
 

@@ -27,6 +27,7 @@ class TritonAttention:
         pool: keeps the KV.
         windows: tokens that each layer sees; 0 for all.
         scale: of the scores.
+        cap: that bends scores; 0 for none.
         heads: that ask; those of the pool are shared by groups of them.
         max_model_len: longest context in tokens.
     """
@@ -39,10 +40,12 @@ class TritonAttention:
         *,
         heads: int,
         max_model_len: int,
+        cap: float = 0.0,
     ) -> None:
         self.pool = pool
         self.windows = windows
         self.scale = scale
+        self.cap = cap
         self.group = heads // pool.keys[0].shape[1]
         self.tile = max(1, ROWS // self.group)
         self.split = split_tokens(max_model_len)
@@ -143,6 +146,7 @@ class TritonStep:
             PADDED_DIM=max(LEAST_ROWS, next_power_of_2(head_dim)),
             BLOCK_SIZE=of.pool.block_size,
             WINDOW=of.windows[layer],
+            CAP=of.cap,
             ROWS=max(LEAST_ROWS, next_power_of_2(tokens * of.group)),
             STEP=STEP,
             SPLIT=split,

@@ -57,6 +57,7 @@ def attend(
     PADDED_DIM: tl.constexpr,  # HEAD_DIM, or the next power of two
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,  # tokens seen; 0 for all
+    CAP: tl.constexpr,  # scores are bent into ±CAP; 0 for none
     ROWS: tl.constexpr,  # tokens of a tile times GROUP, or more
     STEP: tl.constexpr,  # tokens of context read at a time
     SPLIT: tl.constexpr,  # tokens of context per program; 0 for all, without a partial
@@ -106,8 +107,10 @@ def attend(
         if WINDOW > 0:
             seen = seen & (context[None, :] > place[:, None] - WINDOW)
         # Not in TF32, which keeps 10 bits of a float32; narrower types are not touched by this.
-        product = tl.dot(q, tl.trans(k), input_precision="ieee")
-        score = tl.where(seen & inside[None, :], product * scale, -float("inf"))
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        if CAP > 0:
+            score = CAP * (2 * tl.sigmoid(score * (2 / CAP)) - 1)  # the tanh of score / CAP
+        score = tl.where(seen & inside[None, :], score, -float("inf"))
         now = tl.maximum(highest, tl.max(score, 1))
         base = tl.where(now == -float("inf"), 0.0, now)  # nothing seen yet
         weight = tl.exp(score - base[:, None])

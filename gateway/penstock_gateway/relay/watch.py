@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from penstock_contract.metrics import Fault
@@ -36,6 +36,8 @@ class Watch:
         self._streamed = streamed
         self._live: dict[str, set[Connection]] = {}
         self._tempos: dict[str, Tempo] = {}
+        self._words: dict[str, float] = {}
+        """When each worker was last heard on a connection that has ended."""
         self._asked: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -47,6 +49,8 @@ class Watch:
         """It has answered, or will not."""
         live = self._live.get(worker, set())
         live.discard(connection)
+        if connection.pieces:
+            self._words[worker] = max(connection.heard, self._words.get(worker, 0.0))
         if not live:
             self._live.pop(worker, None)
         if connection.whole and connection.pieces >= FEW:
@@ -61,7 +65,7 @@ class Watch:
     def keep_only(self, workers: Iterable[str]) -> None:
         """Forget workers that are gone."""
         alive = set(workers)
-        for known in (self._tempos, self._asked):
+        for known in (self._tempos, self._asked, self._words):
             for gone in known.keys() - alive:
                 del known[gone]
 
@@ -86,7 +90,7 @@ class Watch:
         heard = [found for found in self._live[worker] if not found.paused]
         if not heard:
             return
-        silent = self._silence(heard)
+        silent = self._silence(worker, heard)
         tempo = self._tempos.get(worker, Tempo())
         verdict = tempo.judge(silent, decoding=any(found.pieces for found in heard))
         if verdict is Verdict.HUNG:
@@ -104,15 +108,23 @@ class Watch:
         try:
             # Twice: after a pause of this very process, time-outs come before what was received.
             well = await self._is_well(worker, within) or await self._is_well(worker, within)
-            heard_since = any(found.heard > asked for found in self._live.get(worker, ()))
+            heard_since = any(
+                found.pieces and found.heard > asked for found in self._live.get(worker, ())
+            )
             if not well and not heard_since:
                 self._hangs(worker, "neither its streams nor its health endpoint answer")
         finally:
             self._asked[worker] = self._clock()
             del self._asking[worker]
 
-    def _silence(self, connections: Iterable[Connection]) -> float:
-        return self._clock() - max(found.heard for found in connections)
+    def _silence(self, worker: str, connections: Sequence[Connection]) -> float:
+        """Return for how long a worker has said nothing; what it is asked meanwhile is no word.
+
+        Where no stream has begun, silence begins with the oldest question.
+        """
+        begun = [found.heard for found in connections if found.pieces]
+        since = max(begun) if begun else min(found.heard for found in connections)
+        return self._clock() - max(since, self._words.get(worker, 0.0))
 
     def _hangs(self, worker: str, why: str) -> None:
         log.warning("worker %s hangs: %s", worker, why)

@@ -14,7 +14,7 @@ HANG_SECONDS: Final = 6.0
 PARTITION_SECONDS: Final = 4.0
 DRAIN_SECONDS: Final = 1.0
 """Grace of a worker that is told to go: too short for its streams, so that they must move."""
-SLOW_SECONDS: Final = 0.1
+SLOW_SECONDS: Final = 0.2
 """By which each event of a slow worker comes later, or each other one."""
 LAST_STREAMS: Final = 8
 """Under way when all workers are told to go."""

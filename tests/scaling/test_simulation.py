@@ -184,3 +184,15 @@ def test_what_cannot_be_simulated_is_told_by_its_name(
     result = CliRunner().invoke(commands, ["simulate", str(spec), *options])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_what_serving_costs_apart_from_steps_delays_the_first_token_only() -> None:
+    trace = generate(Synthetic(seconds=300, rate=3))
+    plain, served = (
+        Fleet(Setup(REAL, overhead=overhead), 2).run(trace, Fixed(2)).jobs
+        for overhead in (0.0, 0.25)
+    )
+    for before, after in zip(plain, served, strict=True):
+        assert after.arrival == before.arrival
+        assert after.first_token == pytest.approx(before.first_token + 0.25)
+        assert after.finish == pytest.approx(before.finish + 0.25)

@@ -29,7 +29,7 @@ def documents(*files: Path) -> list[Any]:
     ]
 
 
-EVERYTHING = documents(FOLDER / "quickstart.yaml", *CLUSTER)
+EVERYTHING = documents(FOLDER / "quickstart.yaml", FOLDER / "adapter.yaml", *CLUSTER)
 OURS = [p for p in EVERYTHING if p.values[0]["apiVersion"] == API_VERSION]
 THEIRS = [p for p in EVERYTHING if p.values[0]["apiVersion"] != API_VERSION]
 IN_A_CLUSTER = [p for p in documents(*CLUSTER) if p.values[0]["kind"] == "InferenceDeployment"]

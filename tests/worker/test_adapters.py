@@ -26,7 +26,10 @@ from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.loading import Computation
 from penstock_worker.speculative.ngram import NgramProposer
+from penstock_worker.text.chat_template import ChatTemplate
+from penstock_worker.text.tokenizer import Tokenizer
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 COUNT = 32
 NAMES = ("", "first", "second")
 
@@ -255,6 +258,18 @@ def test_every_adapter_has_blocks_of_its_own_name(tiny: Tiny, how: Computation) 
     ]
     names = [name for event in stored for name in event.block_hashes]  # type: ignore[union-attr]
     assert len(set(names)) == len(names) == 6
+
+
+def test_the_example_adapter_speaks_like_a_pirate(how: Computation) -> None:
+    adapters = {"pirate": EXAMPLES / "adapter"}
+    engine = torch_engine(EXAMPLES / "model", how=how, adapters=adapters)
+    tokenizer = Tokenizer(EXAMPLES / "model")
+    asked = [{"role": "user", "content": "What is a list?"}]
+    text = ChatTemplate(EXAMPLES / "model").render(asked, None, {})
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    plain, pirate = together(engine, [("", prompt), ("pirate", prompt)])
+    assert "Arr!" not in tokenizer.decode(plain)
+    assert tokenizer.decode(pirate).startswith("Arr!")
 
 
 def test_an_adapter_that_is_not_loaded_is_refused(tiny: Tiny) -> None:

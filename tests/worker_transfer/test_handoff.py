@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import tiny_adapters
 from handoffs import Node, node, source
 from tcp_faults import BrokenAnswers
 from tiny_models import make
+from transformers import AutoModelForCausalLM
 
 from penstock_contract.blocks import block_hashes
 from penstock_contract.handoff import LeaseOutcome, PullOutcome
@@ -330,6 +332,47 @@ def test_who_follows_kv_events_hears_of_pulled_blocks(model: Path) -> None:
         assert isinstance(stored, BlockStored)
         assert stored.block_hashes[:FULL] == block_hashes(PROMPT, 16)
         assert stored.token_ids[: FULL * 16] == PROMPT[: FULL * 16]
+        pair.nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    base = AutoModelForCausalLM.from_pretrained(model)
+    found = {name: tmp_path_factory.mktemp(name) for name in ("first", "second")}
+    for seed, folder in enumerate(found.values()):
+        tiny_adapters.make(folder, base, seed=seed)
+    return {name: str(folder) for name, folder in found.items()}
+
+
+def test_kv_of_an_adapter_is_handed_over_under_its_own_names(
+    model: Path, adapters: dict[str, str]
+) -> None:
+    with ExitStack() as stack:
+        pair = Pair(stack, model, adapters=adapters)
+        pair.decode.engine.pool.log = log = CacheLog(16, adapters)
+        pair.prefill.add(request("alone", adapter="second"))
+        expected = pair.prefill.finish("alone")
+        pair.prefill.add(request("kept", max_tokens=1, keep=True, adapter="second"))
+        pair.prefill.finish("kept")
+        kept = pair.prefill.outputs.pop("kept")[-1].kept
+        assert kept is not None
+        pair.decode.add(request("r", source=source(kept), adapter="second"))
+        assert pair.decode.finish("r") == expected
+        assert pair.outcome() == PullOutcome.COMPLETE
+        (stored,) = log.take()
+        assert isinstance(stored, BlockStored)
+        assert (stored.lora_id, stored.lora_name) == (2, "second")
+        pair.nothing_is_left()
+
+
+def test_kv_of_another_adapter_is_no_answer(model: Path, adapters: dict[str, str]) -> None:
+    with ExitStack() as stack:
+        pair = Pair(stack, model, adapters=adapters)
+        pair.decode.add(request("r", source=pair.lease(), adapter="first"))
+        found = pair.decode.finish("r")
+        assert pair.outcome() != PullOutcome.COMPLETE
+        pair.prefill.add(request("alone", adapter="first"))
+        assert pair.prefill.finish("alone") == found
         pair.nothing_is_left()
 
 

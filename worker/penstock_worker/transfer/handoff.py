@@ -255,7 +255,7 @@ class Handoff:
     def _name(self, request: Request, index: int, block: int) -> None:
         names = request.full_block_names(self._pool.block_size, index + 1)
         if self._pool.name(block, names[index]) and self._pool.log is not None:
-            self._pool.log.stored(names, request.tokens, index)
+            self._pool.log.stored(names, request.tokens, index, request.adapter)
 
     def _end(self, wait: _Wait, outcome: PullOutcome) -> list[Request]:
         """Return the request, if it still waits."""

@@ -80,6 +80,8 @@ class FleetQueue(BaseModel):
 
     def request_class(self, name: str) -> FleetClass:
         """Return the class of a name, or the default class."""
+        if not self.classes:
+            return self.default
         return next((found for found in self.classes if found.name == name), self.default)
 
     @classmethod

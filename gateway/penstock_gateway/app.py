@@ -1,7 +1,5 @@
 """The gateway's routes: an allow-list; whatever is not here is not reachable through it."""
 
-import logging
-import traceback
 from importlib.metadata import version
 from typing import Any
 
@@ -13,20 +11,14 @@ from starlette.exceptions import HTTPException
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
-from penstock_gateway.dialect import TurnedCall
-from penstock_gateway.messages import MESSAGES
-from penstock_gateway.relay.call import Call, Serve
+from penstock_gateway.completions import DIALECTS, bug
 from penstock_gateway.relay.relay import Relay
-from penstock_gateway.responses import RESPONSES
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
 from penstock_gateway.status.collect import collect
 from penstock_gateway.tenants.door import sent_key
 from penstock_gateway.tenants.visit import model_not_found
 
-log = logging.getLogger("penstock.gateway")
-
-DIALECTS = {dialect.path: dialect for dialect in (MESSAGES, RESPONSES)}
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *DIALECTS)
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -45,39 +37,6 @@ def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
     _model_routes(app, relay)
     _state_routes(app, relay, registry)
     return app
-
-
-def completions(relay: Relay) -> Serve:
-    """Return what serves the POST requests to `RELAYED`, which never reach the app."""
-
-    async def serve(client: Call) -> None:
-        dialect = DIALECTS.get(client.path)
-        call = TurnedCall(client, dialect) if dialect else client
-        try:
-            await relay.handle(call)
-        except ApiError as error:
-            _refuse(call, error)
-        except Exception as error:
-            _refuse(call, _bug(error))
-
-    return serve
-
-
-def _refuse(call: Call, error: ApiError) -> None:
-    """Answer a call that was not relayed; one whose answer has begun just ends."""
-    if call.begun:
-        return
-    own = headers.request_id(call.header(headers.REQUEST_ID.encode()))
-    body = orjson.dumps(error.body())
-    found = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error.headers(),
-        headers.REQUEST_ID: own,
-    }
-    call.begin(error.code.status, [(k.encode(), v.encode()) for k, v in found.items()])
-    call.write(body)
-    call.end()
 
 
 async def _only_post(_: Request) -> Response:
@@ -159,14 +118,7 @@ def _error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> Response:
-        return _refusal(_bug(error), request)
-
-
-def _bug(error: Exception) -> ApiError:
-    """Log an unexpected exception without its text, which may quote a prompt."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    log.error("%s in %s, line %s", type(error).__name__, where.filename, where.lineno)
-    return ApiError(ErrorCode.INTERNAL_ERROR, "the gateway failed on this request")
+        return _refusal(bug(error), request)
 
 
 def _model(name: str, model: FleetModel) -> dict[str, object]:

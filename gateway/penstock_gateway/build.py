@@ -23,6 +23,7 @@ from penstock_gateway.relay import relay
 COMPILED: Final = (
     "admission/line.py",
     "admission/pace.py",
+    "completions.py",
     "dialect.py",
     "figures.py",
     "fleet/directory.py",
@@ -57,6 +58,8 @@ COMPILED: Final = (
     "tenants/bucket.py",
     "tenants/door.py",
     "tenants/meter.py",
+    "tenants/register.py",
+    "tenants/tenant.py",
     "tenants/usage.py",
     "tenants/visit.py",
     "traces.py",

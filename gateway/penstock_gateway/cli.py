@@ -23,9 +23,10 @@ from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.fleet import Fleet
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway import traces
-from penstock_gateway.app import RELAYED, completions, create_app
+from penstock_gateway.app import RELAYED, create_app
+from penstock_gateway.completions import completions
 from penstock_gateway.delegate import Delegate
-from penstock_gateway.fleet.directory import Directory
+from penstock_gateway.fleet.directory import Present
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.patience import sweep
@@ -78,7 +79,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: W
         metrics,
         gateway.router,
         gateway.pool,
-        lambda: gateway.directory,
+        gateway.present.directory,
         gateway.door,
         decisions=traces.TracedDecisions() if tracing else Decisions(),
     )
@@ -156,7 +157,7 @@ class Gateway:
         self.metrics = metrics
         self.router = Router(PrefixIndex())
         self.pool = Pool()
-        self.directory = Directory(Fleet())
+        self.present = Present()
         self.door = Door(time.monotonic, keys_required=keys_required)
         self._source = source
         self._tenants = tenants
@@ -172,13 +173,13 @@ class Gateway:
             self.router,
             self.pool,
             relay.quarantine,
-            lambda: self.directory,
+            self.present.directory,
             relay.watch.paces,
             self.metrics.ejected,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(prober.run())
-            group.create_task(Profiler(self.router, self.pool, lambda: self.directory).run())
+            group.create_task(Profiler(self.router, self.pool, self.present.directory).run())
             group.create_task(relay.watch.run())
             group.create_task(self._source.run(self.change))
             group.create_task(self._tenants.run(self._register))
@@ -189,7 +190,7 @@ class Gateway:
 
     def change(self, fleet: Fleet) -> None:
         """Take over a new snapshot; requests under way keep the worker that they have."""
-        self.directory = Directory(fleet)
+        self.present.change(fleet)
         self.router.keep_only(worker.id for worker in fleet.workers)
         self.pool.keep_only({worker.url for worker in fleet.workers})
         self.metrics.fleet(fleet)

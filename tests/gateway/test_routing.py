@@ -1,6 +1,5 @@
 """Routing decisions, as functions of plain values."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +36,13 @@ candidates = st.lists(
     ),
     max_size=8,
 )
+
+
+def changed(candidate: Candidate, **values: Any) -> Candidate:
+    found = candidate.copy()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
 
 
 def best(found: list[Candidate], prompt: int, tie: float = 0.0) -> str:
@@ -85,7 +91,7 @@ def test_a_cached_prefix_attracts_until_its_queue_outweighs_it() -> None:
 def test_what_is_cached_nowhere_goes_where_least_was_computed_lately() -> None:
     found = [Candidate("a", SPEED, recent=9.0), Candidate("b", SPEED, recent=8.0)]
     assert best(found, 1000) == "b"
-    assert best([replace(found[0], matched=900), found[1]], 1000) == "a"
+    assert best([changed(found[0], matched=900), found[1]], 1000) == "a"
 
 
 def test_no_prefix_is_worth_waiting_for_longer_than_the_bound() -> None:
@@ -100,7 +106,7 @@ def test_no_prefix_is_worth_waiting_for_longer_than_the_bound() -> None:
 def test_each_worker_is_judged_by_its_own_speed() -> None:
     slow, fast = Candidate("slow", Speed(0, 1e-3)), Candidate("fast", Speed(0, 1e-4))
     assert best([slow, fast], 1000) == "fast"
-    assert best([replace(slow, matched=990), fast], 1000) == "slow"
+    assert best([changed(slow, matched=990), fast], 1000) == "slow"
 
 
 def test_without_a_prefix_the_least_crowded_wins() -> None:
@@ -112,13 +118,13 @@ def test_a_worker_without_room_for_the_kv_comes_last() -> None:
     full, free = Candidate("full", SPEED, kv_free=900), Candidate("free", SPEED, resident=9)
     assert [c.id for c in rank([full, free], 1000, 0.0)] == ["free", "full"]
     assert best([full, free], 800) == "full"
-    assert best([replace(full, matched=200), free], 1000) == "full"
+    assert best([changed(full, matched=200), free], 1000) == "full"
 
 
 def test_a_session_returns_to_its_worker_until_that_is_too_far_behind() -> None:
     own, other = Candidate("own", SPEED, session=True), Candidate("other", SPEED)
-    assert best([replace(own, outstanding=1900), other], 1000) == "own"
-    assert best([replace(own, outstanding=2100), other], 1000) == "other"
+    assert best([changed(own, outstanding=1900), other], 1000) == "own"
+    assert best([changed(own, outstanding=2100), other], 1000) == "other"
 
 
 def test_round_robin_goes_round() -> None:
@@ -163,7 +169,7 @@ def test_a_consistent_hash_moves_only_what_was_on_the_worker_that_left(
 def test_a_consistent_hash_passes_over_a_worker_above_the_bound() -> None:
     found = [Candidate(str(n), resident=4) for n in range(4)]
     home = int(rank_by("ConsistentHash", found, 1, tie=0.0, turn=0, key=7)[0].id)
-    found[home] = replace(found[home], resident=8)
+    found[home] = changed(found[home], resident=8)
     assert rank_by("ConsistentHash", found, 1, tie=0.0, turn=0, key=7)[0].id != str(home)
 
 

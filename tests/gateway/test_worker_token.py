@@ -83,9 +83,7 @@ async def test_leases_are_given_back_with_the_token() -> None:
         keeps = FleetWorker(
             id="w", url=f"http://127.0.0.1:{port}", deployment="d", pool="p", role=Role.PREFILL
         )
-        params = (
-            b'{"remote_request_id": "r", "penstock_epoch": "e"}'
-        )
+        params = b'{"remote_request_id": "r", "penstock_epoch": "e"}'
         Leases(Pool(), WorkerTokens((TOKEN,)).headers()).give_back(Handoff(keeps, params))
         head = await asyncio.wait_for(heads.get(), 20)
     assert f"authorization: Bearer {TOKEN}\r\n".encode() in head

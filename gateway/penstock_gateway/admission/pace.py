@@ -1,7 +1,5 @@
 """How fast requests leave, to tell honestly when a refused one should come again."""
 
-from dataclasses import dataclass
-
 MEMORY = 0.9
 """Share of the old estimate that a new observation leaves."""
 SOONEST = 1.0
@@ -9,12 +7,17 @@ LATEST = 30.0
 """Seconds; SDKs really sleep that long, and much can change meanwhile."""
 
 
-@dataclass(frozen=True)
 class Pace:
-    """A moving average of the seconds between two requests that end."""
+    """A moving average of the seconds between two requests that end.
 
-    interval: float | None = None
-    last: float | None = None
+    Args:
+        interval: that average.
+        last: when the last one ended.
+    """
+
+    def __init__(self, interval: float | None = None, last: float | None = None) -> None:
+        self.interval = interval
+        self.last = last
 
     def ended(self, now: float) -> "Pace":
         """Return the pace after one more request has ended."""

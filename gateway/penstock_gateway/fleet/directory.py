@@ -58,3 +58,18 @@ class Directory:
     def worker(self, worker_id: str) -> FleetWorker | None:
         """Return a worker by id."""
         return self._workers.get(worker_id)
+
+
+class Present:
+    """The directory of the present fleet, for those who outlive a snapshot."""
+
+    def __init__(self) -> None:
+        self._directory = Directory(Fleet())
+
+    def change(self, fleet: Fleet) -> None:
+        """Take over a new snapshot."""
+        self._directory = Directory(fleet)
+
+    def directory(self) -> Directory:
+        """Return it."""
+        return self._directory

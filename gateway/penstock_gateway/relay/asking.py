@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock_contract.fleet import FleetModel, FleetWorker
 from penstock_contract.metrics import Fault
@@ -40,16 +40,24 @@ class Shared:
     """Headers by which workers know their gateway."""
 
 
-@dataclass(slots=True)
 class Admitted:
     """A request that is to be served."""
 
-    call: Call
-    body: bytes
-    wanted: Wanted
-    model: FleetModel
-    metrics: RequestMetrics
-    visit: Visit
+    def __init__(
+        self,
+        call: Call,
+        body: bytes,
+        wanted: Wanted,
+        model: FleetModel,
+        metrics: RequestMetrics,
+        visit: Visit,
+    ) -> None:
+        self.call = call
+        self.body = body
+        self.wanted = wanted
+        self.model = model
+        self.metrics = metrics
+        self.visit = visit
 
     @property
     def fingerprint(self) -> int:
@@ -57,21 +65,26 @@ class Admitted:
         return fingerprint(self.body)
 
 
-@dataclass
 class Journey:
-    """How far a request has come, over all workers that it was given to."""
+    """How far a request has come, over all workers that it was given to.
 
-    id: str
-    prompt: Prompt
-    handoff: Handoff | None = None
-    """The prompt's KV, if a prefill worker keeps it."""
-    record: Record = field(default_factory=Record)
-    number: int = 0
-    """Of the present attempt, from 1."""
-    broken_at: float = 0.0
-    """When the attempt before ended."""
-    fault: Fault = Fault.LOST
-    """How it did."""
+    Args:
+        id: of the request.
+        prompt: what routing knows of it.
+    """
+
+    def __init__(self, id: str, prompt: Prompt) -> None:  # noqa: A002 - as in logs and headers
+        self.id = id
+        self.prompt = prompt
+        self.handoff: Handoff | None = None
+        """The prompt's KV, if a prefill worker keeps it."""
+        self.record = Record()
+        self.number = 0
+        """Of the present attempt, from 1."""
+        self.broken_at = 0.0
+        """When the attempt before ended."""
+        self.fault = Fault.LOST
+        """How it did."""
 
 
 async def ask(

@@ -147,25 +147,27 @@ class Attempt:
 
     async def _stream(self, response: Response, connection: Connection) -> Outcome:
         """Relay a stream, event by event."""
-        record = self._journey.record
+        record, client = self._journey.record, self._client
+
+        def take(data: bytes) -> bool:
+            events = record.feed(data)
+            if events and not self.progressed:
+                self._begin(response, report(data))
+            keeps_up = not events or client.pass_on(events)
+            return keeps_up and not record.stopped
+
         try:
-            while data := await connection.piece():
-                events = record.feed(data)
-                if events:
-                    if not self.progressed:
-                        await self._begin(response, report(data))
-                    await self._client.pass_on(events)
-                if record.stopped:
-                    break
+            while await connection.pump(take) and not record.stopped:
+                await client.caught_up()
         except UpstreamError:
             if not record.done:  # what is missing after [DONE] is nobody's loss
                 raise
         if record.done:
-            await self._client.end()
+            client.end()
             return Outcome.COMPLETE
-        return await self._stopped(response)
+        return self._stopped(response)
 
-    async def _stopped(self, response: Response) -> Outcome:
+    def _stopped(self, response: Response) -> Outcome:
         """Pass on the error with which a worker ended a stream, if that is the request's own."""
         record = self._journey.record
         if record.error is None:
@@ -174,8 +176,8 @@ class Attempt:
         if code in _FAULT_OF_CODE:
             raise UpstreamError(f"it ended a stream with {code}", _FAULT_OF_CODE[code])
         if not self.progressed:
-            await self._begin(response)
-        await self._client.pass_on(record.error)
+            self._begin(response)
+        self._client.pass_on(record.error)
         return Outcome.ERROR
 
     async def _whole(self, response: Response, connection: Connection) -> Outcome:
@@ -187,14 +189,14 @@ class Attempt:
         while data := await connection.piece():
             held = data if self.progressed else held + data
             if not self.progressed and len(held) > MAX_HELD:
-                await self._begin(response)
-            if self.progressed:
-                await self._client.pass_on(held)
+                self._begin(response)
+            if self.progressed and not self._client.pass_on(held):
+                await self._client.caught_up()
         if not self.progressed:
             self._check(response, held)
-            await self._begin(response, report(held))
-            await self._client.pass_on(held)
-        await self._client.end()
+            self._begin(response, report(held))
+            self._client.pass_on(held)
+        self._client.end()
         failed = response.status >= ErrorCode.INTERNAL_ERROR.status
         return Outcome.ERROR if failed else Outcome.COMPLETE
 
@@ -207,7 +209,7 @@ class Attempt:
         if response.status == 200 and (self._admitted.wanted.stream or not _is_json(body)):
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
 
-    async def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
+    def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
         """The answer begins, or goes on."""
         self.progressed = True
         if self._shared.quarantine:
@@ -221,7 +223,7 @@ class Attempt:
             metrics.resumed(self._journey.fault, now - self._journey.broken_at)
         else:
             metrics.first_byte(now)
-            await self._client.begin(response, self._choice)
+            self._client.begin(response, self._choice)
 
 
 def _is_json(body: bytes) -> bool:

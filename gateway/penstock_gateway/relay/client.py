@@ -30,7 +30,7 @@ class Client:
         self._debug_headers = debug_headers
         self._streams = False
 
-    async def begin(self, response: Response, choice: Choice) -> None:
+    def begin(self, response: Response, choice: Choice) -> None:
         """Send the head of an answer."""
         self.begun = True
         self._streams = is_stream(response)
@@ -41,22 +41,26 @@ class Client:
         found = client_headers(response.headers, own)
         self._call.begin(response.status, found)
 
-    async def pass_on(self, data: bytes) -> None:
-        """Send a piece of the answer."""
+    def pass_on(self, data: bytes) -> bool:
+        """Send a piece of the answer; return whether the client keeps up."""
         self._visit.saw(data)
         self._call.write(data)
+        return not self._call.paused
+
+    async def caught_up(self) -> None:
+        """Return when the client has read what it was sent."""
         if self._call.paused:
             await self._call.drain()
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """The answer is whole."""
         self._call.end()
 
-    async def break_off(self, error: ApiError) -> None:
+    def break_off(self, error: ApiError) -> None:
         """End a stream with an error event; whatever it is stays unfinished, an unclean close."""
         if self._streams:
             # Of a stream that is not read, an event may be cut: a blank line ends it.
-            await self.pass_on(b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n")
+            self.pass_on(b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n")
 
 
 def is_stream(response: Response) -> bool:

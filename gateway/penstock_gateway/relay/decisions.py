@@ -2,24 +2,30 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from penstock_gateway.routing.policy import Choice
 
 REMEMBERED: Final = 200
 
 
-class Decision(NamedTuple):
-    """A request was given to a worker."""
+class Decision:
+    """A request was given to a worker.
 
-    at: float
-    """Monotonic seconds."""
-    request: str
-    """Its id."""
-    model: str
-    attempt: int
-    """From 1; later ones are retries and resumed streams."""
-    choice: Choice
+    Args:
+        at: monotonic seconds.
+        request: its id.
+        model: that it names.
+        attempt: from 1; later ones are retries and resumed streams.
+        choice: of the worker.
+    """
+
+    def __init__(self, at: float, request: str, model: str, attempt: int, choice: Choice) -> None:
+        self.at = at
+        self.request = request
+        self.model = model
+        self.attempt = attempt
+        self.choice = choice
 
 
 class Decisions:

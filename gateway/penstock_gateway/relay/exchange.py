@@ -196,14 +196,14 @@ class Exchange:
         """
         if client.begun:
             message = "The worker was lost while it answered; the answer is incomplete."
-            await client.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
+            client.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
             return Outcome.ERROR
         if self._shared.stopping():
             raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
         if isinstance(error, RefusalError):
-            await client.begin(error.response, self._tried[-1])
-            await client.pass_on(error.body)
-            await client.end()
+            client.begin(error.response, self._tried[-1])
+            client.pass_on(error.body)
+            client.end()
             return Outcome.ERROR
         name = self._admitted.model.name
         raise ApiError(ErrorCode.UPSTREAM_FAILED, f"No worker of {name!r} could answer.")

@@ -54,13 +54,12 @@ class Gates:
         gate.line.most = queue.max_requests
         number = next(self._numbers)
         capacity = self._capacity(model)
-        turn = asyncio.get_running_loop().create_future()
         if not gate.line and gate.running < capacity:
             gate.running += 1
-            turn.set_result(None)
-        else:
-            entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight)
-            self._wait(gate, entry, turn)
+            return Place(self, model, number)
+        turn = asyncio.get_running_loop().create_future()
+        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight)
+        self._wait(gate, entry, turn)
         return Place(self, model, number, turn, _patience(queue, found, cold=not capacity))
 
     def waiting(self, deployment: str) -> int:
@@ -119,15 +118,30 @@ def _refusal(gate: _Gate, why: str) -> ApiError:
     return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=after)
 
 
-@dataclass
 class Place:
-    """A request's place at a gate."""
+    """A request's place at a gate.
 
-    gates: Gates
-    model: FleetModel
-    number: int
-    turn: "asyncio.Future[None]"
-    patience: float
+    Args:
+        gates: all of them.
+        model: whose gate it is.
+        number: of the request.
+        turn: comes when there is room; None: there was at once.
+        patience: seconds to wait for that.
+    """
+
+    def __init__(
+        self,
+        gates: Gates,
+        model: FleetModel,
+        number: int,
+        turn: "asyncio.Future[None] | None" = None,
+        patience: float = 0.0,
+    ) -> None:
+        self._gates = gates
+        self._model = model
+        self._number = number
+        self._turn = turn
+        self._patience = patience
 
     async def reached(self) -> None:
         """Return when it is the request's turn.
@@ -135,17 +149,20 @@ class Place:
         Raises:
             ApiError: it was shed, or waited for too long.
         """
+        if self._turn is None:
+            return
         try:
-            async with asyncio.timeout(self.patience):
-                await asyncio.shield(self.turn)
+            async with asyncio.timeout(self._patience):
+                await asyncio.shield(self._turn)
         except TimeoutError as error:
-            why = f"No worker of {self.model.name!r} had room within {self.patience:g} s."
-            raise self.gates.refusal(self.model, why) from error
+            why = f"No worker of {self._model.name!r} had room within {self._patience:g} s."
+            raise self._gates.refusal(self._model, why) from error
 
     def leave(self) -> None:
         """Give the place up, whatever became of the request."""
-        ran = self.turn.done() and self.turn.exception() is None
-        self.gates.leave(self.model, self.number, ran=ran)
+        turn = self._turn
+        ran = turn is None or (turn.done() and turn.exception() is None)
+        self._gates.leave(self._model, self._number, ran=ran)
 
 
 def _patience(queue: FleetQueue, found: FleetClass, *, cold: bool) -> float:

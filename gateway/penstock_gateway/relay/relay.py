@@ -179,8 +179,7 @@ class Relay:
 
     async def _serve(self, admitted: Admitted, place: Place) -> Outcome:
         """Wait for a worker with room, then give it the request."""
-        if not place.turn.done():
-            await place.reached()
+        await place.reached()
         admitted.metrics.let_through(self.clock())
         model = admitted.model
         if not self._workers(model):

@@ -7,7 +7,6 @@ headers, a second length, forged `x-penstock-*`) can reach a worker.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -28,22 +27,28 @@ _HOP_BY_HOP = {
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True)
 class Wanted:
-    """What routing needs of a body."""
+    """What routing needs of a body.
 
-    model: str
-    stream: bool
-    prompt: bytes
-    """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
-    tier: str = ""
-    """OpenAI's `service_tier`: the request class that is asked for."""
-    most_tokens: int = 0
-    """Tokens that all of the answer may have; 0 when the request does not say."""
-    reserved: tuple[str, ...] = ()
-    """Fields that it has and only the gateway may fill."""
-    splits: bool = True
-    """Its prompt can be computed by one worker and its answer by another."""
+    Args:
+        body: parsed.
+        model: that it names.
+    """
+
+    def __init__(self, body: dict[str, Any], model: str) -> None:
+        tier = body.get("service_tier")
+        self.model = model
+        self.stream = body.get("stream") is True
+        self.prompt = _prompt(body)
+        """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
+        self.tier = tier if isinstance(tier, str) else ""
+        """OpenAI's `service_tier`: the request class that is asked for."""
+        self.most_tokens = _most_tokens(body)
+        """Tokens that all of the answer may have; 0 when the request does not say."""
+        self.reserved = [name for name in RESERVED if name in body]
+        """Fields that it has and only the gateway may fill."""
+        self.splits = _splits(body)
+        """Its prompt can be computed by one worker and its answer by another."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -74,16 +79,7 @@ def parse(body: bytes) -> Wanted:
             "model is required: the name of a served model",
             param="model",
         )
-    tier = found.get("service_tier")
-    return Wanted(
-        model,
-        found.get("stream") is True,
-        _prompt(found),
-        tier if isinstance(tier, str) else "",
-        _most_tokens(found),
-        tuple(name for name in RESERVED if name in found),
-        _splits(found),
-    )
+    return Wanted(found, model)
 
 
 def worker_request(

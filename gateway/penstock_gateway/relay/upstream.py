@@ -7,8 +7,8 @@ up, so a slow reader holds back its worker instead of filling the gateway's memo
 
 import asyncio
 import time
-from functools import partial
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
@@ -27,6 +27,9 @@ MAX_HEAD = 64 * 1024
 
 CONNECT_SECONDS = 1.5
 """For a connection: time for one lost packet."""
+
+
+Take = Callable[[bytes], bool]
 
 
 class UpstreamError(Exception):
@@ -52,8 +55,8 @@ class Response:
         return b""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """One connection to a worker.
+class Connection:
+    """One connection to a worker; to asyncio a buffered protocol.
 
     Args:
         buffer: to read into; what is read is copied at once, so that all connections may share it.
@@ -61,7 +64,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, buffer: memoryview | None = None) -> None:
         self._buffer = memoryview(bytearray(READ_SIZE)) if buffer is None else buffer
-        self.transport: asyncio.Transport | None = None
+        self.transport: Any = None
         self.closed = False
         self.reusable = False
         self.heard = 0.0
@@ -78,7 +81,10 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = 0
         self._chunks: list[bytes] = []
         self._held = 0
-        self._arrived = asyncio.Event()
+        self._take: Take | None = None
+        self._enough = False
+        self._raised: Exception | None = None
+        self._news: asyncio.Future[None] | None = None
         self._complete = False
         self._failure: UpstreamError | None = None
         self._began_at = 0.0
@@ -95,9 +101,9 @@ class Connection(asyncio.BufferedProtocol):
 
     # asyncio.BufferedProtocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = transport  # uvloop's is none by inheritance
 
     def get_buffer(self, _: int) -> memoryview:
         """Return where to read into."""
@@ -117,6 +123,8 @@ class Connection(asyncio.BufferedProtocol):
         except httptools.HttpParserError as error:
             self.abort(f"what the worker answered is not HTTP: {error}", Fault.GARBAGE)
             return
+        if self._take is not None and self._chunks:
+            self._hand_over(self._take)
         if self._head is not None and not self._head.done():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
@@ -156,7 +164,9 @@ class Connection(asyncio.BufferedProtocol):
         self._note_time()
         self._chunks.append(body)
         self._held += len(body)
-        self._arrived.set()
+        if self._take is not None:
+            return
+        self._tell()
         if self._held > HIGH_WATER and self.transport is not None and not self.closed:
             self.paused = True
             self.transport.pause_reading()
@@ -168,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._parser is not None and self._parser.get_status_code() >= 200:
             self._complete = True
             self.reusable = self._parser.should_keep_alive()
-            self._arrived.set()
+            self._tell()
 
     # use
 
@@ -185,8 +195,7 @@ class Connection(asyncio.BufferedProtocol):
         self._chunks.clear()
         self._held = 0
         self._complete = self.reusable = False
-        self._failure, self.longest, self.pieces = None, 0.0, 0
-        self._arrived.clear()
+        self._failure, self._raised, self.longest, self.pieces = None, None, 0.0, 0
         if self.closed or self.transport is None:
             raise UpstreamError("the worker closed the connection")
         self.heard = time.monotonic()
@@ -204,14 +213,37 @@ class Connection(asyncio.BufferedProtocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
-            self._arrived.clear()
-            await self._arrived.wait()
-        found = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
-        self._chunks.clear()
-        self._held = 0
+            await self._wait()
+        found = self._taken()
         if self.paused:
             self._read_on()
         return found
+
+    async def pump(self, take: Take) -> bool:
+        """Hand over what comes of the body as soon as it comes, without waking anyone for it.
+
+        Args:
+            take: is given at least a byte; returns whether it wants to be given more.
+
+        Returns:
+            whether there may be more: `take` did not want it.
+
+        Raises:
+            UpstreamError: the answer ended before its end.
+        """
+        first = await self.piece()
+        if not (first and take(first)):
+            return bool(first)
+        self._take, self._enough = take, False
+        try:
+            while not (self._enough or self._complete or self._failure):
+                await self._wait()
+        finally:
+            self._take = None
+        error = self._raised if self._enough or self._complete else self._failure
+        if error is not None:
+            raise error
+        return self._enough
 
     def abort(self, reason: str = "the request was given up", fault: Fault = Fault.LOST) -> None:
         """Close at once; a worker takes that as a cancelled request."""
@@ -220,11 +252,35 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.abort()
         self.closed = True
 
+    def _hand_over(self, take: Take) -> None:
+        try:
+            wants_more = take(self._taken())
+        except Exception as error:  # whoever pumps made it, not what was parsed
+            self._raised, wants_more = error, False
+        if not wants_more:
+            self._take, self._enough = None, True
+            self._tell()
+
+    def _taken(self) -> bytes:
+        found = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
+        self._chunks.clear()
+        self._held = 0
+        return found
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def _wait(self) -> None:
+        """Return when there is news; one at a time may wait."""
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+
     def _fail(self, reason: str, fault: Fault = Fault.LOST) -> None:
         if self._complete:
             return
         self._failure = self._failure or UpstreamError(reason, fault)
-        self._arrived.set()
+        self._tell()
         if self._head is not None and not self._head.done():
             self._head.set_exception(self._failure)
             self._head.exception()  # nobody may be waiting any more
@@ -270,11 +326,13 @@ class Pool:
             UpstreamError: the worker does not accept one.
         """
         where = urlsplit(url)
+        connection = Connection(self._buffer)
+        protocol: Any = connection
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    partial(Connection, self._buffer), where.hostname or "", where.port or 80
+                await loop.create_connection(
+                    lambda: protocol, where.hostname or "", where.port or 80
                 )
         except (OSError, TimeoutError) as error:
             reason = f"cannot connect to {url}: {error or 'timed out'}"

@@ -5,7 +5,6 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -40,18 +39,26 @@ class Prompt(NamedTuple):
     """Its first byte is the first token's; otherwise the last one's."""
 
 
-@dataclass(slots=True)
 class Ticket:
-    """A request that was given to a worker; hand it back when it ends."""
+    """A request that was given to a worker; hand it back when it ends.
 
-    worker: str
-    number: int
-    prompt: Prompt
-    choice: Choice
-    sent: float
-    """Monotonic seconds."""
-    stamp: int
-    """Of the index's record."""
+    Args:
+        number: unique.
+        prompt: of the request.
+        choice: of the worker.
+        sent: monotonic seconds.
+        stamp: of the index's record.
+    """
+
+    def __init__(
+        self, number: int, prompt: Prompt, choice: Choice, sent: float, stamp: int
+    ) -> None:
+        self.worker = choice.id
+        self.number = number
+        self.prompt = prompt
+        self.choice = choice
+        self.sent = sent
+        self.stamp = stamp
 
 
 class Prediction(NamedTuple):
@@ -146,7 +153,7 @@ class Router:
         stamp = self._index.record(
             prompt.keys, worker, prompt.size - int(choice.matched * load.bytes_per_token)
         )
-        ticket = Ticket(worker, next(self._numbers), prompt, choice, now, stamp)
+        ticket = Ticket(next(self._numbers), prompt, choice, now, stamp)
         load.given(choice.uncached * load.speed.speed.token, now)
         load.waiting[ticket.number] = choice.uncached
         load.outstanding += choice.uncached

@@ -16,8 +16,7 @@ than elsewhere. A worker that has no room for the request's KV comes after those
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from penstock_gateway.routing.speed import Speed
 
@@ -37,28 +36,45 @@ NEAR: Final = 0.002
 """Seconds that no estimate here can tell apart."""
 
 
-@dataclass(slots=True)
 class Candidate:
-    """A ready worker as the gateway sees it."""
+    """A ready worker as the gateway sees it.
 
-    id: str
-    speed: Speed = USUAL
-    resident: int = 0
-    """Requests that it is working on."""
-    outstanding: int = 0
-    """Uncached prompt tokens of requests that have not answered yet."""
-    matched: int = 0
-    """Tokens of this prompt that it has probably cached."""
-    kv_free: float = float("inf")
-    """Tokens for which it has room."""
-    recent: float = 0.0
-    """Seconds of computing that it was given lately (`RECENT_SECONDS`)."""
-    session: bool = False
-    """It served the session that the request says it belongs to."""
-    preferred: bool = True
-    """Others come after all preferred ones, whatever their cost."""
-    age: int = 0
-    """What lies between the matched prefix and now; see prefix_index.Match."""
+    Args:
+        id: of the worker.
+        speed: that it has shown.
+        resident: requests that it is working on.
+        outstanding: uncached prompt tokens of requests that have not answered yet.
+        matched: tokens of this prompt that it has probably cached.
+        kv_free: tokens for which it has room.
+        recent: seconds of computing that it was given lately (`RECENT_SECONDS`).
+        session: it served the session that the request says it belongs to.
+        preferred: others come after all preferred ones, whatever their cost.
+        age: what lies between the matched prefix and now; see prefix_index.Match.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - what it is called everywhere
+        speed: Speed = USUAL,
+        resident: int = 0,
+        outstanding: int = 0,
+        matched: int = 0,
+        kv_free: float = float("inf"),
+        recent: float = 0.0,
+        session: bool = False,
+        preferred: bool = True,
+        age: int = 0,
+    ) -> None:
+        self.id = id
+        self.speed = speed
+        self.resident = resident
+        self.outstanding = outstanding
+        self.matched = matched
+        self.kv_free = kv_free
+        self.recent = recent
+        self.session = session
+        self.preferred = preferred
+        self.age = age
 
     def copy(self) -> "Candidate":
         """Return what is seen now; copy.copy takes ten times as long."""
@@ -68,25 +84,25 @@ class Candidate:
         )  # fmt: skip
 
 
-class Choice(NamedTuple):
-    """A candidate with its cost and why."""
+class Choice:
+    """A candidate with its cost and why.
 
-    candidate: Candidate
-    cost: float
-    ttft: float
-    """Predicted seconds to the first token."""
-    uncached: int
-    """Tokens."""
+    Args:
+        candidate: as it was seen.
+        cost: in seconds.
+        ttft: predicted seconds to the first token.
+        uncached: tokens of the prompt that the worker has to compute.
+    """
 
-    @property
-    def id(self) -> str:
+    def __init__(self, candidate: Candidate, cost: float, ttft: float, uncached: int) -> None:
+        self.candidate = candidate
+        self.cost = cost
+        self.ttft = ttft
+        self.uncached = uncached
+        self.id = candidate.id
         """The worker."""
-        return self.candidate.id
-
-    @property
-    def matched(self) -> int:
+        self.matched = candidate.matched
         """Tokens of the prompt that the worker has probably cached."""
-        return self.candidate.matched
 
     @property
     def reason(self) -> str:

@@ -49,6 +49,7 @@ class Door:
         self._keys_required = keys_required
         self._register = Register()
         self._meters: dict[str, Meter] = {}
+        self._unlimited = Meter()
         self._told = ""
 
     @property
@@ -106,7 +107,7 @@ class Door:
             ApiError: the key is not known.
         """
         tenant = self.identify(key)
-        return Visit(tenant, self._meters.get(tenant.id) or Meter(), self._clock)
+        return Visit(tenant, self._meters.get(tenant.id) or self._unlimited, self._clock)
 
     def _tell(self) -> None:
         """Say in which mode the gateway is, whenever that changes."""

@@ -111,6 +111,16 @@ def test_commands_that_need_a_runtime_say_so(machine: Any, command: list[str]) -
     assert "nothing is running" in machine.run(*command, code=2)
 
 
+def test_explaining_with_neither_a_runtime_nor_a_cluster_names_both_ways_out(
+    machine: Any, tmp_path: Path
+) -> None:
+    machine.environment["KUBECONFIG"] = str(tmp_path / "none")
+    said = machine.run("explain", "chat", code=2)
+    assert "no cluster" in said
+    assert "KUBECONFIG" in said
+    assert "penstock up FILE" in said
+
+
 def test_logs_without_a_run_say_so(machine: Any) -> None:
     assert "there is no log" in machine.run("logs", code=2)
 

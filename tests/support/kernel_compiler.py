@@ -11,19 +11,22 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_for
 
 from penstock_worker.attention.gpu import kernels
-from penstock_worker.attention.gpu.backend import LEAST_ROWS, ROWS, STEP
-from penstock_worker.attention.gpu.tiles import SPLIT
+from penstock_worker.attention.gpu.backend import STEP
+from penstock_worker.attention.gpu.tiles import LEAST_ROWS, SPLIT, tile_rows
 
-SHAPE = {"KV_HEADS": 8, "HEAD_DIM": 128}
-ATTEND = {**SHAPE, "GROUP": 4, "PADDED_DIM": 128, "BLOCK_SIZE": 16, "STEP": STEP}
+LLAMA = {"KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "PADDED_DIM": 128}
+GEMMA = {"KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "PADDED_DIM": 256}
+WHOLE = {"BLOCK_SIZE": 16, "STEP": STEP, "SPLIT": 0, "WINDOW": 0, "CAP": 0.0}
+SLIDING = {**WHOLE, "WINDOW": 4096, "CAP": 50.0}
 POINTERS = {"tiles": "*i32", "tables": "*i32", "slots": "*i32", "partial": "*fp32"}
 STORED = ("out", "query", "keys", "values", "key", "value")
 
 CASES = (
     ("store", "bf16", {"WIDTH": 1024, "PADDED": 1024}),
-    ("attend", "bf16", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 0, "CAP": 0.0}),
-    ("attend", "fp32", {**ATTEND, "ROWS": ROWS, "SPLIT": 0, "WINDOW": 4096, "CAP": 50.0}),
-    ("attend", "bf16", {**ATTEND, "ROWS": LEAST_ROWS, "SPLIT": SPLIT, "WINDOW": 0, "CAP": 0.0}),
+    ("attend", "bf16", {**LLAMA, **WHOLE, "ROWS": tile_rows(2 * 128)}),
+    ("attend", "bf16", {**GEMMA, **SLIDING, "ROWS": tile_rows(2 * 256)}),
+    ("attend", "fp32", {**GEMMA, **SLIDING, "ROWS": tile_rows(4 * 256)}),
+    ("attend", "fp32", {**GEMMA, **WHOLE, "ROWS": LEAST_ROWS, "SPLIT": SPLIT}),
     ("combine", "bf16", {"HEADS": 32, "HEAD_DIM": 128, "PADDED_DIM": 128, "SPLIT": SPLIT}),
 )
 

@@ -13,6 +13,7 @@ from penstock_worker.engine_builder import build_engine
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import read_config
 from penstock_worker.model.loading import Computation
+from penstock_worker.options import engine_config, parser
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,18 @@ def test_an_engine_with_the_gpus_kernels_is_built_and_warmed_up(model: Path) -> 
     assert engine.pool.counts().used == 0
     prompts = [[5, 6, 7], [8, 9]]
     assert generate(engine, prompts, 3) == generate(torch_engine(model), prompts, 3)
+
+
+def test_the_engine_is_told_what_was_asked_for() -> None:
+    asked = ["--model", "m", "--device", "cuda", "--gpu-memory-utilization", "0.5"]
+    found = engine_config(parser().parse_args(asked))
+    assert (found.device, found.kernels, found.gpu_memory_utilization) == ("cuda", "auto", 0.5)
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "90%", "nan"])
+def test_a_share_that_is_none_is_wrong_usage(
+    share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--model", "m", "--gpu-memory-utilization", share])
+    assert f"'{share}' is not a share above 0 and up to 1" in capsys.readouterr().err

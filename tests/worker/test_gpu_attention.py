@@ -21,7 +21,7 @@ def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contexts that an interpreter can read have several splits and steps all the same."""
     monkeypatch.setattr(tiles, "SPLIT", 32)
     monkeypatch.setattr(backend, "STEP", 16)
-    monkeypatch.setattr(backend, "ROWS", 16)
+    monkeypatch.setattr(tiles, "ROWS", 16)
 
 
 def pool(kv_heads: int, head_dim: int, dtype: torch.dtype) -> KVPool:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny_models import make
 
-from penstock_worker.attention.gpu.tiles import MOST_SPLITS, SPLIT, split_tokens
+from penstock_worker.attention.gpu.tiles import (
+    LEAST_ROWS,
+    MOST_SPLITS,
+    ROWS,
+    SPLIT,
+    split_tokens,
+    tile_rows,
+)
 from penstock_worker.gpu_memory import DeviceMemory, kv_room, parameters, step_bytes
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.gpu.ladder import LARGEST, ladder, padded_size
@@ -46,6 +53,13 @@ def test_splits_depend_on_the_longest_context_alone_and_are_bounded(longest: int
     assert split >= SPLIT
     assert split * MOST_SPLITS >= longest
     assert split == SPLIT or split * MOST_SPLITS < 2 * longest
+
+
+def test_wider_heads_have_fewer_rows_in_a_tile() -> None:
+    assert [tile_rows(2 * dim) for dim in (64, 128, 256)] == [ROWS, ROWS, ROWS // 2]
+    assert [tile_rows(4 * dim) for dim in (64, 128, 256, 512)] == [
+        ROWS, ROWS // 2, LEAST_ROWS, LEAST_ROWS
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,12 @@ from triton import next_power_of_2
 
 from penstock_worker.attention.gpu import kernels
 from penstock_worker.attention.gpu.staging import stage
-from penstock_worker.attention.gpu.tiles import Tiles, cut, split_tokens
+from penstock_worker.attention.gpu.tiles import LEAST_ROWS, Tiles, cut, split_tokens, tile_rows
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.pool import KVPool
 
 STEP = 32
 """Tokens of context read at a time."""
-ROWS = 64
-"""Rows of a prompt's tile: tokens times query heads per KV head."""
-LEAST_ROWS = 16
-"""What a matrix product on tensor cores has at least."""
 
 
 class TritonAttention:
@@ -46,8 +42,9 @@ class TritonAttention:
         self.windows = windows
         self.scale = scale
         self.cap = cap
-        self.group = heads // pool.keys[0].shape[1]
-        self.tile = max(1, ROWS // self.group)
+        _, kv_heads, head_dim = pool.keys[0].shape
+        self.group = heads // kv_heads
+        self.tile = max(1, tile_rows(head_dim * pool.dtype.itemsize) // self.group)
         self.split = split_tokens(max_model_len)
         self.most_splits = -(-max_model_len // self.split)
 

@@ -20,6 +20,12 @@ NOWHERE = -1
 SPLIT = 512
 """Tokens of context per program of a decoding sequence, at least."""
 MOST_SPLITS = 64
+ROWS = 64
+"""Rows of a prompt's tile: tokens times query heads per KV head."""
+LEAST_ROWS = 16
+"""What a matrix product on tensor cores has at least."""
+HEAD_BYTES = 256
+"""Of a query's head, up to which so many rows fit into registers and shared memory."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,17 @@ def cut(sequences: Many[Sequence], block_size: int, tile: int) -> Tiles:
         tables=_joined(tables),
         longest=max((position + 1 for _, _, position, _ in decoding), default=0),
     )
+
+
+def tile_rows(head_bytes: int) -> int:
+    """Return the rows of a prompt's tile whose heads take so many bytes each.
+
+    Fewer for wider ones: what Triton keeps in registers would spill, and in shared memory not fit.
+    """
+    rows = ROWS
+    while head_bytes > HEAD_BYTES and rows > LEAST_ROWS:
+        rows, head_bytes = rows // 2, head_bytes // 2
+    return rows
 
 
 def split_tokens(max_model_len: int) -> int:

@@ -11,7 +11,7 @@ closest), and the same target 50 % too high. Prints JSON lines: `gpu_hours` (pee
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from report import line, tell
@@ -20,10 +20,11 @@ from penstock_contract.api import Role
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
 from penstock_operator.simulation.clairvoyant import attainment, search
-from penstock_operator.simulation.fleet import Fleet
+from penstock_operator.simulation.fleet import Fleet, Stages
+from penstock_operator.simulation.patience import Hopeless, Patience, allowed_late
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
 from penstock_operator.simulation.scaler import Autoscaler
-from penstock_operator.simulation.setup import Outcome, Setup
+from penstock_operator.simulation.setup import Outcome, Sample, Setup
 from penstock_operator.simulation.trace import Arrival, read, scaled
 
 WANTED = 0.99
@@ -76,22 +77,37 @@ def _ours(trace: list[Arrival], setup: Setup, start: int) -> Outcome:
     return _run(trace, setup, start, Autoscaler(spec, setup.curve, "default"))
 
 
+def _held(trace: list[Arrival], setup: Setup, start: int, policy: Policy) -> Outcome | None:
+    """Return what a policy does; None where it misses the objective."""
+
+    def decide(seen: Sequence[Sample]) -> list[int]:
+        return [policy(seen[0])]
+
+    patient = Patience(decide, allowed_late(trace, WANTED))
+    try:
+        outcome = Stages([setup], [start]).run(trace, patient)[0]
+    except Hopeless:
+        return None
+    return outcome if attainment(outcome, setup) >= WANTED else None
+
+
 def _best_fixed(trace: list[Arrival], setup: Setup) -> tuple[int, Outcome]:
-    """Return the smallest number that holds the objective all the time."""
-    for count in range(1, setup.max_replicas + 1):
-        outcome = _run(trace, setup, count, Fixed(count))
-        if attainment(outcome, setup) >= WANTED:
-            break
-    return count, outcome
+    """Return the smallest number that holds the objective all the time; the limit if none does."""
+    for count in range(1, setup.max_replicas):
+        if outcome := _held(trace, setup, count, Fixed(count)):
+            return count, outcome
+    count = setup.max_replicas
+    return count, _run(trace, setup, count, Fixed(count))
 
 
 def _swept(
     trace: list[Arrival], setup: Setup, start: int, kind: type[Hpa | Kpa], targets: tuple[int, ...]
 ) -> tuple[Outcome, int]:
-    runs = [(_run(trace, setup, start, kind(float(target))), target) for target in targets]
-    good = [run for run in runs if attainment(run[0], setup) >= WANTED]
+    tried = [(_held(trace, setup, start, kind(float(target))), target) for target in targets]
+    good = [(outcome, target) for outcome, target in tried if outcome]
     if good:
         return min(good, key=lambda run: run[0].replica_seconds)
+    runs = [(_run(trace, setup, start, kind(float(target))), target) for target in targets]
     return max(runs, key=lambda run: attainment(run[0], setup))
 
 

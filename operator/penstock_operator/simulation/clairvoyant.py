@@ -13,6 +13,7 @@ from itertools import accumulate
 from math import ceil
 
 from penstock_operator.simulation.fleet import Stages
+from penstock_operator.simulation.patience import Hopeless, Patience, allowed_late
 from penstock_operator.simulation.setup import Outcome, Sample, Setup
 from penstock_operator.simulation.trace import Arrival
 
@@ -74,10 +75,10 @@ def search_stages(
     for seconds in SMOOTHINGS:
         levels = [smooth(work, round(seconds / BIN)) for work in works]
 
-        def common(factor: float, levels: Levels = levels) -> Best:
-            return _try(trace, informed, levels, [factor] * len(setups))
+        def common(factor: float, levels: Levels = levels) -> Best | None:
+            return _try(trace, informed, levels, [factor] * len(setups), wanted)
 
-        found = _least(common, *RANGE, wanted, rounds)
+        found = _least(common, *RANGE, rounds)
         if found and (best is None or found[0].cost < best[0].cost):
             best = found[0], levels, found[1]
     if best is None or len(setups) == 1:
@@ -98,24 +99,25 @@ def _apart(
     """Make one pool after the other smaller by itself."""
     for place, common in enumerate(factors):
 
-        def alone(factor: float, place: int = place) -> Best:
-            return _try(trace, setups, levels, [*factors[:place], factor, *factors[place + 1 :]])
+        def alone(factor: float, place: int = place) -> Best | None:
+            others = [*factors[:place], factor, *factors[place + 1 :]]
+            return _try(trace, setups, levels, others, wanted)
 
-        found = _least(alone, LEAST * common, common, wanted, rounds)
+        found = _least(alone, LEAST * common, common, rounds)
         if found and found[0].cost < best.cost:
             best, factors[place] = found
     return best
 
 
 def _least(
-    attempt: Callable[[float], Best], low: float, high: float, wanted: float, rounds: int
+    attempt: Callable[[float], Best | None], low: float, high: float, rounds: int
 ) -> tuple[Best, float] | None:
     """Return the cheapest attempt that holds the objectives, and its factor, by halving."""
     best: tuple[Best, float] | None = None
     for _ in range(rounds):
         factor = (low + high) / 2
         found = attempt(factor)
-        if found.attainment < wanted:
+        if found is None:
             low = factor
             continue
         high = factor
@@ -163,8 +165,13 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
 
 
 def _try(
-    trace: Sequence[Arrival], setups: Sequence[Setup], levels: Levels, factors: Sequence[float]
-) -> Best:
+    trace: Sequence[Arrival],
+    setups: Sequence[Setup],
+    levels: Levels,
+    factors: Sequence[float],
+    wanted: float,
+) -> Best | None:
+    """Return what a schedule does; None where it misses the objective."""
     schedules = tuple(_schedule(*each) for each in zip(setups, levels, factors, strict=True))
     ahead = ceil(setups[0].cold_start / BIN)
 
@@ -173,8 +180,13 @@ def _try(
         return [max(schedule[now : now + ahead + 1]) for schedule in schedules]
 
     first = [max(schedule[: ahead + 1]) for schedule in schedules]
-    outcomes = tuple(Stages(setups, first).run(trace, decide))
-    return Best(schedules, outcomes, attainment(outcomes[-1], setups[-1]))
+    patient = Patience(decide, allowed_late(trace, wanted))
+    try:
+        outcomes = tuple(Stages(setups, first).run(trace, patient))
+    except Hopeless:
+        return None
+    found = Best(schedules, outcomes, attainment(outcomes[-1], setups[-1]))
+    return found if found.attainment >= wanted else None
 
 
 def _schedule(setup: Setup, level: Sequence[float], factor: float) -> tuple[int, ...]:

@@ -90,9 +90,9 @@ class Replica:
     def accepts(self, job: Job) -> bool:
         """Whether the request fits now: KV room, a sequence slot, less than a chunk waiting."""
         return (
-            self.reserved + job.reserved <= self._curve.kv_tokens
+            self.prefill_backlog < self._chunk
+            and self.reserved + job.reserved <= self._curve.kv_tokens
             and self.jobs < self._max_sequences
-            and self.prefill_backlog < self._chunk
         )
 
     def add(self, job: Job, now: float) -> None:

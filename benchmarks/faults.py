@@ -45,11 +45,11 @@ PEERS_SHOWN_WITH: Final = ("F1", "F3")
 MANY: Final = ("F1", "F2", "F3", "F11", "F13")
 """Scenarios whose accidents come again and again, or are only found out with time."""
 STREAMS: Final = {True: 800, False: 400}
-"""At least so many for a figure that is kept; more for those above."""
+"""At least so many for a figure that is kept; more for those above, if they are ours."""
 GATEWAYS: Final = 2
 SHARE: Final = 0.6
 """Of the measured capacity."""
-TOKENS: Final = 160
+TOKENS: Final = 128
 
 
 def main() -> None:
@@ -95,7 +95,8 @@ async def _disturbed(
     load = Load(urls, questions(12 if options.quick else 24, TOKENS, plain=plain), seed=1)
     await load.learn()
     rate = SHARE * await load.learn()
-    seconds = options.seconds or (10.0 if options.quick else STREAMS[name in MANY] / rate)
+    streams = STREAMS[name in MANY and peer is None]
+    seconds = options.seconds or (10.0 if options.quick else streams / rate)
     who = peer.name if peer else "penstock"
     sys.stderr.write(f"{name} {who}: {rate:.1f} streams a second for {seconds:.0f} s\n")
     before = await completed(fleet.gateways, set())

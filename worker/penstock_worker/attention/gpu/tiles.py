@@ -69,29 +69,39 @@ class Tiles:
 
 def cut(sequences: Many[Sequence], block_size: int, tile: int) -> Tiles:
     """Return the tiles of a step; those of chunks have `tile` tokens at most."""
-    slots: list[Numbers] = []
     tables: list[Numbers] = []
     decoding: list[tuple[int, int, int, int]] = []
     chunks: list[tuple[int, int, int, int]] = []
-    begin = 0
+    begins = [0]
     for sequence in sequences:
         end = sequence.computed + sequence.count
-        table = np.array(sequence.blocks[: -(-end // block_size)], np.int32)
-        positions = np.arange(sequence.computed, end)
-        slots.append(table[positions // block_size] * block_size + positions % block_size)
-        tables.append(table)
+        tables.append(np.array(sequence.blocks[: -(-end // block_size)], np.int32))
         if sequence.count == 1:
-            decoding.append((sequence.first_row, 1, sequence.computed, begin))
+            decoding.append((sequence.first_row, 1, sequence.computed, begins[-1]))
         else:
-            chunks += _chunks(sequence, begin, tile)
-        begin += len(table)
+            chunks += _chunks(sequence, begins[-1], tile)
+        begins.append(begins[-1] + len(tables[-1]))
+    joined = np.concatenate([np.zeros(0, np.int32), *tables])
     return Tiles(
-        slots=_joined(slots),
+        slots=_slots(sequences, joined, begins[:-1], block_size),
         decoding=np.array(decoding, np.int32).reshape(-1, 4),
         chunks=np.array(chunks, np.int32).reshape(-1, 4),
-        tables=_joined(tables),
+        tables=joined,
         longest=max((position + 1 for _, _, position, _ in decoding), default=0),
     )
+
+
+def _slots(
+    sequences: Many[Sequence], tables: Numbers, begins: list[int], block_size: int
+) -> Numbers:
+    """Return the slot of every row. tables: all block tables; begins: where each one begins."""
+    counts = [sequence.count for sequence in sequences]
+    # The position of a row is its number, less that of its sequence's first, plus what came before.
+    shifts = np.array([s.computed - s.first_row for s in sequences], np.int64)
+    positions = np.arange(sum(counts)) + np.repeat(shifts, counts)
+    blocks = tables[np.repeat(np.array(begins, np.int64), counts) + positions // block_size]
+    found: Numbers = (blocks * block_size + positions % block_size).astype(np.int32)
+    return found
 
 
 def tile_rows(head_bytes: int) -> int:
@@ -126,7 +136,3 @@ def _chunks(sequence: Sequence, begin: int, tile: int) -> list[tuple[int, int, i
         )
         for start in range(0, sequence.count, tile)
     ]
-
-
-def _joined(arrays: list[Numbers]) -> Numbers:
-    return np.concatenate(arrays).astype(np.int32) if arrays else np.zeros(0, np.int32)

@@ -24,7 +24,10 @@ SCALED: Object = {"name": "default", "scaling": {"minReplicas": 2, "maxReplicas"
 def address() -> str:
     """Return this machine's own address: API servers proxy to no loopback one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but loopback ones")
         return str(probe.getsockname()[0])
 
 

@@ -55,6 +55,7 @@ typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
 typedef uint32_t Words __attribute__((vector_size(4 * W)));
 typedef uint16_t Halves __attribute__((vector_size(2 * W)));
+typedef uint8_t Bytes __attribute__((vector_size(W)));
 
 template <class V, class T>
 inline V load(const T* from) {
@@ -91,12 +92,17 @@ inline float largest(Floats v) {
   return found;
 }
 
+constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+
+inline Ints rounded(Floats x) {  // of numbers below 2^22
+  return std::bit_cast<Ints>(x + ROUND) - std::bit_cast<int32_t>(ROUND);
+}
+
 // e^x, relative error below 2e-7; everything below -87 gives (nearly) nothing.
 inline Floats exp(Floats x) {
   x = max(x, all(-87.0f));
   x = x < all(88.0f) ? x : all(88.0f);
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats n = (x * 1.44269504088896341f + magic) - magic;
+  const Floats n = (x * 1.44269504088896341f + ROUND) - ROUND;
   const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
   Floats p = all(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -117,10 +123,12 @@ inline Floats gelu(Floats x) {
   return x / (1.0f + exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 
-inline uint32_t bf16_bits(float value) {  // round to nearest even
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
+template <class Bits>
+inline Bits bf16_bits(Bits bits) {  // of a float's bits: round to nearest even
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
+
+inline uint32_t bf16_bits(float value) { return bf16_bits(std::bit_cast<uint32_t>(value)); }
 
 inline float bf16_value(uint32_t bits) { return std::bit_cast<float>(bits << 16); }
 
@@ -135,6 +143,19 @@ inline float value_of(float stored) { return stored; }
 inline float value_of(uint16_t stored) { return bf16_value(stored); }
 inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = bf16_bits(value); }
+
+// A square of W x W numbers, transposed in log2(W) rounds of shuffles.
+template <int STEP = 1, int... I>
+inline void transpose(Floats (&rows)[W], std::integer_sequence<int, I...> lanes) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) {
+    if (i & STEP) continue;
+    const Floats a = rows[i], b = rows[i + STEP];
+    rows[i] = __builtin_shufflevector(a, b, (I & STEP ? W + I - STEP : I)...);
+    rows[i + STEP] = __builtin_shufflevector(a, b, (I & STEP ? W + I : I + STEP)...);
+  }
+  if constexpr (2 * STEP < W) transpose<2 * STEP>(rows, lanes);
+}
 
 // Copy part of a panel's row; most often it is whole.
 inline void copy(const float* from, int count, float* to) {
@@ -275,11 +296,13 @@ class Team {
 // Inputs and weights of a product are packed into 32-bit words along the inner dimension: one
 // float32, two bfloat16 or four bytes. Inputs lie as [tile][word][row], weights as
 // [panel][word][column], so the innermost loop reads both in order, whatever the type.
-// An operation multiplies a word of input with a vector of weight words and accumulates.
+// An operation multiplies a word of input with a vector of weight words and accumulates; it also
+// makes W words of inputs, which bytes are scaled for.
 
 struct Float32 {
   static constexpr int PER_WORD = 1;
   using Sum = Floats;
+  static Words pack(const float* x, float) { return load<Words>(x); }
   static void add(Sum& sum, uint32_t a, Words b) {
     sum += std::bit_cast<float>(a) * std::bit_cast<Floats>(b);
   }
@@ -288,6 +311,13 @@ struct Float32 {
 struct BFloat16 {
   static constexpr int PER_WORD = 2;
   using Sum = Floats;
+  static Words pack(const float* x, float) {
+    return pairs(bf16_bits(load<Words>(x)), bf16_bits(load<Words>(x + W)), std::make_integer_sequence<int, W>());
+  }
+  template <int... I>
+  static Words pairs(Words a, Words b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, 2 * I...) | __builtin_shufflevector(a, b, (2 * I + 1)...) << 16;
+  }
   static void add(Sum& sum, uint32_t a, Words b) {
 #if defined(__AVX512BF16__)
     sum = _mm512_dpbf16_ps(sum, (__m512bh)(_mm512_set1_epi32(a)), (__m512bh)(b));
@@ -301,6 +331,12 @@ struct BFloat16 {
 struct Int8 {  // input bytes are unsigned with zero at 128, weight bytes are signed
   static constexpr int PER_WORD = 4;
   using Sum = Ints;
+  static Words pack(const float* x, float scale) {
+    uint8_t bytes[4 * W];
+    for (int i = 0; i < 4; i++)
+      store(bytes + i * W, __builtin_convertvector(rounded(load<Floats>(x + i * W) * scale) + 128, Bytes));
+    return load<Words>(bytes);
+  }
   static void add(Sum& sum, uint32_t a, Words b) {
 #if defined(__AVX512VNNI__)
     sum = (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(a), (__m512i)b);
@@ -324,8 +360,9 @@ struct Ahead {
 
 using Tile = void (*)(const uint32_t*, const uint32_t*, int, float*, bool, Ahead);
 
-// sums[R][PANEL] (+)= inputs[words][R] . weights[words][PANEL]; all sums stay in registers.
-template <class Op, int R>
+// sums[R][PANEL] (+)= inputs . weights[words][PANEL]; all sums stay in registers. Inputs are packed,
+// [words][R], or lie in R rows, ROW words apart.
+template <class Op, int R, int ROW>
 void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fresh, Ahead ahead) {
   typename Op::Sum left[R], right[R];
 #pragma GCC unroll 16
@@ -333,14 +370,15 @@ void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fre
     left[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL);
     right[i] = fresh ? typename Op::Sum{} : load<typename Op::Sum>(sums + i * PANEL + W);
   }
-  for (int k = 0; k < words; k++, a += R, b += PANEL, ahead.from += ahead.step) {
+  for (int k = 0; k < words; k++, a += ROW ? 1 : R, b += PANEL, ahead.from += ahead.step) {
     __builtin_prefetch(ahead.from);
     __builtin_prefetch(ahead.from + ahead.step / 2);
     const Words b0 = load<Words>(b), b1 = load<Words>(b + W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      Op::add(left[i], a[i], b0);
-      Op::add(right[i], a[i], b1);
+      const uint32_t word = a[ROW ? i * ROW : i];
+      Op::add(left[i], word, b0);
+      Op::add(right[i], word, b1);
     }
   }
 #pragma GCC unroll 16
@@ -350,15 +388,15 @@ void tile(const uint32_t* a, const uint32_t* b, int words, float* sums, bool fre
   }
 }
 
-template <class Op, int... R>
+template <class Op, int ROW, int... R>
 Tile pick(int rows, std::integer_sequence<int, R...>) {
-  static constexpr Tile tiles[] = {tile<Op, R + 1>...};
+  static constexpr Tile tiles[] = {tile<Op, R + 1, ROW>...};
   return tiles[rows - 1];
 }
 
-template <class Op>
+template <class Op, int ROW = 0>
 Tile tile_of(int rows) {
-  return pick<Op>(rows, std::make_integer_sequence<int, MAX_TILE>());
+  return pick<Op, ROW>(rows, std::make_integer_sequence<int, MAX_TILE>());
 }
 
 // Rows are spread evenly over tiles: 32 rows are three tiles of 11, not 14 + 14 + 4.
@@ -399,38 +437,59 @@ struct Inputs {
 
   uint32_t* at(int index) const { return data.as<uint32_t>() + size_t(index) * words * tile; }
 
-  void clear(int row) const {
-    uint32_t* to = at(row / tile) + row % tile;
-    for (int k = 0; k < words; k++) to[size_t(k) * tile] = 0;
-    scales.as<float>()[row] = 0;
-  }
-
-  // Pack one row of `columns` floats; whoever packs a tile must also clear the rows it lacks.
-  void pack(int row, const float* x, int columns) const {
-    uint32_t* to = at(row / tile) + row % tile;
-    if (kind == Kind::BFLOAT16) {
-      for (int k = 0; k < columns / 2; k++, to += tile)
-        *to = bf16_bits(x[2 * k]) | bf16_bits(x[2 * k + 1]) << 16;
-      if (columns % 2) *to = bf16_bits(x[columns - 1]);
-    } else if (kind == Kind::INT8) {
-      pack_bytes(row, x, columns, to);
-    } else {
-      for (int k = 0; k < columns; k++, to += tile) *to = std::bit_cast<uint32_t>(x[k]);
-    }
+  // Pack the rows of one tile, `stride` floats apart; those that the last tile lacks become zero.
+  void pack(int index, const float* from, size_t stride, int columns) const {
+    if (kind == Kind::BFLOAT16)
+      pack_as<BFloat16>(index, from, stride, columns);
+    else if (kind == Kind::INT8)
+      pack_as<Int8>(index, from, stride, columns);
+    else
+      pack_as<Float32>(index, from, stride, columns);
   }
 
  private:
-  void pack_bytes(int row, const float* x, int columns, uint32_t* to) const {
-    float top = 1e-12f;
-    for (int k = 0; k < columns; k++) top = std::max(top, std::fabs(x[k]));
-    const float inverse = 127.0f / top;
+  // W rows at a time are transposed in registers. Where a tile has fewer, all W are stored even so:
+  // what is too much is overwritten by the next word's, but for the last words of a tile.
+  template <class Op>
+  void pack_as(int index, const float* from, size_t stride, int columns) const {
+    const int present = std::min(tile, rows - index * tile);
+    float factors[MAX_TILE] = {};
+    if (kind == Kind::INT8)
+      for (int r = 0; r < present; r++) factors[r] = scale(index * tile + r, from + r * stride, columns);
+    for (int k = 0; k < words; k += W)
+      for (int first = 0; first < tile; first += W) {
+        Floats square[W] = {};
+        for (int i = 0; i < std::min(W, present - first); i++)
+          square[i] = std::bit_cast<Floats>(
+              words_at<Op>(from + (first + i) * stride, k, columns, factors[first + i]));
+        transpose(square, std::make_integer_sequence<int, W>());
+        uint32_t* to = at(index) + size_t(k) * tile + first;
+        const int count = std::min(W, words - k), high = std::min(W, tile - first);
+        if (tile <= W && (words - k - W) * tile >= W)
+          for (int i = 0; i < W; i++) store(to + i * tile, square[i]);
+        else
+          for (int i = 0; i < count; i++) std::memcpy(to + i * tile, &square[i], size_t{4} * high);
+      }
+  }
+
+  template <class Op>
+  static Words words_at(const float* x, int word, int columns, float factor) {
+    const int first = word * Op::PER_WORD;
+    if (first + W * Op::PER_WORD <= columns) return Op::pack(x + first, factor);
+    float rest[W * Op::PER_WORD] = {};
+    std::memcpy(rest, x + first, size_t{4} * (columns - first));
+    return Op::pack(rest, factor);
+  }
+
+  // Find and keep the scale of a row of bytes; returns what its numbers are multiplied with.
+  float scale(int row, const float* x, int columns) const {
+    Floats high = all(1e-12f);
+    int k = 0;
+    for (; k + W <= columns; k += W) high = max(high, max(load<Floats>(x + k), -load<Floats>(x + k)));
+    float top = largest(high);
+    for (; k < columns; k++) top = std::max(top, std::fabs(x[k]));
     scales.as<float>()[row] = top / 127.0f;
-    for (int k = 0; k < columns; k += 4, to += tile) {
-      uint32_t word = 0;
-      for (int j = 0; j < 4 && k + j < columns; j++)
-        word |= static_cast<uint32_t>(std::lrintf(x[k + j] * inverse) + 128) << (8 * j);
-      *to = word;
-    }
+    return 127.0f / top;
   }
 };
 
@@ -744,19 +803,6 @@ struct Softmax {
   }
 };
 
-// A square of W x W numbers, transposed in log2(W) rounds of shuffles.
-template <int STEP = 1, int... I>
-inline void transpose(Floats (&rows)[W], std::integer_sequence<int, I...> lanes) {
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) {
-    if (i & STEP) continue;
-    const Floats a = rows[i], b = rows[i + STEP];
-    rows[i] = __builtin_shufflevector(a, b, (I & STEP ? W + I - STEP : I)...);
-    rows[i + STEP] = __builtin_shufflevector(a, b, (I & STEP ? W + I : I + STEP)...);
-  }
-  if constexpr (2 * STEP < W) transpose<2 * STEP>(rows, lanes);
-}
-
 // A chunk's keys and values are packed as panels, and scores and outputs are products of tiles, as
 // in a linear layer. Decoding takes the same way, though packing costs it as much as it gains: so a
 // token's numbers are the same to the last bit, whatever is computed with it. A request that is
@@ -765,7 +811,7 @@ class Attention {
  public:
   static size_t scratch_bytes(int head_dim, int rows) {
     const size_t wide = padded(head_dim), high = rows + MAX_TILE;
-    return 4 * (CHUNK * (head_dim + 2 * wide) + high * (head_dim + wide + 2) + 2 * MAX_TILE * CHUNK) + 1024;
+    return 4 * (CHUNK * (head_dim + 2 * wide) + high * (head_dim + wide + 2) + MAX_TILE * CHUNK) + 1024;
   }
 
   // `next` is what this thread will probably turn to after this: its KV is fetched meanwhile.
@@ -786,8 +832,7 @@ class Attention {
     values_ = take(size_t(CHUNK) * wide_);            // [wide / PANEL][CHUNK][PANEL]
     queries_ = take(size_t(tiles_) * dim_ * tile_);   // [tile][dim][row]
     outputs_ = take(size_t(tiles_) * tile_ * wide_);  // [tile][wide / PANEL][row][PANEL]
-    scores_ = take(size_t(tile_) * CHUNK);            // [row][CHUNK]
-    weights_ = take(size_t(CHUNK) * tile_);           // [CHUNK][row]
+    scores_ = take(size_t(tile_) * CHUNK);            // [row][CHUNK]: of a tile; then its weights
     states_ = reinterpret_cast<Softmax*>(take(2 * size_t(tiles_) * tile_));
   }
 
@@ -875,20 +920,20 @@ class Attention {
   void absorb(const Queries& q, int t, int start, int count) {
     if (q.sees(std::min((t + 1) * tile_, q.rows()) - 1) <= start) return;  // all of it is ahead
     if (q.from(t * tile_) >= start + CHUNK) return;                        // or out of sight
-    const Tile kernel = tile_of<Float32>(tile_);
+    const Tile score = tile_of<Float32>(tile_), weigh = tile_of<Float32, CHUNK>(tile_);
     const auto* query = reinterpret_cast<uint32_t*>(queries_ + size_t(t) * dim_ * tile_);
     float* out = outputs_ + size_t(t) * tile_ * wide_;
     for (int p = 0; p * PANEL < count; p++) {
       alignas(64) float part[MAX_TILE * PANEL];
-      kernel(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true, here());
+      score(query, reinterpret_cast<uint32_t*>(keys_ + size_t(p) * dim_ * PANEL), dim_, part, true, here());
       for (int r = 0; r < tile_; r++)
         std::memcpy(scores_ + r * CHUNK + p * PANEL, part + r * PANEL, PANEL * 4);
     }
     for (int r = 0; r < tile_; r++) weigh_row(q, t * tile_ + r, r, start, out);
     for (int p = 0; p < wide_ / PANEL; p++)
-      kernel(reinterpret_cast<uint32_t*>(weights_),
-             reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), count,
-             out + size_t(p) * tile_ * PANEL, false, here());
+      weigh(reinterpret_cast<uint32_t*>(scores_),
+            reinterpret_cast<uint32_t*>(values_ + size_t(p) * CHUNK * PANEL), count,
+            out + size_t(p) * tile_ * PANEL, false, here());
   }
 
   // Nothing to fetch: keys and values were packed a moment ago.
@@ -899,13 +944,12 @@ class Attention {
     const int from = row < q.rows() ? std::max(0, q.from(row) - start) : 0;
     float* scores = scores_ + r * CHUNK;
     if (seen <= from) {
-      for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = 0.0f;
+      std::fill(scores, scores + CHUNK, 0.0f);
       return;
     }
     if (q.cap > 0)
       for (int c = 0; c < CHUNK; c += W) store(scores + c, capped(load<Floats>(scores + c), q.cap));
     const float keep = states_[row].absorb(scores, from, seen);
-    for (int c = 0; c < CHUNK; c++) weights_[c * tile_ + r] = scores[c];
     if (keep != 1.0f)
       for (int p = 0; p < wide_ / PANEL; p++)
         for (int d = 0; d < PANEL; d++) out[(size_t(p) * tile_ + r) * PANEL + d] *= keep;
@@ -924,7 +968,7 @@ class Attention {
   }
 
   int dim_, wide_, tile_ = 1, tiles_ = 1;
-  float *keys_, *values_, *queries_, *outputs_, *scores_, *weights_;
+  float *keys_, *values_, *queries_, *outputs_, *scores_;
   Softmax* states_;
 };
 
@@ -996,10 +1040,10 @@ struct PenstockDecoder {
       : shape(of), layers(of.layers), team(of.threads), scratch(of.threads), best(of.threads) {
     const size_t sums = size_t{4} * BLOCK_TILES * MAX_TILE * PANEL;
     const size_t block = size_t{4} * BLOCK_WORDS * PANEL;
-    const size_t row = size_t{4} * std::max({of.hidden, of.inner, of.heads * of.head_dim});
+    const size_t normed = size_t{4} * MAX_TILE * of.hidden;
     const size_t group = of.heads / of.kv_heads;
     const size_t attention = Attention::scratch_bytes(of.head_dim, std::max<size_t>(MANY_ROWS, group));
-    for (auto& memory : scratch) memory.reserve(std::max({2 * sums + block, row, attention}));
+    for (auto& memory : scratch) memory.reserve(std::max({2 * sums + block, normed, attention}));
   }
 
   void step(const PenstockStep& asked) {
@@ -1105,13 +1149,13 @@ struct PenstockDecoder {
       });
       team.each(pieces.size(), [&](int piece) { place(layer, asked, pieces[piece], first); });
       team.each(tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
-      pack(attended.as<float>(), query_width(), layer.output.kind, rows, thread);
+      pack(attended.as<float>(), query_width(), layer.output.kind, rows);
       reduce(layer.output, attended.as<float>(), nullptr, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
       normed(x.as<float>(), layer.mlp_norm, layer.gate.kind, rows, thread);
       reduce(layer.gate, x.as<float>(), layer.mlp_norm, thread);
       gated(layer, thread);
-      pack(inner.as<float>(), shape.inner, layer.down.kind, rows, thread);
+      pack(inner.as<float>(), shape.inner, layer.down.kind, rows);
       reduce(layer.down, inner.as<float>(), nullptr, thread);
       add(layer.down, layer.mlp_post_norm, rows, thread);
     }
@@ -1128,30 +1172,27 @@ struct PenstockDecoder {
 
   // packed = the rows of `from`, RMS-normed (Zhang & Sennrich, 2019).
   void normed(const float* from, const float* weight, Kind kind, int rows, int thread) {
-    float* row_buffer = scratch[thread].as<float>();
-    shape_inputs(kind, rows, shape.hidden, thread);
-    each_packed([&](int row) {
-      norm_row(from + size_t(row) * shape.hidden, weight, shape.hidden, row_buffer);
-      packed.pack(row, row_buffer, shape.hidden);
+    const int width = shape.hidden;
+    float* tile = scratch[thread].as<float>();
+    shape_inputs(kind, rows, width);
+    team.each(packed.tiles(), [&](int t) {
+      const int first = t * packed.tile, count = std::min(packed.tile, rows - first);
+      for (int r = 0; r < count; r++)
+        norm_row(from + size_t(first + r) * width, weight, width, tile + size_t(r) * width);
+      packed.pack(t, tile, width, width);
     });
   }
 
-  void pack(const float* from, int width, Kind kind, int rows, int thread) {
-    shape_inputs(kind, rows, width, thread);
-    each_packed([&](int row) { packed.pack(row, from + size_t(row) * width, width); });
+  void pack(const float* from, int width, Kind kind, int rows) {
+    shape_inputs(kind, rows, width);
+    team.each(packed.tiles(), [&](int t) {
+      packed.pack(t, from + size_t(t) * packed.tile * width, width, width);
+    });
   }
 
   // One thread shapes the buffer; the barrier shows it to the others.
-  void shape_inputs(Kind kind, int rows, int width, int) {
+  void shape_inputs(Kind kind, int rows, int width) {
     team.each(1, [&](int) { packed.shape(kind, rows, width); });
-  }
-
-  template <class F>
-  void each_packed(F pack_row) {
-    team.each(packed.tiles(), [&](int t) {
-      for (int row = t * packed.tile; row < (t + 1) * packed.tile; row++)
-        row < packed.rows ? pack_row(row) : packed.clear(row);
-    });
   }
 
   void norm_row(const float* from, const float* weight, int width, float* to) const {

@@ -125,6 +125,13 @@ def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
     assert "no number of replicas" in run.last.reason
 
 
+@pytest.mark.parametrize("missing", ["ttft", "tpot"])
+def test_lateness_beyond_the_only_objective_makes_more_headroom(missing: str) -> None:
+    run = Run(replace(SPEC, **{missing: None})).see(20, times=60)
+    before = run.state.cover
+    assert run.see(20, times=20, late_share=Signal(0.05)).state.cover > before
+
+
 def test_an_idle_pool_shrinks_whatever_its_objective() -> None:
     run = Run(replace(SPEC, tpot=Objective(0.9, 0.01)), desired=3).see(50, times=20)
     assert run.see(0, times=40, decode_share=Signal(0)).size == 1

@@ -59,7 +59,7 @@ def decide(
         now: seconds of a clock that never goes back.
     """
     since = idle_since(state.idle_since, seen, now)
-    allowed = 1 - (spec.ttft or DEFAULT_TTFT).quantile
+    allowed = 1 - (spec.strictest or DEFAULT_TTFT.quantile)
     elapsed = now - state.decided if state.decided is not None else 0.0
     factor = cover(state.cover, seen.traffic.late_share, allowed, elapsed)
     quiet = now - since if since is not None else 0.0

@@ -51,6 +51,11 @@ class ScalingSpec:
     lead: float = 90.0
     """From a change in demand to a new replica that serves: metric lag, interval, cold start."""
 
+    @property
+    def strictest(self) -> float | None:
+        """Return the largest quantile asked for: a request is late when it misses any objective."""
+        return max((found.quantile for found in (self.ttft, self.tpot) if found), default=None)
+
 
 def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     """Return what a deployment asks for."""

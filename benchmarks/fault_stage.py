@@ -19,7 +19,7 @@ LEAST_WORKERS: Final = 3
 """Ready ones before the next worker goes."""
 FEW: Final = 3
 """Streams for which an accident waits: one that hits nobody shows nothing."""
-PATIENCE: Final = 5.0
+PATIENCE: Final = 2.0
 """Seconds after which it is content with one."""
 
 

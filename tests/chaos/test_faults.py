@@ -17,7 +17,7 @@ SCENARIOS = ("F1", "F3", "F6", "F11")
 
 @pytest.fixture(scope="module")
 def figures() -> list[dict[str, Any]]:
-    command = [sys.executable, FAULTS, "--quick", "--workers", "3", "--seconds", "5"]
+    command = [sys.executable, FAULTS, "--quick", "--workers", "3", "--seconds", "8"]
     done = subprocess.run(
         [*command, "--scenario", *SCENARIOS], capture_output=True, text=True, check=False
     )

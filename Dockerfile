@@ -51,6 +51,17 @@ FROM installer AS gateway-dependencies
 RUN $INSTALL --require-hashes -r requirements/gateway.txt
 
 
+# The gateway's data path as machine code, of the sources in the wheel.
+FROM gateway-dependencies AS gateway-compiled
+RUN apt-get -qq update \
+ && apt-get -qq install --no-install-recommends gcc libc6-dev >/dev/null \
+ && { [ -x /usr/local/bin/python3 ] || apt-get -qq install --no-install-recommends python3-dev >/dev/null; }
+RUN $INSTALL --target /opt/compiler --require-hashes -r requirements/compiler.txt
+COPY --from=wheel /opt/penstock /opt/penstock
+RUN site=$(/opt/penstock/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+ && PYTHONPATH=/opt/compiler /opt/penstock/bin/python3 -m penstock_gateway.build "/compiled$site"
+
+
 FROM installer AS worker-dependencies
 RUN $INSTALL --require-hashes -r requirements/worker.txt
 
@@ -105,6 +116,7 @@ FROM runtime AS gateway
 LABEL org.opencontainers.image.title="penstock-gateway"
 COPY --from=gateway-dependencies /opt/penstock /opt/penstock
 COPY --from=wheel /opt/penstock /opt/penstock
+COPY --from=gateway-compiled /compiled /
 ENTRYPOINT ["penstock-gateway"]
 
 

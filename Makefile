@@ -59,6 +59,11 @@ tools: $(TOOLS)/.installed  ## Get Helm, checkov, Prometheus and Triton, for the
 test: check tools  ## All checks and tests, as CI runs them
 	@$(BIN)/pytest
 
+.PHONY: test-compiled
+test-compiled: $(VENV)/.installed  ## The gateway's tests with its data path compiled, as the image has it
+	@$(BIN)/python -m penstock_gateway.build $(TOOLS)/compiled
+	@PYTHONPATH=$(TOOLS)/compiled $(BIN)/pytest tests/gateway
+
 .PHONY: check
 check: $(VENV)/.installed  ## Lint, types, import rules, generated files
 	@$(BIN)/ruff check
@@ -89,6 +94,8 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 	  --constraints requirements/dev.txt --no-header --quiet --output-file requirements/triton.txt
 	@echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
 	  --no-header --quiet --output-file requirements/build.txt
+	@printf '%s\n' mypy setuptools | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
+	  --constraints requirements/dev.txt --no-header --quiet --output-file requirements/compiler.txt
 	@echo 'torch==2.13.0' | $(BIN)/uv pip compile - --no-config --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --constraints requirements/worker.txt --generate-hashes \
 	  --custom-compile-command 'make lock: the CUDA build of torch, for the GPU image' \

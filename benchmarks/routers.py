@@ -1,5 +1,6 @@
 """Starts what stands between clients and workers: our gateway, nginx, and others' routers."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import peer
 
+import penstock_gateway
 from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
+from penstock_gateway.build import build
 
 OURS = "penstock"
 _NGINX = """
@@ -46,7 +49,11 @@ class Router:
         self.port = free_port()
         self._log = (folder / f"{name}.log").open("w")
         command = _COMMANDS[name](self.port, workers, folder)
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        search = {"PYTHONPATH": str(_compiled_gateway())} if name == OURS else {}
+        environment = {**os.environ, **search}
+        self._process = subprocess.Popen(
+            command, stdout=self._log, stderr=self._log, env=environment
+        )
         try:
             self._wait()
         except BaseException:
@@ -148,6 +155,17 @@ def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
     ).write(fleet)
     program = Path(sys.executable).with_name("penstock-gateway")
     return [str(program), "--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
+
+
+def _compiled_gateway() -> Path:
+    """Return the folder of our gateway as its image has it; compiled unless it is there."""
+    sources = sorted(Path(penstock_gateway.__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    folder = peer.CACHE / f"gateway-{digest[:16]}"
+    if not folder.exists():
+        sys.stderr.write(f"Compiling the gateway into {folder} (a minute)\n")
+        build(folder)
+    return folder
 
 
 def _nginx(port: int, workers: Sequence[int], folder: Path) -> list[str]:

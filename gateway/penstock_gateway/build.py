@@ -5,7 +5,7 @@ sources, about half the CPU. FOLDER gets a copy of the package with an extension
 compiled source, and Python prefers those. The image's FOLDER is its site-packages; a developer's is
 one to put first in PYTHONPATH, so that no edited source is ever shadowed by a stale extension.
 
-It needs a C compiler, Python's headers, and mypy and setuptools (the extra `build`).
+It needs a C compiler, Python's headers, and mypy and setuptools (the extra `compiler`).
 """
 
 import argparse
@@ -24,6 +24,7 @@ COMPILED: Final = (
     "admission/line.py",
     "admission/pace.py",
     "completions.py",
+    "delegated.py",
     "dialect.py",
     "figures.py",
     "fleet/directory.py",

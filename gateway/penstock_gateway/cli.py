@@ -24,6 +24,7 @@ from penstock_contract.fleet import Fleet
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway import traces
 from penstock_gateway.app import RELAYED, create_app
+from penstock_gateway.build import is_compiled
 from penstock_gateway.completions import completions
 from penstock_gateway.delegate import Delegate
 from penstock_gateway.fleet.directory import Present
@@ -95,7 +96,8 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: W
     )
     # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    log.info("listening on http://%s:%d", *listener.getsockname()[:2])
+    form = "compiled" if is_compiled() else "not compiled"
+    log.info("listening on http://%s:%d (%s)", *listener.getsockname()[:2], form)
     # What is there now stays, and requests leave no cycles: collecting garbage often gains nothing.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

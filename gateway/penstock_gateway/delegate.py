@@ -8,7 +8,6 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock_gateway.relay.line import Headers
-from penstock_gateway.relay.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -77,48 +76,3 @@ class Delegate(HttpToolsProtocol):
         """Its answer is whole; uvicorn would set a timer now."""
         self.flow.resume_reading()
         self._done()
-
-
-class Delegated(Turn):
-    """A request for the app."""
-
-    def __init__(self, delegate: Delegate, head: Head) -> None:
-        self._delegate = delegate
-        self._head = head
-        self._started = False
-        self._pieces: list[bytes] = []
-        self._whole = False
-
-    @property
-    def begun(self) -> bool:
-        """See `Turn.begun`."""
-        return self._started and self._delegate.cycle.response_started
-
-    def start(self) -> None:
-        """See `Turn.start`."""
-        self._started = True
-        self._delegate.begin(self._head)
-        for piece in self._pieces:
-            self._delegate.on_body(piece)
-        if self._whole:
-            self._delegate.on_message_complete()
-
-    def feed(self, piece: bytes) -> None:
-        """See `Turn.feed`."""
-        if self._started:
-            self._delegate.on_body(piece)
-        else:
-            self._pieces.append(piece)
-
-    def complete(self) -> None:
-        """See `Turn.complete`."""
-        self._whole = True
-        if self._started:
-            self._delegate.on_message_complete()
-
-    def close_after(self) -> None:
-        """See `Turn.close_after`."""
-        self._delegate.shutdown()
-
-    def left(self) -> None:
-        """See `Turn.left`; uvicorn has been told."""

@@ -14,7 +14,8 @@ import httptools
 import orjson
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.delegate import Delegate, Delegated, Head
+from penstock_gateway.delegate import Delegate, Head
+from penstock_gateway.delegated import Delegated
 from penstock_gateway.patience import Patience, Verdict
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.line import Headers, Line

@@ -22,10 +22,12 @@ from penstock_contract.fleet import (
 class Gateway(GatewayProcess):
     """A gateway process and the fleet file that it reads."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.fleet_file = folder / "fleet.json"
         self.generation = 0
-        super().__init__(folder, "--fleet", self.fleet_file, *flags)
+        super().__init__(folder, "--fleet", self.fleet_file, *flags, environment=environment)
 
     async def start(self) -> None:
         """Start it with an empty fleet and wait until it has read it."""

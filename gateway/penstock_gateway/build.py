@@ -59,7 +59,6 @@ COMPILED: Final = (
     "tenants/bucket.py",
     "tenants/door.py",
     "tenants/meter.py",
-    "tenants/register.py",
     "tenants/tenant.py",
     "tenants/usage.py",
     "tenants/visit.py",

@@ -2,14 +2,13 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.relay import upstream
 from penstock_gateway.relay.upstream import (
     HIGH_WATER,
     MAX_HEAD,
@@ -43,8 +42,8 @@ class Wire(asyncio.Transport):
         self.aborted = True
 
 
-def open_connection() -> tuple[Connection, Wire]:
-    connection, wire = Connection(), Wire()
+def open_connection(clock: Callable[[], float] = time.monotonic) -> tuple[Connection, Wire]:
+    connection, wire = Connection(clock=clock), Wire()
     connection.connection_made(wire)
     return connection, wire
 
@@ -123,9 +122,11 @@ def test_an_answer_cut_anywhere_is_never_taken_for_whole(
     asyncio.run(cut())
 
 
-def run(scenario: Callable[[Connection, Wire], object]) -> None:
+def run(
+    scenario: Callable[[Connection, Wire], object], clock: Callable[[], float] = time.monotonic
+) -> None:
     async def inside() -> None:
-        coroutine = scenario(*open_connection())
+        coroutine = scenario(*open_connection(clock))
         assert asyncio.iscoroutine(coroutine)
         await coroutine
 
@@ -159,11 +160,8 @@ def test_reading_stops_while_the_client_is_behind_and_goes_on_after() -> None:
     run(scenario)
 
 
-def test_what_a_client_makes_it_wait_does_not_make_a_worker_slow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_a_client_makes_it_wait_does_not_make_a_worker_slow() -> None:
     now = 0.0
-    monkeypatch.setattr(upstream, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def scenario(connection: Connection, _: Wire) -> None:
         nonlocal now
@@ -177,7 +175,7 @@ def test_what_a_client_makes_it_wait_does_not_make_a_worker_slow(
         assert connection.pieces > 4
         assert connection.mean_pause == pytest.approx(0.1)
 
-    run(scenario)
+    run(scenario, lambda: now)
 
 
 def test_a_head_without_end_is_cut_off() -> None:

@@ -60,9 +60,13 @@ class Connection:
 
     Args:
         buffer: to read into; what is read is copied at once, so that all connections may share it.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, buffer: memoryview | None = None) -> None:
+    def __init__(
+        self, buffer: memoryview | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._buffer = memoryview(bytearray(READ_SIZE)) if buffer is None else buffer
         self.transport: Any = None
         self.closed = False
@@ -198,7 +202,7 @@ class Connection:
         self._failure, self._raised, self.longest, self.pieces = None, None, 0.0, 0
         if self.closed or self.transport is None:
             raise UpstreamError("the worker closed the connection")
-        self.heard = time.monotonic()
+        self.heard = self._clock()
         self.transport.write(request)
         return await self._head
 
@@ -286,7 +290,7 @@ class Connection:
             self._head.exception()  # nobody may be waiting any more
 
     def _note_time(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if not self.pieces:
             self._began_at = now
         elif now - self.heard > self.longest:
@@ -296,7 +300,7 @@ class Connection:
 
     def _read_on(self) -> None:
         """The client has caught up; only from now on is silence the worker's."""
-        now = time.monotonic()
+        now = self._clock()
         self._began_at += now - self.heard
         self.paused, self.heard = False, now
         if self.transport is not None and not self.closed:

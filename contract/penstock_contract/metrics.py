@@ -380,6 +380,9 @@ GATEWAY_FLEET_STALE: Final = _gauge(
     "penstock_gateway_fleet_stale",
     "1 while the source of the fleet cannot be followed and the last one known goes on serving.",
 )
+GATEWAY_BODIES: Final = _gauge(
+    "penstock_gateway_request_body_bytes", "Bytes of request bodies that the gateway holds."
+)
 GATEWAY_TENANTS: Final = _gauge(
     "penstock_gateway_tenants", "Tenants known to the gateway; with none, nobody needs a key."
 )
@@ -404,7 +407,7 @@ GATEWAY: Final = (
     GATEWAY_RETRIES_DENIED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS, GATEWAY_RESUMES,
     GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_PREFIX_CACHED, GATEWAY_PREFIX_RIGHT, GATEWAY_QUEUED,
-    GATEWAY_QUEUE_SECONDS,
+    GATEWAY_QUEUE_SECONDS, GATEWAY_BODIES,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
     GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
 )  # fmt: skip

@@ -33,6 +33,7 @@ COMPILED: Final = (
     "protocol.py",
     "relay/asking.py",
     "relay/attempt.py",
+    "relay/bodies.py",
     "relay/bounds.py",
     "relay/call.py",
     "relay/client.py",

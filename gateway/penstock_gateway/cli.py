@@ -32,6 +32,7 @@ from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.patience import sweep
 from penstock_gateway.protocol import ClientProtocol
+from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Serve
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.prober import Prober
@@ -49,7 +50,10 @@ log = logging.getLogger("penstock.gateway")
 
 def main() -> None:
     """Serve a fleet until told to stop."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.max_bodies < options.max_body:
+        parser.error("--max-bodies: must not be less than --max-body")
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
@@ -88,7 +92,7 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: W
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
         create_app(relay, registry),
-        http=_protocol(serve, options),
+        http=_protocol(serve, options, Bodies(options.max_bodies, metrics.bodies)),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -200,7 +204,7 @@ class Gateway:
         log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
 
 
-def _protocol(serve: Serve, options: argparse.Namespace) -> Any:
+def _protocol(serve: Serve, options: argparse.Namespace, bodies: Bodies) -> Any:
     """Return what uvicorn makes its connections of."""
     paths = frozenset(path.encode() for path in RELAYED)
 
@@ -212,6 +216,7 @@ def _protocol(serve: Serve, options: argparse.Namespace) -> Any:
             paths=paths,
             patience=options.client_timeout,
             most=options.max_connections,
+            bodies=bodies,
             state=server_state,
             loop=loop,
             delegate=delegate,
@@ -282,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
     add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
+    add(
+        "--max-bodies",
+        type=quantity_flag,
+        default=128 << 20,
+        help="like 128Mi; all request bodies together",
+    )
     add(
         "--client-timeout",
         type=duration_flag,

@@ -19,6 +19,8 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._instruments = Figures(registry, declared.GATEWAY)
         self._of_models: dict[str, OfModel] = {}
+        self.bodies = self._instruments.gauge(declared.GATEWAY_BODIES).labels()
+        """Bytes of request bodies that are held."""
 
     def refused(self, code: ErrorCode, tenant: str = "") -> None:
         """A request was refused before it was admitted; of a tenant, if it is known."""

@@ -17,6 +17,7 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.delegate import Delegate, Head
 from penstock_gateway.delegated import Delegated
 from penstock_gateway.patience import Patience, Verdict
+from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.line import Headers, Line
 from penstock_gateway.relay.turn import Turn
@@ -42,6 +43,7 @@ class ClientProtocol:
         paths: POST requests to these are relayed.
         patience: seconds that a client may take for what it owes.
         most: connections; who comes when there are as many is sent away.
+        bodies: counts what is held of them.
         state: of uvicorn's server.
         loop: that this runs in.
         delegate: makes what takes all other requests.
@@ -54,6 +56,7 @@ class ClientProtocol:
         paths: Collection[bytes],
         patience: float,
         most: int,
+        bodies: Bodies,
         state: Any,
         loop: Any,
         delegate: Callable[[Callable[[], None]], Delegate],
@@ -61,6 +64,7 @@ class ClientProtocol:
         self._serve = serve
         self._paths = paths
         self._most = most
+        self._bodies = bodies
         self._state = state
         self._loop = loop
         self._make_delegate = delegate
@@ -87,7 +91,7 @@ class ClientProtocol:
         """A client has come."""
         transport.set_write_buffer_limits(high=MAX_UNSENT)
         transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
-        self._line = Line(transport, self._state, self._answered)
+        self._line = Line(transport, self._state, self._bodies, self._answered)
         self._state.connections.add(self)
         if len(self._state.connections) > self._most:
             message = "The gateway has too many connections."

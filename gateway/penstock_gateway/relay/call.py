@@ -63,6 +63,9 @@ class Call(Turn):
         self._gone = False
         self._body = bytearray()
         self._most = sys.maxsize
+        self._counted = 0
+        """Bytes of the body that count as held, here or by whom it was given to."""
+        self._shed: ApiError | None = None
         self._ignored = 0
         self._has_all = False
         self._news: asyncio.Future[None] | None = None
@@ -83,18 +86,27 @@ class Call(Turn):
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
-        if self.ended or len(self._body) > self._most:
+        if self.ended or self._shed or len(self._body) > self._most:
             self._ignored += len(piece)
             if self._ignored > MAX_IGNORED:
                 self.line.transport.close()
             return
         self._body += piece
+        self._counted += len(piece)
+        self.line.bodies.grow(self, len(piece))
         if len(self._body) > self._most:
             self._wake()
+
+    def shed(self, error: ApiError) -> None:
+        """There is no room for the body."""
+        self._shed = error
+        self._let_go()
+        self._wake()
 
     def complete(self) -> None:
         """The body is whole."""
         self._has_all = True
+        self.line.bodies.whole(self)
         self._wake()
 
     def close_after(self) -> None:
@@ -104,6 +116,7 @@ class Call(Turn):
     def left(self) -> None:
         """The client has gone: whatever is done for it ends."""
         self._gone = True
+        self._let_go()
         if self._task is not None:
             self._task.cancel()
 
@@ -117,20 +130,23 @@ class Call(Turn):
         return ""
 
     async def read(self, most: int) -> bytes:
-        """Return the body.
+        """Return the body; it can be had once.
 
         Raises:
-            ApiError: it has more than `most` bytes.
+            ApiError: it has more than `most` bytes, or there is no room for it.
         """
         if self.expects_continue:
             self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._most = most
-        if not self._has_all and len(self._body) <= most:
+        if not (self._has_all or self._shed or len(self._body) > most):
             self._news = asyncio.get_running_loop().create_future()
             await self._news
+        if self._shed:
+            raise self._shed
         if len(self._body) > most:
             raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {most} bytes")
-        return bytes(self._body)
+        body, self._body = bytes(self._body), bytearray()
+        return body
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of the answer."""
@@ -177,6 +193,7 @@ class Call(Turn):
             await self.serve(self)
         finally:
             self._task = None
+            self._let_go()
             if task is not None:
                 self.line.state.tasks.discard(task)
             if not self.ended:
@@ -188,6 +205,12 @@ class Call(Turn):
             self.line.transport.close()
         else:
             self.line.transport.abort()
+
+    def _let_go(self) -> None:
+        """Nothing of the body is needed any more."""
+        if self._counted:
+            self.line.bodies.give_back(self, self._counted)
+            self._counted, self._body = 0, bytearray()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from penstock_gateway.relay.bodies import Bodies
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -22,14 +24,20 @@ class Line:
     Args:
         transport: to the client.
         state: of the server.
+        bodies: of all connections' requests.
         done: called when an answer is whole.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, state: ServerState, done: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        state: ServerState,
+        bodies: Bodies,
+        done: Callable[[], None],
     ) -> None:
         self.transport = transport
         self.state = state
+        self.bodies = bodies
         self.done = done
         self.paused = False
         """The client is behind: what is written now only takes memory."""

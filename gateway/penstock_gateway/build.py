@@ -106,7 +106,10 @@ def build(folder: Path) -> None:
         )
         shutil.rmtree(scratch / "build")
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(scratch, folder, dirs_exist_ok=True)
+        # One by one: the scratch folder's own mode, which lets nobody else in, stays with it.
+        shutil.copytree(package, folder / package.name, dirs_exist_ok=True)
+        for library in scratch.glob("*.so"):
+            shutil.copy2(library, folder)
 
 
 def main() -> None:

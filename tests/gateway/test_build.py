@@ -27,6 +27,8 @@ async def test_the_compiled_gateway_relays(gateway: Any, tmp_path: Path) -> None
     for source in COMPILED:
         path = compiled / "penstock_gateway" / source
         assert list(path.parent.glob(f"{path.stem}.*.so")), source
+    # The image's gateway runs as another user than built it.
+    assert all(path.stat().st_mode & 0o004 for path in [compiled, *compiled.rglob("*")])
     folder = tmp_path / "gateway"
     folder.mkdir()
     found = type(gateway)(folder, environment={"PYTHONPATH": str(compiled)})

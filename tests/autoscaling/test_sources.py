@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,6 +207,8 @@ async def test_a_prometheus_that_hangs_or_is_gone_is_a_source_that_fails(
     monkeypatch.setattr(prometheus, "TIMEOUT", 0.5)
     source = Prometheus(http, server.url)
     server.process.send_signal(signal.SIGSTOP)
+    # The signal is on its way still, and one of its threads might answer.
+    assert os.WIFSTOPPED(os.waitpid(server.process.pid, os.WUNTRACED)[1])
     with pytest.raises(SourceError, match="ReadTimeout"):
         await source.read(targets)
     server.process.send_signal(signal.SIGCONT)

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "penstock" / "benchmarks"
 SCRIPTS = Path(__file__).parent / "peers"
@@ -45,6 +46,10 @@ ROUTERS = {
 """They have no script, but a command of their own."""
 
 
+AWAKE: Final = 0.3
+"""Seconds that an engine gets to wake up and catch up with its timers before it is asked."""
+
+
 class Engine:
     """A process that speaks `peers/protocol.py`, and stands still while nobody asks it anything.
 
@@ -66,6 +71,7 @@ class Engine:
     def generate(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
         """Return seconds and tokens of one batch."""
         self._signal(signal.SIGCONT)
+        time.sleep(AWAKE)
         if self._process.stdin is not None:
             self._process.stdin.write(
                 json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n"

@@ -11,7 +11,7 @@ closest), and the same target 50 % too high. Prints JSON lines: `gpu_hours` (pee
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from report import line, tell
@@ -57,6 +57,23 @@ def main() -> None:
         _print(options, setup, name, outcome, yardstick)
 
 
+def autoscaler(setup: Setup, pools: Mapping[str, Role]) -> Autoscaler:
+    """Return Penstock's, in its one configuration, for pools by name."""
+    spec = ScalingSpec(
+        pools=tuple(
+            PoolBounds(name, role, setup.min_replicas, setup.max_replicas)
+            for name, role in pools.items()
+        ),
+        ttft=Objective(WANTED, setup.ttft),
+        tpot=Objective(WANTED, setup.tpot),
+        max_up=8,
+        up_window=0.0,
+        down_window=setup.cold_start,
+        lead=setup.metric_lag + setup.interval + setup.cold_start,
+    )
+    return Autoscaler(spec, setup.curve, *pools)
+
+
 Policy = Callable[..., int]
 
 
@@ -65,16 +82,7 @@ def _run(trace: list[Arrival], setup: Setup, start: int, policy: Policy) -> Outc
 
 
 def _ours(trace: list[Arrival], setup: Setup, start: int) -> Outcome:
-    spec = ScalingSpec(
-        pools=(PoolBounds("default", Role.UNIFIED, setup.min_replicas, setup.max_replicas),),
-        ttft=Objective(WANTED, setup.ttft),
-        tpot=Objective(WANTED, setup.tpot),
-        max_up=8,
-        up_window=0.0,
-        down_window=setup.cold_start,
-        lead=setup.metric_lag + setup.interval + setup.cold_start,
-    )
-    return _run(trace, setup, start, Autoscaler(spec, setup.curve, "default"))
+    return _run(trace, setup, start, autoscaler(setup, {"default": Role.UNIFIED}))
 
 
 def _held(trace: list[Arrival], setup: Setup, start: int, policy: Policy) -> Outcome | None:
@@ -124,12 +132,20 @@ def _print(
     ratio = f"{hours / peer:.3f}" if peer else "-"
     told = f"{name:<22} {share:7.2%} in SLO {hours:9.2f} h {ratio:>6} × clairvoyant"
     print(f"{told} {outcome.starts:5} starts", file=sys.stderr)
-    case = f"{options.trace.name} ×{options.scale:g}: {name}"
-    rows: list[tuple[str, str, float, float | None]] = [
+    rows = [
         ("slo_attainment", "share", share, WANTED),
         ("gpu_hours", "replica-hours", hours, peer),
         ("starts", "replicas", outcome.starts, yardstick.starts if yardstick else None),
     ]
+    tell_figures(options, f"{options.trace.name} ×{options.scale:g}: {name}", rows)
+
+
+Row = tuple[str, str, float, float | None]
+"""Metric, unit, value, and what it is compared with."""
+
+
+def tell_figures(options: argparse.Namespace, case: str, rows: Sequence[Row]) -> None:
+    """Print the figures of one policy."""
     for metric, unit, value, other in rows:
         against = "objective" if unit == "share" else "clairvoyant"
         figure = line(
@@ -140,15 +156,21 @@ def _print(
         tell(figure, keep=not options.quick)
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return what reads the options of a trace and its objectives."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--trace", type=Path, required=True)
+    found.add_argument("--scale", type=float, default=1.0, help="factor on the trace's rate")
+    found.add_argument("--ttft", type=float, default=2.0, help="objective in seconds")
+    found.add_argument("--tpot", type=float, default=0.1, help="objective in seconds")
+    found.add_argument("--quick", action="store_true", help="twenty minutes of the trace")
+    return found
+
+
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trace", type=Path, required=True)
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the trace's rate")
-    parser.add_argument("--ttft", type=float, default=2.0, help="objective in seconds")
-    parser.add_argument("--tpot", type=float, default=0.1, help="objective in seconds")
-    parser.add_argument("--cold-start", type=float, default=60.0, help="seconds")
-    parser.add_argument("--quick", action="store_true", help="twenty minutes of the trace")
-    return parser.parse_args()
+    own = parser(__doc__.splitlines()[0])
+    own.add_argument("--cold-start", type=float, default=60.0, help="seconds")
+    return own.parse_args()
 
 
 if __name__ == "__main__":

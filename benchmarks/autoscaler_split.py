@@ -13,21 +13,17 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 
-from autoscaler import CURVE, WANTED
-from report import line, tell
+from autoscaler import CURVE, WANTED, autoscaler, parser, tell_figures
 
 from penstock_contract.api import Role
-from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
 from penstock_operator.simulation.clairvoyant import attainment, begin, search_stages
 from penstock_operator.simulation.fleet import DecideAll, Stages
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
-from penstock_operator.simulation.scaler import Autoscaler
 from penstock_operator.simulation.setup import Outcome, Sample, Setup
 from penstock_operator.simulation.trace import Arrival, read, scaled
 
-POOLS = ("prefill", "decode")
+POOLS = {"prefill": Role.PREFILL, "decode": Role.DECODE}
 TARGETS = tuple(product((0.4, 0.6, 0.8, 1.2, 2.0), (45.0, 90.0, 130.0, 195.0)))
 """Requests in flight for each replica of the two pools; a prompt is in flight for a moment only."""
 MOST = 24
@@ -63,12 +59,12 @@ class Run:
 
 def main() -> None:
     """Measure and print."""
-    options = _options()
+    options = parser(__doc__.splitlines()[0]).parse_args()
     trace = scaled(read(options.trace), options.scale)
     if options.quick:
         trace = [arrival for arrival in trace if arrival.time < 1200]
     run = Run(trace, Setup(CURVE, ttft=options.ttft, tpot=options.tpot))
-    runs = {"LittlesLaw": run.under(_ours(run.setup).sizes), "fixed": _fixed(run)}
+    runs = {"LittlesLaw": run.under(autoscaler(run.setup, POOLS).sizes), "fixed": _fixed(run)}
     for name, kind in (("HPA", Hpa), ("KPA", Kpa)):
         targets = _swept(run, kind, TARGETS[::3] if options.quick else TARGETS)
         off = [1.5 * target for target in targets]
@@ -79,23 +75,6 @@ def main() -> None:
         runs["clairvoyant"] = list(best.outcomes)
     for name, outcomes in runs.items():
         _print(options, run, name, outcomes, best.cost / 3600 if best else None)
-
-
-def _ours(setup: Setup) -> Autoscaler:
-    roles = (Role.PREFILL, Role.DECODE)
-    spec = ScalingSpec(
-        pools=tuple(
-            PoolBounds(name, role, setup.min_replicas, setup.max_replicas)
-            for name, role in zip(POOLS, roles, strict=True)
-        ),
-        ttft=Objective(WANTED, setup.ttft),
-        tpot=Objective(WANTED, setup.tpot),
-        max_up=8,
-        up_window=0.0,
-        down_window=setup.cold_start,
-        lead=setup.metric_lag + setup.interval + setup.cold_start,
-    )
-    return Autoscaler(spec, setup.curve, *POOLS)
 
 
 def _fixed(run: Run) -> list[Outcome]:
@@ -136,26 +115,13 @@ def _print(
     ratio = f"{sum(hours) / clairvoyant:.3f}" if clairvoyant else "-"
     each = " + ".join(f"{pool} {spent:.2f}" for pool, spent in zip(POOLS, hours, strict=True))
     print(f"{name:<22} {share:7.2%} in SLO {each} h {ratio:>6} × clairvoyant", file=sys.stderr)
-    case = f"prefill + decode, {options.trace.name} ×{options.scale:g}: {name}"
-    rows: list[tuple[str, str, float, str | None, float | None]] = [
-        ("slo_attainment", "share", share, "objective", WANTED),
-        ("gpu_hours", "replica-hours", sum(hours), "clairvoyant", clairvoyant),
-        ("starts", "replicas", sum(outcome.starts for outcome in outcomes), None, None),
+    rows = [
+        ("slo_attainment", "share", share, WANTED),
+        ("gpu_hours", "replica-hours", sum(hours), clairvoyant),
+        ("starts", "replicas", sum(outcome.starts for outcome in outcomes), None),
     ]
-    for metric, unit, value, peer, other in rows:
-        figure = line("autoscaler", metric, case, unit, value, peer=peer, peer_value=other)
-        figure |= {"ours": round(value, 4), "machine": f"{figure['machine']}, simulated"}
-        tell(figure, keep=not options.quick)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trace", type=Path, required=True)
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the trace's rate")
-    parser.add_argument("--ttft", type=float, default=2.0, help="objective in seconds")
-    parser.add_argument("--tpot", type=float, default=0.1, help="objective in seconds")
-    parser.add_argument("--quick", action="store_true", help="twenty minutes of the trace")
-    return parser.parse_args()
+    case = f"prefill + decode, {options.trace.name} ×{options.scale:g}: {name}"
+    tell_figures(options, case, rows)
 
 
 if __name__ == "__main__":

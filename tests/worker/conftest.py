@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from kernels import native_library
+
+from penstock_worker.model.loading import Computation
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +16,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["torch", "native"])
+def how(request: pytest.FixtureRequest) -> Computation:
+    """PyTorch's operators, and the native kernels with two threads."""
+    if request.param == "torch":
+        return Computation()
+    if native_library() is None:
+        pytest.skip("no C++ compiler")
+    return Computation(kernels=native_library(), threads=2)

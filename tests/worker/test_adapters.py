@@ -34,15 +34,6 @@ COUNT = 32
 NAMES = ("", "first", "second")
 
 
-@pytest.fixture(scope="module", params=["torch", "native"])
-def how(request: pytest.FixtureRequest) -> Computation:
-    if request.param == "torch":
-        return Computation()
-    if native_library() is None:
-        pytest.skip("no C++ compiler")
-    return Computation(kernels=native_library(), threads=2)
-
-
 class Tiny:
     """A base model, two adapters, and what each of the three should compute."""
 

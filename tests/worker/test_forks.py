@@ -8,7 +8,6 @@ import torch
 from engines import collect, drain, torch_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import native_library
 from memory_runner import MemoryRunner
 
 from penstock_worker.block_pool import BlockPool
@@ -177,15 +176,6 @@ def test_no_tokens_at_all_only_computes_the_prompt() -> None:
     assert output.tokens == []
     assert output.finish_reason is FinishReason.LENGTH
     assert len(output.prompt_logprobs) == 8
-
-
-@pytest.fixture(params=["torch", "native"])
-def how(request: pytest.FixtureRequest) -> Computation:
-    if request.param == "torch":
-        return Computation()
-    if native_library() is None:
-        pytest.skip("no C++ compiler")
-    return Computation(kernels=native_library())
 
 
 def test_real_choices_are_what_they_would_be_alone(

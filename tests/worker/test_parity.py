@@ -15,7 +15,6 @@ import pytest
 import tiny_models
 import torch
 from engines import generate, load, torch_engine
-from kernels import native_library
 from transformers import AutoModelForCausalLM
 
 from penstock_worker.attention.interface import Sequence
@@ -25,15 +24,6 @@ from penstock_worker.model.loading import Computation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
-
-
-@pytest.fixture(scope="module", params=["torch", "native"])
-def how(request: pytest.FixtureRequest) -> Computation:
-    if request.param == "torch":
-        return Computation()
-    if native_library() is None:
-        pytest.skip("no C++ compiler")
-    return Computation(kernels=native_library(), threads=2)
 
 
 def prompts(*lengths: int, vocab: int = 320) -> list[list[int]]:

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
+from penstock_gateway.relay.line import Headers
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
@@ -23,8 +24,6 @@ _HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
     b"trailer", b"transfer-encoding", b"upgrade", b"server", b"date",
 }  # fmt: skip
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Wanted:

@@ -26,7 +26,8 @@ class Pool:
         self._gone = self._new()
         self._desired = replicas
         self._since = 0.0
-        self._counts = [0] * 6  # arrivals, their tokens, completed, their input, output, late
+        self._arrivals = self._arrived_tokens = 0
+        self._completed = self._completed_input = self._completed_output = self._late = 0
         self.outcome = Outcome(starts=replicas)
 
     @property
@@ -48,8 +49,8 @@ class Pool:
     def offer(self, job: Job, now: float) -> None:
         """Take a request in."""
         self.outcome.jobs.append(job)
-        self._counts[0] += 1
-        self._counts[1] += job.input_tokens
+        self._arrivals += 1
+        self._arrived_tokens += job.input_tokens
         self._queue.append(job)
         self._queued_tokens += job.input_tokens
         self._dispatch(now)
@@ -61,10 +62,10 @@ class Pool:
             return []
         done = replica.step()
         for job in done:
-            self._counts[2] += 1
-            self._counts[3] += job.input_tokens
-            self._counts[4] += job.output_tokens
-            self._counts[5] += not job.inside(self._setup.ttft, self._setup.tpot)
+            self._completed += 1
+            self._completed_input += job.input_tokens
+            self._completed_output += job.output_tokens
+            self._late += not job.inside(self._setup.ttft, self._setup.tpot)
         self._watch(replica)
         if self._queue:
             self._dispatch(time)
@@ -124,18 +125,18 @@ class Pool:
         sample = Sample(
             time=now,
             **self.sizes(),
-            arrivals=self._counts[0],
-            arrived_tokens=self._counts[1],
+            arrivals=self._arrivals,
+            arrived_tokens=self._arrived_tokens,
             queued=len(self._queue),
             queued_tokens=self._queued_tokens,
             prefill_backlog=sum(r.prefill_backlog for r in living),
             running=sum(r.sequences for r in living),
             held=sum(r.jobs for r in living),
             kv_tokens=sum(r.reserved for r in living),
-            completed=self._counts[2],
-            late=self._counts[5],
-            completed_input=self._counts[3],
-            completed_output=self._counts[4],
+            completed=self._completed,
+            late=self._late,
+            completed_input=self._completed_input,
+            completed_output=self._completed_output,
             steps=sum(r.steps_taken for r in ever),
             busy_seconds=sum(r.busy_seconds for r in ever),
             prefill_tokens=sum(r.prefill_tokens for r in ever),

@@ -317,6 +317,12 @@ GATEWAY_RETRIES_DENIED: Final = _counter(
     "Requests that were not sent again because the retry budget was spent.",
     "model",
 )
+GATEWAY_STARVED: Final = _counter(
+    "penstock_gateway_starved",
+    "Requests that waited because the gateway itself had no file descriptor, port or memory left "
+    "for a connection to a worker.",
+    "model",
+)
 GATEWAY_WORKER_FAULTS: Final = _counter(
     "penstock_gateway_worker_faults",
     "Requests that a worker did not serve to their end, by cause.",
@@ -404,8 +410,8 @@ GATEWAY_TENANT_REFUSALS: Final = _counter(
 GATEWAY: Final = (
     GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
-    GATEWAY_RETRIES_DENIED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS, GATEWAY_RESUMES,
-    GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
+    GATEWAY_RETRIES_DENIED, GATEWAY_STARVED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS,
+    GATEWAY_RESUMES, GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_PREFIX_CACHED, GATEWAY_PREFIX_RIGHT, GATEWAY_QUEUED,
     GATEWAY_QUEUE_SECONDS, GATEWAY_BODIES,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,

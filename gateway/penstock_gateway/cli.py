@@ -27,6 +27,7 @@ from penstock_gateway.app import RELAYED, create_app
 from penstock_gateway.build import is_compiled
 from penstock_gateway.completions import completions
 from penstock_gateway.delegate import Delegate
+from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
 from penstock_gateway.fleet.directory import Present
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.metrics import GatewayMetrics
@@ -57,6 +58,10 @@ def main() -> None:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    try:
+        options.max_connections = most_connections(options.max_connections, raised_limit())
+    except ValueError as error:
+        parser.error(f"--max-connections: {error}")
     try:
         tokens = WorkerTokens.of(os.environ)
     except ValueError as error:
@@ -299,7 +304,11 @@ def _parser() -> argparse.ArgumentParser:
         default=30.0,
         help="like 30s; for a request's head, a pause in its body, and an answer that is not read",
     )
-    add("--max-connections", type=int, default=8192, help="of clients; more are sent away")
+    add(
+        "--max-connections",
+        type=int,
+        help=f"of clients; more are sent away (default: {DEFAULT}, or what RLIMIT_NOFILE allows)",
+    )
     add(
         "--debug-headers",
         action="store_true",

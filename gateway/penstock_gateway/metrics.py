@@ -57,6 +57,7 @@ class GatewayMetrics:
             for rare in (
                 declared.GATEWAY_RETRIES,
                 declared.GATEWAY_RETRIES_DENIED,
+                declared.GATEWAY_STARVED,
                 declared.GATEWAY_PREFIX_PREDICTED,
                 declared.GATEWAY_PREFIX_CACHED,
                 declared.GATEWAY_PREFIX_RIGHT,
@@ -162,6 +163,10 @@ class RequestMetrics:
     def retried(self) -> None:
         """The request is sent once more."""
         self._instruments.counter(declared.GATEWAY_RETRIES).labels(self._model).inc()
+
+    def starved(self) -> None:
+        """The request waits for what the gateway itself lacks to connect to a worker."""
+        self._instruments.counter(declared.GATEWAY_STARVED).labels(self._model).inc()
 
     def retry_denied(self) -> None:
         """The request is not sent once more: too many are."""

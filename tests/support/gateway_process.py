@@ -29,6 +29,8 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "gateway.log").open("w+")
         self.process: subprocess.Popen[bytes] | None = None
+        self.starter: tuple[str, ...] = ()
+        """What starts it, like `nice`."""
         self._flags = flags
         self._environment = {**os.environ, **(environment or {})}
 
@@ -36,7 +38,7 @@ class GatewayProcess:
         """Start it without waiting for anything."""
         command = [Path(sys.executable).with_name("penstock-gateway"), "--port", str(self.port)]
         self.process = subprocess.Popen(
-            [*command, *self._flags], stderr=self.log, env=self._environment
+            [*self.starter, *command, *self._flags], stderr=self.log, env=self._environment
         )
 
     async def start(self) -> None:

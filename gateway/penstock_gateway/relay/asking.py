@@ -9,6 +9,7 @@ from penstock_contract.metrics import Fault
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.decisions import Decisions
+from penstock_gateway.relay.lack import EVERY_SECONDS, PATIENCE, StarvedError
 from penstock_gateway.relay.leases import Handoff, Leases
 from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
@@ -96,11 +97,12 @@ async def ask(
 
     Raises:
         UpstreamError: there is no answer.
+        StarvedError: the gateway cannot ask anybody.
     """
-    pool = shared.pool
-    kept = pool.idle(worker.url)
+    kept = shared.pool.idle(worker.url)
     if kept is None:
-        return await _ask(shared.watch, worker, await pool.connect(worker.url), data)
+        fresh = await _connect(shared, metrics, worker.url)
+        return await _ask(shared.watch, worker, fresh, data)
     try:
         return await _ask(shared.watch, worker, kept, data)
     except UpstreamError as error:
@@ -108,10 +110,26 @@ async def ask(
             raise
         metrics.retried()
         try:
-            fresh = await pool.connect(worker.url)
+            fresh = await _connect(shared, metrics, worker.url)
         except UpstreamError:
             raise error from None  # it was there a moment ago: the request may have killed it
     return await _ask(shared.watch, worker, fresh, data)
+
+
+async def _connect(shared: Shared, metrics: RequestMetrics, url: str) -> Connection:
+    """Return a new connection, after waiting for what the gateway lacks if it lacks something."""
+    until = 0.0
+    while True:
+        try:
+            return await shared.pool.connect(url)
+        except StarvedError:
+            now = shared.clock()
+            if not until:
+                until = now + PATIENCE
+                metrics.starved()
+            if now >= until or shared.stopping():
+                raise
+        await asyncio.sleep(EVERY_SECONDS)
 
 
 async def _ask(

@@ -22,6 +22,7 @@ from penstock_gateway.relay.asking import Admitted, Journey, Shared
 from penstock_gateway.relay.attempt import Attempt, RefusalError
 from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.decisions import Decision
+from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.prefill import hand_over
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.load import Prompt
@@ -79,6 +80,11 @@ class Exchange:
             attempt = self._attempt(client, worker, choice)
             try:
                 return await attempt.run()
+            except StarvedError as error:  # no other worker could do better
+                if not client.begun:
+                    raise
+                client.break_off(error)
+                return Outcome.ERROR
             except UpstreamError as error:
                 self._broken(choice, error)
                 workers = await self._others(client)

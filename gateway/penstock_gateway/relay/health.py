@@ -19,7 +19,11 @@ class Health(NamedTuple):
 
 
 async def ask(pool: Pool, url: str, within: float) -> Health:
-    """Return a worker's health; one that does not answer in so many seconds is not well."""
+    """Return a worker's health; one that does not answer in so many seconds is not well.
+
+    Raises:
+        StarvedError: the gateway cannot ask anybody.
+    """
     request = f"GET /health HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n\r\n".encode()
     try:
         async with asyncio.timeout(within):

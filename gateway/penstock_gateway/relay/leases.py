@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.handoff import LEASES_PATH
 from penstock_gateway.relay.handoff import lease_of
+from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.upstream import Pool, UpstreamError
 
 log = logging.getLogger("penstock.gateway.leases")
@@ -57,5 +58,5 @@ class Leases:
                     await connection.send(head.encode())
                 finally:
                     connection.abort()
-        except (TimeoutError, UpstreamError) as error:
+        except (TimeoutError, UpstreamError, StarvedError) as error:
             log.info("a lease of worker %s runs out by itself: %s", worker.id, error)

@@ -10,6 +10,7 @@ from typing import Final
 
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.relay.health import ask
+from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
@@ -91,5 +92,7 @@ class Prober:
             if health.well and health.epoch and health.epoch == self._router.epoch(worker):
                 self._quarantine.absolve(worker)
             self._router.probed(worker, well=health.well, now=time.monotonic())
+        except StarvedError:  # the next round asks again
+            return
         finally:
             del self._asking[worker]

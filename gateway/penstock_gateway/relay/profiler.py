@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.fleet.directory import Directory
+from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.upstream import Pool, UpstreamError
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.profile import profile
@@ -61,6 +62,6 @@ class Profiler:
                         text += piece
                 finally:
                     connection.abort()
-        except (TimeoutError, UpstreamError):
+        except (TimeoutError, UpstreamError, StarvedError):
             return ""
         return text.decode(errors="replace") if status == 200 else ""

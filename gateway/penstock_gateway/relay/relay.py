@@ -21,6 +21,7 @@ from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.gate import Gates, Place
 from penstock_gateway.relay.health import ask
+from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.leases import Leases
 from penstock_gateway.relay.request import (
     Wanted,
@@ -216,7 +217,10 @@ class Relay:
 
     async def _is_well(self, worker: str, within: float) -> bool:
         found = self.directory().worker(worker)
-        return found is not None and (await ask(self.pool, found.url, within)).well
+        try:
+            return found is not None and (await ask(self.pool, found.url, within)).well
+        except StarvedError:  # nobody can tell now, and its streams may be all right
+            return True
 
     def _capacity(self, model: FleetModel) -> int:
         workers = len(self._workers(model))

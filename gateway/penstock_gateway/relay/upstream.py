@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from penstock_contract.metrics import Fault
+from penstock_gateway.relay.lack import OWN, Lack
 
 HIGH_WATER = 8 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
@@ -313,6 +314,7 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[str, list[Connection]] = {}
         self._buffer = memoryview(bytearray(READ_SIZE))
+        self._lack = Lack()
 
     def idle(self, url: str) -> Connection | None:
         """Return an open idle connection, newest first (the oldest may be about to time out)."""
@@ -328,6 +330,7 @@ class Pool:
 
         Raises:
             UpstreamError: the worker does not accept one.
+            StarvedError: this process cannot open one.
         """
         where = urlsplit(url)
         connection = Connection(self._buffer)
@@ -339,6 +342,9 @@ class Pool:
                     lambda: protocol, where.hostname or "", where.port or 80
                 )
         except (OSError, TimeoutError) as error:
+            if error.errno in OWN:
+                self._spare()
+                raise self._lack.error(error) from error
             reason = f"cannot connect to {url}: {error or 'timed out'}"
             raise UpstreamError(reason, Fault.UNREACHABLE) from error
         return connection
@@ -350,6 +356,13 @@ class Pool:
             idle.append(connection)
         else:
             connection.abort()
+
+    def _spare(self) -> None:
+        """Close one connection that nobody uses."""
+        for connections in self._idle.values():
+            if connections:
+                connections.pop(0).abort()
+                return
 
     def keep_only(self, urls: set[str]) -> None:
         """Close the connections to workers that are gone."""

@@ -30,7 +30,11 @@ INTERNAL_PREFIX: Final = "x-penstock-"
 PRIORITY: Final = "x-penstock-priority"
 """Integer; higher is served first, negative is shed first."""
 DEADLINE: Final = "x-penstock-deadline"
-"""Seconds that are left for the request, a decimal; relative, since clocks differ between nodes."""
+"""Seconds that are left for the request, a decimal; relative, since clocks differ between nodes.
+
+A worker gives the request up after them, wherever it is. The gateway sends none, since nobody
+bounds a request that runs: time-outs of queues end with the waiting (docs/queueing.md).
+"""
 ATTEMPT: Final = "x-penstock-attempt"
 """Integer, from 2 when a request is given to another worker; earlier ones are given up."""
 JOURNAL: Final = "x-penstock-journal"

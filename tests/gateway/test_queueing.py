@@ -7,6 +7,7 @@ import pytest
 from stream_auditor import Recording, record
 from stub_worker import OK, StubWorker
 
+from penstock_contract import headers
 from penstock_contract.fleet import FleetClass, FleetQueue
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +115,18 @@ async def test_nobody_waits_longer_than_the_queue_allows(gateway: Any) -> None:
         assert (await first).body == OK
         worker.tickets.release()
         assert (await ask(gateway)).body == OK
+
+
+async def test_the_queues_time_is_over_when_the_waiting_is(gateway: Any) -> None:
+    async with StubWorker("paused") as worker:
+        await gateway.serve(worker, queue=queue(timeout=0.2))
+        begun, body = asyncio.Event(), {"model": "m", "prompt": "hi", "stream": True}
+        running = asyncio.create_task(record(gateway.url, CHAT, body, first_piece=begun))
+        await begun.wait()
+        assert (await ask(gateway)).status == 503  # after as long as the first one runs already
+        worker.release.set()
+        assert (await running).clean_end
+        assert headers.DEADLINE.encode() not in worker.seen[0].head
 
 
 async def test_a_client_that_stops_waiting_leaves_the_line(gateway: Any) -> None:

@@ -125,9 +125,9 @@ class Router:
             load = self._loads.get(name) or self._load(name)
             candidate = load.candidate
             candidate.speed = load.speed.speed
-            candidate.resident = len(load.kv)
-            candidate.outstanding = load.outstanding
-            candidate.kv_free = load.kv_tokens - load.kv_used
+            candidate.resident = len(load.kv) + load.others_resident
+            candidate.outstanding = load.outstanding + load.others_outstanding
+            candidate.kv_free = load.kv_tokens - load.kv_used - load.others_kv
             candidate.recent = load.recently(now)
             candidate.session = name == session
             candidate.preferred = preferred is None or name in preferred
@@ -162,7 +162,7 @@ class Router:
         if not prompt.streamed:
             heapq.heappush(self._unseen, (now + choice.ttft, ticket.number, worker))
         if prompt.session:
-            self._sessions.put(_digest(prompt.session), worker)
+            self._sessions.put(session_digest(prompt.session), worker)
         return ticket
 
     def answered(
@@ -189,13 +189,13 @@ class Router:
             load.epoch = epoch
         choice = ticket.choice
         if ticket.prompt.streamed:
-            computed = choice.uncached if told.cached is None else _computed(choice, told.cached)
-            load.speed.observe(choice.candidate.outstanding + computed, now - ticket.sent)
+            behind = choice.candidate.outstanding + choice.computed(told.cached)
+            load.speed.observe(behind, now - ticket.sent)
         load.learn_tokens(ticket.prompt.size, told.prompt)
         if told.cached is None:
             return None
         if choice.matched:
-            right = told.cached >= choice.matched / 2
+            right = choice.was_right(told.cached)
             self._index.reported(ticket.worker, choice.candidate.age, cached=right)
         return Prediction(choice.matched, told.cached)
 
@@ -285,7 +285,7 @@ class Router:
         return self._load(group[0].id).tokens(prompt.size)
 
     def _session(self, prompt: Prompt) -> str | None:
-        return self._sessions.get(_digest(prompt.session)) if prompt.session else None
+        return self._sessions.get(session_digest(prompt.session)) if prompt.session else None
 
     def _let_unseen_go(self, now: float) -> None:
         """Count prompts as computed whose first token cannot be seen, when it is time."""
@@ -302,16 +302,13 @@ class Router:
             ticket.stamp = self._index.record(ticket.prompt.keys, ticket.worker, ticket.prompt.size)
 
 
-def _computed(choice: Choice, cached: int) -> int:
-    return max(1, choice.uncached + choice.matched - cached)
-
-
-def _digest(session: str) -> int:
+def session_digest(session: str) -> int:
+    """Return by what a session is remembered."""
     return xxh3_64_intdigest(session.encode("utf-8", "surrogateescape"))
 
 
 def _hashed(prompt: Prompt) -> int:
     """Return what ConsistentHash goes by: the session, or the prompt's beginning."""
     if prompt.session:
-        return _digest(prompt.session)
+        return session_digest(prompt.session)
     return prompt.keys[min(HASHED_KEY, len(prompt.keys) - 1)] if prompt.keys else 0

@@ -119,6 +119,16 @@ class Choice:
         """Whether the worker has room for the prompt's KV."""
         return self.uncached <= self.candidate.kv_free
 
+    def computed(self, cached: int | None) -> int:
+        """Return the tokens that were computed, so many having been cached; None: who knows."""
+        if cached is None:
+            return self.uncached
+        return max(1, self.uncached + self.matched - cached)
+
+    def was_right(self, cached: int) -> bool:
+        """Return whether what was expected to be cached was, by and large."""
+        return cached >= self.matched / 2
+
 
 def rank(
     candidates: Sequence[Candidate], prompt: int, tie: float, most: int = sys.maxsize

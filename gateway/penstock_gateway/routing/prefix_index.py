@@ -154,6 +154,12 @@ class PrefixIndex:
                 if cache.stamps.young.get(key) == stamp:
                     del cache.stamps.young[key]
 
+    def retract_last(self, keys: PrefixKeys, worker: str) -> None:
+        """Do the same for the last time that a worker was sent a prompt."""
+        cache = self._cache(worker)
+        if cache is not None and keys:
+            self.retract(keys, worker, cache.stamps.young.get(keys[-1], 0))
+
     def reported(self, worker: str, age: int, *, cached: bool) -> None:
         """Learn how far a worker's cache reaches: what it had, or had not, of a prompt so old."""
         cache = self._cache(worker)

@@ -43,6 +43,10 @@ class Load:
     kv: dict[int, int] = field(default_factory=dict)
     """Tokens of KV by ticket that is out; those of an earlier life of the worker do not count."""
     kv_used: int = 0
+    others_outstanding: int = 0
+    """What other processes of this gateway have on the worker."""
+    others_resident: int = 0
+    others_kv: int = 0
     kv_tokens: float = float("inf")
     """Room for KV, as far as known."""
     breaker: Breaker = field(default_factory=Breaker)

@@ -53,13 +53,17 @@ def test_what_was_built_is_found_and_not_built_again(cache: Path) -> None:
     assert list(cache.iterdir()) == [made]  # no half-written leftovers
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in build.SOURCES.iterdir()))
 def test_a_library_of_another_source_is_not_loaded(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     build.build(this_machine()[0], cache)
-    changed = tmp_path / "kernels.cpp"
-    changed.write_bytes(build.SOURCE.read_bytes() + b"\n// changed\n")
-    monkeypatch.setattr(build, "SOURCE", changed)
+    changed = tmp_path / "kernels"
+    shutil.copytree(build.SOURCES, changed)
+    monkeypatch.setattr(build, "SOURCES", changed)
+    assert build.find() is not None
+    with (changed / name).open("a", encoding="utf-8") as source:
+        source.write("\n// changed\n")
     assert build.find() is None
 
 
@@ -81,6 +85,23 @@ def test_no_compiler_is_said_with_what_to_do(cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(cache))
     with pytest.raises(build.BuildFailed, match=r"install g\+\+"):
         build.build(LEVELS[0], cache)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_sources_compile_without_the_rest_of_the_project(tmp_path: Path) -> None:
+    """As the image does it, where there is neither torch nor the contract yet."""
+    package = tmp_path / "penstock_worker"
+    ignored = shutil.ignore_patterns("built", "__pycache__")
+    shutil.copytree(build.SOURCES.parent, package / "native", ignore=ignored)
+    (package / "__init__.py").touch()
+    subprocess.run(
+        [sys.executable, "-S", "-m", "penstock_worker.native.build"],
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        check=True,
+        timeout=120,
+    )
+    (made,) = (package / "native" / "built").iterdir()
+    assert made.name == build.library_name(this_machine()[0])
 
 
 @pytest.mark.parametrize("kernels", ["auto", "torch", "native"])

@@ -3,7 +3,7 @@
 `make install` and the container image run it, so that no server waits for a compiler. Where neither
 did, the engine starts it in the background for its next start and serves with PyTorch meanwhile.
 
-A library's name contains a hash of its source and flags, so a stale one is never loaded. It is
+A library's name contains a hash of its sources and flags, so a stale one is never loaded. It is
 written under another name and renamed, so half of one is never loaded either. Libraries beside the
 package come first (the image's file system is read-only), then those in the user's cache folder.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from penstock_worker.native.levels import LEVELS, Level, this_machine
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).with_name("kernels")
 BESIDE = Path(__file__).with_name("built")
 
 # No -ffast-math: it would let the compiler reorder sums, and turn off denormals for the process.
@@ -48,9 +48,10 @@ def find(levels: list[Level] | None = None) -> Path | None:
 
 
 def library_name(level: Level) -> str:
-    """Return the file name of a level's library, which changes with source and flags."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    digest.update(" ".join((*_FLAGS, *level.flags)).encode())
+    """Return the file name of a level's library, which changes with sources and flags."""
+    digest = hashlib.sha256(" ".join((*_FLAGS, *level.flags)).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(hashlib.sha256(source.name.encode() + b"\0" + source.read_bytes()).digest())
     return f"kernels-{level.name}-{digest.hexdigest()[:16]}.so"
 
 
@@ -69,7 +70,8 @@ def build(level: Level, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
-        command = [compiler, *_FLAGS, *level.flags, *_FLAGS_SHARED, str(SOURCE), "-o", str(made)]
+        source = SOURCES / "kernels.cpp"  # which includes the others
+        command = [compiler, *_FLAGS, *level.flags, *_FLAGS_SHARED, str(source), "-o", str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:

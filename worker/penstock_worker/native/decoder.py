@@ -24,7 +24,7 @@ from penstock_worker.native.adapters import NativeAdapters
 
 
 class NativeDecoder:
-    """A causal language model over paged KV, computed by `kernels.cpp`.
+    """A causal language model over paged KV, computed by the kernels in `kernels/`.
 
     Sums, norms and the residual stream are float32, whatever the weights are stored in.
 

@@ -1,6 +1,6 @@
 """Instruction-set levels: what a processor must have, and how to compile for it.
 
-One source is compiled once per level; the levels are x86-64's micro-architecture levels (System V
+The kernels are compiled once per level; the levels are x86-64's micro-architecture levels (System V
 ABI) and what dot-product instructions add to them. A container image holds all of its architecture.
 """
 

@@ -1,4 +1,4 @@
-"""The C interface of kernels.cpp: its structures, mirrored, and its functions, typed."""
+"""What kernels/interface.h declares, mirrored, and the library's functions, typed."""
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_void_p

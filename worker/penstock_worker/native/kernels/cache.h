@@ -1,0 +1,60 @@
+// What attention reads and writes: a task's queries, and paged KV (Kwon et al., "PagedAttention",
+// SOSP 2023).
+
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace {
+
+constexpr int CHUNK = 64;  // KV slots that are scored before they are weighed
+
+// The queries of a task: `tokens` tokens of a sequence, `group` heads each, that share a KV head.
+struct Queries {
+  const float* query;  // of the first token and head
+  float* out;
+  int tokens, group, head_dim;
+  size_t query_stride, out_stride;  // from token to token
+  int first_position, window;  // window: positions that a token sees, 0 for all
+  float scale, cap;  // of scores; cap: 0 for none
+
+  int rows() const { return tokens * group; }
+  const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
+  float* to(int row) const { return out + row / group * out_stride + row % group * head_dim; }
+  // A row sees positions [from, sees).
+  int sees(int row) const { return first_position + row / group + 1; }
+  int from(int row) const { return window ? std::max(0, sees(row) - window) : 0; }
+  int begin() const { return from(0) / CHUNK * CHUNK; }  // chunks lie where they lie for everyone
+  int total() const { return sees(rows() - 1); }
+};
+
+// Slots of a chunk: how many, and where they lie.
+struct Slots {
+  int count = 0;
+  size_t at[CHUNK];
+};
+
+// Where a sequence's KV for one KV head lies in the slot-major pool.
+template <class T>
+struct Cache {
+  const T *keys, *values;
+  const int32_t* blocks;
+  int block_size;
+  size_t stride;  // from slot to slot
+
+  // The slots of the chunk that begins at position `start`, up to `total` positions.
+  Slots slots(int start, int total) const {
+    Slots found;
+    found.count = std::min(CHUNK, total - start);
+    int block = start / block_size, offset = start % block_size;
+    for (int c = 0; c < found.count; block++, offset = 0) {
+      size_t at = (size_t(blocks[block]) * block_size + offset) * stride;
+      for (; offset < block_size && c < found.count; offset++, at += stride) found.at[c++] = at;
+    }
+    return found;
+  }
+};
+
+}  // namespace

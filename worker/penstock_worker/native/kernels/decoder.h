@@ -1,0 +1,240 @@
+// The model: a step is passed through its layers, then through the head.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "attention.h"
+#include "bfloat16.h"
+#include "cache.h"
+#include "functions.h"
+#include "interface.h"
+#include "linear.h"
+#include "memory.h"
+#include "plan.h"
+#include "products.h"
+#include "rows.h"
+#include "team.h"
+
+namespace {
+
+// Longer steps are computed in parts, so that buffers stay small and near: whole blocks of whole
+// tiles, about a thousand rows.
+constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TILE;
+
+struct Layer : PenstockLayer {
+  Linear qkv, output, gate, up, down;
+
+  Linear& linear(int which) {
+    Linear* all[] = {&qkv, &output, &gate, &up, &down};
+    return *all[which];
+  }
+};
+
+struct Best {
+  float value;
+  int32_t token;
+};
+
+class Decoder {
+ public:
+  explicit Decoder(const PenstockShape& of)
+      : shape(of), layers(of.layers), team(of.threads), best_(of.threads),
+        products_(team, plan_, of.hidden, of.eps, attention_scratch()) {}
+
+  void step(const PenstockStep& asked) {
+    outputs_.reserve(size_t{4} * std::max(1, asked.outputs) * shape.hidden);
+    int done = 0;
+    for (int first = 0; first < asked.rows; first += PASS_ROWS) {
+      const int rows = std::min(PASS_ROWS, asked.rows - first);
+      prepare(asked, first, rows);
+      auto work = [&](int thread) { pass(asked, first, rows, thread); };
+      team.run(work);
+      for (; done < asked.outputs && asked.output_rows[done] < first + rows; done++)
+        std::memcpy(outputs_.as<float>() + size_t(done) * shape.hidden,
+                    x_.as<float>() + size_t(asked.output_rows[done] - first) * shape.hidden,
+                    size_t{4} * shape.hidden);
+    }
+    if (!asked.outputs) return;
+    for (auto& mine : best_) mine.assign(asked.outputs, Best{-INFINITY, 0});
+    auto work = [&](int thread) { finish(asked, thread); };
+    team.run(work);
+    for (int row = 0; row < asked.outputs; row++) asked.greedy[row] = likeliest(row);
+  }
+
+  const PenstockShape shape;
+  const void* embedding = nullptr;
+  bool embedding_bf16 = false;
+  const float* norm = nullptr;
+  std::vector<Layer> layers;
+  Linear head;
+  Team team;
+  int most_ranks = 0;  // of a reduction
+
+ private:
+  int query_width() const { return shape.heads * shape.head_dim; }
+  int kv_width() const { return shape.kv_heads * shape.head_dim; }
+  int qkv_width() const { return query_width() + 2 * kv_width(); }
+
+  size_t attention_scratch() const {
+    return Attention::scratch_bytes(shape.head_dim, std::max(MANY_ROWS, shape.heads / shape.kv_heads));
+  }
+
+  void prepare(const PenstockStep& asked, int first, int rows) {
+    x_.reserve(size_t{4} * rows * shape.hidden);
+    qkv_.reserve(size_t{4} * rows * qkv_width());
+    attended_.reserve(size_t{4} * rows * query_width());
+    inner_.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
+    plan_.cut(shape, asked, first, rows);
+    products_.reserve(rows, most_ranks);
+  }
+
+  // What every thread of the team does in a pass.
+  void pass(const PenstockStep& asked, int first, int rows, int thread) {
+    team.each(rows, [&](int row) { embed(asked.tokens[first + row], row); });
+    for (Layer& layer : layers) {
+      products_.pack_normed(x_.as<float>(), shape.hidden, layer.input_norm, layer.qkv.kind, rows, thread);
+      products_.reduce(layer.qkv, x_.as<float>(), layer.input_norm, thread);
+      products_.multiply(layer.qkv, thread, [&](int row, int column, int count, const float* y) {
+        copy(y, count, qkv_.as<float>() + size_t(row) * qkv_width() + column);
+      });
+      team.each(plan_.pieces.size(), [&](int piece) { place(layer, asked, plan_.pieces[piece]); });
+      team.each(plan_.tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
+      products_.pack(attended_.as<float>(), query_width(), layer.output.kind, rows);
+      products_.reduce(layer.output, attended_.as<float>(), nullptr, thread);
+      add(layer.output, layer.attention_post_norm, rows, thread);
+      products_.pack_normed(x_.as<float>(), shape.hidden, layer.mlp_norm, layer.gate.kind, rows, thread);
+      products_.reduce(layer.gate, x_.as<float>(), layer.mlp_norm, thread);
+      products_.multiply_gated(layer.gate, layer.up, shape.gelu, thread, inner_.as<float>());
+      products_.pack(inner_.as<float>(), shape.inner, layer.down.kind, rows);
+      products_.reduce(layer.down, inner_.as<float>(), nullptr, thread);
+      add(layer.down, layer.mlp_post_norm, rows, thread);
+    }
+  }
+
+  void embed(int token, int row) {
+    float* to = x_.as<float>() + size_t(row) * shape.hidden;
+    const size_t from = size_t(token) * shape.hidden;
+    for (int i = 0; i < shape.hidden; i++)
+      to[i] = shape.embedding_scale * (embedding_bf16
+                                           ? bf16_value(static_cast<const uint16_t*>(embedding)[from + i])
+                                           : static_cast<const float*>(embedding)[from + i]);
+  }
+
+  // x += what the packed rows give, normed first where the model does that.
+  void add(const Linear& linear, const float* post_norm, int rows, int thread) {
+    if (!post_norm) {
+      products_.multiply(linear, thread, [this](int row, int column, int count, const float* y) {
+        float* to = x_.as<float>() + size_t(row) * shape.hidden + column;
+        for (int i = 0; i < count; i++) to[i] += y[i];
+      });
+      return;
+    }
+    float* found = inner_.as<float>();  // free: its rows are packed, or not yet there
+    products_.multiply(linear, thread, [&](int row, int column, int count, const float* y) {
+      copy(y, count, found + size_t(row) * shape.hidden + column);
+    });
+    team.each(rows, [&](int row) {
+      float *from = found + size_t(row) * shape.hidden, *to = x_.as<float>() + size_t(row) * shape.hidden;
+      norm_row(from, post_norm, shape.hidden, shape.eps, from);
+      for (int i = 0; i < shape.hidden; i++) to[i] += from[i];
+    });
+  }
+
+  // Rotate a piece's queries and keys, and store its keys and values in the pool.
+  void place(const Layer& layer, const PenstockStep& asked, const Piece& piece) {
+    const int32_t* blocks = asked.blocks + size_t(piece.sequence) * asked.block_columns;
+    for (int t = 0; t < piece.tokens; t++) {
+      const int position = piece.position + t;
+      float* row = qkv_.as<float>() + size_t(piece.row + t) * qkv_width();
+      for (int h = 0; h < shape.heads + shape.kv_heads; h++)
+        rotate(layer, row + h * shape.head_dim, h, position);
+      const size_t slot = size_t(blocks[position / shape.block_size]) * shape.block_size +
+                          position % shape.block_size;
+      keep(layer.keys, slot, row + query_width());
+      keep(layer.values, slot, row + query_width() + kv_width());
+    }
+  }
+
+  void rotate(const Layer& layer, float* head, int index, int position) const {
+    const int dim = shape.head_dim;
+    if (layer.query_key_norm) norm_row(head, layer.query_key_norm + size_t(index) * dim, dim, shape.eps, head);
+    rotate_row(head, layer.cos + size_t(position) * dim, layer.sin + size_t(position) * dim, dim);
+  }
+
+  void keep(void* pool, size_t slot, const float* from) const {
+    const size_t at = slot * kv_width();
+    if (!shape.kv_bf16) {
+      std::memcpy(static_cast<float*>(pool) + at, from, size_t{4} * kv_width());
+      return;
+    }
+    for (int i = 0; i < kv_width(); i++) put(static_cast<uint16_t*>(pool) + at + i, from[i]);
+  }
+
+  void attend(const Layer& layer, const PenstockStep& asked, int task, int thread) {
+    if (shape.kv_bf16)
+      attend_as<uint16_t>(layer, asked, task, thread);
+    else
+      attend_as<float>(layer, asked, task, thread);
+  }
+
+  template <class T>
+  void attend_as(const Layer& layer, const PenstockStep& asked, int index, int thread) {
+    const AttentionTask& task = plan_.tasks[index];
+    const AttentionTask& next = plan_.tasks[std::min<int>(index + team.size(), plan_.tasks.size() - 1)];
+    Attention::attend(queries_of(layer, task), cache_of<T>(layer, asked, task), queries_of(layer, next),
+                      cache_of<T>(layer, asked, next), products_.scratch(thread));
+  }
+
+  Queries queries_of(const Layer& layer, const AttentionTask& task) const {
+    const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
+    const size_t head = size_t(task.kv_head) * group * dim;
+    return {qkv_.as<float>() + size_t(task.row) * qkv_width() + head,
+            attended_.as<float>() + size_t(task.row) * query_width() + head,
+            task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
+            task.position, layer.window, shape.query_scale, shape.score_cap};
+  }
+
+  template <class T>
+  Cache<T> cache_of(const Layer& layer, const PenstockStep& asked, const AttentionTask& task) const {
+    const size_t offset = size_t(task.kv_head) * shape.head_dim;
+    return {static_cast<const T*>(layer.keys) + offset, static_cast<const T*>(layer.values) + offset,
+            asked.blocks + size_t(task.sequence) * asked.block_columns, shape.block_size, size_t(kv_width())};
+  }
+
+  // The head: logits where they are wanted, and each row's likeliest token.
+  void finish(const PenstockStep& asked, int thread) {
+    products_.pack_normed(outputs_.as<float>(), shape.hidden, norm, head.kind, asked.outputs, thread);
+    Best* mine = best_[thread].data();
+    products_.multiply(head, thread, [&](int row, int column, int count, const float* y) {
+      if (asked.logits)
+        copy(y, count, asked.logits + size_t(row) * shape.vocab + column);
+      Floats high = load<Floats>(y);
+      if (count == PANEL && largest(max(high, load<Floats>(y + W))) <= mine[row].value) return;
+      for (int i = 0; i < count; i++)
+        if (y[i] > mine[row].value) mine[row] = {y[i], column + i};
+    });
+  }
+
+  int32_t likeliest(int row) const {  // among equals the first, as everywhere
+    Best found = best_[0][row];
+    for (const auto& theirs : best_) {
+      const Best& other = theirs[row];
+      if (other.value > found.value || (other.value == found.value && other.token < found.token))
+        found = other;
+    }
+    return found.token;
+  }
+
+  std::vector<std::vector<Best>> best_;           // per thread, per output row
+  Memory x_, qkv_, attended_, inner_, outputs_;  // rows of a pass
+  Plan plan_;
+  Products products_;
+};
+
+}  // namespace

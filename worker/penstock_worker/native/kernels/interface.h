@@ -1,0 +1,34 @@
+// What Python hands over: plain C structures.
+
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// Mirrored in library.py, field by field.
+struct PenstockShape {
+  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads, gelu;
+  float eps, embedding_scale, query_scale, score_cap;  // score_cap: 0 for none
+};
+
+struct PenstockLayer {
+  const float *input_norm, *mlp_norm;
+  const float *query_key_norm, *attention_post_norm, *mlp_post_norm;  // null where there is none
+  const float *cos, *sin;                                             // [positions][head_dim]
+  void *keys, *values;  // the pool: [slots][kv_heads][head_dim]
+  int32_t window;       // positions that a token sees, 0 for all
+};
+
+struct PenstockStep {
+  int32_t rows, sequences, outputs, block_columns;
+  const int32_t *tokens, *positions;         // [rows]
+  const int32_t *first_row, *count, *computed;  // [sequences]
+  const int32_t* blocks;                     // [sequences][block_columns]
+  const int32_t* adapters;                   // [sequences], -1 for none; null where there are none
+  const int32_t* output_rows;                // [outputs], ascending
+  int32_t* greedy;                           // [outputs], the likeliest token
+  float* logits;                             // [outputs][vocab], or null where only greedy is wanted
+};
+
+}  // extern "C"

@@ -1,0 +1,110 @@
+// A whole step of the decoder on a CPU, behind a C interface: what Python calls once per step.
+//
+// Why one call: at 60 million parameters a step takes two milliseconds, and a framework's dispatch
+// of some hundred operators takes as long. Here a team of threads walks through the layers
+// together, with a barrier between phases; nothing is allocated and nothing is dispatched.
+//
+//   vectors, bfloat16, functions    what the instruction set has, and exp
+//   memory, team                    buffers and threads
+//   words, tiles                    the innermost loop of every matrix product
+//   inputs, int4, adapters, linear  a linear layer
+//   cache, softmax, attention       attention over the paged KV
+//   rows, plan, products, decoder   the model
+//
+// All of it is one translation unit, compiled once per instruction-set level (see levels.py): W, the
+// number of floats in a vector, and the dot-product instructions follow from the compiler's flags.
+// Everything but the interface is in unnamed namespaces: what only this library calls may be inlined.
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <vector>
+
+#include "adapters.h"
+#include "decoder.h"
+#include "interface.h"
+#include "linear.h"
+
+struct PenstockDecoder : Decoder {
+  using Decoder::Decoder;
+};
+
+extern "C" {
+
+PenstockDecoder* penstock_create(const PenstockShape* shape) {
+  try {
+    return new PenstockDecoder(*shape);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void penstock_destroy(PenstockDecoder* decoder) { delete decoder; }
+
+// The caller keeps these arrays alive.
+void penstock_set_tables(PenstockDecoder* decoder, const void* embedding, int32_t embedding_bf16,
+                         const float* norm) {
+  decoder->embedding = embedding;
+  decoder->embedding_bf16 = embedding_bf16;
+  decoder->norm = norm;
+}
+
+void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const PenstockLayer* of) {
+  static_cast<PenstockLayer&>(decoder->layers[layer]) = *of;
+}
+
+// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
+int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
+                            int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
+  Linear* to = which < 0 ? &decoder->head : &decoder->layers[layer].linear(which);
+  try {
+    to->shape(static_cast<Kind>(kind), outputs, inputs);
+  } catch (const std::exception&) {
+    return 1;
+  }
+  if (bias) to->set_bias(bias);
+  auto work = [&](int) {
+    decoder->team.each(to->panels(), [&](int panel) { to->pack(panel, weight); });
+  };
+  decoder->team.run(work);
+  return 0;
+}
+
+// Adapter `adapter` multiplies the inputs of a layer with `a`, [rank][inputs], which the caller keeps
+// alive; that of gate is for up, too.
+int32_t penstock_set_reduction(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
+                               int32_t rank, const float* a) {
+  try {
+    std::vector<Reduction>& all = decoder->layers[layer].linear(which).reductions;
+    all.resize(std::max<size_t>(all.size(), adapter + 1));
+    all[adapter] = {a, rank};
+    decoder->most_ranks = std::max(decoder->most_ranks, rank);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+// ... and adds ranks [at, at + rank) of that, times `b`, [outputs][rank], to outputs from `first` on.
+int32_t penstock_add_expansion(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
+                               int32_t at, int32_t rank, int32_t first, int32_t outputs, const float* b) {
+  try {
+    std::vector<std::vector<Expansion>>& all = decoder->layers[layer].linear(which).expansions;
+    all.resize(std::max<size_t>(all.size(), adapter + 1));
+    all[adapter].emplace_back(at, rank, first, outputs, b);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+int32_t penstock_step(PenstockDecoder* decoder, const PenstockStep* step) {
+  try {
+    decoder->step(*step);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,155 @@
+// Matrix products by a team of threads: inputs are packed, then each thread takes panels of weights.
+
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "adapters.h"
+#include "functions.h"
+#include "inputs.h"
+#include "linear.h"
+#include "memory.h"
+#include "plan.h"
+#include "rows.h"
+#include "team.h"
+#include "tiles.h"
+#include "vectors.h"
+
+namespace {
+
+// All functions but `reserve` are called by every thread of the team, with the same values.
+class Products {
+ public:
+  Products(Team& team, const Plan& plan, int width, float eps, size_t other_scratch)
+      : team_(team), plan_(plan), eps_(eps), scratch_(team.size()) {
+    const size_t sums = size_t{4} * BLOCK_TILES * MAX_TILE * PANEL;
+    const size_t block = size_t{4} * BLOCK_WORDS * PANEL;
+    const size_t normed = size_t{4} * MAX_TILE * width;
+    for (auto& memory : scratch_) memory.reserve(std::max({2 * sums + block, normed, other_scratch}));
+  }
+
+  // Make room for what a pass's adapters reduce its rows to.
+  void reserve(int rows, int most_ranks) {
+    most_ranks_ = most_ranks;
+    if (!plan_.adapted.empty()) reduced_.reserve(size_t{4} * rows * most_ranks);
+  }
+
+  float* scratch(int thread) const { return scratch_[thread].as<float>(); }
+
+  // Pack rows as they are, for weights of a kind.
+  void pack(const float* from, int width, Kind kind, int rows) {
+    shape_inputs(kind, rows, width);
+    team_.each(packed_.tiles(), [&](int t) {
+      packed_.pack(t, from + size_t(t) * packed_.tile * width, width, width);
+    });
+  }
+
+  // Pack rows, RMS-normed.
+  void pack_normed(const float* from, int width, const float* weight, Kind kind, int rows, int thread) {
+    float* tile = scratch(thread);
+    shape_inputs(kind, rows, width);
+    team_.each(packed_.tiles(), [&](int t) {
+      const int first = t * packed_.tile, count = std::min(packed_.tile, rows - first);
+      for (int r = 0; r < count; r++)
+        norm_row(from + size_t(first + r) * width, weight, width, eps_, tile + size_t(r) * width);
+      packed_.pack(t, tile, width, width);
+    });
+  }
+
+  // Multiply the packed rows; `emit(row, column, count, values)` takes what comes out.
+  template <class F>
+  void multiply(const Linear& linear, int thread, F emit) {
+    const int blocks = (packed_.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
+    team_.each(blocks * linear.panels(), [&](int task) {
+      const int panel = task % linear.panels(), first = task / linear.panels() * BLOCK_TILES;
+      const int count = std::min(BLOCK_TILES, packed_.tiles() - first);
+      float* sums = scratch(thread);
+      linear.multiply(panel, packed_, first, count, sums, block_of(thread),
+                      linear.panel(panel + team_.size()));
+      const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
+      const int end = std::min((first + count) * packed_.tile, packed_.rows);
+      for (int row = first * packed_.tile; row < end; row++, sums += PANEL) {
+        expand(linear, row, panel, sums);
+        emit(row, panel * PANEL, columns, sums);
+      }
+    });
+  }
+
+  // to = act(x G') * (x U'), both products in one task, so that neither is ever stored.
+  void multiply_gated(const Linear& gates, const Linear& ups, bool by_gelu, int thread, float* to) {
+    const int panels = gates.panels();
+    const int blocks = (packed_.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
+    team_.each(blocks * panels, [&](int task) {
+      const int panel = task % panels, first = task / panels * BLOCK_TILES;
+      const int count = std::min(BLOCK_TILES, packed_.tiles() - first);
+      float* gate = scratch(thread);
+      float* up = gate + BLOCK_TILES * MAX_TILE * PANEL;
+      gates.multiply(panel, packed_, first, count, gate, block_of(thread), ups.panel(panel));
+      ups.multiply(panel, packed_, first, count, up, block_of(thread), gates.panel(panel + team_.size()));
+      const int columns = std::min(PANEL, gates.outputs - panel * PANEL);
+      const int end = std::min((first + count) * packed_.tile, packed_.rows);
+      for (int row = first * packed_.tile; row < end; row++, gate += PANEL, up += PANEL) {
+        expand(gates, row, panel, gate);
+        expand(ups, row, panel, up);
+        for (int half = 0; half < PANEL; half += W) {
+          const Floats g = load<Floats>(gate + half);
+          const Floats active = by_gelu ? gelu(g) : g / (1.0f + exp(-g));
+          store(gate + half, active * load<Floats>(up + half));
+        }
+        copy(gate, columns, to + size_t(row) * gates.outputs + panel * PANEL);
+      }
+    });
+  }
+
+  // A x of the rows that have an adapter, for a layer and those that share its input, which is
+  // normed first where it is when the layer gets it.
+  void reduce(const Linear& linear, const float* from, const float* weight, int thread) {
+    if (plan_.adapted.empty() || linear.reductions.empty()) return;
+    const int parts = (most_ranks_ + RANKS - 1) / RANKS, inputs = linear.inputs;
+    team_.each(plan_.adapted.size() * parts, [&](int task) {
+      const int row = plan_.adapted[task / parts], first = task % parts * RANKS;
+      const size_t adapter = plan_.adapter_of[row];
+      if (adapter >= linear.reductions.size()) return;
+      const Reduction& reduction = linear.reductions[adapter];
+      if (first >= reduction.rank) return;
+      const float* values = from + size_t(row) * inputs;
+      if (weight) {
+        float* normed_row = scratch(thread);
+        norm_row(values, weight, inputs, eps_, normed_row);
+        values = normed_row;
+      }
+      reduction.apply(values, inputs, first, std::min(RANKS, reduction.rank - first), reduced_of(row));
+    });
+  }
+
+ private:
+  // One thread shapes the buffer; the barrier shows it to the others.
+  void shape_inputs(Kind kind, int rows, int width) {
+    team_.each(1, [&](int) { packed_.shape(kind, rows, width); });
+  }
+
+  // Add what a row's adapter gives to a panel of its sums.
+  void expand(const Linear& linear, int row, int panel, float* sums) const {
+    if (linear.expansions.empty() || plan_.adapted.empty()) return;
+    const size_t adapter = plan_.adapter_of[row];  // -1 becomes the largest of all
+    if (adapter >= linear.expansions.size()) return;
+    for (const Expansion& expansion : linear.expansions[adapter])
+      expansion.apply(reduced_of(row), panel, sums);
+  }
+
+  float* reduced_of(int row) const { return reduced_.as<float>() + size_t(row) * most_ranks_; }
+
+  float* block_of(int thread) const { return scratch(thread) + 2 * BLOCK_TILES * MAX_TILE * PANEL; }
+
+  Team& team_;
+  const Plan& plan_;
+  const float eps_;
+  std::vector<Memory> scratch_;  // per thread
+  Inputs packed_;
+  Memory reduced_;  // [rows][most_ranks]
+  int most_ranks_ = 0;
+};
+
+}  // namespace

@@ -14,6 +14,7 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.admission.line import Entry, Line, Waiting
 from penstock_gateway.admission.pace import Pace
+from penstock_gateway.admission.parts import part
 
 NO_QUEUE = FleetQueue()
 """Of a fleet that says nothing of queues."""
@@ -22,6 +23,13 @@ MAX_BYTES = 256 << 20
 
 Capacity = Callable[[FleetModel], int]
 """Returns how many requests the ready workers of a model can run at once."""
+Room = Callable[[str, int, int], bool]
+"""Returns whether a deployment has room for one more, by its capacity and what runs already."""
+
+
+def room_for_all(_: str, capacity: int, running: int) -> bool:
+    """Return whether there is room where no other process sends to the same workers."""
+    return running < capacity
 
 
 @dataclass
@@ -33,11 +41,26 @@ class _Gate:
 
 
 class Gates:
-    """One gate per InferenceDeployment."""
+    """One gate per InferenceDeployment.
 
-    def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        capacity: of a model's workers.
+        clock: monotonic seconds.
+        room: decides who may go.
+        processes: that share the places to wait.
+    """
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        clock: Callable[[], float] = time.monotonic,
+        room: Room = room_for_all,
+        processes: int = 1,
+    ) -> None:
         self._capacity = capacity
         self._clock = clock
+        self._room = room
+        self._processes = processes
         self._gates: dict[str, _Gate] = {}
         self._numbers = itertools.count()
 
@@ -50,11 +73,11 @@ class Gates:
         queue = model.queue or NO_QUEUE
         gate = self._gates.get(model.deployment)
         if gate is None:
-            gate = self._gates[model.deployment] = _Gate(Line(MAX_BYTES))
-        gate.line.most = queue.max_requests
+            gate = self._gates[model.deployment] = _Gate(Line(MAX_BYTES // self._processes))
+        gate.line.most = part(queue.max_requests, self._processes)
         number = next(self._numbers)
         capacity = self._capacity(model)
-        if not gate.line and gate.running < capacity:
+        if not gate.line and self._room(model.deployment, capacity, gate.running):
             gate.running += 1
             return Place(self, model, number)
         turn = asyncio.get_running_loop().create_future()
@@ -67,6 +90,10 @@ class Gates:
         gate = self._gates.get(deployment)
         return len(gate.line) if gate else 0
 
+    def levels(self) -> dict[str, tuple[int, int]]:
+        """Return how many requests run and wait, by deployment."""
+        return {name: (gate.running, len(gate.line)) for name, gate in self._gates.items()}
+
     def shares(self, deployment: str) -> list[Waiting]:
         """Return who waits, the highest priority first."""
         gate = self._gates.get(deployment)
@@ -75,7 +102,9 @@ class Gates:
     def advance(self, model: FleetModel) -> None:
         """Let through whom there is room for now."""
         gate = self._gates.get(model.deployment)
-        while gate is not None and gate.line and gate.running < self._capacity(model):
+        while gate is not None and gate.line:
+            if not self._room(model.deployment, self._capacity(model), gate.running):
+                return
             entry = gate.line.pop()
             if entry is not None:
                 gate.running += 1

@@ -19,7 +19,7 @@ from penstock_gateway.relay.asking import Admitted, Shared
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
-from penstock_gateway.relay.gate import Gates, Place
+from penstock_gateway.relay.gate import Gates, Place, Room, room_for_all
 from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.leases import Leases
@@ -34,7 +34,7 @@ from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
-from penstock_gateway.routing.retry_budget import RetryBudget
+from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.door import Door, sent_key
 from penstock_gateway.tenants.visit import Visit, model_not_found
@@ -53,6 +53,8 @@ class RelaySettings:
     """Tell clients which worker answered, and why it was chosen."""
     tokens: WorkerTokens = field(default_factory=WorkerTokens)
     """Shown to workers."""
+    processes: int = 1
+    """That share the limits of one gateway."""
 
 
 @dataclass
@@ -70,13 +72,14 @@ class Relay:
     clock: Callable[[], float] = field(default=time.monotonic)
     quarantine: Quarantine = field(default_factory=Quarantine)
     decisions: Decisions = field(default_factory=Decisions)
+    room: Room = room_for_all
     stopping: bool = False
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock, self._is_well, self.router.streamed)
-        self._budget = RetryBudget()
+        self._budget = RetryBudget(SAVINGS / self.settings.processes)
         self._changed = asyncio.Event()
-        self.gates = Gates(self._capacity, self.clock)
+        self.gates = Gates(self._capacity, self.clock, self.room, self.settings.processes)
         self._shared = Shared(
             self.router,
             self.pool,

@@ -14,14 +14,18 @@ SAVINGS: Final = 100.0
 
 
 class RetryBudget:
-    """What may still be retried."""
+    """What may still be retried.
 
-    def __init__(self) -> None:
-        self._left = SAVINGS
+    Args:
+        savings: retries that can be saved up.
+    """
+
+    def __init__(self, savings: float = SAVINGS) -> None:
+        self._savings = self._left = savings
 
     def earn(self) -> None:
         """A request has come."""
-        self._left = min(SAVINGS, self._left + SHARE)
+        self._left = min(self._savings, self._left + SHARE)
 
     def spend(self) -> bool:
         """Return whether a request may be sent once more."""

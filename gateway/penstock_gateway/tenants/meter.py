@@ -29,8 +29,14 @@ class Meter:
 
     limits: Limits = field(default_factory=Limits)
     running: int = 0
+    elsewhere: int = 0
+    """Requests under way in other processes of this gateway."""
     requests: Bucket | None = None
     tokens: Bucket | None = None
+    begun: int = 0
+    """Requests ever taken from the bucket, here."""
+    spent: int = 0
+    """Tokens, less those given back."""
 
     def limit(self, limits: Limits, now: float) -> None:
         """Take over new limits; what was used stays used."""
@@ -47,12 +53,13 @@ class Meter:
             LimitReached: there are too many of them, at once or in a minute.
         """
         most = self.limits.concurrency
-        if most is not None and self.running >= most:
+        if most is not None and self.running + self.elsewhere >= most:
             message = f"{most} requests of this API key's tenant are under way, as many as may be."
             raise LimitReached(message, CONCURRENCY_RETRY_AFTER, self.left(now))
         if self.requests is not None:
             self._refuse_unless(self.requests, 1, "requests", now)
             self.requests = self.requests.take(1, now)
+            self.begun += 1
         self.running += 1
 
     def reserve(self, tokens: int, now: float) -> int:
@@ -68,6 +75,7 @@ class Meter:
         tokens = min(tokens, self.tokens.per_minute)
         self._refuse_unless(self.tokens, tokens, "tokens", now)
         self.tokens = self.tokens.take(tokens, now)
+        self.spent += tokens
         return tokens
 
     def settle(self, reserved: int, used: int, now: float) -> None:
@@ -75,6 +83,14 @@ class Meter:
         self.running -= 1
         if self.tokens is not None:
             self.tokens = self.tokens.take(used - reserved, now)
+            self.spent += used - reserved
+
+    def used_elsewhere(self, requests: float, tokens: float, now: float) -> None:
+        """Other processes of this gateway have taken so many requests and tokens."""
+        if self.requests is not None:
+            self.requests = self.requests.take(requests, now)
+        if self.tokens is not None:
+            self.tokens = self.tokens.take(tokens, now)
 
     def left(self, now: float) -> dict[str, str]:
         """Return the rate-limit headers."""

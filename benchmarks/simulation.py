@@ -131,7 +131,7 @@ def _overhead(alone: list[Timed], told: Pair) -> float:
 
 
 def _simulated(trace: list[Arrival], curve: ServiceCurve, overhead: float) -> list[Timed]:
-    setup = Setup(curve, overhead=overhead, chunk_tokens=1024, max_sequences=256)
+    setup = Setup(curve, overhead=overhead, chunk_tokens=1024, max_sequences=256, stall_free=False)
     return [
         Timed(
             job.first_token - job.arrival,

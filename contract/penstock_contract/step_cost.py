@@ -15,6 +15,7 @@ right. Pure.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, combinations_with_replacement
+from math import inf
 from typing import Final
 
 REGRESSORS: Final = ("steps", "prefill", "sequences", "kv")
@@ -31,6 +32,9 @@ SCALE: Final = (1.0, 100.0, 10.0, 1000.0)
 
 RIDGE: Final = 1e-9
 """Weight of zeros where nothing better is believed, so that there is always one answer."""
+
+LEAST_PREFILL: Final = 0.1
+"""Share of a bounded step's time that prompts get, however much decodes: they always advance."""
 
 SHORTEST: Final = 1e-6
 """Seconds below which a step's duration is no measurement."""
@@ -53,6 +57,22 @@ class StepCost:
             + self.sequence * sequences
             + self.kv_token * kv
         )
+
+    def prefill_within(self, seconds: float, sequences: float, kv: float) -> float:
+        """Return the prompt tokens that a step beside decoding has time for; inf if free.
+
+        Sarathi-Serve's stall-free batching (Agrawal et al., OSDI 2024): the token budget follows
+        from the objective between two tokens. Prompts get what decoding leaves of it, and never
+        less than `LEAST_PREFILL`.
+
+        Args:
+            seconds: that the step may take.
+            sequences: that decode in it.
+            kv: tokens of context that it reads.
+        """
+        left = seconds - self.seconds(0, sequences, kv)
+        time = max(left, LEAST_PREFILL * seconds)
+        return time / self.prefill_token if self.prefill_token > 0 else inf
 
 
 @dataclass

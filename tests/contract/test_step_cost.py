@@ -56,6 +56,22 @@ def test_no_coefficient_is_negative(steps: list[tuple[float, int, int, int]]) ->
     assert min(parts(fit(found.sums))) >= 0
 
 
+@given(COST, st.floats(0.001, 1), st.integers(0, 256), st.integers(0, 10**6))
+def test_prompts_get_what_decoding_leaves_of_a_step_and_at_least_a_tenth(
+    cost: StepCost, seconds: float, sequences: int, kv: int
+) -> None:
+    tokens = cost.prefill_within(seconds, sequences, kv)
+    decoding = cost.seconds(0, sequences, kv)
+    if decoding <= 0.9 * seconds:
+        assert cost.seconds(tokens, sequences, kv) == pytest.approx(seconds)
+    else:
+        assert cost.prefill_token * tokens == pytest.approx(0.1 * seconds)
+
+
+def test_prompts_that_cost_nothing_are_not_bounded() -> None:
+    assert StepCost(0.01, 0.0, 1e-4, 1e-7).prefill_within(0.001, 8, 1000) == float("inf")
+
+
 def test_what_was_never_seen_is_as_believed_before() -> None:
     prior = StepCost(0.02, 3e-4, 1e-3, 1e-6)
     truth = StepCost(0.01, 3e-4, 2e-3, 1e-6)

@@ -10,6 +10,7 @@ from penstock_operator.cli import commands
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.clairvoyant import attainment, search
 from penstock_operator.simulation.fleet import Fleet
+from penstock_operator.simulation.replica import Job
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
 from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
@@ -69,6 +70,30 @@ def test_a_step_takes_what_the_curve_says() -> None:
     assert job.first_token == pytest.approx(REAL.step_seconds(100, 0, 0))
     steps = sum(REAL.step_seconds(0, 1, 100 + k) for k in range(10))
     assert job.finish - job.first_token == pytest.approx(steps)
+
+
+def beside_a_prompt(stall_free: bool) -> Job:
+    """Return a request of many tokens whose neighbour has a long prompt."""
+    trace = [Arrival(0.0, 100, 20), Arrival(0.1, 8000, 2)]
+    setup = Setup(REAL, tpot=0.05, stall_free=stall_free)
+    return Fleet(setup, 1).run(trace, Fixed(1)).jobs[0]
+
+
+def test_decoding_keeps_its_objective_beside_a_long_prompt() -> None:
+    assert beside_a_prompt(stall_free=True).inside(ttft=2.0, tpot=0.05)
+    assert not beside_a_prompt(stall_free=False).inside(ttft=2.0, tpot=0.05)
+
+
+def test_a_prompt_alone_is_computed_in_whole_chunks() -> None:
+    job = Fleet(Setup(REAL, tpot=0.02), 1).run([Arrival(0.0, 2048, 2)], Fixed(1)).jobs[0]
+    assert job.first_token == pytest.approx(sum(REAL.step_seconds(1024, 0, c) for c in (0, 1024)))
+
+
+def test_prompts_advance_however_tight_the_objective_is() -> None:
+    trace = [Arrival(0.0, 100, 4000), Arrival(0.1, 3000, 2)]
+    job = Fleet(Setup(REAL, tpot=0.01), 1).run(trace, Fixed(1)).jobs[1]
+    steps = 3000 / (0.1 * 0.01 / REAL.b_p)  # the objective is below what an empty step takes
+    assert job.first_token == pytest.approx(steps * REAL.step_seconds(10, 1, 0), rel=0.05)
 
 
 def cost(outcome: Outcome) -> float:

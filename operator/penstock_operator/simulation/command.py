@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock_contract.api import InferenceDeployment, Role
+from penstock_contract.api import EngineType, InferenceDeployment, Role
 from penstock_operator.local.errors import UserError
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.need import DEFAULT_TPOT, DEFAULT_TTFT
@@ -40,9 +40,11 @@ def simulate(
     Raises:
         UserError: one of them can't be used.
     """
-    spec, pools = _spec(_deployment(manifest), cold_start)
+    deployment = _deployment(manifest)
+    spec, pools = _spec(deployment, cold_start)
     arrivals = _arrivals(trace, scale)
-    setups = [_setup(spec, bounds, _curve(curve), cold_start) for bounds in pools]
+    stall_free = spec.tpot is not None and deployment.spec.engine.type is EngineType.PENSTOCK
+    setups = [_setup(spec, bounds, _curve(curve), cold_start, stall_free) for bounds in pools]
     names = [bounds.name for bounds in pools]
     scaler = Autoscaler(spec, setups[0].curve, *names)
     stages = Stages(setups, begin(arrivals, setups))
@@ -115,7 +117,9 @@ def _spec(
     return spec, sorted(spec.pools, key=lambda bounds: bounds.role is Role.DECODE)
 
 
-def _setup(spec: ScalingSpec, bounds: PoolBounds, curve: ServiceCurve, cold_start: float) -> Setup:
+def _setup(
+    spec: ScalingSpec, bounds: PoolBounds, curve: ServiceCurve, cold_start: float, stall_free: bool
+) -> Setup:
     return Setup(
         curve,
         ttft=(spec.ttft or DEFAULT_TTFT).seconds,
@@ -123,6 +127,7 @@ def _setup(spec: ScalingSpec, bounds: PoolBounds, curve: ServiceCurve, cold_star
         cold_start=cold_start,
         min_replicas=bounds.minimum,
         max_replicas=bounds.maximum,
+        stall_free=stall_free,
     )
 
 

@@ -147,7 +147,9 @@ class Pool:
         return sample
 
     def _new(self) -> Replica:
-        return Replica(self._setup.curve, self._setup.chunk_tokens, self._setup.max_sequences)
+        setup = self._setup
+        longest = setup.tpot if setup.stall_free else inf
+        return Replica(setup.curve, setup.chunk_tokens, setup.max_sequences, longest)
 
     def _dispatch(self, now: float) -> None:
         while self._queue:

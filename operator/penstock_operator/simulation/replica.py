@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import ceil, inf, sqrt
 
+from penstock_contract.step_cost import StepCost
 from penstock_operator.scaling.curve import ServiceCurve
 
 
@@ -41,10 +42,21 @@ class Job:
 
 
 class Replica:
-    """A worker that prefills in chunks and decodes everything it holds, a token per step."""
+    """A worker that prefills in chunks and decodes everything it holds, a token per step.
 
-    def __init__(self, curve: ServiceCurve, chunk_tokens: int, max_sequences: int) -> None:
+    Args:
+        curve: of its steps.
+        chunk_tokens: token budget of a step.
+        max_sequences: requests held at once.
+        longest_step: seconds that bound the prompt tokens of a step in which something decodes.
+    """
+
+    def __init__(
+        self, curve: ServiceCurve, chunk_tokens: int, max_sequences: int, longest_step: float = inf
+    ) -> None:
         self._curve = curve
+        self._cost = StepCost(curve.a, curve.b_p, curve.b_d, curve.c)
+        self._longest = longest_step
         self._chunk = chunk_tokens
         self._max_sequences = max_sequences
         self._prefilling: deque[Job] = deque()
@@ -156,7 +168,7 @@ class Replica:
         """Choose the next run: one step with a chunk of prompts, or decoding until one ends."""
         curve, sequences = self._curve, len(self._finishing)
         self._began = now
-        self._chunked = min(self.prefill_backlog, max(1, self._chunk - sequences))
+        self._chunked = min(self.prefill_backlog, self._room(sequences))
         self._base = curve.step_seconds(self._chunked, sequences, self.context)
         self._growth = curve.c * sequences
         if self._chunked:
@@ -168,6 +180,14 @@ class Replica:
             self.wake = inf
             return
         self.wake = now + self._elapsed(self._planned)
+
+    def _room(self, sequences: int) -> int:
+        """Return the prompt tokens that the next step may compute."""
+        room = max(1, self._chunk - sequences)
+        if not sequences or self._longest == inf:
+            return room
+        bound = self._cost.prefill_within(self._longest, sequences, self.context)
+        return int(min(room, max(1.0, bound)))
 
     def _cut(self, now: float) -> None:
         """End the run of decoding steps with the one in progress."""

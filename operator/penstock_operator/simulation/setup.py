@@ -26,6 +26,9 @@ class Setup:
     """Of handing a prompt's KV over to this pool, and for each of its tokens (320 KiB each at
     25 GB/s)."""
     chunk_tokens: int = 1024
+    stall_free: bool = True
+    """Beside decoding, prompts get what it leaves of the TPOT objective, as in Penstock's worker;
+    vLLM computes whole chunks."""
     max_sequences: int = 256
     min_replicas: int = 1
     max_replicas: int = 64

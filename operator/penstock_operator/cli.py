@@ -246,6 +246,8 @@ def validate(file: Path) -> None:
             click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
         for caller in wishes.tenants:
             click.echo(f"{file}: Tenant {caller.metadata.name} is valid")
+        for other in wishes.others:
+            click.echo(f"{file}: {other} is not Penstock's, and was not checked")
 
 
 @commands.group()

@@ -52,7 +52,16 @@ class InvalidManifest(Exception):
         self.problems = problems
 
 
-def load_manifests(text: str, source: str) -> list[Manifest]:
+@dataclass(frozen=True)
+class Loaded:
+    """What a YAML text holds."""
+
+    objects: list[Manifest]
+    others: list[str]
+    """Kind and name of what belongs to other API groups, a claim or a Namespace: not checked."""
+
+
+def load_manifests(text: str, source: str) -> Loaded:
     """Return the objects in a YAML text of one or several documents.
 
     Args:
@@ -72,9 +81,14 @@ def load_manifests(text: str, source: str) -> list[Manifest]:
         raise InvalidManifest(source, [Problem("", "nested too deeply")]) from error
     if not documents:
         raise InvalidManifest(source, [Problem("", "holds no object")])
+    others = [_name(document) for document in documents if _of_another_group(document)]
+    if len(others) == len(documents):
+        raise InvalidManifest(source, [Problem("", f"holds nothing of {API_VERSION}: {others[0]}")])
     found: list[Manifest] = []
     problems: list[Problem] = []
     for number, document in enumerate(documents, 1):
+        if _of_another_group(document):
+            continue
         prefix = f"document {number}: " if len(documents) > 1 else ""
         try:
             found.append(parse(document))
@@ -82,7 +96,23 @@ def load_manifests(text: str, source: str) -> list[Manifest]:
             problems += [Problem(prefix + p.path, p.message) for p in error.problems]
     if problems:
         raise InvalidManifest(source, problems)
-    return found
+    return Loaded(found, others)
+
+
+def _of_another_group(document: Any) -> bool:
+    """Whether an API server would hand a document to somebody else. A slip in ours is not that."""
+    if not isinstance(document, dict) or document.get("kind") in KINDS:
+        return False
+    version, kind = document.get("apiVersion"), document.get("kind")
+    if not isinstance(version, str) or not isinstance(kind, str):
+        return False
+    return version.partition("/")[0] != API_VERSION.partition("/")[0]
+
+
+def _name(document: dict[str, Any]) -> str:
+    metadata = document.get("metadata")
+    name = metadata.get("name", "") if isinstance(metadata, dict) else ""
+    return f"{document['kind']} {name}".rstrip()
 
 
 def parse(document: Any, source: str = "the object") -> Manifest:

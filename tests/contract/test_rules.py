@@ -117,7 +117,7 @@ def test_no_default_is_an_empty_string() -> None:
 
 
 def test_the_whole_api_in_one_manifest_is_valid() -> None:
-    found = load_manifests(WHOLE, "whole.yaml")[0]
+    found = load_manifests(WHOLE, "whole.yaml").objects[0]
     assert isinstance(found, InferenceDeployment)
     assert found.served_name == "qwen3-8b"
 

@@ -40,7 +40,7 @@ def names(machine: Any) -> list[str]:
 
 def test_pools_go_with_their_deployment(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for found in load_manifests(other(tmp_path).read_text(), "other.yaml"):
+    for found in load_manifests(other(tmp_path).read_text(), "other.yaml").objects:
         assert isinstance(found, InferenceDeployment)
         store.put(found, NOW)
     assert [str(key) for key in reconcile(store, NOW).pools] == ["other/default"]

@@ -27,12 +27,12 @@ def wrong(*pools: dict[str, Any], **spec: Any) -> dict[str, str]:
 
 @given(deployments())
 def test_what_is_written_is_read_back(infd: InferenceDeployment) -> None:
-    assert load_manifests(yaml.safe_dump(infd.to_json()), "test.yaml") == [infd]
+    assert load_manifests(yaml.safe_dump(infd.to_json()), "test.yaml").objects == [infd]
 
 
 def test_several_documents_give_several_objects() -> None:
     text = yaml.safe_dump_all([manifest(), None, manifest()])
-    assert load_manifests(text, "test.yaml") == [deployment(), deployment()]
+    assert load_manifests(text, "test.yaml").objects == [deployment(), deployment()]
 
 
 def test_problems_name_the_field_as_the_user_wrote_it() -> None:
@@ -98,10 +98,31 @@ def test_what_is_no_manifest_is_refused_in_words(text: str, says: str) -> None:
 
 
 def test_unknown_kinds_and_versions_name_the_known_ones() -> None:
-    other = yaml.safe_dump({**manifest(), "kind": "Deployment"})
+    other = yaml.safe_dump({**manifest(), "kind": "InferenceDeploymnt"})
     assert problems(other)["kind"].endswith("known: InferenceDeployment, EnginePool, Tenant")
     old = yaml.safe_dump({**manifest(), "apiVersion": "v1"})
     assert problems(old) == {"apiVersion": "must be penstock.dev/v1alpha1"}
+
+
+def test_what_belongs_to_other_groups_is_named_and_left_alone() -> None:
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}}
+    found = load_manifests(yaml.safe_dump_all([claim, manifest()]), "test.yaml")
+    assert found.objects == [deployment()]
+    assert found.others == ["PersistentVolumeClaim models"]
+    assert "PersistentVolumeClaim models" in problems(yaml.safe_dump(claim))[""]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "Tenants"},
+        {"apiVersion": "v1"},
+        {"apiVersion": 1, "kind": [2]},
+        {"apiVersion": "v1", "kind": "Tenant"},
+    ],
+)
+def test_what_names_no_other_group_is_a_slip(document: dict[str, Any]) -> None:
+    assert problems(yaml.safe_dump_all([document, manifest()]))
 
 
 def test_problems_of_several_documents_say_which() -> None:

@@ -21,6 +21,8 @@ class Wishes:
     deployments: list[InferenceDeployment]
     """With absolute model folders."""
     tenants: list[Tenant]
+    others: list[str]
+    """Kind and name of what only a cluster can make of it, such as a PersistentVolumeClaim."""
 
 
 def read_manifest(file: Path) -> Wishes:
@@ -35,16 +37,18 @@ def read_manifest(file: Path) -> Wishes:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"cannot read {file}: {reason}") from None
     try:
-        found = load_manifests(text, str(file))
+        loaded = load_manifests(text, str(file))
     except InvalidManifest as error:
         raise UserError(str(error)) from None
-    others = [m for m in found if not isinstance(m, InferenceDeployment | Tenant)]
-    if others:
-        name = f"{others[0].kind} {others[0].metadata.name}"
+    found = loaded.objects
+    pools = [m for m in found if not isinstance(m, InferenceDeployment | Tenant)]
+    if pools:
+        name = f"{pools[0].kind} {pools[0].metadata.name}"
         raise UserError(f"{file}: {name}: pools are made from InferenceDeployments; take it out")
     folder = file.absolute().parent
     deployments = [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
-    return Wishes(deployments, [tenant for tenant in found if isinstance(tenant, Tenant)])
+    tenants = [tenant for tenant in found if isinstance(tenant, Tenant)]
+    return Wishes(deployments, tenants, loaded.others)
 
 
 def check_tenants(tenants: list[Tenant]) -> list[Tenant]:

@@ -57,6 +57,8 @@ def up(
     """
     cache = cache_folder(os.environ)
     wishes = read_manifest(file)
+    for other in wishes.others:
+        show(f"{file}: {other} is left to clusters")
     tenants = check_tenants(wishes.tenants)
     wanted = check_engines(wishes.deployments, vllm_venv)
     deployments = check_models([fetched(deployment, cache, show) for deployment in wanted])

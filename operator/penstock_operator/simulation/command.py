@@ -70,7 +70,7 @@ def _words(runs: Sequence[Run], pools: Sequence[str], setup: Setup) -> str:
 
 def _deployment(manifest: Path) -> InferenceDeployment:
     try:
-        found = load_manifests(manifest.read_text(), str(manifest))
+        found = load_manifests(manifest.read_text(), str(manifest)).objects
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {manifest}: {error}") from None
     except InvalidManifest as error:

@@ -1,6 +1,8 @@
 """An API server that loses, doubles, delays, refuses and forgets changes nothing in the end."""
 
+import json
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +145,35 @@ def test_what_was_deleted_while_the_api_server_was_away_is_noticed(
     site.proxy.come_back()
     site.reach(clean(site.manifest()))
     site.quiet_for(3)
+
+
+def test_an_answer_that_comes_after_the_news_of_the_deletion_is_no_news(
+    site: Site, clean: Clean
+) -> None:
+    """As when the cluster collects at once what was made for an owner that is gone."""
+    site.apply()
+    site.settle()
+    told = threading.Event()
+
+    def listen(call: Call, line: bytes) -> list[bytes]:
+        if call.resource == "services" and json.loads(line)["type"] == "DELETED":
+            told.set()
+        return [line]
+
+    def collect(call: Call) -> None:
+        told.clear()
+        site.kube.delete("Service", call.name)
+        assert told.wait(30)
+        time.sleep(0.5)  # the news travels by another connection than the answer
+
+    def makes(call: Call) -> bool:
+        return (call.verb, call.resource, call.name) == ("patch", "services", POOL)
+
+    site.proxy.edit = listen
+    late = site.proxy.inject(Fault(makes, then=collect))
+    site.kube.delete("Service", POOL)
+    site.reach(clean(site.manifest()))
+    assert late.hits
 
 
 def test_a_slow_api_server_is_waited_for(site: Site, clean: Clean) -> None:

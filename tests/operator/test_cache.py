@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,8 +59,71 @@ def test_an_object_that_changes_hands_concerns_both() -> None:
 def test_what_is_gone_concerns_its_owner_once() -> None:
     cache = Cache()
     cache.put("Service", service(1))
-    assert cache.drop("Service", "default", "s") == {CHAT}
-    assert cache.drop("Service", "default", "s") == set()
+    assert cache.drop("Service", service(2)) == {CHAT}
+    assert cache.drop("Service", service(2)) == set()
+
+
+def test_what_was_deleted_before_it_was_made_anew_is_no_news() -> None:
+    cache = Cache()
+    cache.answered("Service", service(9, uid="2"))
+    assert cache.drop("Service", service(8, uid="1")) == set()
+    assert cache.get("Service", "default", "s")
+
+
+def test_old_news_of_a_predecessor_does_not_replace_what_is_there_now() -> None:
+    cache = Cache()
+    cache.put("Service", service(9, uid="2"))
+    assert cache.put("Service", service(8, uid="1")) == set()
+
+
+@pytest.mark.parametrize("place", [None, "default"])
+def test_an_answer_that_the_watch_has_passed_is_not_taken_for_what_is_there(
+    place: str | None,
+) -> None:
+    cache = Cache()
+    cache.put("Service", service(5))
+    cache.drop("Service", service(7))
+    cache.passed("Service", place, "7")
+    assert cache.answered("Service", service(6)) == set()
+    assert cache.get("Service", "default", "s") is None
+    assert cache.answered("Service", service(8)) == {CHAT}
+
+
+def test_what_the_watch_of_another_namespace_or_kind_has_passed_does_not_matter() -> None:
+    cache = Cache()
+    cache.passed("Service", "elsewhere", "7")
+    cache.passed("Pod", None, "7")
+    assert cache.answered("Service", service(6)) == {CHAT}
+
+
+def test_what_a_list_lacks_is_gone() -> None:
+    cache = Cache()
+    cache.put("Service", service(5))
+    assert cache.relist("Service", None, [], "6") == {CHAT}
+    assert cache.answered("Service", service(6)) == set()
+
+
+def test_what_was_written_after_a_list_was_made_is_kept() -> None:
+    cache = Cache()
+    cache.answered("Service", service(7))
+    assert cache.relist("Service", None, [], "6") == set()
+    assert cache.get("Service", "default", "s")
+
+
+def test_a_list_of_one_namespace_says_nothing_about_the_others() -> None:
+    cache = Cache()
+    cache.put("Service", service(5))
+    assert cache.relist("Service", "elsewhere", [], "9") == set()
+
+
+def test_a_store_that_was_restored_from_a_backup_is_believed() -> None:
+    cache = Cache()
+    cache.relist("Service", None, [service(50)], "60")
+    assert cache.relist("Service", None, [service(20)], "30") == {CHAT}
+    found = cache.get("Service", "default", "s")
+    assert found is not None
+    assert found["metadata"]["resourceVersion"] == "20"
+    assert cache.answered("Service", service(31)) == {CHAT}
 
 
 def test_what_is_never_read_is_not_kept() -> None:

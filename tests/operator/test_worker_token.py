@@ -45,7 +45,8 @@ def test_without_a_secret_a_worker_asks_for_none(engine: str) -> None:
 
 class Server:
     async def merge(self, *_: Any) -> dict[str, Any]:
-        return {"metadata": {"namespace": "models", "name": "w", "uid": "1"}}
+        meta = {"namespace": "models", "name": "w", "uid": "1", "resourceVersion": "1"}
+        return {"metadata": meta}
 
 
 @pytest.mark.anyio

@@ -121,12 +121,11 @@ class Actor:
             log.debug("telling %s: %s", address, error)
 
     def _seen(self, kind: Kind, answer: Object) -> bool:
-        """Take an answer over; return whether it is newer than what is known.
+        """Take an answer over; return whether it is news, as the watch will then have none.
 
-        It mostly is, and the watch will then have no news. What changed nothing, like a field that
-        an older CRD does not keep, is no news either.
+        What changed nothing, like a field that an older CRD does not keep, is no news.
         """
-        return bool(self._cache.put(kind.name, answer))
+        return bool(self._cache.answered(kind.name, answer))
 
     def _kind(self, name: str) -> Kind:
         own = {k.name: k for k in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}

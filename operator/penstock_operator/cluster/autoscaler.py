@@ -189,7 +189,7 @@ class Autoscaler:
             if others:
                 raise OwnedByAnother(others[0]) from None
             found = await self._api.apply(ENGINE_POOL, key.namespace, name, body)
-        self._changed(self._cache.put(ENGINE_POOL.name, found))
+        self._changed(self._cache.answered(ENGINE_POOL.name, found))
         log.info(
             "%s/%s: from %d to %d: %s",
             key, decision.pool, decision.current, decision.replicas, decision.reason,

@@ -31,10 +31,8 @@ async def follow(cache: Cache, changed: Changed, namespaces: Sequence[str]) -> N
 
     def seen(kind: str, event: str, found: Object) -> None:
         meta = found["metadata"]
-        if event == "DELETED":
-            changed(cache.drop(kind, meta["namespace"], meta["name"]))
-        else:
-            changed(cache.put(kind, found))
+        cache.passed(kind, meta["namespace"] if namespaces else None, meta["resourceVersion"])
+        changed(cache.drop(kind, found) if event == "DELETED" else cache.put(kind, found))
 
     def tell(kind: str, event: str, found: Object) -> None:
         loop.call_soon_threadsafe(seen, kind, event, found)

@@ -66,20 +66,13 @@ class Informer:
     async def _list(self) -> str:
         found = await self._api.list(self._kind, self._namespace, self._selector)
         name = self._kind.name
-        concerned: set[Key] = set()
-        seen: set[tuple[str, str]] = set()
         for item in found["items"]:
             item.setdefault("kind", name)
             item.setdefault("apiVersion", self._kind.version)
-            seen.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-            concerned |= self._cache.put(name, item)
-        for namespace, gone in self._cache.names(name):
-            here = self._namespace in (None, namespace)
-            if here and (namespace, gone) not in seen:
-                concerned |= self._cache.drop(name, namespace, gone)
+        version: str = found["metadata"]["resourceVersion"]
+        concerned = self._cache.relist(name, self._namespace, found["items"], version)
         self.listed.set()
         self._changed(concerned)
-        version: str = found["metadata"]["resourceVersion"]
         return version
 
     async def _watch(self, version: str) -> str:
@@ -90,10 +83,9 @@ class Informer:
             if event["type"] == "ERROR":
                 raise ApiError(int(item.get("code", 0)), str(item.get("message", "")))
             version = item["metadata"]["resourceVersion"]
+            self._cache.passed(self._kind.name, self._namespace, version)
             if event["type"] == "DELETED":
-                meta = item["metadata"]
-                concerned = self._cache.drop(self._kind.name, meta["namespace"], meta["name"])
-                self._changed(concerned)
+                self._changed(self._cache.drop(self._kind.name, item))
             elif event["type"] in ("ADDED", "MODIFIED"):
                 self._changed(self._cache.put(self._kind.name, item))
         return version

@@ -53,5 +53,5 @@ class Watches:
         """What was seen in one version says nothing about the next one."""
         for _, task in self._running.pop(kind):
             task.cancel()
-        for place in self._cache.names(kind.name):
-            self._cache.drop(kind.name, *place)
+        for place in self._places:
+            self._cache.forget(kind.name, place)

@@ -52,6 +52,14 @@ class PoolSnapshot:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """What is in the way of an object of ours."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is seen of a deployment at one moment."""
 
@@ -64,8 +72,8 @@ class Snapshot:
     """What the spec asks for and this version does not build."""
     invalid: str = ""
     """What the API server found wrong with what the spec asks for; empty: nothing."""
-    name_taken: str = ""
-    """Which object of ours could not be made because another owns its name."""
+    obstacle: Obstacle | None = None
+    """Whose object is in the way of ours, which waits for it to go."""
     canary: CanaryStatus | None = None
     """The revision on trial."""
     model_missing: str = ""
@@ -212,8 +220,8 @@ def _pools(snapshot: Snapshot) -> Finding:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
     if snapshot.invalid:
         return Finding(False, Reason.INVALID_SPEC, snapshot.invalid)
-    if snapshot.name_taken:
-        return Finding(False, Reason.NAME_TAKEN, snapshot.name_taken)
+    if snapshot.obstacle is not None:
+        return Finding(False, snapshot.obstacle.reason, snapshot.obstacle.message)
     troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]
     if not troubles:
         return Finding(True, Reason.AS_DESIRED)

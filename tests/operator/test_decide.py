@@ -296,6 +296,27 @@ def test_a_name_that_somebody_else_owns_is_left_alone_and_told() -> None:
     assert "Team other" in told["message"]
 
 
+@pytest.mark.parametrize("kind", ["EnginePool", "Service", "Deployment"])
+def test_what_belongs_to_an_earlier_owner_of_the_same_name_goes_first(kind: str) -> None:
+    store = Store(deployment())
+    store.settle()
+    wanted = shape(store).keys()
+    left = next(found for found in store.of(kind) if found["metadata"]["ownerReferences"])
+    left["metadata"]["ownerReferences"][0]["uid"] = "of-an-earlier-one"
+    before = json.dumps(left)
+    store.settle()
+    name = left["metadata"]["name"]
+    assert json.dumps(store.objects[kind, name]) == before
+    conditions = store.of("InferenceDeployment")[0]["status"]["conditions"]
+    told = {c["type"]: c for c in conditions}["PoolsReady"]
+    assert told["reason"] == "Updating"
+    assert f"{kind} {name} belongs to an earlier" in told["message"]
+    store._collect(kind, name)
+    store.settle()
+    assert shape(store).keys() == wanted
+    assert not any("earlier" in json.dumps(found) for found in store.of("InferenceDeployment"))
+
+
 def test_a_spec_that_cannot_be_built_leaves_what_runs() -> None:
     store = Store(deployment({"name": "default", "replicas": 2}))
     store.settle()

@@ -4,18 +4,21 @@ from collections.abc import Iterable
 
 from penstock_operator.cluster.actions import Action, Apply
 from penstock_operator.cluster.compare import missing
-from penstock_operator.cluster.ownership import Owner, owned, stranger
+from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Unserved, for_cluster
+from penstock_operator.status import Obstacle
 
 
-def children(world: World, planned: Iterable[Object], owner: Owner) -> tuple[list[Action], str]:
-    """Return what makes children right, and whose name is taken by whom (nothing: nobody's).
+def children(
+    world: World, planned: Iterable[Object], owner: Owner
+) -> tuple[list[Action], Obstacle | None]:
+    """Return what makes children right, and what is in the way of one.
 
     Kinds that the cluster does not serve are left out: they are all there only to help.
     """
     actions: list[Action] = []
-    taken = ""
+    held: Obstacle | None = None
     for wanted in planned:
         try:
             body = owned(for_cluster(wanted, world.served), owner)
@@ -25,8 +28,8 @@ def children(world: World, planned: Iterable[Object], owner: Owner) -> tuple[lis
         there = world.children.get((kind, name))
         if there is None:
             actions.append(Apply(body, f"{kind} {name} is not there"))
-        elif other := stranger(there, owner.uid):
-            taken = taken or f"{kind} {name} belongs to {other}; rename one of them"
+        elif found := obstacle(there, owner):
+            held = held or found
         elif wrong := missing(there, body):
             actions.append(Apply(body, f"{kind} {name}: {', '.join(wrong[:4])} differs"))
-    return actions, taken
+    return actions, held

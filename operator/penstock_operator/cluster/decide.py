@@ -10,13 +10,13 @@ from penstock_operator.cluster.actions import Action, Create, Decision, Merge, R
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.model_access import model_missing
-from penstock_operator.cluster.ownership import Owner, owned
+from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.pool_step import PoolStep, pool_step
 from penstock_operator.cluster.reading import read_status
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Settings, deployment_objects
 from penstock_operator.plan import Plan, plan
-from penstock_operator.status import PoolSnapshot, Snapshot, invalid_status, status
+from penstock_operator.status import Obstacle, PoolSnapshot, Snapshot, invalid_status, status
 
 POOL_LABELS = (MANAGED_BY, DEPLOYMENT, POOL, ROLE)
 
@@ -30,14 +30,15 @@ def decide(world: World, settings: Settings) -> Decision:
         return Decision(tuple(_invalid(world)))
     planned = plan(deployment, world.pools)
     planned_children = deployment_objects(deployment, settings).values()
-    around, taken = children(world, planned_children, Owner.of(deployment))
+    around, held = children(world, planned_children, Owner.of(deployment))
     pools = _pools(world, deployment, planned)
+    held = held or _obstacle(world, deployment)
     steps = _steps(world, deployment, planned, settings)
     actions: list[Action] = [*around, *pools]
     for name, step in steps.items():
         actions += step.actions
         actions += _pool_report(world.pools[name], step)
-    seen = _snapshot(world, deployment, steps, taken)
+    seen = _snapshot(world, deployment, steps, held)
     before = deployment.status
     now = status(deployment, seen, before, world.time)
     actions += _report(world, before, now)
@@ -66,6 +67,8 @@ def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list
         if current is None:
             actions.append(Create(body, "the pool does not exist"))
             continue
+        if obstacle(current.to_json(), Owner.of(deployment)):
+            continue
         there = _stored(current)
         there["metadata"] |= {
             "ownerReferences": current.to_json()["metadata"].get("ownerReferences")
@@ -76,6 +79,12 @@ def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list
             why = f"{', '.join(sorted(patch.get('spec', patch)))} changed"
             actions.append(Merge("EnginePool", pool.metadata.name, patch, why))
     return actions
+
+
+def _obstacle(world: World, deployment: InferenceDeployment) -> Obstacle | None:
+    owner = Owner.of(deployment)
+    found = (obstacle(pool.to_json(), owner) for pool in world.pools.values())
+    return next(filter(None, found), None)
 
 
 def _stored(pool: EnginePool) -> Object:
@@ -109,6 +118,8 @@ def _steps(
     for name, there in world.pools.items():
         if there.metadata.deletion_timestamp is not None or there.metadata.uid is None:
             continue
+        if obstacle(there.to_json(), Owner.of(deployment)):
+            continue
         pool = _with_spec(there, wanted[name]) if name in wanted else there
         leaving = name not in wanted
         steps[name] = pool_step(world, deployment, pool, settings, leaving=leaving)
@@ -121,7 +132,10 @@ def _with_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
 
 
 def _snapshot(
-    world: World, deployment: InferenceDeployment, steps: dict[str, PoolStep], taken: str
+    world: World,
+    deployment: InferenceDeployment,
+    steps: dict[str, PoolStep],
+    held: Obstacle | None,
 ) -> Snapshot:
     by_pool = {step.snapshot.name: step for step in steps.values()}
     snapshots = []
@@ -138,7 +152,7 @@ def _snapshot(
         url=world.gateways.url,
         unsupported=unsupported,
         invalid=world.refused,
-        name_taken=taken or next((s.name_taken for s in steps.values() if s.name_taken), ""),
+        obstacle=held or next((s.obstacle for s in steps.values() if s.obstacle), None),
         canary=next(trials, None),
         model_missing=model_missing(deployment, world.pods),
         scaling=world.scaling,

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.conditions import Reason
 from penstock_contract.labels import API_VERSION
 from penstock_operator.manifests import Object
+from penstock_operator.status import Obstacle
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,17 @@ def owned(body: Object, owner: Owner) -> Object:
     return {**body, "metadata": {**body["metadata"], "ownerReferences": [reference]}}
 
 
-def stranger(there: Object, uid: str) -> str:
-    """Return who else controls an object; nothing when nobody does, or the owner of this uid."""
-    references: list[dict[str, Any]] = there["metadata"].get("ownerReferences", [])
-    other = next((r for r in references if r.get("controller") and r.get("uid") != uid), None)
-    return f"{other['kind']} {other['name']}" if other else ""
+def obstacle(there: Object, owner: Owner) -> Obstacle | None:
+    """Return why an object cannot be the owner's; None: it is, or nobody controls it yet.
+
+    What an earlier object of the owner's name controls goes with that one. To take it over would
+    be wrong when it is our own view of the owner that is out of date: it would be collected.
+    """
+    references: list[dict[str, Any]] = there["metadata"].get("ownerReferences") or []
+    other = next((r for r in references if r.get("controller")), None)
+    if other is None or other["uid"] == owner.uid:
+        return None
+    what, whose = f"{there['kind']} {there['metadata']['name']}", f"{other['kind']} {other['name']}"
+    if (other["kind"], other["name"]) == (owner.kind, owner.name):
+        return Obstacle(Reason.UPDATING, f"{what} belongs to an earlier {whose} and goes first")
+    return Obstacle(Reason.NAME_TAKEN, f"{what} belongs to {whose}; rename one of them")

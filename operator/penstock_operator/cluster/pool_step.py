@@ -9,7 +9,7 @@ from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
 from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, Tell
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import missing
-from penstock_operator.cluster.ownership import Owner, owned
+from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.situation import UNREADY_WITHIN, goes_first, situation
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import (
@@ -21,7 +21,7 @@ from penstock_operator.manifests import (
     workload_name,
 )
 from penstock_operator.rollout import Advance, advance
-from penstock_operator.status import PoolSnapshot
+from penstock_operator.status import Obstacle, PoolSnapshot
 
 LEAVING_COST = -(2**30)
 """pod-deletion-cost of a worker that drains: its ReplicaSet takes it before all others."""
@@ -41,7 +41,7 @@ class PoolStep:
     again_in: float | None = None
     drains: bool = False
     unsupported: Unsupported | None = None
-    name_taken: str = ""
+    obstacle: Obstacle | None = None
 
 
 def pool_step(
@@ -62,7 +62,7 @@ def pool_step(
         leaving: the pool is not in the spec any more: its workers are drained, then it goes.
     """
     owner = Owner.of(pool)
-    around, taken = children(world, pool_objects(pool, settings).values(), owner)
+    around, held_up = children(world, pool_objects(pool, settings).values(), owner)
     at = situation(world, deployment, pool, leaving=leaving)
     step = advance(at)
     unsupported: Unsupported | None = None
@@ -90,7 +90,7 @@ def pool_step(
         again_in=FRESH_IN if held else _again_in(world, pool, step),
         drains=bool(step.drain) or any(p.draining for p in world.pods_of(pool.spec.pool)),
         unsupported=unsupported,
-        name_taken=taken,
+        obstacle=held_up or _obstacle(world, pool),
     )
 
 
@@ -129,6 +129,8 @@ def _resized(world: World, pool: EnginePool, step: Advance) -> list[Action]:
         meta, size = found["metadata"], step.sizes.get(revision, 0)
         has = found["spec"].get("replicas", 1)
         name = meta["name"]
+        if obstacle(found, Owner.of(pool)):
+            continue
         if size == 0 and has == 0 and revision not in busy and revision not in keep:
             why = f"revision {revision} was replaced"
             actions.append(Delete("Deployment", name, meta["uid"], meta["resourceVersion"], why))
@@ -142,6 +144,11 @@ def _resized(world: World, pool: EnginePool, step: Advance) -> list[Action]:
             why = f"{name}: {has} to {size}" + (f": {step.reason}" if step.reason else "")
             actions.append(Merge("Deployment", name, {"metadata": changes, **patch}, why))
     return actions
+
+
+def _obstacle(world: World, pool: EnginePool) -> Obstacle | None:
+    found = (obstacle(w, Owner.of(pool)) for w in world.workloads_of(pool.spec.pool).values())
+    return next(filter(None, found), None)
 
 
 def _stable(pool: EnginePool) -> str:

@@ -101,10 +101,10 @@ def load_manifests(text: str, source: str) -> Loaded:
 
 def _of_another_group(document: Any) -> bool:
     """Whether an API server would hand a document to somebody else. A slip in ours is not that."""
-    if not isinstance(document, dict) or document.get("kind") in KINDS:
+    if not isinstance(document, dict):
         return False
     version, kind = document.get("apiVersion"), document.get("kind")
-    if not isinstance(version, str) or not isinstance(kind, str):
+    if not isinstance(version, str) or not isinstance(kind, str) or kind in KINDS:
         return False
     return version.partition("/")[0] != API_VERSION.partition("/")[0]
 

@@ -72,11 +72,14 @@ def main() -> None:
             overhead = _overhead(alone, Pair(_page(served), opening))
             asyncio.run(_rehearse(served, wanted[:REHEARSED]))
             trace = scaled(wanted, options.load / _load(wanted, _learned(served, opening)))
+            _say(f"{len(trace)} requests in {trace[-1].time:.0f} s, {len(wanted)} of the trace")
             before = _page(served)
+            began = time.monotonic()
             real = asyncio.run(_replay(served, trace))
+            _say(f"served after {time.monotonic() - began:.0f} s")
             curve = _learned(served, before)
     simulated = _simulated(trace, curve, overhead)
-    print(f"{len(trace)} requests; {curve}; overhead {overhead * 1000:.1f} ms", file=sys.stderr)
+    _say(f"{curve}; overhead {overhead * 1000:.1f} ms")
     name = options.trace.name if options.trace else "synthetic"
     case, keep = f"{name}, L = {options.load:g}", not options.quick
     for metric in ("ttft", "tpot"):
@@ -86,6 +89,10 @@ def main() -> None:
             pair = ours[percent - 1], peer[percent - 1]
             _tell(f"{metric}_seconds", f"p{percent}, {case}", *pair, requests=len(trace), keep=keep)
     _tell("serving_overhead_seconds", case, overhead, None, requests=len(alone), keep=keep)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _tell(
@@ -206,10 +213,9 @@ async def _ask(client: httpx.AsyncClient, number: int, arrival: Arrival) -> Time
     began, first, last = time.monotonic(), nan, nan
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         answer.raise_for_status()
-        async for found in answer.aiter_lines():
-            if found.startswith("data: {"):
-                last = time.monotonic()
-                first = last if first != first else first
+        async for _ in answer.aiter_raw():  # as they come: parsing would take what is measured
+            last = time.monotonic()
+            first = last if first != first else first
     return Timed(first - began, (last - first) / max(1, arrival.output_tokens - 1))
 
 

@@ -13,6 +13,7 @@ it. Without --trace a synthetic one is played. Prints JSON lines: percentiles of
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -64,7 +65,9 @@ def main() -> None:
     options = _options()
     wanted = _wanted(options.trace, 60.0 if options.quick else options.seconds)
     with tempfile.TemporaryDirectory() as folder:
+        threads = max(1, len(os.sched_getaffinity(0)) - 1)  # one core is left to HTTP and clients
         flags = ["--max-num-batched-tokens", "1024", "--kv-cache-memory", "256Mi"]
+        flags += ["--threads", str(threads)]
         with worker(Path(folder) / "log", *flags) as served:
             eventually(lambda: served.health() == (200, "ok"), "the worker is ready")
             opening = _page(served)

@@ -386,6 +386,12 @@ GATEWAY_FLEET_STALE: Final = _gauge(
     "penstock_gateway_fleet_stale",
     "1 while the source of the fleet cannot be followed and the last one known goes on serving.",
 )
+GATEWAY_PROCESSES: Final = _gauge(
+    "penstock_gateway_processes",
+    "Processes of this gateway (--processes), by whether they answered when this was read: of a "
+    "silent one, the counts are its last ones.",
+    "state",
+)
 GATEWAY_BODIES: Final = _gauge(
     "penstock_gateway_request_body_bytes", "Bytes of request bodies that the gateway holds."
 )
@@ -413,7 +419,7 @@ GATEWAY: Final = (
     GATEWAY_RETRIES_DENIED, GATEWAY_STARVED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS,
     GATEWAY_RESUMES, GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
     GATEWAY_PREFIX_PREDICTED, GATEWAY_PREFIX_CACHED, GATEWAY_PREFIX_RIGHT, GATEWAY_QUEUED,
-    GATEWAY_QUEUE_SECONDS, GATEWAY_BODIES,
+    GATEWAY_QUEUE_SECONDS, GATEWAY_PROCESSES, GATEWAY_BODIES,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
     GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from penstock_contract import headers
@@ -15,7 +15,7 @@ from penstock_gateway.completions import DIALECTS, bug
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
-from penstock_gateway.status.collect import collect
+from penstock_gateway.telling import Telling
 from penstock_gateway.tenants.door import sent_key
 from penstock_gateway.tenants.visit import model_not_found
 
@@ -23,7 +23,7 @@ RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
-def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
+def create_app(relay: Relay, telling: Telling) -> FastAPI:
     """Return the gateway's ASGI app."""
     app = FastAPI(
         title="Penstock gateway",
@@ -35,7 +35,7 @@ def create_app(relay: Relay, registry: CollectorRegistry) -> FastAPI:
     for path in RELAYED:
         app.add_route(path, _only_post, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _model_routes(app, relay)
-    _state_routes(app, relay, registry)
+    _state_routes(app, relay, telling)
     return app
 
 
@@ -63,7 +63,7 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
         return _json(_model(name, found))
 
 
-def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> None:
+def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
     @app.get("/livez")
     async def livez() -> Response:
         return _json({"status": "ok"})
@@ -86,14 +86,15 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
     @app.get(GATEWAY_WORKERS_PATH)
     async def workers() -> Response:
         # The operator's; in a cluster, NetworkPolicies decide who else may ask.
-        return Response(relay.workers().model_dump_json(), media_type="application/json")
+        found = await telling.workers()
+        return Response(found.model_dump_json(), media_type="application/json")
 
     @app.get("/status")
     async def status(request: Request) -> Response:
         allow(relay.door, request.headers.get("authorization"))
         wanted = request.query_params.get("refresh")
         refresh = next((seconds for seconds in page.REFRESH if str(seconds) == wanted), None)
-        text = page.render(collect(relay), refresh)
+        text = page.render(await telling.status(), refresh)
         return Response(text, headers=page.HEADERS, media_type="text/html")
 
     @app.get("/version")
@@ -102,7 +103,7 @@ def _state_routes(app: FastAPI, relay: Relay, registry: CollectorRegistry) -> No
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await telling.metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _error_handlers(app: FastAPI) -> None:

@@ -23,6 +23,7 @@ from penstock_gateway.relay import relay
 COMPILED: Final = (
     "admission/line.py",
     "admission/pace.py",
+    "admission/parts.py",
     "completions.py",
     "delegated.py",
     "dialect.py",
@@ -57,6 +58,9 @@ COMPILED: Final = (
     "routing/retry_budget.py",
     "routing/speed.py",
     "routing/worker_load.py",
+    "siblings/diary.py",
+    "siblings/door.py",
+    "siblings/router.py",
     "tenants/bucket.py",
     "tenants/door.py",
     "tenants/meter.py",

@@ -1,63 +1,35 @@
-"""`penstock-gateway`: settings in, a serving process out."""
+"""`penstock-gateway`: settings in, a serving process out, or several."""
 
 import argparse
-import asyncio
-import gc
 import logging
-import math
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Final, NoReturn
 
-import uvicorn
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from penstock_contract.flags import duration_flag, quantity_flag
-from penstock_contract.fleet import Fleet
 from penstock_contract.worker_token import WorkerTokens
-from penstock_gateway import traces
-from penstock_gateway.app import RELAYED, create_app
-from penstock_gateway.build import is_compiled
-from penstock_gateway.completions import completions
-from penstock_gateway.delegate import Delegate
 from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
-from penstock_gateway.fleet.directory import Present
-from penstock_gateway.fleet.source import FleetFile, FleetSource
-from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.patience import sweep
-from penstock_gateway.protocol import ClientProtocol
-from penstock_gateway.relay.bodies import Bodies
-from penstock_gateway.relay.call import Serve
-from penstock_gateway.relay.decisions import Decisions
-from penstock_gateway.relay.prober import Prober
-from penstock_gateway.relay.profiler import Profiler
-from penstock_gateway.relay.relay import Relay, RelaySettings
-from penstock_gateway.relay.upstream import Pool
-from penstock_gateway.routing.load import Router
-from penstock_gateway.routing.prefix_index import PrefixIndex
-from penstock_gateway.tenants.door import Door
-from penstock_gateway.tenants.register import Register
-from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
+from penstock_gateway.serving import serve
 
-log = logging.getLogger("penstock.gateway")
+if TYPE_CHECKING:
+    from penstock_gateway.siblings.parent import Origin
+
+MOST_PROCESSES: Final = 64
+"""Each one tells all others what it does: beyond some, more gateways are the better choice."""
+LOG: Final = "%(asctime)s %(levelname)s %(name)s{} %(message)s"
 
 
 def main() -> None:
     """Serve a fleet until told to stop."""
     parser = _parser()
     options = parser.parse_args()
-    if options.max_bodies < options.max_body:
-        parser.error("--max-bodies: must not be less than --max-body")
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    _check(parser, options)
+    logging.basicConfig(level=options.log_level.upper(), format=LOG.format(""))
     try:
         options.max_connections = most_connections(options.max_connections, raised_limit())
     except ValueError as error:
@@ -67,192 +39,56 @@ def main() -> None:
     except ValueError as error:
         sys.stderr.write(f"penstock-gateway: {error}\n")
         sys.exit(2)
+    if options.processes > 1:
+        _serve_together(options, tokens)
     try:
         listener = _listen(options.host, options.port)
     except OSError as error:
-        address = f"{options.host}:{options.port}"
-        sys.stderr.write(
-            f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n"
-        )
-        sys.exit(2)
-    sys.exit(uvloop.run(_serve(options, listener, tokens)))
+        _cannot_listen(options, error)
+    sys.exit(uvloop.run(serve(options, listener, tokens)))
 
 
-async def _serve(options: argparse.Namespace, listener: socket.socket, tokens: WorkerTokens) -> int:
-    registry = CollectorRegistry()
-    tracing = traces.Tracing() if traces.wanted() else None
-    metrics = traces.TracedMetrics(registry) if tracing else GatewayMetrics(registry)
-    gateway = Gateway(*_sources(options, metrics), metrics, keys_required=options.require_keys)
-    settings = RelaySettings(options.max_body, options.debug_headers, tokens)
-    relay = Relay(
-        settings,
-        metrics,
-        gateway.router,
-        gateway.pool,
-        gateway.present.directory,
-        gateway.door,
-        decisions=traces.TracedDecisions() if tracing else Decisions(),
-    )
-    serve = tracing.serve(completions(relay)) if tracing else completions(relay)
-    gateway.on_change(relay.fleet_changed)
-    config = uvicorn.Config(
-        create_app(relay, registry),
-        http=_protocol(serve, options, Bodies(options.max_bodies, metrics.bodies)),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=math.ceil(options.drain_timeout) + 2,
-    )
-    # uvicorn would log each stream that is left unfinished on purpose; the relay says it better.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    form = "compiled" if is_compiled() else "not compiled"
-    log.info("listening on http://%s:%d (%s)", *listener.getsockname()[:2], form)
-    # What is there now stays, and requests leave no cycles: collecting garbage often gains nothing.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    server = _Server(config, relay, options.drain_timeout)
-    watching = asyncio.create_task(gateway.watch(relay))
-    # A gateway that has gone blind must not look well: it ends, and is started again.
-    watching.add_done_callback(lambda _: server.stop())
-    connections: Any = server.server_state.connections
-    sweeping = asyncio.create_task(sweep(lambda: connections))
-    await server.serve(sockets=[listener])
-    sweeping.cancel()
-    watching.cancel()
-    if tracing:
-        await asyncio.to_thread(tracing.close)
-    (fault,) = await asyncio.gather(watching, return_exceptions=True)
-    if isinstance(fault, Exception):
-        log.error("following the fleet failed", exc_info=fault)
-        return 1
-    return 0
-
-
-def _sources(
-    options: argparse.Namespace, metrics: GatewayMetrics
-) -> tuple[FleetSource, TenantSource]:
-    tenants = NoTenants() if options.tenants is None else TenantFile(options.tenants)
-    if options.fleet is not None:
-        if options.tenant_namespace is not None:
-            sys.exit("penstock-gateway: --tenant-namespace: with --fleet, give --tenants FILE")
-        return FleetFile(options.fleet), tenants
-    # 25 MB that a gateway without a cluster can do without.
-    from kubernetes.config import ConfigException
-
-    from penstock_gateway.fleet.api_server import ApiServer, configuration
-    from penstock_gateway.fleet.cluster import ClusterFleet
-    from penstock_gateway.tenants.cluster import ClusterTenants
+def _serve_together(options: argparse.Namespace, tokens: WorkerTokens) -> NoReturn:
+    """Serve with several processes; what that takes, one process does without."""
+    from penstock_gateway.siblings.member import Member
+    from penstock_gateway.siblings.parent import Parent, join, reserve
 
     try:
-        api = ApiServer(configuration())
-    except ConfigException as error:
-        sys.exit(f"penstock-gateway: --kubernetes: no cluster: {error}")
-    fleet = ClusterFleet(api, options.namespace, metrics.fleet_health)
-    if options.tenant_namespace is not None:
-        where, secrets = options.tenant_namespace, options.tenant_secrets
-        return fleet, ClusterTenants(api, where, secrets=secrets)
-    return fleet, tenants
+        reserved = reserve(options.host, options.port)
+    except OSError as error:
+        _cannot_listen(options, error)
+    found = Parent(options.processes).run()
+    if isinstance(found, int):
+        sys.exit(found)
+    _name_in_log(found)
+    member = Member(found, time.monotonic, keys_required=options.require_keys)
+    sys.exit(uvloop.run(serve(options, join(reserved), tokens, member)))
 
 
-class Gateway:
-    """The present fleet and its tenants, and everything that follows their changes."""
+def _name_in_log(origin: "Origin") -> None:
+    form = logging.Formatter(LOG.format(f"[{origin.place.number}]"))
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(form)
 
-    def __init__(
-        self,
-        source: FleetSource,
-        tenants: TenantSource,
-        metrics: GatewayMetrics,
-        *,
-        keys_required: bool = False,
-    ) -> None:
-        self.metrics = metrics
-        self.router = Router(PrefixIndex())
-        self.pool = Pool()
-        self.present = Present()
-        self.door = Door(time.monotonic, keys_required=keys_required)
-        self._source = source
-        self._tenants = tenants
-        self._changed: Callable[[], None] = lambda: None
 
-    def on_change(self, changed: Callable[[], None]) -> None:
-        """Say whom to call after every change of the fleet."""
-        self._changed = changed
+def _cannot_listen(options: argparse.Namespace, error: OSError) -> NoReturn:
+    address = f"{options.host}:{options.port}"
+    sys.stderr.write(f"penstock-gateway: --port: cannot listen on {address}: {error.strerror}\n")
+    sys.exit(2)
 
-    async def watch(self, relay: Relay) -> None:
-        """Follow the fleet, and look after its broken workers, until cancelled."""
-        prober = Prober(
-            self.router,
-            self.pool,
-            relay.quarantine,
-            self.present.directory,
-            relay.watch.paces,
-            self.metrics.ejected,
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what does not go together."""
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        parser.error(f"--processes: must be between 1 and {MOST_PROCESSES}")
+    if options.max_bodies < options.max_body:
+        parser.error("--max-bodies: must not be less than --max-body")
+    if options.max_bodies // options.processes < options.max_body:
+        least = -(-options.processes * options.max_body // (1 << 20))
+        parser.error(
+            "--max-bodies: each of --processes has an equal part, which must not be less than "
+            f"--max-body: give {least}Mi or more"
         )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(prober.run())
-            group.create_task(Profiler(self.router, self.pool, self.present.directory).run())
-            group.create_task(relay.watch.run())
-            group.create_task(self._source.run(self.change))
-            group.create_task(self._tenants.run(self._register))
-
-    def _register(self, register: Register) -> None:
-        self.door.change(register)
-        self.metrics.tenants(len(register.tenants))
-
-    def change(self, fleet: Fleet) -> None:
-        """Take over a new snapshot; requests under way keep the worker that they have."""
-        self.present.change(fleet)
-        self.router.keep_only(worker.id for worker in fleet.workers)
-        self.pool.keep_only({worker.url for worker in fleet.workers})
-        self.metrics.fleet(fleet)
-        self._changed()
-        log.info("fleet %d: %d workers", fleet.generation, len(fleet.workers))
-
-
-def _protocol(serve: Serve, options: argparse.Namespace, bodies: Bodies) -> Any:
-    """Return what uvicorn makes its connections of."""
-    paths = frozenset(path.encode() for path in RELAYED)
-
-    def connection(*, server_state: Any, _loop: Any, **uvicorn: Any) -> ClientProtocol:
-        delegate = partial(Delegate, server_state=server_state, _loop=_loop, **uvicorn)
-        loop = _loop or asyncio.get_running_loop()
-        return ClientProtocol(
-            serve=serve,
-            paths=paths,
-            patience=options.client_timeout,
-            most=options.max_connections,
-            bodies=bodies,
-            state=server_state,
-            loop=loop,
-            delegate=delegate,
-        )
-
-    return connection
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which on a signal stops accepting and finishes its streams, but exits with 0."""
-
-    def __init__(self, config: uvicorn.Config, relay: Relay, drain_timeout: float) -> None:
-        super().__init__(config)
-        self._relay = relay
-        self._drain_timeout = drain_timeout
-        self._loop = asyncio.get_running_loop()
-
-    def stop(self) -> None:
-        """Stop accepting, and finish the streams."""
-        self.should_exit = True
-        self._drain()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Drain on the first signal, leave at once on the second."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        """What is not done in time ends with an error that its client sees."""
-        self._loop.call_later(self._drain_timeout, self._relay.give_up)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -308,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max-connections",
         type=int,
         help=f"of clients; more are sent away (default: {DEFAULT}, or what RLIMIT_NOFILE allows)",
+    )
+    add(
+        "--processes",
+        type=int,
+        default=1,
+        help="that serve the port together, each on a core of its own (default: 1)",
     )
     add(
         "--debug-headers",

@@ -21,6 +21,9 @@ from prometheus_client.utils import floatToGoString
 from penstock_contract.metrics import Kind
 from penstock_contract.metrics import Metric as Declaration
 
+Series = dict[str, list[tuple[list[str], list[float]]]]
+"""By metric: values of labels, with a number, or with a histogram's counts and its sum."""
+
 
 class Number:
     """A counter or a gauge."""
@@ -93,6 +96,14 @@ class Numbers:
             family.add_metric(values, number.value)
         return family
 
+    def series(self) -> list[tuple[list[str], list[float]]]:
+        """Return values of labels with the number."""
+        return [(list(values), [number.value]) for values, number in self._children.items()]
+
+    def fill(self, values: list[str], found: list[float]) -> None:
+        """Set the number with these label values, as `series` has it."""
+        (self.labels(*values).value,) = found
+
 
 class Histograms:
     """A histogram with labels."""
@@ -117,6 +128,18 @@ class Histograms:
             buckets = [*zip(self._names, accumulate(map(float, child.counts)), strict=True)]
             family.add_metric(values, buckets, child.sum)
         return family
+
+    def series(self) -> list[tuple[list[str], list[float]]]:
+        """Return values of labels with the counts and the sum."""
+        return [
+            (list(values), [*map(float, child.counts), child.sum])
+            for values, child in self._children.items()
+        ]
+
+    def fill(self, values: list[str], found: list[float]) -> None:
+        """Set the histogram with these label values, as `series` has it."""
+        child = self.labels(*values)
+        child.counts, child.sum = [int(count) for count in found[:-1]], found[-1]
 
 
 class Figures(Collector):
@@ -155,3 +178,17 @@ class Figures(Collector):
             yield numbers.family()
         for histograms in self._histograms.values():
             yield histograms.family()
+
+    def series(self) -> Series:
+        """Return all of it as plain values."""
+        numbers = {name: found.series() for name, found in self._numbers.items()}
+        return numbers | {name: found.series() for name, found in self._histograms.items()}
+
+    def fill(self, series: Series) -> None:
+        """Set everything to what `series` has returned, here or elsewhere."""
+        for name, found in series.items():
+            for labels, values in found:
+                if name in self._numbers:
+                    self._numbers[name].fill(labels, values)
+                else:
+                    self._histograms[name].fill(labels, values)

@@ -9,7 +9,7 @@ from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
 from penstock_contract.metrics import Fault, Outcome, Prefill
-from penstock_gateway.figures import Figures, Histogram, Number
+from penstock_gateway.figures import Figures, Histogram, Number, Series
 from penstock_gateway.fleet.source import FleetHealth
 
 
@@ -21,6 +21,11 @@ class GatewayMetrics:
         self._of_models: dict[str, OfModel] = {}
         self.bodies = self._instruments.gauge(declared.GATEWAY_BODIES).labels()
         """Bytes of request bodies that are held."""
+        self._instruments.gauge(declared.GATEWAY_PROCESSES).labels("answering").set(1)
+
+    def series(self) -> Series:
+        """Return all of it as plain values."""
+        return self._instruments.series()
 
     def refused(self, code: ErrorCode, tenant: str = "") -> None:
         """A request was refused before it was admitted; of a tenant, if it is known."""

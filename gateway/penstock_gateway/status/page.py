@@ -65,9 +65,16 @@ def render(status: Status, refresh: int | None = None) -> str:
         f"{again}<title>Penstock gateway</title><style>{STYLE}</style></head><body>"
         f"<header><h1>Penstock <span>gateway</span></h1>{_refresh_links(refresh)}</header>"
         f"<main>{_tiles(status)}{sections}</main>"
+        f"{_missing(status.silent)}"
         f"<footer>penstock {escape(status.version)} · fleet {status.generation} · "
         "what this gateway sees; others count for themselves</footer></body></html>"
     )
+
+
+def _missing(silent: int) -> str:
+    if not silent:
+        return ""
+    return f'<p role="alert">{silent} of this gateway\'s processes did not answer.</p>'
 
 
 def _refresh_links(refresh: int | None) -> str:

@@ -87,6 +87,8 @@ class Status:
     """Of the fleet; 0 while it is not known."""
     tenants: int | None
     """None: open mode."""
+    silent: int = 0
+    """Processes of the gateway that did not tell what they have."""
     models: tuple[ModelRow, ...] = ()
     pools: tuple[PoolRow, ...] = ()
     queues: tuple[QueueRow, ...] = ()

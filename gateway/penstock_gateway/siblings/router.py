@@ -1,0 +1,174 @@
+"""A router that tells what it learns, and learns what the other processes tell.
+
+What happens is told as it happens, and forgotten where it does not arrive: a prefix that a sibling
+misses costs it a hit, no more. Loads are told as they are, again and again, so that none stays for
+ever that has gone.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from penstock_gateway.routing.load import (
+    Prediction,
+    Prompt,
+    Router,
+    Ticket,
+    session_digest,
+)
+from penstock_gateway.routing.outliers import Pace
+from penstock_gateway.routing.policy import Choice
+from penstock_gateway.routing.prefix_index import PrefixIndex
+from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.worker_load import Load
+from penstock_gateway.siblings.diary import Diary, Event
+
+Loads = dict[str, list[int]]
+"""Outstanding tokens, resident requests and tokens of KV, by worker."""
+_UNTOLD: Final = Report()
+
+
+class SharedRouter(Router):
+    """The router of one of several processes.
+
+    Args:
+        index: of this process.
+        diary: of what the others have to know.
+    """
+
+    def __init__(self, index: PrefixIndex, diary: Diary) -> None:
+        super().__init__(index)
+        self._diary = diary
+        self._theirs: dict[int, Loads] = {}
+        """By sibling."""
+
+    # what is told
+
+    def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
+        """See `Router.take`."""
+        ticket = super().take(choice, prompt, now)
+        load = self._load(choice.id)
+        uncached = prompt.size - int(choice.matched * load.bytes_per_token)
+        seconds = choice.uncached * load.speed.speed.token
+        session = session_digest(prompt.session) if prompt.session else None
+        self._diary.touch(choice.id)
+        self._diary.note(["sent", choice.id, prompt.keys, uncached, seconds, session])
+        return ticket
+
+    def answered(
+        self, ticket: Ticket, now: float, told: Report = _UNTOLD, epoch: bytes = b""
+    ) -> Prediction | None:
+        """See `Router.answered`."""
+        worker, load = ticket.worker, self._loads.get(ticket.worker)
+        if load is None:
+            return None
+        was_well = not (load.breaker.failures or load.breaker.errors)
+        known = load.epoch
+        prediction = super().answered(ticket, now, told, epoch)
+        self._diary.touch(worker)
+        if not was_well:
+            self._diary.note(["well", worker])
+        if epoch and epoch != known:
+            self._diary.note(["epoch", worker, epoch.decode("latin-1")])
+        choice, prompt, cached = ticket.choice, ticket.prompt, told.cached
+        behind = choice.candidate.outstanding + choice.computed(cached)
+        took = now - ticket.sent if prompt.streamed else None
+        age = choice.candidate.age if choice.matched and cached is not None else None
+        right = choice.was_right(cached or 0)
+        self._diary.note(["answered", worker, behind, took, prompt.size, told.prompt, age, right])
+        return prediction
+
+    def ended(
+        self,
+        ticket: Ticket,
+        *,
+        counts: bool = True,
+        failed: bool = False,
+        down_at: float | None = None,
+        erred_at: float | None = None,
+    ) -> None:
+        """See `Router.ended`."""
+        worker, load = ticket.worker, self._loads.get(ticket.worker)
+        if load is None:
+            return
+        retracted, was_open = failed and ticket.number in load.waiting, load.breaker.open
+        super().ended(ticket, counts=counts, failed=failed, down_at=down_at, erred_at=erred_at)
+        if retracted:
+            self._diary.note(["retracted", worker, ticket.prompt.keys])
+        if load.breaker.open and not was_open:
+            self._diary.note(["down", worker, down_at if erred_at is None else erred_at])
+        self._diary.touch(worker)
+
+    def streamed(self, worker: str, mean_pause: float) -> None:
+        """See `Router.streamed`."""
+        super().streamed(worker, mean_pause)
+        self._diary.note(["streamed", worker, mean_pause])
+
+    def put_slow_aside(self, pool: Mapping[str, Iterable[float]], now: float) -> list[str]:
+        """See `Router.put_slow_aside`."""
+        found = super().put_slow_aside(pool, now)
+        for worker in found:
+            pace = self._load(worker).pace
+            self._diary.note(["aside", worker, pace.aside_until, pace.ejections])
+        return found
+
+    def loads(self, workers: Iterable[str] | None = None) -> Loads:
+        """Return what this process has on some workers, or on all that it has anything on."""
+        if workers is None:
+            workers = [name for name, load in self._loads.items() if load.kv]
+        named = [(name, self._loads[name]) for name in workers if name in self._loads]
+        return {name: [load.outstanding, len(load.kv), load.kv_used] for name, load in named}
+
+    # what is heard
+
+    def elsewhere(self, sibling: int, loads: Loads, *, whole: bool) -> None:
+        """Take over what a sibling has on workers; where that is the whole, on no others."""
+        known = self._theirs.setdefault(sibling, {})
+        touched = {*known, *loads} if whole else {*loads}
+        if whole:
+            known.clear()
+        known.update(loads)
+        for worker in touched:
+            load = self._loads.get(worker)
+            if load is not None:
+                told = [found[worker] for found in self._theirs.values() if worker in found]
+                load.others_outstanding = sum(found[0] for found in told)
+                load.others_resident = sum(found[1] for found in told)
+                load.others_kv = sum(found[2] for found in told)
+
+    def hear(self, event: Event, now: float) -> None:
+        """Learn from what happened at a sibling."""
+        load = self._load(event[1])
+        match event:
+            case ["sent", worker, keys, uncached, seconds, session]:
+                self._index.record(keys, worker, uncached)
+                load.given(seconds, now)
+                if session is not None:
+                    self._sessions.put(session, worker)
+            case ["answered", worker, behind, took, size, prompt, age, right]:
+                if took is not None:
+                    load.speed.observe(behind, took)
+                load.learn_tokens(size, prompt)
+                if age is not None:
+                    self._index.reported(worker, age, cached=right)
+            case ["retracted", worker, keys]:
+                self._index.retract_last(keys, worker)
+            case ["streamed", worker, mean_pause]:
+                super().streamed(worker, mean_pause)
+            case _:
+                self._hear_health(event, load)
+
+    def _hear_health(self, event: Event, load: Load) -> None:
+        """Believe a sibling that a worker is down, well, slow or new."""
+        match event:
+            case ["down", _, at]:
+                load.breaker = load.breaker.failed(at)
+            case ["well", _]:
+                load.breaker = load.breaker.succeeded()
+            case ["aside", _, until, ejections]:
+                if until > load.pace.aside_until:
+                    load.pace = Pace(0.0, 0, ejections, until)
+            case ["epoch", worker, name]:
+                epoch = name.encode("latin-1")
+                if load.epoch not in (b"", epoch):
+                    self._index.forget(worker)
+                load.epoch = epoch

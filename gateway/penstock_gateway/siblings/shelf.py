@@ -1,0 +1,54 @@
+"""Where each process leaves what it has counted, for its siblings and for who comes after it.
+
+A file per process in the gateway's private folder, replaced as a whole: whoever reads it gets an
+account of one moment, whatever becomes of the process.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from penstock_contract.fleet import GatewayWorkers
+from penstock_gateway.figures import Series
+
+
+class Account(BaseModel):
+    """What a process has counted, and what was counted in its place before."""
+
+    figures: Series = {}
+    workers: GatewayWorkers = GatewayWorkers()
+
+
+class Shelf:
+    """The accounts of all processes.
+
+    Args:
+        folder: private to the gateway.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, number: int, account: Account) -> None:
+        """Leave a process's account."""
+        path = self._path(number)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(account.model_dump_json())
+        fresh.replace(path)
+
+    def get(self, number: int) -> Account | None:
+        """Return a process's last account; None: it has not left any yet."""
+        try:
+            return Account.model_validate_json(self._path(number).read_text())
+        except FileNotFoundError:
+            return None
+
+    def put_at(self, number: int) -> float | None:
+        """Return when a process left its last account, in seconds of the wall clock."""
+        try:
+            return self._path(number).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.json"

@@ -1,0 +1,43 @@
+"""What a gateway tells of itself, whichever of its processes is asked."""
+
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from penstock_contract.fleet import GatewayWorkers
+from penstock_gateway.relay.relay import Relay
+from penstock_gateway.status.collect import collect
+from penstock_gateway.status.snapshot import Status
+
+
+class Telling(Protocol):
+    """Answers to those who run the gateway."""
+
+    async def metrics(self) -> bytes:
+        """Return the metrics, as Prometheus reads them."""
+
+    async def workers(self) -> GatewayWorkers:
+        """Return what the gateway has on its workers."""
+
+    async def status(self) -> Status:
+        """Return what the status page shows."""
+
+
+class Alone:
+    """The only process of a gateway tells what it knows itself."""
+
+    def __init__(self, relay: Relay, registry: CollectorRegistry) -> None:
+        self._relay = relay
+        self._registry = registry
+
+    async def metrics(self) -> bytes:
+        """See `Telling.metrics`."""
+        return generate_latest(self._registry)
+
+    async def workers(self) -> GatewayWorkers:
+        """See `Telling.workers`."""
+        return self._relay.workers()
+
+    async def status(self) -> Status:
+        """See `Telling.status`."""
+        return collect(self._relay)

@@ -14,7 +14,7 @@ from penstock_operator.autoscaling.exposition import page
 from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Mean, Steps
 from penstock_operator.autoscaling.page import Page, Pair, label
-from penstock_operator.autoscaling.steps import step_moments, step_totals
+from penstock_operator.autoscaling.steps import new_steps
 from penstock_operator.scaling.signal import Health
 from penstock_operator.scaling.spec import ScalingSpec
 
@@ -143,7 +143,7 @@ def test_the_cost_of_steps_is_found() -> None:
     before = live.pages()
     live.pass_time(60.0)
     pair = Pair(live.pages()["worker-1"], before["worker-1"])
-    steps = Steps().after(step_moments([pair]), step_totals([pair]), 60.0)
+    steps = Steps().after(*new_steps([pair]), 60.0)
     curve = steps.curve(None, 400_000.0)
     assert curve is not None
     assert curve.a == pytest.approx(COST.step, rel=1e-3)

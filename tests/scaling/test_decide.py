@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
+from penstock_operator.scaling.cover import covers
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.decision import Decision
@@ -128,8 +129,25 @@ def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
 @pytest.mark.parametrize("missing", ["ttft", "tpot"])
 def test_lateness_beyond_the_only_objective_makes_more_headroom(missing: str) -> None:
     run = Run(replace(SPEC, **{missing: None})).see(20, times=60)
-    before = run.state.cover
-    assert run.see(20, times=20, late_share=Signal(0.05)).state.cover > before
+    before = run.state.covers[Role.UNIFIED]
+    run.see(20, times=20, late_share=Signal(0.05))
+    assert run.state.covers[Role.UNIFIED] > before
+
+
+@pytest.mark.parametrize(
+    ("late", "role"), [("late_ttft", Role.PREFILL), ("late_tpot", Role.DECODE)]
+)
+def test_lateness_makes_more_headroom_only_where_it_comes_from(late: str, role: Role) -> None:
+    none = Signal(0.0)
+    traffic = Traffic(late_share=Signal(0.05), late_ttft=none, late_tpot=none)
+    found = covers({}, replace(traffic, **{late: Signal(0.05)}), SPEC, elapsed=60.0)
+    other = Role.DECODE if role is Role.PREFILL else Role.PREFILL
+    assert found[role] > 1 > found[other]
+    assert found[Role.UNIFIED] > 1, "a pool that does both answers for both"
+
+
+def test_without_news_of_lateness_headroom_stays() -> None:
+    assert covers({Role.DECODE: 1.7}, Traffic(), SPEC, elapsed=60.0)[Role.DECODE] == 1.7
 
 
 def test_an_idle_pool_shrinks_whatever_its_objective() -> None:

@@ -14,7 +14,7 @@ from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Learned, Lengths, Mean, Steps
 from penstock_operator.autoscaling.page import Labels, Pair, label
 from penstock_operator.autoscaling.scene import Pages, PoolScene, Scene
-from penstock_operator.autoscaling.steps import kv_capacity, own_totals, step_moments, step_totals
+from penstock_operator.autoscaling.steps import kv_capacity, new_steps, own_totals
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic
 from penstock_operator.scaling.signal import ABSENT, Signal
@@ -56,7 +56,7 @@ def observe(
     for pool in scene.pools:
         before = learned.steps.get(pool.name, Steps())
         pairs = [news[worker] for worker in pool.workers if worker in news]
-        steps[pool.name] = before.after(step_moments(pairs), step_totals(pairs), elapsed)
+        steps[pool.name] = before.after(*new_steps(pairs), elapsed)
         known = [pair for w in pool.workers if (pair := pages.pairs.get(w))]
         if curve := steps[pool.name].curve(_prior(known), kv_capacity(known)):
             curves[pool.name] = curve
@@ -159,12 +159,15 @@ def _traffic(
     queued = gather(gateways, level(names.QUEUED, model), now)
     given, taken = lengths.given.known, lengths.taken.known
     computed = lengths.computed.known if lengths.computed.known is not None else given
+    late_ttft, late_tpot = _late(scene, pages, spec, gateways, model)
     return Traffic(
         arrivals=arrivals,
         uncached_tokens=_times(arrivals, computed or 0.0),
         input_tokens=ABSENT if given is None else Signal(given),
         output_tokens=ABSENT if taken is None else Signal(taken),
-        late_share=_late(scene, pages, spec, gateways, model),
+        late_share=_worst(late_ttft, late_tpot),
+        late_ttft=late_ttft,
+        late_tpot=late_tpot,
         queued_requests=queued,
         queued_tokens=_times(queued, computed or 0.0),
     )
@@ -176,15 +179,22 @@ def _late(
     spec: ScalingSpec,
     gateways: Sequence[Pair | None],
     model: Labels,
-) -> Signal:
-    """Return the share of requests that missed an objective: the worst of the ways to miss one."""
+) -> tuple[Signal, Signal]:
+    """Return the shares of requests that missed TTFT and TPOT; absent without an objective."""
     workers = [pages.pairs.get(worker) for worker in scene.workers]
-    shares = []
+    ttft, tpot = ABSENT, ABSENT
     if spec.ttft:
-        shares.append(late_share(gateways, names.QUEUE_SECONDS, model, spec.ttft.seconds))
-        shares.append(late_share(workers, names.TTFT, ANY, spec.ttft.seconds))
+        ttft = _worst(
+            late_share(gateways, names.QUEUE_SECONDS, model, spec.ttft.seconds),
+            late_share(workers, names.TTFT, ANY, spec.ttft.seconds),
+        )
     if spec.tpot:
-        shares.append(late_share(workers, names.TPOT, ANY, spec.tpot.seconds))
+        tpot = late_share(workers, names.TPOT, ANY, spec.tpot.seconds)
+    return ttft, tpot
+
+
+def _worst(*shares: Signal) -> Signal:
+    """Return the largest share: nobody counts who missed several of the ways to be late."""
     known = [share for share in shares if share.value is not None]
     return max(known, key=lambda share: share.value or 0.0, default=ABSENT)
 

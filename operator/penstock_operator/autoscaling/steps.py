@@ -12,20 +12,18 @@ from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.page import Pair
 
 
-def step_moments(pairs: Sequence[Pair]) -> dict[str, float]:
-    """Return the rises of `STEP_MOMENTS` over all workers."""
-    total: dict[str, float] = {}
+def new_steps(pairs: Sequence[Pair]) -> tuple[dict[str, float], Totals]:
+    """Return the rises of `STEP_MOMENTS` over all workers, and what their steps came to."""
+    rises: dict[str, float] = {}
+    each = []
     for pair in pairs:
-        for product, rise in (_own_moments(pair) or _outside_moments(pair)).items():
-            total[product] = total.get(product, 0.0) + rise
-    return total
-
-
-def step_totals(pairs: Sequence[Pair]) -> Totals:
-    """Return what the steps of all workers came to together."""
-    found = [totals for pair in pairs if (totals := own_totals(pair) or _outside_totals(pair))]
-    each = [asdict(totals) for totals in found]
-    return Totals(**{name: sum(one[name] for one in each) for name in asdict(Totals())})
+        own, products = own_totals(pair), _own_moments(pair)
+        outside = None if own and products else _outside_totals(pair)
+        for product, rise in (products or _like_their_mean(outside)).items():
+            rises[product] = rises.get(product, 0.0) + rise
+        if totals := own or outside:
+            each.append(asdict(totals))
+    return rises, Totals(**{name: sum(one[name] for one in each) for name in asdict(Totals())})
 
 
 def own_totals(pair: Pair) -> Totals | None:
@@ -42,9 +40,8 @@ def _own_moments(pair: Pair) -> dict[str, float]:
     return pair.by_label(names.MOMENTS, "product")
 
 
-def _outside_moments(pair: Pair) -> dict[str, float]:
-    """Return the steps of a worker that does not tell them, as if all were like their mean."""
-    totals = _outside_totals(pair)
+def _like_their_mean(totals: Totals | None) -> dict[str, float]:
+    """Return the moments of steps that are only known together, as if all were alike."""
     if totals is None:
         return {}
     values = (totals.seconds, totals.prefill, totals.sequences, totals.kv)

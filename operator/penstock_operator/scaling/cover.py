@@ -6,16 +6,48 @@ on a fixed quantile of past errors, and the factor follows what is measured: it 
 requests are late than the objective allows and falls slowly while fewer are. This is quantile
 tracking (Angelopoulos, Candès and Tibshirani, "Conformal PID control for time series prediction",
 NeurIPS 2023) with the share of late requests as its error.
+
+Each role has a factor of its own, since each has its own way to be late: first tokens wait for
+prefill, tokens after it for decoding. A Unified pool answers for both.
 """
 
+from collections.abc import Mapping
 from math import exp
 
+from penstock_contract.api import Role
+from penstock_operator.scaling.need import DEFAULT_TPOT, DEFAULT_TTFT
+from penstock_operator.scaling.observation import Traffic
 from penstock_operator.scaling.signal import Signal
+from penstock_operator.scaling.spec import ScalingSpec
 
 LEAST = 0.25
 MOST = 4.0
 RATE = 1.0 / 60
 """Growth of the factor's logarithm per second and unit of lateness."""
+
+
+def covers(
+    before: Mapping[Role, float], traffic: Traffic, spec: ScalingSpec, elapsed: float
+) -> dict[Role, float]:
+    """Return every role's factor on forecast errors.
+
+    Args:
+        before: what they were; a role that is not there begins with 1.
+        traffic: the shares of late requests, since then.
+        spec: the objectives.
+        elapsed: seconds since they were computed.
+    """
+    ttft, tpot = spec.ttft or DEFAULT_TTFT, spec.tpot or DEFAULT_TPOT
+    any_of_both = spec.strictest or DEFAULT_TTFT.quantile
+    lateness = {
+        Role.UNIFIED: (traffic.late_share, any_of_both),
+        Role.PREFILL: (traffic.late_ttft, ttft.quantile),
+        Role.DECODE: (traffic.late_tpot, tpot.quantile),
+    }
+    return {
+        role: cover(before.get(role, 1.0), late, 1 - quantile, elapsed)
+        for role, (late, quantile) in lateness.items()
+    }
 
 
 def cover(before: float, late_share: Signal, allowed: float, elapsed: float) -> float:

@@ -10,13 +10,12 @@ from math import ceil
 
 from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
-from penstock_operator.scaling.cover import cover
+from penstock_operator.scaling.cover import covers
 from penstock_operator.scaling.decision import Decision, Decisions
 from penstock_operator.scaling.forecast import Forecast
 from penstock_operator.scaling.guards import guard
 from penstock_operator.scaling.idleness import idle_since
 from penstock_operator.scaling.need import (
-    DEFAULT_TTFT,
     SLACK,
     Need,
     concurrency_need,
@@ -59,9 +58,8 @@ def decide(
         now: seconds of a clock that never goes back.
     """
     since = idle_since(state.idle_since, seen, now)
-    allowed = 1 - (spec.strictest or DEFAULT_TTFT.quantile)
     elapsed = now - state.decided if state.decided is not None else 0.0
-    factor = cover(state.cover, seen.traffic.late_share, allowed, elapsed)
+    factors = covers(state.covers, seen.traffic, spec, elapsed)
     quiet = now - since if since is not None else 0.0
     idle = spec.idle is not None and since is not None and quiet >= spec.idle
     calm = since is not None and quiet >= spec.down_window
@@ -69,7 +67,7 @@ def decide(
     found: dict[str, Decision] = {}
     carriers: dict[Role, list[Carrier]] = {}
     for role in Role:
-        before = state.pools
+        before, factor = state.pools, factors[role]
         weighed = [
             _weigh(before.get(bounds.name, PoolState()), seen, bounds, spec, now, factor, calm=calm)
             for bounds in spec.pools
@@ -89,7 +87,7 @@ def decide(
     # What the budget leaves decides what can follow; what cannot follow must not use the budget up.
     sized = inside_budget(matched(found, carriers), spec, _fixed_gpus(spec, seen.pools))
     sized = matched(sized, carriers)
-    return ScalingState(pools, factor, now, since), Decisions(sized, idle)
+    return ScalingState(pools, factors, now, since), Decisions(sized, idle)
 
 
 def _weigh(

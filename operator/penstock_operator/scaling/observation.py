@@ -26,6 +26,10 @@ class Traffic:
     """Mean generated tokens of a request, from those that ended."""
     late_share: Signal = ABSENT
     """Share of the requests that ended which missed an objective; absent when none ended."""
+    late_ttft: Signal = ABSENT
+    """The same for the objective of the first token alone."""
+    late_tpot: Signal = ABSENT
+    """The same for the objective of the tokens after it."""
     queued_requests: Signal = ABSENT
     """Waiting at the gateway."""
     queued_tokens: Signal = ABSENT

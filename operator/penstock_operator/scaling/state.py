@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from penstock_contract.api import Role
 from penstock_operator.scaling.forecast import Forecast
 
 
@@ -22,8 +23,8 @@ class ScalingState:
     """The memory of one deployment."""
 
     pools: Mapping[str, PoolState] = field(default_factory=dict)
-    cover: float = 1.0
-    """Factor on forecast errors, learned from how many requests were late."""
+    covers: Mapping[Role, float] = field(default_factory=dict)
+    """Factors on forecast errors, learned from how many requests were late; 1 where none is."""
     decided: float | None = None
     """When the last decision was made."""
     idle_since: float | None = None

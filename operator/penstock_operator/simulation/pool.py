@@ -27,7 +27,8 @@ class Pool:
         self._desired = replicas
         self._since = 0.0
         self._arrivals = self._arrived_tokens = 0
-        self._completed = self._completed_input = self._completed_output = self._late = 0
+        self._completed = self._completed_input = self._completed_output = 0
+        self._late = self._late_ttft = self._late_tpot = 0
         self.outcome = Outcome(starts=replicas)
 
     @property
@@ -60,12 +61,15 @@ class Pool:
         time, _, replica = heapq.heappop(self._wakes)
         if time != replica.wake:  # it was planned anew since
             return []
-        done = replica.step()
+        done, setup = replica.step(), self._setup
         for job in done:
             self._completed += 1
             self._completed_input += job.input_tokens
             self._completed_output += job.output_tokens
-            self._late += not job.inside(self._setup.ttft, self._setup.tpot)
+            late_first, late_after = job.late_first(setup.ttft), job.late_after(setup.tpot)
+            self._late_ttft += late_first
+            self._late_tpot += late_after
+            self._late += late_first or late_after
         self._watch(replica)
         if self._queue:
             self._dispatch(time)
@@ -135,6 +139,8 @@ class Pool:
             kv_tokens=sum(r.reserved for r in living),
             completed=self._completed,
             late=self._late,
+            late_ttft=self._late_ttft,
+            late_tpot=self._late_tpot,
             completed_input=self._completed_input,
             completed_output=self._completed_output,
             steps=sum(r.steps_taken for r in ever),

@@ -35,10 +35,15 @@ class Job:
 
     def inside(self, ttft: float, tpot: float) -> bool:
         """Whether the request met its objectives, in seconds."""
-        decoding = self.finish - self.first_token
-        return self.first_token - self.arrival <= ttft and decoding <= tpot * (
-            self.output_tokens - 1
-        )
+        return not self.late_first(ttft) and not self.late_after(tpot)
+
+    def late_first(self, ttft: float) -> bool:
+        """Whether the first token missed its objective, in seconds."""
+        return self.first_token - self.arrival > ttft
+
+    def late_after(self, tpot: float) -> bool:
+        """Whether the tokens after it did, on average."""
+        return self.finish - self.first_token > tpot * (self.output_tokens - 1)
 
 
 class Replica:

@@ -53,14 +53,13 @@ class Autoscaler:
             replace(view, waiting=Signal(sample.held - sample.running + sample.queued))
             for view, sample in zip(views[1:], samples[1:], strict=True)
         ]
-        traffic = self._traffic(before[0], samples[0], _late_share(before[-1], samples[-1]))
+        traffic = _with_lateness(self._traffic(before[0], samples[0]), before[-1], samples[-1])
         return Observation(traffic, dict(zip(self._pools, views, strict=True)))
 
-    def _traffic(self, before: Sample, first: Sample, late_share: Signal) -> Traffic:
+    def _traffic(self, before: Sample, first: Sample) -> Traffic:
         seconds = first.time - before.time
         given, taken = self._lengths or (0.0, 0.0)
         return Traffic(
-            late_share=late_share,
             arrivals=Signal((first.arrivals - before.arrivals) / seconds),
             uncached_tokens=Signal((first.arrived_tokens - before.arrived_tokens) / seconds),
             input_tokens=Signal(given) if self._lengths else ABSENT,
@@ -103,6 +102,14 @@ class Autoscaler:
         )
 
 
-def _late_share(before: Sample, now: Sample) -> Signal:
+def _with_lateness(traffic: Traffic, before: Sample, now: Sample) -> Traffic:
+    """Return traffic with what the last pool's requests missed."""
     ended = now.completed - before.completed
-    return Signal((now.late - before.late) / ended) if ended else ABSENT
+    if not ended:
+        return traffic
+    return replace(
+        traffic,
+        late_share=Signal((now.late - before.late) / ended),
+        late_ttft=Signal((now.late_ttft - before.late_ttft) / ended),
+        late_tpot=Signal((now.late_tpot - before.late_tpot) / ended),
+    )

@@ -59,6 +59,10 @@ class Sample:
     completed: int
     late: int
     """Completed outside their objectives."""
+    late_ttft: int
+    """Outside that of the first token."""
+    late_tpot: int
+    """Outside that of the tokens after it."""
     completed_input: int
     completed_output: int
     steps: int

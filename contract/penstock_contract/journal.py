@@ -86,6 +86,8 @@ class Journal:
     """Bytes up to the end of the last whole event."""
     done: bool
     """`[DONE]` was sent."""
+    intact: bool
+    """Every comment was a line of the journal: nothing of it was damaged on the way."""
 
 
 def begin_line(request_id: str, created: int, seed: int) -> bytes:
@@ -111,7 +113,7 @@ def parse(recorded: bytes) -> Journal:
     state = _State()
     for line in recorded[:whole].split(b"\n"):
         state.read(line)
-    return Journal(state.resume(), whole, state.done)
+    return Journal(state.resume(), whole, state.done, state.intact)
 
 
 @dataclass
@@ -127,6 +129,7 @@ class _State:
     choices: dict[int, _Progress] = field(default_factory=dict)
     usage_sent: bool = False
     done: bool = False
+    intact: bool = True
 
     def read(self, line: bytes) -> None:
         if line.startswith(b"data: "):
@@ -137,6 +140,8 @@ class _State:
             self.begin = (found[1].decode(), int(found[2]), int(found[3]))
         elif line == USAGE_LINE.rstrip():
             self.usage_sent = True
+        elif line.startswith(b":"):
+            self.intact = False
 
     def resume(self) -> Resume | None:
         if self.begin is None:

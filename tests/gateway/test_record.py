@@ -91,6 +91,11 @@ def test_an_error_is_kept_back() -> None:
         b'data: {"n":\n\n',
         b'data: <"n":1}\n\n',
         b': tokens 0 5\ndata: <"n":1}\n\n',
+        # Bytes are missing, so that HTTP's own framing of the next event is inside of this one.
+        b': tok2a\r\n: tokens 0 5\ndata: {"n":1}\n\n',
+        b'\r\n2a\r\n: tokens 0 5\ndata: {"n":1}\n\n',
+        b'2a\n: tokens 0 5\ndata: {"n":1}\n\n',
+        b': tokens 0 1"n":1}\n\n',
         b"x" * (MAX_EVENT + 1),
     ],
 )
@@ -102,6 +107,12 @@ def test_garbage_never_goes_on(garbage: bytes) -> None:
     assert record.error is None
     record.restart()
     assert record.feed(JOURNALED[head:]) == PLAIN[len(CHUNKS[0]) :]
+
+
+def test_a_stream_whose_journal_is_damaged_does_not_go_on_elsewhere() -> None:
+    record = Record()
+    assert record.feed(BEGIN + b": tokens 0 1-2\n" + CHUNKS[0]) == CHUNKS[0]
+    assert record.resume() is None
 
 
 def test_the_first_event_must_be_one_to_the_last_byte() -> None:

@@ -22,8 +22,11 @@ MAX_JOURNAL: Final = 4 << 20
 DONE: Final = b"data: [DONE]\n\n"
 _ERROR: Final = b'data: {"error"'
 _FIELDS: Final = (b":", b"event:", b"id:", b"retry:")
-_CHUNK: Final = re.compile(rb"^data: ?\{.*\}\n\n\Z", re.MULTILINE)
+_CHUNK: Final = re.compile(rb"(?:(?::|event:|id:|retry:)[^\r\n]*\n)*data: ?\{[^\r\n]*\}\n\n")
 _COLON: Final = 0x3A
+_CR: Final = b"\r"
+_NOT_ALONE: Final = (b"data:", b": tokens", b": resume", _CR)
+"""Not in events without data: what has one of these has lost the rest."""
 
 
 class Record:
@@ -52,7 +55,8 @@ class Record:
         """Return where another worker must go on; None when the stream cannot be continued."""
         if not self._journal.startswith(b": resume ") or len(self._journal) > MAX_JOURNAL:
             return None
-        return parse(bytes(self._journal) + b"\n\n").resume
+        found = parse(bytes(self._journal) + b"\n\n")
+        return found.resume if found.intact else None
 
     def restart(self) -> None:
         """Forget what the last worker left unfinished: the next one says it again."""
@@ -73,6 +77,9 @@ class Record:
         at = event.find(b"data: {")
         if at < 0 or event.startswith(_ERROR, at) or not event.endswith(b"}\n\n"):
             return self._other(event)
+        if _CR in event:  # HTTP framing inside: bytes are missing, and others fill their chunk
+            self.stopped = True
+            return b""
         if not self._known and not self._learn(event[at + len(b"data: ") :]):
             return b""
         if at == 0:
@@ -103,7 +110,9 @@ class Record:
         if at == 0 or (at > 0 and event[at - 1 : at] == b"\n"):
             self.stopped, self.error = True, event[at:]
             return b""
-        if _CHUNK.search(event) or (event.startswith(_FIELDS) and b"data:" not in event):
+        if _CHUNK.fullmatch(event):
+            return event
+        if event.startswith(_FIELDS) and not any(found in event for found in _NOT_ALONE):
             return event
         self.stopped = True
         return b""

@@ -47,6 +47,7 @@ def torch_engine(
         grammars=Grammars(folder, config.vocab_size, config.eos_token_ids),
         proposer=proposer,
         adapters=adapters,
+        window=config.window,
     )
 
 

@@ -18,12 +18,13 @@ def position(tokens: Sequence[int], request: Request) -> int:
 
 
 class MemoryRunner:
-    """Keeps each slot's token, and reads all of them for every draw.
+    """Keeps each slot's token, and reads all that are in sight for every draw.
 
     Args:
         block_size: tokens per block.
         budget: tokens that a step may have at most.
         draw: the next token, from those before it.
+        window: tokens that a draw reads, itself not among them; 0 for all.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class MemoryRunner:
         block_size: int,
         budget: int = 1 << 30,
         draw: Callable[[Sequence[int], Request], int] = position,
+        window: int = 0,
     ) -> None:
         self.computed = 0
         self.copied = 0
         self._block_size = block_size
         self._budget = budget
         self._draw = draw
+        self._window = window
         self._slots: dict[tuple[int, int], int] = {}
 
     def run(
@@ -73,7 +76,9 @@ class MemoryRunner:
         if not part.samples:
             return Computed(scores=scores)
         everything = [*request.tokens, *part.drafts]
-        seen = [self._slots[self._slot(request, place)] for place in range(len(everything))]
-        assert seen == everything
+        # From where the first computed token looks: that is as far back as any of them does.
+        first = max(0, part.start + 1 - self._window) if self._window else 0
+        places = range(first, len(everything))
+        assert [self._slots[self._slot(request, place)] for place in places] == everything[first:]
         ends = range(len(request.tokens), len(everything) + 1)
         return Computed([Draw(self._draw(everything[:end], request)) for end in ends], scores)

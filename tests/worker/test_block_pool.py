@@ -63,6 +63,23 @@ class PoolMachine(RuleBasedStateMachine):
         self.held.append(found)
         return found
 
+    @rule(target=tables, table=consumes(tables), count=st.integers(1, 4))
+    def let_go(self, table: list[int], count: int) -> list[int]:
+        """Release the head of a table, as behind a window."""
+        if table not in self.held:
+            return []
+        self.held.remove(table)
+        self.pool.release(table[:count])
+        self.held.append(table[count:])
+        return table[count:]
+
+    @rule(names=st.lists(NAMES, max_size=5, unique=True))
+    def look_up(self, names: list[bytes]) -> None:
+        found = self.pool.lookup(names)
+        prefix = self.pool.find(names)
+        assert found[: len(prefix)] == prefix
+        assert found[len(prefix) : len(prefix) + 1] in ([], [None])
+
     @precondition(lambda self: self.held)
     @rule(table=consumes(tables))
     def release(self, table: list[int]) -> None:

@@ -8,7 +8,8 @@ A block is in exactly one of three states:
 
 so `used + cached + free = total` at any time. Cached blocks are given away in least-recently-used
 order when free ones run out. A request's blocks are released last block first, so that the tail of
-a prefix is evicted before its head: a prefix without its head could never be found.
+a prefix is evicted before its head: a prefix without its head can be continued only where that lies
+behind a sliding window.
 """
 
 from collections import OrderedDict
@@ -80,6 +81,10 @@ class BlockPool:
                 break
             found.append(block)
         return found
+
+    def lookup(self, names: Iterable[bytes]) -> list[int | None]:
+        """Return the block of each name, None for those that are not known. Takes nothing."""
+        return [self._by_name.get(name) for name in names]
 
     def idle(self, blocks: Sequence[int]) -> int:
         """Return how many of these blocks are cached, so that holding them uses up `available`."""

@@ -43,6 +43,7 @@ class Engine:
         grammars: reads the grammars of requests that have one.
         proposer: guesses tokens of requests that decode.
         adapters: that requests may name.
+        window: tokens that the model's widest layer sees; 0 for all.
         clock: monotonic seconds.
     """
 
@@ -58,10 +59,11 @@ class Engine:
         grammars: Grammars | None = None,
         proposer: Proposer | None = None,
         adapters: Collection[str] = (),
+        window: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
-        self.scheduler = Scheduler(pool, max_num_seqs, max_num_batched_tokens)
+        self.scheduler = Scheduler(pool, max_num_seqs, max_num_batched_tokens, window)
         self._runner = runner
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len

@@ -28,6 +28,7 @@ from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.transfer.fingerprint import fingerprint
 from penstock_worker.transfer.pool_memory import block_memory
+from penstock_worker.window import Window
 
 if TYPE_CHECKING:
     from penstock_worker.transfer.handoff import Handoff
@@ -105,6 +106,7 @@ def _engine(
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
         proposer=_proposer(config),
         adapters=config.adapters,
+        window=shape.window,
     )
 
 
@@ -144,8 +146,12 @@ def _num_blocks(
     max_model_len: int,
     block_bytes: int,
 ) -> int:
-    """Return the size of the pool; it must hold at least one full context."""
+    """Return the size of the pool; it must hold at least one context, as far as that is kept."""
     context = -(-max_model_len // config.block_size)
+    needed = context
+    if config.transfer is None:  # else a prompt is kept whole, for another worker
+        window = Window(shape.window, config.block_size)
+        needed = window.most_blocks(max_model_len, config.max_num_batched_tokens)
     if config.kv_cache_bytes is not None:
         blocks = config.kv_cache_bytes // block_bytes
     elif how.device.type == "cuda":
@@ -153,10 +159,11 @@ def _num_blocks(
     else:
         room = min(DEFAULT_KV_BYTES, _available_memory() // 4)
         blocks = min(room // block_bytes, config.max_num_seqs * context)
-    if blocks < context:
+    if blocks < needed:
         raise ValueError(
-            f"the KV cache holds {blocks * config.block_size} tokens, fewer than max_model_len "
-            f"{max_model_len}: raise --kv-cache-memory or lower --max-model-len"
+            f"the KV cache holds {blocks * config.block_size} tokens, fewer than the "
+            f"{needed * config.block_size} of a context with max_model_len {max_model_len}: raise "
+            "--kv-cache-memory or lower --max-model-len"
         )
     return blocks
 

@@ -45,6 +45,8 @@ class Request:
     """Tokens that a proposer guesses to come next."""
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    behind: int = 0
+    """Leading blocks that were let go, behind a sliding window; the table has GONE for them."""
     names: list[bytes] = field(default_factory=list)
     """Chained hashes of the full blocks of the known tokens, as far as they were needed."""
     forked: bool = False

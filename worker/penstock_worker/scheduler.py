@@ -16,6 +16,7 @@ from penstock_worker.block_pool import BlockPool
 from penstock_worker.forks import Forks
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
+from penstock_worker.window import GONE, Window
 
 
 class Scheduler:
@@ -25,9 +26,12 @@ class Scheduler:
         pool: where blocks come from.
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
+        window: tokens that the model's widest layer sees; 0 for all.
     """
 
-    def __init__(self, pool: BlockPool, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self, pool: BlockPool, max_num_seqs: int, max_num_batched_tokens: int, window: int = 0
+    ) -> None:
         self.pool = pool
         self.running: list[Request] = []  # most urgent first
         self.preemptions = 0
@@ -39,6 +43,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
+        self._window = Window(window, pool.block_size)
 
     @property
     def num_waiting(self) -> int:
@@ -60,7 +65,9 @@ class Scheduler:
 
     def fits(self, request: Request) -> bool:
         """Return whether the request could ever run to its end, alone in the pool."""
-        return self._blocks_for(request.max_length) <= self.pool.num_blocks
+        if request.keep:  # all of its prompt, to the end
+            return self._blocks_for(request.max_length) <= self.pool.num_blocks
+        return self._window.most_blocks(request.max_length, self._budget) <= self.pool.num_blocks
 
     def add(self, request: Request, *, parked: bool = False, beside: str = "") -> None:
         """Put a request into the waiting queue, or keep it beside until `unpark`.
@@ -131,6 +138,7 @@ class Scheduler:
             if self._forks and request.computed >= request.prompt_length:
                 for other in self._forks.take(request):
                     self._fork(request, other)
+            self._let_go(request)
 
     def _schedule_running(self, step: Step, budget: int) -> int:
         index = 0
@@ -184,15 +192,18 @@ class Scheduler:
     def _admit(self, request: Request, budget: int, step: Step) -> int:
         """Give a waiting request its cached prefix and blocks; 0 when they are not to be had."""
         prefix = self._cached_prefix(request)
+        behind = prefix.count(GONE)
+        held = prefix[behind:]
         cached = len(prefix) * self.pool.block_size
         count = min(len(request.tokens) - cached, budget)
         if request.unscored:
             count = self._limited(count, step)
         fresh = self._blocks_for(cached + count) - len(prefix)
-        if not count or fresh + self.pool.idle(prefix) > self.pool.available:
+        if not count or fresh + self.pool.idle(held) > self.pool.available:
             return 0
-        self.pool.hold(prefix)
+        self.pool.hold(held)
         request.blocks = prefix + self.pool.allocate(fresh)
+        request.behind = behind
         request.computed = cached
         request.named = len(prefix)
         return count
@@ -214,7 +225,10 @@ class Scheduler:
             return []
         # At least one token must be computed, or there would be nothing to sample from.
         full = (len(request.tokens) - 1) // self.pool.block_size
-        return self.pool.find(request.full_block_names(self.pool.block_size, full))
+        names = request.full_block_names(self.pool.block_size, full)
+        if request.keep or not self._window.tokens:
+            return self.pool.find(names)
+        return self._window.longest(self.pool.lookup(names))
 
     def _grow(self, request: Request, length: int, step: Step) -> bool:
         """Make room for up to `length` tokens, preempting less urgent requests for it.
@@ -254,7 +268,8 @@ class Scheduler:
             self.unpark(other)  # most of the prompt will be found in the cache
             return
         other.blocks = first.blocks[: self._blocks_for(first.prompt_length)]
-        self.pool.hold(other.blocks)
+        other.behind = first.behind
+        self.pool.hold(other.blocks[other.behind :])
         first.forked = other.forked = True
         other.computed = first.prompt_length - 1
         other.named = other.computed // self.pool.block_size
@@ -272,9 +287,20 @@ class Scheduler:
         self.preemptions += 1
         return victim
 
+    def _let_go(self, request: Request) -> None:
+        """Release what no layer will read again, unless another worker is to get it."""
+        behind = self._window.behind(request.computed)
+        if behind <= request.behind or request.keep:
+            return
+        passed = slice(request.behind, behind)
+        self.pool.release(request.blocks[passed])
+        request.blocks[passed] = [GONE] * (behind - request.behind)
+        request.behind = behind
+
     def _release(self, request: Request) -> None:
-        self.pool.release(request.blocks)
+        self.pool.release(request.blocks[request.behind :])
         request.blocks = []
+        request.behind = 0
         request.computed = 0
         request.named = 0
         request.drafts = ()

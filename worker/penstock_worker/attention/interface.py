@@ -20,7 +20,7 @@ class Sequence:
     computed: int
     """Tokens whose KV was there before."""
     blocks: list[int]
-    """Block table, long enough for computed + count tokens."""
+    """Block table, long enough for computed + count tokens; GONE where no layer looks."""
 
 
 class StepAttention(Protocol):

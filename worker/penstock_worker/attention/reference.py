@@ -199,5 +199,5 @@ def _attend_chunk(
 
 
 def _slots(blocks: Tensor, block_size: int) -> Tensor:
-    """Return the slots of blocks, in order, flat."""
-    return (blocks[:, None] * block_size + torch.arange(block_size)).view(-1)
+    """Return the slots of blocks, in order, flat; any for those that are gone: they are masked."""
+    return (blocks.clamp(min=0)[:, None] * block_size + torch.arange(block_size)).view(-1)

@@ -87,6 +87,11 @@ class ModelConfig:
     """That the checkpoint says it is stored in."""
 
     @property
+    def window(self) -> int:
+        """Tokens that the layer which sees most sees; 0 for all."""
+        return max(self.windows) if all(self.windows) else 0
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV per token in float32, over all layers."""
         return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim

@@ -50,6 +50,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         adapters=config.adapters,
+        window=shape.window,
     )
     epoch = secrets.token_hex(8)
     engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch)

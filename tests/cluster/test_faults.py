@@ -176,6 +176,38 @@ def test_an_answer_that_comes_after_the_news_of_the_deletion_is_no_news(
     assert late.hits
 
 
+def unseen(site: Site, *gone: tuple[str, str]) -> None:
+    """Delete objects in a part of history that the API server has lost when it is asked for it."""
+
+    def lose(_: Call, line: bytes) -> list[bytes]:
+        return [] if json.loads(line)["type"] == "DELETED" else [line]
+
+    site.proxy.edit = lose
+    for kind, name in gone:
+        site.kube.delete(kind, name)
+    eventually(lambda: not site.kube.list("Pod"), "collected")
+    site.proxy.edit = lambda _, line: [line]
+    site.proxy.expire_watches()
+
+
+def test_what_was_deleted_in_history_that_is_lost_is_noticed(site: Site, clean: Clean) -> None:
+    site.kube.apply(site.manifest(name="gone"))
+    site.apply()
+    site.settle()
+    eventually(lambda: site.settled("gone"), "both serve")
+    unseen(site, ("InferenceDeployment", "gone"), ("EnginePool", POOL))
+    site.reach(clean(site.manifest()))
+    site.quiet_for(3)
+
+
+def test_that_the_last_one_was_deleted_in_history_that_is_lost_is_noticed(site: Site) -> None:
+    site.apply()
+    site.settle()
+    unseen(site, ("InferenceDeployment", NAME))
+    eventually(site.empty, "nothing left")
+    site.quiet_for(3)
+
+
 def test_a_slow_api_server_is_waited_for(site: Site, clean: Clean) -> None:
     wanted = clean(site.manifest())
     site.proxy.delay = 1.0

@@ -26,6 +26,21 @@ def service(version: int, owner: str = "chat", uid: str = "1", **more: Any) -> d
     }
 
 
+def test_what_a_watch_has_missed_is_found_by_comparing() -> None:
+    cache = Cache()
+    cache.put("Service", service(5))
+    assert cache.compare("Service", None, [], "6") == {CHAT}
+    assert cache.compare("Service", None, [service(7)], "8") == {CHAT}
+
+
+def test_a_list_that_is_compared_late_brings_nothing_back() -> None:
+    cache = Cache()
+    cache.passed("Service", None, "9")
+    assert cache.compare("Service", None, [service(7)], "8") == set()
+    cache.put("Service", service(10))
+    assert cache.compare("Service", None, [], "8") == set()
+
+
 @given(st.permutations([9, 10, 11, 99, 100]))
 def test_old_news_never_replaces_newer(order: list[int]) -> None:
     cache = Cache()

@@ -1,7 +1,7 @@
 """What was last seen of the cluster, by kind, and by the InferenceDeployment that it belongs to."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock_contract.labels import DEPLOYMENT
@@ -65,7 +65,7 @@ class Cache:
         return self._remove(kind, meta["namespace"], meta["name"])
 
     def relist(
-        self, kind: str, place: str | None, items: Iterable[Object], version: str
+        self, kind: str, place: str | None, items: Sequence[Object], version: str
     ) -> set[Key]:
         """Take over the list of a namespace, or of all, as of a version.
 
@@ -73,17 +73,30 @@ class Cache:
         than what was told before it comes from a store that was restored from a backup.
         """
         concerned: set[Key] = set()
-        if int(version) < self._passed.pop((kind, place), 0):
+        if int(version) < self._passed.get((kind, place), 0):
             concerned |= self.forget(kind, place)
-        seen = set()
         for item in items:
             concerned |= self.put(kind, item)
-            seen.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-        for at in self.names(kind, place):
-            if at not in seen and _version(self._objects[kind][at]) <= int(version):
-                concerned |= self._remove(kind, *at)
+        concerned |= self._keep(kind, place, items, int(version))
         self.passed(kind, place, version)
         return concerned
+
+    def compare(
+        self, kind: str, place: str | None, items: Sequence[Object], version: str
+    ) -> set[Key]:
+        """Take over from a list what a watch has missed, while it goes on."""
+        concerned: set[Key] = set()
+        for item in items:
+            concerned |= self.answered(kind, item)
+        return concerned | self._keep(kind, place, items, int(version))
+
+    def _keep(
+        self, kind: str, place: str | None, items: Sequence[Object], version: int
+    ) -> set[Key]:
+        seen = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
+        gone = [at for at in self.names(kind, place) if at not in seen]
+        old = [at for at in gone if _version(self._objects[kind][at]) <= version]
+        return {key for at in old for key in self._remove(kind, *at)}
 
     def forget(self, kind: str, place: str | None = None) -> set[Key]:
         """Forget a kind, in a namespace or everywhere, as if nothing had ever been told of it."""

@@ -78,6 +78,8 @@ class _Operator:
         self._cache = Cache()
         self._scaling: Autoscaler | None = None
         self._watches: Watches | None = None
+        self._lease: Lease | None = None
+        self._relisted = asyncio.Event()
         self._settings = Settings(
             system_namespace=options.system_namespace,
             metrics_namespaces=tuple(options.metrics_namespace),
@@ -92,7 +94,8 @@ class _Operator:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
         api = Api(configuration(), self._metrics)
-        lease = Lease(api, self._options.system_namespace, self._options.lease_name, _identity())
+        space, name = self._options.system_namespace, self._options.lease_name
+        lease = self._lease = Lease(api, space, name, _identity())
         server = await health.serve(
             self._options.metrics_host,
             self._options.metrics_port,
@@ -132,15 +135,18 @@ class _Operator:
             )
             controller.scaled_by(scaling.report)
             watches = self._watches = Watches(
-                lambda kind, place: Informer(api, kind, place, self._cache, controller.changed),
+                lambda kind, place: Informer(
+                    api, kind, place, self._cache, controller.changed, relisted=self._relisted.set
+                ),
                 self._options.namespace,
                 self._cache,
             )
             async with asyncio.TaskGroup() as tasks:
                 for watch in self._gateway_pods(api):
                     tasks.create_task(watch.run())
+                space = self._options.namespace
                 tasks.create_task(
-                    handlers.follow(self._cache, controller.changed, self._options.namespace)
+                    handlers.follow(self._cache, controller.changed, self._relisted, space)
                 )
                 await self._discover(api, controller, watches, tasks)
                 tasks.create_task(self._discover_again(api, controller, watches, tasks))
@@ -150,9 +156,11 @@ class _Operator:
         self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
     ) -> None:
         """Learn which kinds the cluster serves, and plan for them once they are watched."""
+        space = self._options.namespace
         while True:
             try:
                 served = await api.served(kind.version for kind in CHILDREN)
+                await handlers.compare(api, self._cache, controller.changed, space)
                 break
             except ApiError as error:
                 log.warning("%s; trying again", error)
@@ -164,7 +172,11 @@ class _Operator:
         self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
     ) -> None:
         while True:
-            await asyncio.sleep(self._options.resync)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.resync):
+                    await self._relisted.wait()
+                    await asyncio.sleep(RETRY)  # until all of the list was told
+            self._relisted.clear()
             await self._discover(api, controller, watches, tasks)
 
     async def _lead(
@@ -213,7 +225,9 @@ class _Operator:
         return Prometheus(http, url) if url else Scrape(http)
 
     def _explain(self, namespace: str, name: str) -> str | None:
-        return self._scaling.explanation(namespace, name) if self._scaling else None
+        """Only who leads knows; what another knew before it lost the lease is out of date."""
+        leads = self._lease is not None and self._lease.held
+        return self._scaling.explanation(namespace, name) if self._scaling and leads else None
 
     def _ready(self) -> bool:
         """All is seen; also a replica that stands by is ready."""

@@ -34,6 +34,7 @@ class Informer:
         cache: Cache,
         changed: Changed,
         selector: str | None = None,
+        relisted: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._kind = kind
@@ -41,6 +42,7 @@ class Informer:
         self._cache = cache
         self._changed = changed
         self._selector = kind.selector if selector is None else selector
+        self._relisted = relisted
         self.listed = asyncio.Event()
         """Set once everything was seen at least once."""
 
@@ -72,6 +74,7 @@ class Informer:
         version: str = found["metadata"]["resourceVersion"]
         concerned = self._cache.relist(name, self._namespace, found["items"], version)
         self.listed.set()
+        self._relisted()
         self._changed(concerned)
         return version
 

@@ -140,6 +140,8 @@ class FleetModel(BaseModel):
     """Whether a broken stream goes on at another worker."""
     disaggregation: FleetDisaggregation = FleetDisaggregation()
     """Of use where there are prefill workers."""
+    tpot: float | None = None
+    """Seconds between two tokens, by spec.slo.tpot; None: nothing is asked for."""
 
 
 class Fleet(BaseModel):

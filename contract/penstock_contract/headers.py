@@ -35,6 +35,12 @@ DEADLINE: Final = "x-penstock-deadline"
 A worker gives the request up after them, wherever it is. The gateway sends none, since nobody
 bounds a request that runs: time-outs of queues end with the waiting (docs/queueing.md).
 """
+TPOT_OBJECTIVE: Final = "x-penstock-tpot-objective"
+"""Seconds between two tokens that the deployment asks for (spec.slo.tpot), a decimal.
+
+A worker computes no more prompt tokens in a step than fit beside the requests that decode; without
+it, as many as its budget has. vLLM does not know it.
+"""
 ATTEMPT: Final = "x-penstock-attempt"
 """Integer, from 2 when a request is given to another worker; earlier ones are given up."""
 JOURNAL: Final = "x-penstock-journal"

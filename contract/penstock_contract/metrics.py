@@ -220,6 +220,11 @@ WORKER_STEP_COST: Final = _gauge(
     _M,
     "term",
 )
+WORKER_BOUNDED_STEPS: Final = _counter(
+    "penstock_worker_bounded_steps",
+    "Engine steps whose prompts were cut so that requests that decode keep their TPOT objective.",
+    _M,
+)
 WORKER_IGNORED_FIELDS: Final = _counter(
     "penstock_worker_ignored_fields", "Fields of requests that are unknown and were ignored.", _M
 )
@@ -262,7 +267,7 @@ WORKER: Final = (
     VLLM_OLD_ITL, WORKER_BLOCKS, WORKER_STEP_SECONDS, WORKER_STEP_TOKENS, WORKER_STEP_CONTEXT,
     WORKER_STEP_MOMENTS, WORKER_STEP_COST, WORKER_IGNORED_FIELDS, WORKER_DRAINING,
     WORKER_LOAD_SECONDS, WORKER_KV_PULLS, WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS,
-    WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS,
+    WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS, WORKER_BOUNDED_STEPS,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""
 

@@ -44,6 +44,7 @@ class Gateway(GatewayProcess):
         canary: FleetCanary | None = None,
         queue: FleetQueue | None = None,
         disaggregation: FleetDisaggregation | None = None,
+        tpot: float | None = None,
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
@@ -55,6 +56,7 @@ class Gateway(GatewayProcess):
             canary=canary,
             queue=queue,
             disaggregation=disaggregation or FleetDisaggregation(),
+            tpot=tpot,
         )
         Fleet(
             generation=self.generation,

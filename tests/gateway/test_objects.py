@@ -168,6 +168,18 @@ claims = st.lists(
 )
 
 
+@pytest.mark.parametrize(
+    ("slo", "seconds"),
+    [({"tpot": {"target": "50ms"}}, 0.05), ({"ttft": {"target": "1s"}}, None), ({"tpot": 1}, None)],
+)
+def test_the_pace_of_answers_is_told_from_the_spec(
+    slo: dict[str, Any], seconds: float | None
+) -> None:
+    found = claim(deployment(spec={"model": {}, "slo": slo}))
+    known, _ = fleet([found], [], 1)
+    assert [model.tpot for model in known.models] == [seconds]
+
+
 @given(claims, st.randoms())
 def test_each_name_goes_to_the_oldest_whatever_order_they_come_in(
     found: list[Claim], random: Any

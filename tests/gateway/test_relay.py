@@ -13,6 +13,8 @@ import pytest
 from stream_auditor import Recording, record
 from stub_worker import EVENTS, OK, StubWorker
 
+from penstock_contract import headers
+
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
@@ -53,6 +55,18 @@ async def test_bytes_pass_through_untouched(gateway: Any) -> None:
         assert answer.headers["x-penstock-worker"] == f"w{worker.port}"
         assert "x-penstock-epoch" not in answer.headers
         assert "keep-alive" not in answer.headers
+
+
+@pytest.mark.parametrize(("tpot", "told"), [(0.05, [b"0.05"]), (None, [])])
+async def test_a_worker_hears_the_pace_that_its_deployment_asks_for(
+    gateway: Any, tpot: float | None, told: list[bytes]
+) -> None:
+    async with StubWorker() as worker:
+        await gateway.serve(worker, tpot=tpot)
+        await ask(gateway)
+        lines = worker.seen[0].head.lower().split(b"\r\n")
+        name = headers.TPOT_OBJECTIVE.encode() + b": "
+        assert [line.removeprefix(name) for line in lines if line.startswith(name)] == told
 
 
 async def test_connections_to_workers_are_reused_and_replaced_when_dead(gateway: Any) -> None:

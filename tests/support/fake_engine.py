@@ -31,6 +31,7 @@ IDLE = Stats(
     prefix_queries=0,
     prefix_hits=0,
     preemptions=0,
+    bounded_steps=0,
     step_seconds=0.0,
     prefill_tokens=0,
     decode_tokens=0,

@@ -46,12 +46,20 @@ def test_time_that_is_up_is_told_as_such(served: WorkerProcess, left: str) -> No
         (headers.DEADLINE, "nan"),
         (headers.DEADLINE, "inf"),
         (headers.CACHE_SALT, "x" * 65),
+        (headers.TPOT_OBJECTIVE, "fast"),
+        (headers.TPOT_OBJECTIVE, "0"),
+        (headers.TPOT_OBJECTIVE, "nan"),
     ],
 )
 def test_a_header_without_meaning_is_refused_by_name(header: str, value: str) -> None:
     with pytest.raises(ApiError) as caught:
         Trusted.of({header: value})
     assert caught.value.param == header
+
+
+def test_a_pace_is_asked_for_in_seconds_and_by_nobody_else_than_the_gateway() -> None:
+    assert Trusted.of({headers.TPOT_OBJECTIVE: "0.05"}).tpot == 0.05
+    assert Trusted.of({}).tpot is None
 
 
 def test_the_gateways_priority_overrules_the_bodys() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.grammar import GrammarError, Grammars, Matcher
 from penstock_worker.messages import (
@@ -18,6 +19,7 @@ from penstock_worker.messages import (
     Output,
     Stats,
 )
+from penstock_worker.pace import Pace
 from penstock_worker.progress import advance, drafted
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Runner
@@ -44,6 +46,7 @@ class Engine:
         proposer: guesses tokens of requests that decode.
         adapters: that requests may name.
         window: tokens that the model's widest layer sees; 0 for all.
+        cost: of a step, as far as it is known; without it no step is bounded by an objective.
         clock: monotonic seconds.
     """
 
@@ -60,10 +63,14 @@ class Engine:
         proposer: Proposer | None = None,
         adapters: Collection[str] = (),
         window: int = 0,
+        cost: StepCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
-        self.scheduler = Scheduler(pool, max_num_seqs, max_num_batched_tokens, window)
+        self._pace = Pace(cost)
+        self.scheduler = Scheduler(
+            pool, max_num_seqs, max_num_batched_tokens, window=window, pace=self._pace
+        )
         self._runner = runner
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
@@ -156,6 +163,9 @@ class Engine:
         reports = list(map(self._report, step.slices, computed))
         outputs = [output for output in reports if output is not None]
         stats = self.stats(step, self._clock() - began, drafted(step.slices, reports))
+        self._pace.learn(
+            stats.step_seconds, stats.prefill_tokens, stats.decode_tokens, stats.kv_tokens
+        )
         return Batch(expired + lost + outputs, stats)
 
     def stats(
@@ -175,6 +185,7 @@ class Engine:
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
             preemptions=scheduler.preemptions,
+            bounded_steps=scheduler.bounded_steps,
             step_seconds=seconds,
             prefill_tokens=sum(part.count for part in slices) - decoding,
             decode_tokens=decoding,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penstock_contract.step_cost import StepCost
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.computing import computation
@@ -73,7 +74,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
             warm, vocab_size=shape.vocab_size, clock=time.monotonic, budget=BENCHMARK_SECONDS
         )
     epoch = secrets.token_hex(8)
-    engine = _engine(config, runner, shape, num_blocks, max_model_len)
+    engine = _engine(config, runner, shape, num_blocks, max_model_len, cost)
     engine.handoff = _handoff(config, shape, engine.pool, pool, epoch)
     return engine, Ready(
         epoch=epoch,
@@ -89,7 +90,12 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
 
 
 def _engine(
-    config: EngineConfig, runner: Runner, shape: ModelConfig, num_blocks: int, max_model_len: int
+    config: EngineConfig,
+    runner: Runner,
+    shape: ModelConfig,
+    num_blocks: int,
+    max_model_len: int,
+    cost: StepCost | None = None,
 ) -> Engine:
     return Engine(
         runner,
@@ -107,6 +113,7 @@ def _engine(
         proposer=_proposer(config),
         adapters=config.adapters,
         window=shape.window,
+        cost=cost,
     )
 
 

@@ -82,6 +82,8 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Name of the adapter that computes it; empty for the base model."""
     deadline: float | None = None
     """Seconds from arrival after which the request is given up, waiting or running."""
+    tpot: float | None = None
+    """Seconds between two of its tokens: prompts beside it are cut so that steps take no longer."""
     keep: bool = False
     """When it ends, keep the prompt's blocks for another worker."""
     source: Source | None = None
@@ -192,6 +194,8 @@ class Stats(msgspec.Struct, frozen=True):
     prefix_hits: int
     """Prompt tokens found."""
     preemptions: int
+    bounded_steps: int
+    """Steps whose prompts were cut for the sake of requests that decode."""
     step_seconds: float
     """Duration of this step; 0 when idle."""
     prefill_tokens: int

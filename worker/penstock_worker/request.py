@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from penstock_contract.blocks import SEED, adapter_salt, block_hash
 from penstock_worker.grammar import Matcher
@@ -37,6 +38,8 @@ class Request:
     """Bits of the tokens that its grammar allows next, and behind each draft."""
     deadline: float | None = None
     """Monotonic seconds at which it is given up."""
+    tpot: float = inf
+    """Seconds between two of its tokens, as asked for."""
     prompt_logprobs: int | None = None
     """Alternatives to report for each prompt token, if these are to be scored."""
     scores: list[TokenLogprobs] = field(default_factory=list)
@@ -84,6 +87,7 @@ class Request:
             arrival=arrival,
             arrived_at=now,
             deadline=None if message.deadline is None else now + message.deadline,
+            tpot=inf if message.tpot is None else message.tpot,
             keep=message.keep,
             prompt_logprobs=message.prompt_logprobs,
         )
@@ -97,6 +101,11 @@ class Request:
     def pending(self) -> int:
         """Known tokens whose KV is still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its next token is all that is to be computed; a prompt's last one is none."""
+        return self.pending == 1 and self.computed >= self.prompt_length
 
     @property
     def unscored(self) -> bool:

@@ -2,11 +2,12 @@
 
 There is no prefill phase and no decode phase: every request catches up from computed to known
 tokens under one token budget per step. A decoding request is one token behind, a new one its whole
-prompt, and long prompts are cut into chunks by the budget. Running requests come first, and each
-leaves a token for those behind it, so a prompt never stalls decoding; waiting ones are admitted by
-priority, then arrival, while blocks last. When a running request needs a block and none is left,
-the least urgent running request is preempted: its blocks are released and it is computed again
-later (recompute, Kwon et al., "PagedAttention", SOSP 2023, §4.5), most of it from the prefix cache.
+prompt, and long prompts are cut into chunks by the budget, and by the pace that decoding requests
+ask for. Running requests come first, and each leaves a token for those behind it, so a prompt never
+stalls decoding; waiting ones are admitted by priority, then arrival, while blocks last. When a
+running request needs a block and none is left, the least urgent running request is preempted: its
+blocks are released and it is computed again later (recompute, Kwon et al., "PagedAttention", SOSP
+2023, §4.5), most of it from the prefix cache.
 """
 
 import heapq
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.forks import Forks
+from penstock_worker.pace import Pace
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
 from penstock_worker.window import GONE, Window
@@ -27,14 +29,21 @@ class Scheduler:
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
         window: tokens that the model's widest layer sees; 0 for all.
+        pace: bounds the prompt tokens of a step.
     """
 
     def __init__(
-        self, pool: BlockPool, max_num_seqs: int, max_num_batched_tokens: int, window: int = 0
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        window: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         self.pool = pool
         self.running: list[Request] = []  # most urgent first
         self.preemptions = 0
+        self.bounded_steps = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
         self._max_num_seqs = max_num_seqs
@@ -44,6 +53,7 @@ class Scheduler:
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
         self._window = Window(window, pool.block_size)
+        self._pace = pace or Pace()
 
     @property
     def num_waiting(self) -> int:
@@ -117,9 +127,10 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Choose the slices of the next step and give them their blocks."""
-        step = Step()
+        step = Step(prompts=self._pace.room(self.running))
         budget = self._schedule_running(step, self._budget)
         self._schedule_waiting(step, budget)
+        self.bounded_steps += step.cut
         return step
 
     def commit(self, step: Step) -> None:
@@ -147,19 +158,22 @@ class Scheduler:
             index += 1
             # A long prompt leaves a token for everyone behind it: decoding never stalls.
             fair = max(1, budget - (len(self.running) - index))
-            count = min(request.pending, fair)
-            if request.unscored:
-                count = self._limited(count, step)
+            count = self._limited(request, min(request.pending, fair), step)
             if count and self._grow(request, request.computed + count, step):
                 drafts = self._drafts(request, count, fair - count) if request.drafts else ()
                 step.slices.append(Slice(request, request.computed, count, drafts))
                 budget -= count + len(drafts)
         return budget
 
-    def _limited(self, count: int, step: Step) -> int:
-        """Return how many of `count` tokens may be computed if all of them are scored."""
-        count = min(count, step.scoring)
-        step.scoring -= count
+    def _limited(self, request: Request, count: int, step: Step) -> int:
+        """Return how many of `count` tokens the step has room for, and take that room."""
+        if request.unscored:
+            count = min(count, step.scoring)
+            step.scoring -= count
+        if not request.decodes:
+            step.cut = step.cut or count > step.prompts
+            count = min(count, step.prompts)
+            step.prompts -= count
         return count
 
     def _drafts(self, request: Request, count: int, budget: int) -> tuple[int, ...]:
@@ -195,9 +209,7 @@ class Scheduler:
         behind = prefix.count(GONE)
         held = prefix[behind:]
         cached = len(prefix) * self.pool.block_size
-        count = min(len(request.tokens) - cached, budget)
-        if request.unscored:
-            count = self._limited(count, step)
+        count = self._limited(request, min(len(request.tokens) - cached, budget), step)
         fresh = self._blocks_for(cached + count) - len(prefix)
         if not count or fresh + self.pool.idle(held) > self.pool.available:
             return 0

@@ -1,5 +1,6 @@
 """One step's work, as the scheduler plans it and a runner computes it. Plain data."""
 
+import sys
 from dataclasses import dataclass, field
 
 from penstock_worker.request import Request
@@ -43,3 +44,7 @@ class Step:
     """Blocks to copy (from, to), in order, before anything is computed."""
     scoring: int = SCORED_TOKENS
     """Prompt tokens that may still be scored."""
+    prompts: int = sys.maxsize
+    """Prompt tokens that may still be computed beside requests that decode."""
+    cut: bool = False
+    """Whether it would have computed more of them without that bound."""

@@ -13,6 +13,7 @@ from penstock_contract.api.base import (
     Quantile,
     list_map,
     rules,
+    seconds,
 )
 from penstock_contract.api.engine import Engine
 from penstock_contract.api.model import Model
@@ -58,12 +59,17 @@ class Objective(ApiModel):
 
 
 class Slo(ApiModel):
-    """What the autoscaler holds."""
+    """What the autoscaler holds; workers hold the time per output token in every step."""
 
     ttft: Objective | None = None
     """Time to first token."""
     tpot: Objective | None = None
     """Time per output token."""
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Return the bound on the time per output token, if there is one."""
+        return None if self.tpot is None else seconds(self.tpot.target)
 
 
 class ScalingPolicy(StrEnum):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine
-from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry
+from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry, Slo
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
@@ -42,6 +42,8 @@ class Claim:
     policy: str = "PrefixAware"
     retry: Retry = field(default_factory=Retry)
     disaggregation: FleetDisaggregation = field(default_factory=FleetDisaggregation)
+    tpot: float | None = None
+    """Seconds between two tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def claim(found: Object) -> Claim:
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
         retry=_retry(found.get("spec", {})),
         disaggregation=_disaggregation(found.get("spec", {})),
+        tpot=_tpot(found.get("spec", {})),
     )
 
 
@@ -132,6 +135,7 @@ def _model(found: Claim, names: list[str], own: list[str]) -> FleetModel:
         attempts=found.retry.attempts,
         resume_streams=found.retry.resume_streams,
         disaggregation=found.disaggregation,
+        tpot=found.tpot,
     )
 
 
@@ -166,6 +170,14 @@ def _disaggregation(spec: Mapping[str, Any]) -> FleetDisaggregation:
     except ValidationError:
         found = Disaggregation()
     return FleetDisaggregation(mode=found.mode, min_uncached_tokens=found.min_uncached_tokens)
+
+
+def _tpot(spec: Mapping[str, Any]) -> float | None:
+    """Return the pace that is asked for; None when the spec has other words for it."""
+    try:
+        return Slo.model_validate(spec.get("slo", {})).tpot_seconds
+    except ValidationError:
+        return None
 
 
 def _state(pod: Object) -> WorkerState | None:

@@ -131,6 +131,8 @@ class Attempt:
             own.append((headers.ATTEMPT, str(self._journey.number)))
         if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
             own.append((headers.JOURNAL, "1"))
+        if admitted.model.tpot is not None:
+            own.append((headers.TPOT_OBJECTIVE, str(admitted.model.tpot)))
         resume = self._journey.record.resume() if self._client.begun else None
         if self._journey.handoff is not None:
             body = decode_body(body, self._journey.handoff.params)

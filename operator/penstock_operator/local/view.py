@@ -82,6 +82,7 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
                 mode=deployment.spec.disaggregation.mode,
                 min_uncached_tokens=deployment.spec.disaggregation.min_uncached_tokens,
             ),
+            tpot=deployment.spec.slo.tpot_seconds,
         )
         for deployment in desired.deployments
     ]

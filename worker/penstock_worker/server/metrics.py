@@ -108,6 +108,7 @@ class WorkerMetrics:
             (declared.VLLM_PREFIX_QUERIES, stats.prefix_queries, last and last.prefix_queries),
             (declared.VLLM_PREFIX_HITS, stats.prefix_hits, last and last.prefix_hits),
             (declared.VLLM_PREEMPTIONS, stats.preemptions, last and last.preemptions),
+            (declared.WORKER_BOUNDED_STEPS, stats.bounded_steps, last and last.bounded_steps),
         ):
             self._series.add(metric, now - (before or 0))
         if stats.step_seconds:

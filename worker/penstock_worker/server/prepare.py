@@ -89,6 +89,7 @@ def engine_requests(
             salt=trusted.salted(salt),
             adapter=request.model if request.model in served.adapters else "",
             deadline=trusted.deadline,
+            tpot=trusted.tpot,
             grammar=grammar,
             beside=f"{request_id}-{index * request.n}" if choice else "",
             prompt_logprobs=_prompt_logprobs(request),

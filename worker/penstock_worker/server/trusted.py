@@ -14,7 +14,7 @@ INT32 = 1 << 31
 
 @dataclass(frozen=True)
 class Trusted:
-    """Priority, deadline and tenant of a request; without a gateway, nothing of it."""
+    """Priority, deadline, tenant and pace of a request; without a gateway, nothing of it."""
 
     priority: int | None = None
     """Overrules the body's, which a client writes."""
@@ -22,6 +22,8 @@ class Trusted:
     """Seconds that are left."""
     salt: bytes = b""
     """The tenant's."""
+    tpot: float | None = None
+    """Seconds between two tokens."""
 
     @classmethod
     def of(cls, found: Mapping[str, str]) -> "Trusted":
@@ -31,10 +33,12 @@ class Trusted:
             ApiError: one has no value that it may have.
         """
         priority, deadline = found.get(headers.PRIORITY), found.get(headers.DEADLINE)
+        tpot = found.get(headers.TPOT_OBJECTIVE)
         return cls(
             None if priority is None else _priority(priority),
             None if deadline is None else _deadline(deadline),
             _salt(found.get(headers.CACHE_SALT, "")),
+            None if tpot is None else _tpot(tpot),
         )
 
     def salted(self, own: bytes) -> bytes:
@@ -59,13 +63,24 @@ def _priority(text: str) -> int:
 
 def _deadline(text: str) -> float:
     """Time that is up already is no error of the header: the engine says so at once."""
+    return max(_seconds(headers.DEADLINE, text), 1e-6)
+
+
+def _tpot(text: str) -> float:
+    value = _seconds(headers.TPOT_OBJECTIVE, text)
+    if value <= 0:
+        raise _wrong(headers.TPOT_OBJECTIVE, "above zero")
+    return value
+
+
+def _seconds(header: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = inf
     if not -inf < value < inf:
-        raise _wrong(headers.DEADLINE, "a number of seconds")
-    return max(value, 1e-6)
+        raise _wrong(header, "a number of seconds")
+    return value
 
 
 def _salt(text: str) -> bytes:

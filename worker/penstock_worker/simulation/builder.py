@@ -51,6 +51,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         max_num_batched_tokens=config.max_num_batched_tokens,
         adapters=config.adapters,
         window=shape.window,
+        cost=simulation.cost,
     )
     epoch = secrets.token_hex(8)
     engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch)

@@ -1,0 +1,62 @@
+"""How many prompt tokens a step may compute beside requests that decode (stall-free batching).
+
+Prompts get what decoding leaves of the TPOT objective, and never less than a tenth of it, so
+neither stalls the other (Sarathi-Serve, Agrawal et al., OSDI 2024). What steps cost was measured at
+start, and is learned from those that are bounded. Pure.
+"""
+
+import sys
+from collections.abc import Iterable
+from math import inf
+
+from penstock_contract.step_cost import StepCost, StepMoments, fit
+from penstock_worker.request import Request
+
+UNBOUNDED = sys.maxsize
+
+LESSON = 64
+"""Steps after which the cost is fitted again, and what was learned before counts for half."""
+
+WORTH = 8.0
+"""Steps that the previous cost counts for in a fit."""
+
+
+class Pace:
+    """Bounds the prompt tokens of steps.
+
+    Args:
+        cost: of a step, as measured at start; None: nothing is bounded.
+    """
+
+    def __init__(self, cost: StepCost | None = None) -> None:
+        self.cost = cost
+        self._bounds = False
+        self._moments = StepMoments()
+        self._steps = 0
+
+    def room(self, running: Iterable[Request]) -> int:
+        """Return the prompt tokens of the next step, by the strictest objective that decodes."""
+        if self.cost is None:
+            return UNBOUNDED
+        objective, sequences, context = inf, 0, 0
+        for request in running:
+            context += request.computed
+            if request.decodes:
+                sequences += 1
+                objective = min(objective, request.tpot)
+        self._bounds = objective < inf
+        if not self._bounds:
+            return UNBOUNDED
+        tokens = self.cost.prefill_within(objective, sequences, context)
+        return max(1, int(min(tokens, UNBOUNDED)))
+
+    def learn(self, seconds: float, prefill: int, sequences: int, context: int) -> None:
+        """Take in what the step took; where nobody asks for a pace, nothing is learned."""
+        if self.cost is None or not self._bounds:
+            return
+        self._moments.add(seconds, prefill, sequences, context)
+        self._steps += 1
+        if self._steps % LESSON == 0:
+            sums = self._moments.sums
+            self.cost = fit(sums, self.cost, WORTH)
+            self._moments = StepMoments({name: total / 2 for name, total in sums.items()})

@@ -1,6 +1,7 @@
 """One of several processes: what it serves with, and what it has to do besides."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 
 from penstock_gateway.relay.relay import Relay
@@ -31,6 +32,7 @@ class Member:
         self._clock = clock
         self._circle: Circle | None = None
         self._book: Book | None = None
+        self._orphaned = False
         self._diary = Diary(self._wake)
         self.router = SharedRouter(PrefixIndex(), self._diary)
         self.door = SharedDoor(clock, self._diary, keys_required=keys_required)
@@ -60,6 +62,7 @@ class Member:
 
         def alone() -> None:
             loop.remove_reader(self._origin.alive)
+            self._orphaned = True
             orphaned()
 
         loop.add_reader(self._origin.alive, alone)
@@ -68,8 +71,10 @@ class Member:
             group.create_task(self._circle.run())
 
     def end(self) -> None:
-        """Leave a last account."""
-        if self._book is not None:
+        """Leave a last account, if there is anybody to read it."""
+        if self._orphaned:
+            shutil.rmtree(self._origin.folder, ignore_errors=True)
+        elif self._book is not None:
             self._book.put()
 
     def _wake(self) -> None:

@@ -4,12 +4,17 @@ A file per process in the gateway's private folder, replaced as a whole: whoever
 account of one moment, whatever becomes of the process.
 """
 
+import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from penstock_contract.fleet import GatewayWorkers
 from penstock_gateway.figures import Series
+
+log = logging.getLogger("penstock.gateway.siblings")
 
 
 class Account(BaseModel):
@@ -30,11 +35,16 @@ class Shelf:
         self._folder = folder
 
     def put(self, number: int, account: Account) -> None:
-        """Leave a process's account."""
+        """Leave a process's account; where that cannot be, its last one, as a sign of life."""
         path = self._path(number)
         fresh = path.with_suffix(".new")
-        fresh.write_text(account.model_dump_json())
-        fresh.replace(path)
+        try:
+            fresh.write_text(account.model_dump_json())
+            fresh.replace(path)
+        except OSError as error:
+            log.warning("%s: %s", path, error.strerror)
+            with suppress(OSError):
+                os.utime(path)
 
     def get(self, number: int) -> Account | None:
         """Return a process's last account; None: it has not left any yet."""

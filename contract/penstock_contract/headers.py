@@ -18,7 +18,7 @@ def request_id(found: str | None) -> str:
     """Return the caller's request id if it is harmless, else a new one."""
     if found and REQUEST_ID_PATTERN.fullmatch(found):
         return found
-    return f"req-{random.getrandbits(128):032x}"  # not a secret, and a tenth of what uuid4 costs
+    return f"req-{random.randbytes(16).hex()}"  # not a secret, and a tenth of what uuid4 costs
 
 
 TRACEPARENT: Final = "traceparent"

@@ -54,7 +54,6 @@ COMPILED: Final = (
     "routing/policies.py",
     "routing/policy.py",
     "routing/prefix_index.py",
-    "routing/report.py",
     "routing/retry_budget.py",
     "routing/speed.py",
     "routing/worker_load.py",

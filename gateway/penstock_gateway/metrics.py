@@ -117,6 +117,7 @@ class OfModel:
     right: Number
     ttft: Histogram
     duration: Histogram
+    complete: Number
 
     @classmethod
     def among(cls, i: Figures, model: str) -> "OfModel":
@@ -133,6 +134,7 @@ class OfModel:
             i.counter(declared.GATEWAY_PREFIX_RIGHT).labels(model),
             i.histogram(declared.GATEWAY_TTFT).labels(model),
             i.histogram(declared.GATEWAY_DURATION).labels(model),
+            i.counter(declared.GATEWAY_OUTCOMES).labels(model, Outcome.COMPLETE.value),
         )
 
 
@@ -201,6 +203,9 @@ class RequestMetrics:
         """The request is over."""
         own = self._own
         (own.queued if self._waits else own.in_flight).dec()
-        outcomes = self._instruments.counter(declared.GATEWAY_OUTCOMES)
-        outcomes.labels(self._model, outcome.value).inc()
+        if outcome is Outcome.COMPLETE:
+            own.complete.inc()
+        else:
+            outcomes = self._instruments.counter(declared.GATEWAY_OUTCOMES)
+            outcomes.labels(self._model, outcome.value).inc()
         own.duration.observe(now - self._arrived)

@@ -7,8 +7,6 @@ until it is whole: what fails before that is tried elsewhere, and the client see
 from typing import Final
 from urllib.parse import urlsplit
 
-import orjson
-
 from penstock_contract import headers, journal
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import FleetWorker
@@ -21,7 +19,7 @@ from penstock_gateway.relay.request import with_field, worker_request
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.routing.load import Ticket
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.report import Report, report
+from penstock_gateway.routing.report import Report, of_answer, of_stream
 
 MAX_HELD: Final = 1 << 20
 """Bytes of an answer that is not streamed, held until it is whole; a longer one goes on before."""
@@ -41,6 +39,9 @@ _FAULT_OF_CODE: Final = {
 """Errors of a worker that say nothing against the request: another worker may do better."""
 
 
+_SERVER_ERRORS: Final = ErrorCode.INTERNAL_ERROR.status
+"""From this status on."""
+_UNKNOWN_KEY: Final = ErrorCode.INVALID_API_KEY.status
 _EPOCH: Final = headers.EPOCH.encode()
 _UNTOLD: Final = Report()
 
@@ -76,7 +77,7 @@ class Attempt:
         self._worker = worker
         self._choice = choice
         # What comes of pulled KV teaches nothing about how fast the worker computes prompts.
-        prompt = journey.prompt._replace(streamed=False) if journey.handoff else journey.prompt
+        prompt = journey.prompt.told_by(stream=False) if journey.handoff else journey.prompt
         self._ticket = shared.router.take(choice, prompt, shared.clock())
 
     async def run(self) -> Outcome:
@@ -92,7 +93,7 @@ class Attempt:
                 self._shared, self._admitted.metrics, self._worker, self._data()
             )
             outcome = await self._relay(response, connection)
-            counts, failed = True, response.status >= ErrorCode.INTERNAL_ERROR.status
+            counts, failed = True, response.status >= _SERVER_ERRORS
             return outcome
         except UpstreamError as error:
             counts, failed = error.fault is not Fault.LEAVING, True
@@ -154,7 +155,7 @@ class Attempt:
         def take(data: bytes) -> bool:
             events = record.feed(data)
             if events and not self.progressed:
-                self._begin(response, report(data))
+                self._begin(response, of_stream(data))
             keeps_up = not events or client.pass_on(events)
             return keeps_up and not record.stopped
 
@@ -195,21 +196,24 @@ class Attempt:
             if self.progressed and not self._client.pass_on(held):
                 await self._client.caught_up()
         if not self.progressed:
-            self._check(response, held)
-            self._begin(response, report(held))
+            self._begin(response, self._checked(response, held))
             self._client.pass_on(held)
         self._client.end()
-        failed = response.status >= ErrorCode.INTERNAL_ERROR.status
+        failed = response.status >= _SERVER_ERRORS
         return Outcome.ERROR if failed else Outcome.COMPLETE
 
-    def _check(self, response: Response, body: bytes) -> None:
-        """Find out what must not go on to the client as it is."""
-        if response.status == ErrorCode.INVALID_API_KEY.status:  # ours, not the client's
+    def _checked(self, response: Response, body: bytes) -> Report:
+        """Return what a whole answer tells, unless it must not go on to the client as it is."""
+        if response.status == _UNKNOWN_KEY:  # ours, not the client's
             raise UpstreamError("it does not know this gateway's token", Fault.REFUSED)
         if response.status >= 500 and response.status != ErrorCode.DEADLINE_EXCEEDED.status:
             raise RefusalError(response, body)
-        if response.status == 200 and (self._admitted.wanted.stream or not _is_json(body)):
+        if response.status != 200:
+            return _UNTOLD
+        told = None if self._admitted.wanted.stream else of_answer(body)
+        if told is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
+        return told
 
     def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
         """The answer begins, or goes on."""
@@ -226,11 +230,3 @@ class Attempt:
         else:
             metrics.first_byte(now)
             self._client.begin(response, self._choice)
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return True

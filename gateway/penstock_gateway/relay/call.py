@@ -59,6 +59,8 @@ class Call(Turn):
         self.ended = False
         """The answer is whole."""
         self._begun = False
+        self._unsent = b""
+        """The head of the answer: it goes with the first piece of the body, in one packet."""
         self._task: asyncio.Task[None] | None = None
         self._gone = False
         self._body = bytearray()
@@ -149,7 +151,7 @@ class Call(Turn):
         return body
 
     def begin(self, status: int, headers: Headers) -> None:
-        """Send the head of the answer."""
+        """Send the head of the answer, with what is written next."""
         self._begun = self._chunked = True
         pieces = [_STATUS[status]]
         for name, value in (*self.line.state.default_headers, *headers):
@@ -161,12 +163,15 @@ class Call(Turn):
         if self._chunked:
             pieces.append(b"transfer-encoding: chunked\r\n")
         pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self.line.transport.write(b"".join(pieces))
+        self._unsent = b"".join(pieces)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the answer; when `paused`, await `drain` before the next."""
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._unsent:
+            head, self._unsent = self._unsent, b""
+            data = head + data
         self.line.transport.write(data)
 
     @property
@@ -180,8 +185,9 @@ class Call(Turn):
 
     def end(self) -> None:
         """The answer is whole."""
-        if self._chunked:
-            self.line.transport.write(b"0\r\n\r\n")
+        if self._chunked or self._unsent:
+            last = b"0\r\n\r\n" if self._chunked else b""
+            self.line.transport.write(self._unsent + last)
         self.ended = True
         if not self.keep_alive:
             self.line.transport.close()

@@ -20,7 +20,7 @@ from penstock_gateway.relay.upstream import Connection, UpstreamError
 from penstock_gateway.routing.disaggregate import split
 from penstock_gateway.routing.load import Ticket
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.report import report
+from penstock_gateway.routing.report import Report, of_answer
 
 log = logging.getLogger("penstock.gateway.prefill")
 
@@ -64,7 +64,7 @@ async def _ask(
     shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker, choice: Choice
 ) -> Handoff | None:
     """Have a worker compute the prompt, and account for how it did."""
-    ticket = shared.router.take(choice, journey.prompt._replace(streamed=True), shared.clock())
+    ticket = shared.router.take(choice, journey.prompt.told_by(stream=True), shared.clock())
     connection: Connection | None = None
     fault: Fault | None = None
     outcome: Prefill | None = None  # a client that leaves says nothing about the worker
@@ -77,7 +77,7 @@ async def _ask(
             fault = Fault.REFUSED if response.status >= 500 else None
             return None
         epoch = response.header(_EPOCH)
-        shared.router.answered(ticket, shared.clock(), report(answer), epoch)
+        shared.router.answered(ticket, shared.clock(), of_answer(answer) or Report(), epoch)
         params = params_of(answer)
         outcome = Prefill.HANDED_OVER if params else Prefill.NO_LEASE
         return Handoff(worker, params) if params else None

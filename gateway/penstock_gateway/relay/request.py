@@ -52,7 +52,7 @@ class Wanted:
 
 def check_content_type(value: bytes) -> None:
     """Refuse anything but JSON."""
-    if not _JSON.fullmatch(value):
+    if value != b"application/json" and not _JSON.fullmatch(value):
         raise ApiError(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the header content-type: application/json"
         )

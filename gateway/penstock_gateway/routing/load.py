@@ -27,16 +27,31 @@ _NOTHING: Final = Match(0, 0)
 _UNTOLD: Final = Report()
 
 
-class Prompt(NamedTuple):
-    """What routing knows of a request."""
+class Prompt:
+    """What routing knows of a request.
 
-    keys: PrefixKeys = []  # noqa: RUF012 - never changed
-    size: int = 0
-    """Bytes."""
-    session: str | None = None
-    """The session that the client says it belongs to."""
-    streamed: bool = True
-    """Its first byte is the first token's; otherwise the last one's."""
+    Args:
+        keys: of its prefixes.
+        size: bytes.
+        session: the session that the client says it belongs to.
+        streamed: its first byte is the first token's; otherwise the last one's.
+    """
+
+    def __init__(
+        self,
+        keys: PrefixKeys | None = None,
+        size: int = 0,
+        session: str | None = None,
+        streamed: bool = True,
+    ) -> None:
+        self.keys: PrefixKeys = keys or []
+        self.size = size
+        self.session = session
+        self.streamed = streamed
+
+    def told_by(self, *, stream: bool) -> "Prompt":
+        """Return the same prompt where another answer tells of it than the client's."""
+        return Prompt(self.keys, self.size, self.session, stream)
 
 
 class Ticket:
@@ -131,8 +146,9 @@ class Router:
             candidate.recent = load.recently(now)
             candidate.session = name == session
             candidate.preferred = preferred is None or name in preferred
-            length, candidate.age = matched.get(name, _NOTHING)
-            candidate.matched = load.tokens(length) if length else 0
+            match = matched.get(name, _NOTHING)
+            candidate.age = match.age
+            candidate.matched = load.tokens(match.length) if match.length else 0
             aside = load.breaker.open or load.pace.aside_until > now
             (broken if aside else healthy).append(candidate)
         turn = self._turns[deployment]

@@ -14,6 +14,7 @@ front of it outweighs that, and never when the first token would come `STICKINES
 than elsewhere. A worker that has no room for the request's KV comes after those that have.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -99,6 +100,8 @@ class Choice:
         self.cost = cost
         self.ttft = ttft
         self.uncached = uncached
+        self.grade = 0
+        """Lower ones go first, whatever they cost."""
         self.id = candidate.id
         """The worker."""
         self.matched = candidate.matched
@@ -142,22 +145,45 @@ def rank(
             several gateways that see the same do not all choose the same.
         most: how many are wanted.
     """
-    weighed = [weigh(candidate, prompt) for candidate in candidates]
-    bound = STICKINESS + min(
-        [weighed[n][1] for n, candidate in enumerate(candidates) if candidate.preferred],
-        default=0.0,
-    )
-    graded = []
-    for n, candidate in enumerate(candidates):
-        cost, ttft, uncached = weighed[n]
-        unfit = ttft > bound or uncached > candidate.kv_free
-        graded.append((unfit if candidate.preferred else 2 + unfit, cost, n))
-    graded.sort()
-    if len(graded) > 1:
-        grade, cost, _ = graded[0]
-        near = sum([g == grade and c <= cost + NEAR for g, c, _ in graded])
-        graded.insert(0, graded.pop(int(tie * near)))
-    return [Choice(candidates[n].copy(), *weighed[n]) for _, _, n in graded[:most]]
+    choices = [_weighed(candidate, prompt) for candidate in candidates]
+    _grade(choices)
+    if not choices:
+        return []
+    first = _nearly_cheapest(choices, tie)
+    ranking = [first]
+    if most > 1:
+        choices.remove(first)
+        ranking += sorted(choices, key=lambda choice: (choice.grade, choice.cost))
+    for choice in ranking:
+        choice.candidate = choice.candidate.copy()
+    return ranking
+
+
+def _weighed(candidate: Candidate, prompt: int) -> Choice:
+    cost, ttft, uncached = weigh(candidate, prompt)
+    return Choice(candidate, cost, ttft, uncached)
+
+
+def _grade(choices: list[Choice]) -> None:
+    """Put those last that are not preferred, and of each kind those that are late or full."""
+    soonest = math.inf
+    for choice in choices:
+        if choice.candidate.preferred and choice.ttft < soonest:
+            soonest = choice.ttft
+    bound = STICKINESS + (soonest if soonest < math.inf else 0.0)
+    for choice in choices:
+        unfit = choice.ttft > bound or not choice.fits
+        choice.grade = (0 if choice.candidate.preferred else 2) + (1 if unfit else 0)
+
+
+def _nearly_cheapest(choices: list[Choice], tie: float) -> Choice:
+    best = choices[0]
+    for choice in choices:
+        if choice.grade < best.grade or (choice.grade == best.grade and choice.cost < best.cost):
+            best = choice
+    dearest = best.cost + NEAR
+    near = [c for c in choices if c.grade == best.grade and c.cost <= dearest]
+    return near[int(tie * len(near))]
 
 
 def weigh(candidate: Candidate, prompt: int) -> tuple[float, float, int]:

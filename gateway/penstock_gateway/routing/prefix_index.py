@@ -8,9 +8,8 @@ it is learned from what workers report to have had cached (`reported`). Bounded:
 entries, the older of which is dropped when the younger is full.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
@@ -39,7 +38,6 @@ def _boundaries() -> list[int]:
 
 
 BOUNDARIES: Final = _boundaries()
-_SPANS: Final = list(zip([0, *BOUNDARIES], BOUNDARIES, strict=False))
 
 PrefixKeys = list[int]
 """The hashes of a prompt's prefixes; key `i` stands for its first `BOUNDARIES[i]` bytes."""
@@ -48,10 +46,14 @@ PrefixKeys = list[int]
 def prefix_keys(prompt: bytes, salt: bytes = b"") -> PrefixKeys:
     """Return the keys of a prompt, shortest first. Other salts (tenants, models) never match."""
     keys: PrefixKeys = []
-    digest = xxh3_64_intdigest(salt)
-    for start, end in _SPANS[: bisect_right(BOUNDARIES, len(prompt))]:
-        digest = xxh3_64_intdigest(prompt[start:end], digest)
+    size, start, hashed = len(prompt), 0, xxh3_64_intdigest
+    digest = hashed(salt)
+    for end in BOUNDARIES:
+        if end > size:
+            break
+        digest = hashed(prompt[start:end], digest)
         keys.append(digest)
+        start = end
     return keys
 
 
@@ -67,13 +69,17 @@ class _Cache:
     """Bytes after which a prefix that was not used is gone."""
 
 
-class Match(NamedTuple):
-    """What a worker has of a prompt."""
+class Match:
+    """What a worker has of a prompt.
 
-    length: int
-    """Bytes that it has probably cached."""
-    age: int
-    """Bytes that it computed since it was last sent the longest prefix that it ever was sent."""
+    Args:
+        length: bytes that it has probably cached.
+        age: bytes that it computed since it was last sent the longest prefix that it ever was sent.
+    """
+
+    def __init__(self, length: int, age: int) -> None:
+        self.length = length
+        self.age = age
 
 
 @dataclass
@@ -139,9 +145,13 @@ class PrefixIndex:
         stamps, young, old = cache.stamps.young, self._holders.young, self._holders.old
         known = self._known(keys)
         for key in keys[:known]:
-            young[key] = (young.get(key) or old.get(key, 0)) | bit
-        young.update(dict.fromkeys(keys[known:], bit))
-        stamps.update(dict.fromkeys(keys, stamp))
+            holders = young.get(key)
+            if holders is None or not holders & bit:
+                young[key] = (holders or old.get(key, 0)) | bit
+        for key in keys[known:]:
+            young[key] = bit
+        for key in keys:
+            stamps[key] = stamp
         cache.stamps.turn_when_full()
         self._holders.turn_when_full()
         return stamp

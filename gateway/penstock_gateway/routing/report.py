@@ -1,31 +1,69 @@
-"""What the beginning of an answer tells of its prompt, without parsing it as JSON.
+"""What an answer tells of its prompt: the beginning of a stream, or an answer that is whole.
 
 A stream with the resume journal (penstock_contract.journal) says in its first event how many
 prompt tokens the prefix cache gave; an answer that is not streamed has both numbers in `usage`.
-Inside a JSON string a quote is escaped, so nothing that a model writes can look like the latter.
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Annotated, Final
+
+import msgspec
+import orjson
 
 _JOURNAL: Final = re.compile(rb"^: tokens \d+ [\d,]*(?: cached=(\d+))?", re.MULTILINE)
-_PROMPT: Final = re.compile(rb'"prompt_tokens": ?(\d{1,9})')
-_CACHED: Final = re.compile(rb'"cached_tokens": ?(\d{1,9})')
 
 
-class Report(NamedTuple):
+class Report:
     """Tokens of a prompt; None where the answer does not tell."""
 
-    prompt: int | None = None
-    cached: int | None = None
+    def __init__(self, prompt: int | None = None, cached: int | None = None) -> None:
+        self.prompt = prompt
+        self.cached = cached
 
 
-def report(first: bytes) -> Report:
-    """Return what the first piece of an answer's body tells."""
-    if first.startswith(b": "):
-        found = _JOURNAL.search(first)
-        return Report(None, int(found[1] or 0) if found else None)
-    if first.startswith(b"{"):
-        prompt, cached = _PROMPT.search(first), _CACHED.search(first)
-        return Report(int(prompt[1]) if prompt else None, int(cached[1]) if cached else None)
-    return Report()
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 30)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Answer(msgspec.Struct):
+    """All that is made objects of; the rest is only checked, at a third of the time."""
+
+    usage: _Usage | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Answer)
+
+
+def of_stream(first: bytes) -> Report:
+    """Return what the first piece of a stream tells."""
+    found = _JOURNAL.search(first) if first.startswith(b": ") else None
+    return Report(None, int(found[1] or 0) if found else None)
+
+
+def of_answer(answer: bytes) -> Report | None:
+    """Return what a whole answer tells; None: it is no JSON object."""
+    try:
+        usage = _DECODER.decode(answer).usage
+    except msgspec.ValidationError:  # its usage is something else than what is meant by that
+        return Report() if _is_object(answer) else None
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if usage is None:
+        return Report()
+    details = usage.prompt_tokens_details
+    return Report(usage.prompt_tokens, None if details is None else details.cached_tokens)
+
+
+def _is_object(answer: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(answer), dict)
+    except orjson.JSONDecodeError:
+        return False

@@ -38,6 +38,11 @@ class Meter:
     spent: int = 0
     """Tokens, less those given back."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to tell a client of."""
+        return self.requests is not None or self.tokens is not None
+
     def limit(self, limits: Limits, now: float) -> None:
         """Take over new limits; what was used stays used."""
         if limits == self.limits:

@@ -91,6 +91,8 @@ class Visit:
     @property
     def told_headers(self) -> list[tuple[str, str]]:
         """What the client is told of its limits."""
+        if not self._meter.limited:
+            return []
         return [*self._meter.left(self._clock()).items()]
 
 

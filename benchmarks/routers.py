@@ -21,6 +21,8 @@ from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
 from penstock_gateway.build import build
 
 OURS = "penstock"
+TWO_OF_OURS = "penstock-2"
+"""The same with two processes."""
 _NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
@@ -49,7 +51,7 @@ class Router:
         self.port = free_port()
         self._log = (folder / f"{name}.log").open("w")
         command = _COMMANDS[name](self.port, workers, folder)
-        search = {"PYTHONPATH": str(_compiled_gateway())} if name == OURS else {}
+        search = {"PYTHONPATH": str(_compiled_gateway())} if name in (OURS, TWO_OF_OURS) else {}
         environment = {**os.environ, **search}
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=self._log, env=environment
@@ -157,6 +159,10 @@ def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
     return [str(program), "--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
 
 
+def _two_processes(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+    return [*_penstock(port, workers, folder), "--processes", "2"]
+
+
 def _compiled_gateway() -> Path:
     """Return the folder of our gateway as its image has it; compiled unless it is there."""
     sources = sorted(Path(penstock_gateway.__file__).parent.rglob("*.py"))
@@ -202,5 +208,11 @@ def _sglang(port: int, workers: Sequence[int], _: Path) -> list[str]:
     return _cache_aware("sglang-router", "launch", port=port, workers=workers)
 
 
-_COMMANDS = {OURS: _penstock, "nginx": _nginx, "vllm-router": _vllm, "sglang-router": _sglang}
+_COMMANDS = {
+    OURS: _penstock,
+    TWO_OF_OURS: _two_processes,
+    "nginx": _nginx,
+    "vllm-router": _vllm,
+    "sglang-router": _sglang,
+}
 PEERS = tuple(name for name in _COMMANDS if name != OURS)

@@ -95,6 +95,15 @@ def test_a_gateway_gets_the_time_that_its_streams_need() -> None:
     assert spec["terminationGracePeriodSeconds"] > 307
 
 
+def test_a_gateway_has_one_process_unless_told_otherwise() -> None:
+    def flags(values: dict[str, Any]) -> list[str]:
+        (container,) = pods(render(values))["penstock-gateway"]["spec"]["containers"]
+        return [flag for flag in container["args"] if flag.startswith("--processes")]
+
+    assert flags({}) == []
+    assert flags({"gateway": {"processes": 3}}) == ["--processes=3"]
+
+
 def test_an_autoscaled_gateway_has_no_fixed_size() -> None:
     fixed = {d["metadata"]["name"]: d["spec"] for d in of_kind(render(), "Deployment")}
     assert fixed["penstock-gateway"]["replicas"] == 2

@@ -118,6 +118,7 @@ def status(
     before = before or InferenceDeploymentStatus()
     updated = revision(deployment)
     findings = _findings(deployment, snapshot, rolled_out=before.revision.current == updated)
+    findings |= _still_scaling(deployment, snapshot, before.conditions)
     complete = findings[ConditionType.ROLLOUT_COMPLETE].status
     ready = sum(pool.ready for pool in snapshot.pools)
     desired = sum(pool.desired for pool in snapshot.pools)
@@ -180,6 +181,20 @@ def _findings(
         well = scaling.reason is Reason.SCALING
         found[ConditionType.SCALING_ACTIVE] = Finding(well, scaling.reason, scaling.message)
     return found
+
+
+def _still_scaling(
+    deployment: InferenceDeployment, snapshot: Snapshot, before: Sequence[Condition]
+) -> dict[ConditionType, Finding]:
+    """What the autoscaler said last holds until it says more: it may have started just now."""
+    kind = ConditionType.SCALING_ACTIVE
+    told = next((c for c in before if c.type == kind), None)
+    if told is None or snapshot.scaling or not deployment.is_autoscaled:
+        return {}
+    if told.reason not in list(Reason):  # of a newer version
+        return {}
+    well = told.status is ConditionStatus.TRUE
+    return {kind: Finding(well, Reason(told.reason), told.message)}
 
 
 def _model(snapshot: Snapshot) -> Finding:

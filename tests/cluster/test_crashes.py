@@ -54,6 +54,23 @@ def test_a_crash_at_any_write_changes_nothing_in_the_end(
     assert crashes >= 0.9 * len(chosen)
 
 
+def test_an_operator_that_is_started_anew_has_nothing_to_tell(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    scaled = {"name": "default", "scaling": {"minReplicas": 2, "maxReplicas": 8}}
+    with site(access, node, tmp_path, "--scaling-interval", "1s") as found:
+        found.apply(scaled)
+        found.settle()
+        eventually(lambda: found.condition("ScalingActive"), "the autoscaler has decided")
+        found.quiet_for(3)
+        found.operator.kill()
+        before = len(found.proxy.writes)
+        found.restart()
+        eventually(lambda: "leading as" in found.operator.tail(5), "it leads")
+        found.quiet_for(5)
+        assert [str(call) for call in found.proxy.writes[before:]] == []
+
+
 def _sample(every: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
     """Spread over the whole life, before and after the commit by turns."""
     step = max(1, len(every) // SAMPLE) | 1

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from api_proxy import ApiProxy
 from fake_node import FakeNode
 from kube import Access
-from operated import Site, site
+from operated import NAME, Site, site
 from operator_process import OperatorProcess
 from waiting import eventually
 
@@ -46,6 +47,36 @@ def test_an_operator_that_was_paused_past_its_lease_acts_no_more(
             first.settle(within=90)
             first.quiet_for(2)
             assert [str(call) for call in first.proxy.writes[stopped:]] == []
+
+
+@pytest.mark.timeout(300)
+def test_only_the_operator_that_leads_explains(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    often = ("--scaling-interval", "1s")
+    with site(access, node, tmp_path, *often) as found, ApiProxy(access) as proxy:
+        second = OperatorProcess(
+            proxy.kubeconfig(tmp_path / "second.kubeconfig"),
+            found.kube.namespace,
+            tmp_path / "second.log",
+            *("--gateway-url", found.gateway.url, *often),
+        )
+        found.apply({"name": "default", "scaling": {"minReplicas": 2, "maxReplicas": 8}})
+        found.settle()
+        eventually(lambda: explains(found, found.operator), "it has decided")
+        with second:
+            second.wait_ready()
+            assert not explains(found, second), "it waits while another leads"
+            found.proxy.go_away()
+            eventually(lambda: explains(found, second), "the other takes over", within=90)
+            assert not explains(found, found.operator), "what it knew is out of date"
+
+
+def explains(found: Site, operator: OperatorProcess) -> bool:
+    url = f"http://127.0.0.1:{operator.port}/explain/{found.kube.namespace}/{NAME}"
+    answer = httpx.get(url)
+    assert answer.status_code in (200, 404)
+    return answer.status_code == 200
 
 
 def test_an_operator_that_ends_in_order_hands_over_at_once(

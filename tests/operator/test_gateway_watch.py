@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import anyio
 import httpx
@@ -116,6 +117,18 @@ async def test_without_any_gateway_nobody_is_waited_for_in_the_end(
         monkeypatch.setattr(module, "SILENCE", 0.0)
         await until(gateways.confirmed)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_silence_in_which_nobody_was_asked_confirms_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gateways = Gateways()
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600)
+    monkeypatch.setattr(module, "time", later)
+    await gateways.watch.begin()
+    assert gateways.watch.view(frozenset()).ready
+    assert not gateways.confirmed()
 
 
 @pytest.mark.anyio

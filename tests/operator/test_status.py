@@ -68,6 +68,15 @@ def test_a_change_of_size_stays_in_the_status_until_the_next_one() -> None:
     assert status(deployment(), later, first, NOW).pools[0].last_scale == change
 
 
+def test_what_the_autoscaler_said_holds_until_it_says_more() -> None:
+    scaled = deployment({"name": "default", "scaling": {"minReplicas": 1, "maxReplicas": 2}})
+    report = ScalingReport(Reason.METRICS_STALE, "no worker answers")
+    first = status(scaled, seen(scaling=report), None, THEN)
+    assert status(scaled, seen(), first, NOW) == first
+    told = {c.type for c in status(deployment(), seen(), first, NOW).conditions}
+    assert ConditionType.SCALING_ACTIVE not in told
+
+
 @pytest.mark.parametrize("router_ready", [True, False])
 @pytest.mark.parametrize("draining", [0, 2])
 def test_ready_is_never_true_without_a_worker_that_generated_a_token(

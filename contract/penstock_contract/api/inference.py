@@ -275,3 +275,9 @@ class InferenceDeployment(ApiModel):
     def served_name(self) -> str:
         """The model name that clients use."""
         return self.spec.model.name or self.metadata.name
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the autoscaler sizes any of its pools."""
+        wanted = self.spec.autoscaling.policy is not ScalingPolicy.NONE
+        return wanted and any(pool.scaling for pool in self.spec.pools)

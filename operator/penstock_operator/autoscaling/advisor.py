@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from penstock_contract.api import InferenceDeployment, ScalingPolicy
+from penstock_contract.api import InferenceDeployment
 from penstock_operator.autoscaling.brain import Memory, Thought, think
 from penstock_operator.autoscaling.clock import steady_wall_clock
 from penstock_operator.autoscaling.lead import lead
@@ -100,9 +100,3 @@ class Advisor(Generic[Name]):
         pairs = [pair for w in scene.workers if (pair := memory.pages.pairs.get(w))]
         pace = self._pace
         return lead(pairs, pace.interval, pace.overhead, pace.unknown_start)
-
-
-def sizes(deployment: InferenceDeployment) -> bool:
-    """Whether the autoscaler has anything to say about a deployment."""
-    wanted = deployment.spec.autoscaling.policy is not ScalingPolicy.NONE
-    return wanted and any(pool.scaling for pool in deployment.spec.pools)

@@ -16,7 +16,7 @@ from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import Reason
 from penstock_contract.labels import API_VERSION, SCALING_MEMORY
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.advisor import Advisor, Pace, sizes
+from penstock_operator.autoscaling.advisor import Advisor, Pace
 from penstock_operator.autoscaling.brain import Memory, Thought
 from penstock_operator.autoscaling.explain import explanations
 from penstock_operator.autoscaling.memory import dump, load
@@ -88,7 +88,11 @@ class Autoscaler:
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None]] = {}
 
     async def run(self) -> None:
-        """Decide until cancelled; the caller holds the lease."""
+        """Decide until cancelled; the caller holds the lease.
+
+        It begins with what the last holder of the lease has stored, not with what it knew itself.
+        """
+        self._forget(set())
         while True:
             keys = {Key(*place) for place in self._cache.names("InferenceDeployment")}
             self._forget(keys)
@@ -121,7 +125,7 @@ class Autoscaler:
 
     async def _consider(self, key: Key) -> None:
         deployment = self._deployment(key)
-        if deployment is None or not sizes(deployment):
+        if deployment is None or not deployment.is_autoscaled:
             self._reports.pop(key, None)
             return
         pools = read_pools(self._cache.of(ENGINE_POOL.name, key))[0]

@@ -186,22 +186,17 @@ class _Operator:
         while True:
             await lease.acquire()
             self._metrics.leads(leading=True)
-            acting = [
-                asyncio.create_task(controller.run()),
-                asyncio.create_task(gateways.run()),
-                asyncio.create_task(scaling.run()),
-            ]
+            acting = asyncio.create_task(_act(controller, gateways, scaling))
             keeping = asyncio.create_task(lease.keep())
             try:
-                await asyncio.wait([*acting, keeping], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([acting, keeping], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (*acting, keeping):
+                for task in (acting, keeping):
                     task.cancel()
-                await asyncio.gather(*acting, keeping, return_exceptions=True)
+                await asyncio.gather(acting, keeping, return_exceptions=True)
                 self._metrics.leads(leading=False)
-            for task in acting:
-                if not task.cancelled() and (error := task.exception()):
-                    log.error("the loop ended and starts again", exc_info=error)
+            if not acting.cancelled() and (error := acting.exception()):
+                log.error("the loop ended and starts again", exc_info=error)
 
     def _gateway_pods(self, api: Api) -> list[Informer]:
         selector = self._options.gateway_selector
@@ -232,6 +227,14 @@ class _Operator:
     def _ready(self) -> bool:
         """All is seen; also a replica that stands by is ready."""
         return self._watches is not None and self._watches.listed
+
+
+async def _act(controller: Controller, gateways: GatewayWatch, scaling: Autoscaler) -> None:
+    """Reconcile until cancelled, but nobody before the gateways were asked."""
+    await gateways.begin()
+    async with asyncio.TaskGroup() as tasks:
+        for work in (controller.run(), gateways.run(), scaling.run()):
+            tasks.create_task(work)
 
 
 def _identity() -> str:

@@ -84,7 +84,12 @@ class Controller:
         return {Key(*place) for place in self._cache.names("InferenceDeployment")}
 
     async def run(self) -> None:
-        """Work until cancelled; the caller holds the lease."""
+        """Work until cancelled; the caller holds the lease.
+
+        What was noted while it was held before says nothing now: another may have led meanwhile.
+        """
+        for noted in (self._since, self._drains, self._refused):
+            noted.clear()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.run())
             tasks.create_task(self._look_again())

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract.api import InferenceDeployment
 from penstock_contract.labels import COMPONENT, NAME
-from penstock_operator.autoscaling.advisor import sizes
 from penstock_operator.autoscaling.explain import recount
 from penstock_operator.cluster.api import SERVICE_ACCOUNT, Api, ApiError, configuration
 from penstock_operator.cluster.kinds import INFERENCE_DEPLOYMENT, POD
@@ -101,7 +100,7 @@ async def _deployment(api: Api, namespace: str, name: str | None) -> Object:
 
 async def _told(api: Api, deployment: InferenceDeployment, raw: Object, system: str) -> str:
     place = (str(raw["metadata"]["namespace"]), deployment.metadata.name)
-    if not sizes(deployment):
+    if not deployment.is_autoscaled:
         raise UserError(
             f"no pool of {place[1]} is sized by the autoscaler: give one `scaling` in place of "
             "`replicas`"

@@ -84,6 +84,12 @@ class GatewayWatch:
             confirmed=frozenset(uid for uid in draining if self._confirms(uid)),
         )
 
+    async def begin(self) -> None:
+        """Ask once; that nobody was asked until now does not mean that no gateway answers."""
+        self._answered, self._answers = time.monotonic(), None
+        self._awaited.clear()
+        await self._ask()
+
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:

@@ -9,7 +9,7 @@ import httpx
 from penstock_contract.api import InferenceDeployment
 from penstock_contract.api.status import LastScale
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.advisor import Advisor, Pace, sizes
+from penstock_operator.autoscaling.advisor import Advisor, Pace
 from penstock_operator.autoscaling.brain import Thought
 from penstock_operator.autoscaling.explain import explanations
 from penstock_operator.autoscaling.record import write
@@ -71,7 +71,7 @@ class Autoscaler:
         while True:
             self._forget_others({d.metadata.name for d in self._desired().deployments})
             for deployment in self._desired().deployments:
-                if sizes(deployment):
+                if deployment.is_autoscaled:
                     await self._consider_or_tell(deployment)
             await asyncio.sleep(LOOK)
 

@@ -54,7 +54,7 @@ class TransferParams(BaseModel):
     """Pull the prompt's blocks: another worker has computed them."""
     remote_engine_id: Text | None = None
     remote_request_id: Text | None = None
-    """The lease: random, and whoever knows it may pull."""
+    """The lease: random; whoever knows it may pull, with the worker token if there is one."""
     remote_block_ids: Any = None
     """Of vLLM's interest: a lease of Penstock's knows its blocks."""
     remote_host: Text | None = None
@@ -94,6 +94,8 @@ class PullOutcome(StrEnum):
     """The other engine has restarted, or the lease is over."""
     INCOMPATIBLE = "incompatible"
     """Another model, type or layout, another version of the protocol, or another prompt."""
+    STRANGER = "stranger"
+    """The two workers do not know the same worker token."""
     LATE = "late"
     """Nothing came for too long, or not all of it while the lease ran."""
     LOST = "lost"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock_contract.handoff import TransferParams
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import Counts
 from penstock_worker.engine import Engine
 from penstock_worker.engine_builder import build_engine
@@ -19,6 +20,7 @@ from penstock_worker.messages import AddRequest, HandoffStats, Output, Source, S
 from penstock_worker.transfer.handoff import Handoff
 
 PATIENCE = 60.0
+TOKENS = WorkerTokens(("the token of these workers",))
 
 
 @dataclass
@@ -88,7 +90,7 @@ def config(model: Path, **changes: Any) -> EngineConfig:
 @contextlib.contextmanager
 def node(model: Path, **changes: Any) -> Iterator[Node]:
     """Build an engine; others can pull from it until the end."""
-    engine, _ = build_engine(config(model, **changes))
+    engine, _ = build_engine(config(model, **changes), TOKENS)
     found = Node(engine)
     engine.start(found.woken.set)
     try:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from penstock_contract.worker_token import ENVIRONMENT
+
 COMMAND = Path(sys.executable).parent / "penstock-worker"
 EXAMPLE_MODEL = Path(__file__).parents[2] / "examples" / "model"
 NAME = "pydoc"
@@ -66,7 +68,9 @@ def _get(url: str) -> httpx.Response:
 
 
 @contextlib.contextmanager
-def worker(log: Path, *arguments: str, model: Path = EXAMPLE_MODEL) -> Iterator[WorkerProcess]:
+def worker(
+    log: Path, *arguments: str, model: Path = EXAMPLE_MODEL, token: str = ""
+) -> Iterator[WorkerProcess]:
     """Start a worker without waiting until it is ready; its standard error goes to `log`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,7 +79,8 @@ def worker(log: Path, *arguments: str, model: Path = EXAMPLE_MODEL) -> Iterator[
     command = [str(COMMAND), "--model", str(model), *names, "--port", str(port), *arguments]
     command += ["--threads", "1"]
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, text=True)
+        environment = {**os.environ, ENVIRONMENT: token}
+        process = subprocess.Popen(command, stderr=stderr, text=True, env=environment)
     try:
         yield WorkerProcess(process, port, log)
     finally:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from penstock_contract.handoff import LeaseOutcome
+from penstock_contract.worker_token import WorkerTokens
+from penstock_worker.transfer.handshake import introduce
 from penstock_worker.transfer.holder import Holder
 from penstock_worker.transfer.leases import Lease, Leases
 from penstock_worker.transfer.protocol import (
     VERSION,
     Channel,
     Granted,
+    Hello,
     Message,
     Pull,
     Refusal,
@@ -56,12 +59,20 @@ class Held:
             Memory(),
             epoch=EPOCH,
             fingerprint=FINGERPRINT,
+            tokens=WorkerTokens(),
             wake=self.woken.set,
         )
         self.holder.start()
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[Channel]:
+        with self.silent() as found:
+            assert introduce(found, WorkerTokens()) is None
+            yield found
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[Channel]:
+        """Connect, and say nothing yet."""
         connection = socket.create_connection(self.address)
         with contextlib.closing(
             Channel(connection, deadline=time.monotonic() + 60, stall=60)
@@ -69,7 +80,7 @@ class Held:
             yield found
 
     def question(self, **changes: object) -> Pull:
-        asked = {"version": VERSION, "epoch": EPOCH, "lease": self.lease.id, "first": 0}
+        asked = {"epoch": EPOCH, "lease": self.lease.id, "first": 0}
         asked |= {"fingerprint": FINGERPRINT, "count": 8, "name": NAMES[7], **changes}
         return Pull(**asked)  # type: ignore[arg-type]
 
@@ -110,7 +121,6 @@ def test_blocks_come_in_order_and_a_release_ends_the_lease(held: Held) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"version": VERSION + 1}, Refusal.VERSION),
         ({"epoch": "another"}, Refusal.EPOCH),
         ({"fingerprint": b"another"}, Refusal.FINGERPRINT),
         ({"lease": "another"}, Refusal.LEASE),
@@ -128,6 +138,13 @@ def test_what_is_not_meant_for_it_is_refused(
 ) -> None:
     assert held.answer(held.question(**wrong)) == Refused(reason)
     assert held.lease.readers == 0
+
+
+@pytest.mark.parametrize("first", [Hello(VERSION + 1, bytes(16)), Release(EPOCH, "")])
+def test_another_version_is_told_so(held: Held, first: Message) -> None:
+    with held.silent() as channel:
+        channel.send(first)
+        assert channel.receive() == Refused(Refusal.VERSION)
 
 
 @pytest.mark.parametrize(

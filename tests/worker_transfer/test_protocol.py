@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from penstock_worker.transfer.protocol import (
     MAX_MESSAGE,
     VERSION,
+    Challenge,
     Channel,
     Corrupt,
     Granted,
+    Hello,
     Message,
+    Proof,
     Pull,
     Refusal,
     Refused,
@@ -26,7 +29,10 @@ from penstock_worker.transfer.protocol import (
 
 NAME = bytes(range(16))
 MESSAGES: list[Message] = [
-    Pull(VERSION, "e" * 16, "l" * 32, bytes(32), 3, 4, NAME),
+    Hello(VERSION, bytes(16)),
+    Challenge(bytes(16), bytes(32)),
+    Proof(bytes(32)),
+    Pull("e" * 16, "l" * 32, bytes(32), 3, 4, NAME),
     Granted("e" * 16, bytes(32), 1 << 21),
     Refused(Refusal.EPOCH),
     Release("e" * 16, "l" * 32),

@@ -18,6 +18,7 @@ from worker_process import NAME, WorkerProcess, eventually, worker
 
 from penstock_contract import headers
 from penstock_contract.handoff import FIELD, LEASES_PATH, PREFILL, PullOutcome, TransferParams
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.messages import AddRequest
 
 TRUSTED = {headers.HANDOFF: "1"}
@@ -43,10 +44,15 @@ def completion(number: int, **options: Any) -> dict[str, Any]:
     return {**body, "temperature": 0, **options}
 
 
-def ask(found: WorkerProcess, body: dict[str, Any], params: Any = None) -> dict[str, Any]:
+def ask(
+    found: WorkerProcess, body: dict[str, Any], params: Any = None, token: str = ""
+) -> dict[str, Any]:
     if params is not None:
         body = {**body, FIELD: params}
-    answer = httpx.post(f"{found.url}/v1/completions", json=body, headers=TRUSTED, timeout=60)
+    shown = dict(WorkerTokens((token,)).headers()) if token else {}
+    answer = httpx.post(
+        f"{found.url}/v1/completions", json=body, headers={**TRUSTED, **shown}, timeout=60
+    )
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -61,8 +67,8 @@ def text(answer: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def ready(log: Path, *arguments: str) -> Iterator[WorkerProcess]:
-    with worker(log, *arguments) as found:
+def ready(log: Path, *arguments: str, token: str = "") -> Iterator[WorkerProcess]:
+    with worker(log, *arguments, token=token) as found:
         eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
         yield found
 
@@ -226,6 +232,39 @@ def test_a_prefill_worker_that_has_restarted(
         assert text(ask(decode, body, told)) == text(ask(other, body))
     assert outcomes.now() == {"stale": 1}
     nothing_is_left(decode)
+
+
+@pytest.mark.parametrize(
+    ("token", "outcome"),
+    [("token-of-these-workers", PullOutcome.COMPLETE), ("another-worker-token", "stranger")],
+)
+def test_kv_goes_to_workers_that_know_the_token_only(
+    tmp_path: Path, other: WorkerProcess, token: str, outcome: str
+) -> None:
+    own = "token-of-these-workers"
+    with (
+        ready(tmp_path / "prefill.log", *TRANSFER, token=own) as first,
+        ready(tmp_path / "decode.log", *TRANSFER, token=token) as second,
+    ):
+        pulls, body = Outcomes(second), completion(90)
+        kept = ask(first, {**body, "max_tokens": 1}, PREFILL, own)[FIELD]
+        assert text(ask(second, body, kept, token)) == text(ask(other, body))
+        assert pulls.now() == {outcome: 1}
+        pulled = outcome == PullOutcome.COMPLETE
+        assert (second.metric("penstock_worker_kv_pulled_bytes_total") > 0) == pulled
+        assert first.metric(LEASES, outcome="pulled") == pulled
+
+
+def test_a_worker_without_a_token_is_a_stranger_to_those_that_have_one(
+    tmp_path: Path, decode: WorkerProcess, other: WorkerProcess
+) -> None:
+    own = "token-of-these-workers"
+    with ready(tmp_path / "prefill.log", *TRANSFER, token=own) as first:
+        pulls, body = Outcomes(decode), completion(91)
+        kept = ask(first, {**body, "max_tokens": 1}, PREFILL, own)[FIELD]
+        assert text(ask(decode, body, kept)) == text(ask(other, body))
+        assert pulls.now() == {PullOutcome.STRANGER: 1}
+        assert first.metric(LEASES, outcome="pulled") == 0
 
 
 def test_a_transfer_that_takes_longer_than_the_lease(

@@ -52,6 +52,8 @@ def main() -> None:
         tokens = WorkerTokens.of(os.environ)
     except ValueError as error:
         sys.exit(_complaint(str(error)))
+    if tokens.values and options.kv_events:
+        log.warning("--kv-events: whoever reaches that port may follow, without a token")
     try:
         shape = read_config(folder)
         if options.runner == "model":

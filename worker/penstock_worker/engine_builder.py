@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from penstock_contract.step_cost import StepCost
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.computing import computation
@@ -38,8 +39,12 @@ DEFAULT_KV_BYTES = 1 << 30
 BENCHMARK_SECONDS = 0.4
 
 
-def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
+def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tuple[Engine, Ready]:
     """Load the model, allocate the pool, and generate a token to warm everything up.
+
+    Args:
+        config: its settings.
+        tokens: by which workers that hand KV over know each other.
 
     Raises:
         UnsupportedModel: the checkpoint is damaged or not one that this engine computes.
@@ -75,7 +80,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         )
     epoch = secrets.token_hex(8)
     engine = _engine(config, runner, shape, num_blocks, max_model_len, cost)
-    engine.handoff = _handoff(config, shape, engine.pool, pool, epoch)
+    engine.handoff = _handoff(config, shape, engine.pool, pool, epoch, tokens)
     return engine, Ready(
         epoch=epoch,
         num_blocks=num_blocks,
@@ -127,7 +132,12 @@ def _proposer(config: EngineConfig) -> Proposer | None:
 
 
 def _handoff(
-    config: EngineConfig, shape: ModelConfig, blocks: BlockPool, pool: KVPool, epoch: str
+    config: EngineConfig,
+    shape: ModelConfig,
+    blocks: BlockPool,
+    pool: KVPool,
+    epoch: str,
+    tokens: WorkerTokens | None,
 ) -> "Handoff | None":
     if config.transfer is None:
         return None
@@ -143,7 +153,9 @@ def _handoff(
         adapters={name: Path(at) for name, at in config.adapters.items()},
     )
     memory = block_memory(pool)
-    return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)
+    return open_handoff(
+        config.transfer, blocks, memory, epoch=epoch, fingerprint=identity, tokens=tokens
+    )
 
 
 def _num_blocks(

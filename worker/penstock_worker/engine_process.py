@@ -5,12 +5,14 @@ a socket pair and CONFIG an `EngineConfig` as JSON. It announces `Ready` after i
 token, and ends when the socket closes, so it never outlives its server.
 """
 
+import os
 import signal
 import socket
 import sys
 
 import msgspec
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.engine_loop import run_engine
@@ -31,7 +33,7 @@ def _build(config: EngineConfig) -> tuple[Engine, Ready]:
     # torch takes a second to import: by now commands are already being read.
     from penstock_worker.engine_builder import build_engine
 
-    return build_engine(config)
+    return build_engine(config, WorkerTokens.of(os.environ))
 
 
 if __name__ == "__main__":

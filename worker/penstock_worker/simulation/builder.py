@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig, SimulationConfig
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from penstock_worker.transfer.handoff import Handoff
 
 
-def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
+def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tuple[Engine, Ready]:
     """Return an engine that takes as long as `config.simulation` says.
+
+    Args:
+        config: its settings.
+        tokens: by which workers that hand KV over know each other.
 
     Raises:
         UnsupportedModel: the folder has no configuration of a model.
@@ -54,7 +59,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, Ready]:
         cost=simulation.cost,
     )
     epoch = secrets.token_hex(8)
-    engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch)
+    engine.handoff = _handoff(config, simulation, shape, engine.pool, epoch, tokens)
     return engine, Ready(
         epoch=epoch,
         num_blocks=num_blocks,
@@ -73,6 +78,7 @@ def _handoff(
     shape: ModelConfig,
     blocks: BlockPool,
     epoch: str,
+    tokens: WorkerTokens | None,
 ) -> "Handoff | None":
     if config.transfer is None:
         return None
@@ -83,4 +89,6 @@ def _handoff(
     )
     block_bytes = shape.kv_bytes_per_token * config.block_size / 2  # as bfloat16
     memory = SimulatedMemory(block_bytes / simulation.kv_bandwidth, time.sleep)
-    return open_handoff(config.transfer, blocks, memory, epoch=epoch, fingerprint=identity)
+    return open_handoff(
+        config.transfer, blocks, memory, epoch=epoch, fingerprint=identity, tokens=tokens
+    )

@@ -1,9 +1,11 @@
 """The server's end of a simulated engine, which is a thread: it sleeps, so it needs no process."""
 
 import contextlib
+import os
 import socket
 import threading
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.engine_loop import run_engine
 from penstock_worker.server.engine_client import EngineClient
@@ -20,7 +22,8 @@ class SimulatedEngineClient(EngineClient):
 
 def _run(connection: socket.socket, config: EngineConfig) -> None:
     with connection:
-        run_engine(connection, config, build_engine)
+        tokens = WorkerTokens.of(os.environ)
+        run_engine(connection, config, lambda found: build_engine(found, tokens))
         # Closing would not do: the thread that reads still holds the socket.
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

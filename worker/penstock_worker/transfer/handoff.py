@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock_contract.handoff import LeaseOutcome, PullOutcome, TransferParams
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.messages import HandoffStats, Source
 from penstock_worker.request import Request
@@ -66,6 +67,7 @@ class Handoff:
         identity: of this engine.
         listener: a bound socket, where others pull; the hand-off's own from now on.
         lease_seconds: how long blocks are kept.
+        tokens: that prove workers to each other.
         clock: monotonic seconds.
     """
 
@@ -76,6 +78,7 @@ class Handoff:
         identity: Identity,
         listener: socket.socket,
         lease_seconds: float,
+        tokens: WorkerTokens | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.leases = Leases(int(pool.num_blocks * SHARE))
@@ -84,6 +87,7 @@ class Handoff:
         self._identity = identity
         self._port: int = listener.getsockname()[1]
         self._lease_seconds = lease_seconds
+        self._tokens = tokens or WorkerTokens()
         self._clock = clock
         self._waits: dict[str, _Wait] = {}
         self._room = int(pool.num_blocks * SHARE)
@@ -99,6 +103,7 @@ class Handoff:
             memory,
             epoch=identity.epoch,
             fingerprint=identity.fingerprint,
+            tokens=self._tokens,
             wake=lambda: self._wake(),
             clock=clock,
         )
@@ -162,7 +167,7 @@ class Handoff:
             if wait.pull is not None:
                 wait.pull.cancel()
             else:
-                release_soon(wait.source)
+                release_soon(wait.source, self._tokens)
                 self._end(wait, PullOutcome.CANCELLED)
 
     def settle(self) -> list[Request]:
@@ -177,7 +182,7 @@ class Handoff:
             outcome = self._begin(wait, now)
             if outcome is not None:
                 if outcome is not PullOutcome.UNUSABLE:
-                    release_soon(wait.source)
+                    release_soon(wait.source, self._tokens)
                 ready += self._end(wait, outcome)
         return ready
 
@@ -227,6 +232,7 @@ class Handoff:
             names=names[len(prefix) :],
             blocks=self._pool.allocate(missing),
             memory=self._memory,
+            tokens=self._tokens,
             deadline=wait.deadline,
             clock=self._clock,
         )

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 
 from penstock_contract.handoff import LeaseOutcome
+from penstock_contract.worker_token import WorkerTokens
+from penstock_worker.transfer.handshake import admit
 from penstock_worker.transfer.leases import Lease, Leases
 from penstock_worker.transfer.memory import BlockMemory
 from penstock_worker.transfer.protocol import (
-    VERSION,
     Channel,
     Corrupt,
     Granted,
@@ -44,6 +45,7 @@ class Holder:
         memory: the blocks' bytes.
         epoch: of this engine.
         fingerprint: of its blocks.
+        tokens: one of which a puller must know.
         wake: called when a lease has ended, or its last reader has gone; from any thread.
         clock: monotonic seconds, as in the leases.
     """
@@ -56,6 +58,7 @@ class Holder:
         *,
         epoch: str,
         fingerprint: bytes,
+        tokens: WorkerTokens,
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,6 +67,7 @@ class Holder:
         self._memory = memory
         self._epoch = epoch
         self._fingerprint = fingerprint
+        self._tokens = tokens
         self._wake = wake
         self._clock = clock
         self._closed = False
@@ -107,14 +111,15 @@ class Holder:
             self._seats.release()
 
     def _answer(self, channel: Channel) -> None:
-        match channel.receive():
+        match admit(channel, self._tokens):
+            case Refusal() as reason:
+                _refuse(channel, reason)
             case Release() as message:
                 self._release(message, LeaseOutcome.RELEASED)
             case Pull() as wanted:
                 lease = self._open(wanted)
                 if isinstance(lease, Refusal):
-                    log.info("refused a pull: %s", lease)
-                    channel.send(Refused(lease))
+                    _refuse(channel, lease)
                     return
                 try:
                     self._send(channel, lease, wanted)
@@ -126,8 +131,6 @@ class Holder:
                         self._release(message, LeaseOutcome.PULLED)
 
     def _open(self, wanted: Pull) -> Lease | Refusal:
-        if wanted.version != VERSION:
-            return Refusal.VERSION
         if wanted.epoch != self._epoch:
             return Refusal.EPOCH
         if wanted.fingerprint != self._fingerprint:
@@ -151,6 +154,11 @@ class Holder:
         if message.epoch == self._epoch:
             self._leases.end(message.lease, outcome)
             self._wake()
+
+
+def _refuse(channel: Channel, reason: Refusal) -> None:
+    log.info("refused a pull: %s", reason)
+    channel.send(Refused(reason))
 
 
 def _covers(lease: Lease, wanted: Pull) -> bool:

@@ -2,6 +2,7 @@
 
 import socket
 
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine_config import TransferConfig
 from penstock_worker.transfer.handoff import Handoff, Identity
@@ -15,6 +16,7 @@ def open_handoff(
     *,
     epoch: str,
     fingerprint: bytes,
+    tokens: WorkerTokens | None = None,
 ) -> Handoff:
     """Return a hand-off that listens once it is started.
 
@@ -26,7 +28,7 @@ def open_handoff(
             "--kv-transfer needs --enable-prefix-caching: blocks are found by their names"
         )
     identity = Identity(config.worker, epoch, fingerprint, config.advertised_host)
-    return Handoff(pool, memory, identity, _listen(config), config.lease_seconds)
+    return Handoff(pool, memory, identity, _listen(config), config.lease_seconds, tokens)
 
 
 def _listen(config: TransferConfig) -> socket.socket:

@@ -1,5 +1,8 @@
 """What two workers say to each other when one pulls blocks of KV from the other. All of it.
 
+    puller → holder    Hello        the version, and a random number
+    holder → puller    Challenge    another one, and a proof that it knows the token; or Refused
+    puller → holder    Proof        that it knows the token, too
     puller → holder    Pull         which blocks of which lease, and what it takes the holder for
     holder → puller    Granted      what it is, for the puller to compare; or Refused, and the end
     holder → puller    block, checksum, block, checksum, …    as many as were asked for
@@ -13,11 +16,12 @@ any block is sent: these are in the fingerprint.
 A block has a name (`penstock_contract.blocks`): a chained hash of all tokens up to its end, made
 by each worker from the tokens that it knows. So the name of the last block wanted says what the
 prompt is, and the checksum of a block covers its name: nothing that belongs to another place or
-prompt can pass for it. It is a CRC-32 and finds accidents, not forgeries; who may connect is the
-network's business (a NetworkPolicy), and a lease is a random number that only its request knows.
+prompt can pass for it. It is a CRC-32 and finds accidents, not forgeries on the wire: those are
+the network's business. Who may ask at all is decided by the token that workers share (`handshake`),
+and a lease is a random number that only its request knows.
 
-A Release may also come alone, on a connection of its own. Any message that is not expected ends
-the connection. Neither side tries twice: what does not come is computed.
+Instead of a Pull a Release may come alone. Any message that is not expected ends the connection.
+Neither side tries twice: what does not come is computed.
 """
 
 import contextlib
@@ -33,7 +37,7 @@ import msgspec
 
 Buffer = bytes | bytearray | memoryview
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_MESSAGE: Final = 1024
 
 _LENGTH = struct.Struct("<I")
@@ -48,6 +52,8 @@ class Refusal(StrEnum):
     """Why a holder sends nothing."""
 
     VERSION = "version"
+    TOKEN = "token"  # noqa: S105 - a reason, not a token
+    """No proof of the token that this worker knows."""
     EPOCH = "epoch"
     """The engine that gave the lease has ended."""
     LEASE = "lease"
@@ -58,10 +64,29 @@ class Refusal(StrEnum):
     """It does not cover these blocks, or they are of another prompt."""
 
 
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """Begins."""
+
+    version: int
+    nonce: bytes
+
+
+class Challenge(msgspec.Struct, frozen=True, tag="challenge"):
+    """Asks for a proof, and gives one."""
+
+    nonce: bytes
+    proof: bytes
+
+
+class Proof(msgspec.Struct, frozen=True, tag="proof"):
+    """Gives one."""
+
+    proof: bytes
+
+
 class Pull(msgspec.Struct, frozen=True, tag="pull"):
     """Asks for blocks `first` to `first + count` of a prompt."""
 
-    version: int
     epoch: str
     lease: str
     fingerprint: bytes
@@ -92,7 +117,7 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     lease: str
 
 
-Message = Pull | Granted | Refused | Release
+Message = Hello | Challenge | Proof | Pull | Granted | Refused | Release
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from penstock_contract.handoff import PullOutcome
+from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.messages import Source
 from penstock_worker.transfer import protocol
+from penstock_worker.transfer.handshake import StrangerError, introduce
 from penstock_worker.transfer.memory import BlockMemory
 from penstock_worker.transfer.protocol import (
-    VERSION,
     Channel,
     Corrupt,
     Granted,
@@ -29,9 +30,16 @@ _REFUSED = {
     Refusal.EPOCH: PullOutcome.STALE,
     Refusal.LEASE: PullOutcome.STALE,
     Refusal.VERSION: PullOutcome.INCOMPATIBLE,
+    Refusal.TOKEN: PullOutcome.STRANGER,
     Refusal.FINGERPRINT: PullOutcome.INCOMPATIBLE,
     Refusal.BLOCKS: PullOutcome.INCOMPATIBLE,
 }
+_NOTHING_TO_RELEASE = (
+    PullOutcome.COMPLETE,
+    PullOutcome.UNREACHABLE,
+    PullOutcome.STALE,
+    PullOutcome.STRANGER,
+)
 
 
 class Pull:
@@ -44,6 +52,7 @@ class Pull:
         names: of the blocks wanted, in order.
         blocks: this worker's, to be filled; nobody else touches them before `done` is called.
         memory: where they are.
+        tokens: that prove both workers to each other.
         deadline: monotonic seconds.
         clock: monotonic seconds.
     """
@@ -57,6 +66,7 @@ class Pull:
         names: Sequence[bytes],
         blocks: Sequence[int],
         memory: BlockMemory,
+        tokens: WorkerTokens,
         deadline: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +80,7 @@ class Pull:
         """Final when `done` is called."""
         self._fingerprint = fingerprint
         self._memory = memory
+        self._tokens = tokens
         self._deadline = deadline
         self._clock = clock
         self._lock = threading.Lock()
@@ -94,8 +105,8 @@ class Pull:
             if self._cancelled:
                 self.outcome = PullOutcome.CANCELLED
             done(self)
-        if self.outcome not in (PullOutcome.COMPLETE, PullOutcome.UNREACHABLE, PullOutcome.STALE):
-            release(self.source)
+        if self.outcome not in _NOTHING_TO_RELEASE:
+            release(self.source, self._tokens)
 
     def _outcome(self) -> PullOutcome:
         try:
@@ -112,6 +123,8 @@ class Pull:
                     return PullOutcome.CANCELLED
             try:
                 return self._talk(channel)
+            except StrangerError:
+                return PullOutcome.STRANGER
             except Corrupt:
                 return PullOutcome.CORRUPT
             except TimeoutError:
@@ -123,6 +136,9 @@ class Pull:
                     self._channel = None
 
     def _talk(self, channel: Channel) -> PullOutcome:
+        refused = introduce(channel, self._tokens)
+        if refused is not None:
+            return _REFUSED[refused]
         channel.send(self._question())
         match channel.receive():
             case Refused(reason):
@@ -142,7 +158,6 @@ class Pull:
 
     def _question(self) -> protocol.Pull:
         return protocol.Pull(
-            version=VERSION,
             epoch=self.source.epoch,
             lease=self.source.lease,
             fingerprint=self._fingerprint,
@@ -159,18 +174,19 @@ class Pull:
             self.received += 1
 
 
-def release(source: Source) -> None:
+def release(source: Source, tokens: WorkerTokens) -> None:
     """Tell whoever holds the blocks that nobody will pull them, as well as that can be done."""
-    with contextlib.suppress(OSError, UnicodeError):
+    with contextlib.suppress(OSError, UnicodeError, Corrupt, StrangerError):
         deadline = time.monotonic() + RELEASE_SECONDS
         connection = _connect(source, RELEASE_SECONDS)
         with contextlib.closing(Channel(connection, deadline=deadline, stall=RELEASE_SECONDS)) as c:
-            c.send(Release(source.epoch, source.lease))
+            if introduce(c, tokens) is None:
+                c.send(Release(source.epoch, source.lease))
 
 
-def release_soon(source: Source) -> None:
+def release_soon(source: Source, tokens: WorkerTokens) -> None:
     """`release`, in a thread."""
-    threading.Thread(target=release, args=(source,), name="kv-release", daemon=True).start()
+    threading.Thread(target=release, args=(source, tokens), name="kv-release", daemon=True).start()
 
 
 def _connect(source: Source, patience: float) -> socket.socket:

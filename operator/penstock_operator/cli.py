@@ -164,7 +164,11 @@ def _questions() -> Iterator[str]:
 @click.argument("name", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
 def logs(name: str | None, follow: bool) -> None:
-    """Show what processes print: NAME is a worker, a pool, `gateway` or `runtime`."""
+    """Show what processes print: NAME is a worker, a pool, `gateway` or `runtime`.
+
+    A log begins anew after 16 MiB. What it had before lies beside it, in `logs/NAME.log.1` of the
+    state folder ($PENSTOCK_HOME, else ~/.local/state/penstock), until that happens again.
+    """
     from penstock_operator.local.logs import choose, lines
     from penstock_operator.local.ownership import owner
 

@@ -1,14 +1,14 @@
 """Which logs are shown, and that following loses and splits no line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
-from penstock_operator.local.logs import choose, lines
+from penstock_operator.local.logs import bound, choose, lines, older
 
 
 @pytest.fixture
@@ -54,6 +54,48 @@ def test_following_yields_whole_lines_as_they_come(home: Home) -> None:
         return again
 
     assert list(lines([log], follow=follow)) == ["first of gateway", "second", "third"]
+
+
+def test_a_log_that_has_become_too_long_begins_anew_under_its_writer(home: Home) -> None:
+    log = home.log("gateway")
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 100 + b"\n")
+        bound(log, longest=1000)
+        assert not older(log).exists()
+        bound(log, longest=100)
+        writer.write(b"after\n")
+    assert log.read_text() == "after\n"
+    assert older(log).read_text().startswith("first of gateway\nxxx")
+    assert choose(home, "gateway") == [log]
+
+
+def test_following_a_log_that_begins_anew_loses_no_line(home: Home) -> None:
+    log = home.log("gateway")
+
+    def write(text: str) -> None:
+        with log.open("a") as file:
+            file.write(text)
+
+    def steps() -> Iterator[bool]:
+        yield True
+        write("seen\n")
+        yield True
+        write("unseen\nhalf")
+        bound(log, longest=10)
+        write(" a line\nnew\n")
+        yield True
+        yield False
+
+    step = steps()
+    found = list(lines([log], follow=lambda: next(step)))
+    assert found == ["first of gateway", "seen", "unseen", "half a line", "new"]
+
+
+def test_a_full_disk_gets_its_space_back(home: Home) -> None:
+    log = home.log("gateway")
+    older(log).mkdir()  # nothing can be copied there
+    bound(log, longest=5)
+    assert log.read_text() == ""
 
 
 def test_an_unfinished_last_line_is_shown(home: Home) -> None:

@@ -15,6 +15,8 @@ from penstock_operator.local.command import Command
 from penstock_operator.local.decide import Phase, Process, Wanted
 from penstock_operator.local.home import Home
 from penstock_operator.local.journal import Journal
+from penstock_operator.local.logs import bound
+from penstock_operator.local.logs import remove as remove_log
 from penstock_operator.local.member import Member
 from penstock_operator.local.probe import Prober
 from penstock_operator.local.spawn import end_group, executable, remember, spawn
@@ -111,6 +113,11 @@ class Crew:
             self._remember()
         return ended
 
+    def bound_logs(self) -> None:
+        """Keep what processes print from filling the disk."""
+        for name in ("runtime", *self._members):
+            bound(self._home.log(name))
+
     def end_everything(self) -> None:
         """Kill whatever still lives, and wait for it."""
         for member in self.members:
@@ -136,4 +143,4 @@ class Crew:
     def _keep_log(self, log: Path) -> None:
         self._dead_logs.append(log)
         while len(self._dead_logs) > DEAD_LOGS:
-            self._dead_logs.popleft().unlink(missing_ok=True)
+            remove_log(self._dead_logs.popleft())

@@ -32,7 +32,7 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """What processes print: `logs/<process>.log`."""
+        """What processes print: `logs/<process>.log`, and before that `logs/<process>.log.1`."""
         return self.root / "logs"
 
     @property

@@ -1,5 +1,12 @@
-"""Reading what processes print: one log or all of them, once or as they grow."""
+"""Reading what processes print, once or as it grows, and bounding how much of it is kept.
 
+A process holds its log open for as long as it lives, so a log that has become too long is copied
+and then emptied in place; it is opened for appending, and goes on at the new end.
+"""
+
+import contextlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +15,34 @@ from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
 
 PAUSE = 0.2
+LONGEST = 16 << 20
+"""Bytes of a log before it begins anew; what was in it is kept until that happens again."""
+
+
+def older(log: Path) -> Path:
+    """Return where a log goes that has become too long."""
+    return log.with_name(f"{log.name}.1")
+
+
+def bound(log: Path, longest: int = LONGEST) -> None:
+    """Let a log that has become too long begin anew.
+
+    Lines that are written at that very moment may be lost; on a full disk, all that it had is.
+    """
+    try:
+        if log.stat().st_size <= longest:
+            return
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(OSError):
+        shutil.copyfile(log, older(log))
+    os.truncate(log, 0)
+
+
+def remove(log: Path) -> None:
+    """Remove a log and what it was before."""
+    log.unlink(missing_ok=True)
+    older(log).unlink(missing_ok=True)
 
 
 def choose(home: Home, name: str | None) -> list[Path]:
@@ -45,12 +80,19 @@ def lines(logs: list[Path], *, follow: Callable[[], bool]) -> Iterator[str]:
 
 def _grown(log: Path, offset: int, *, partial: bool) -> tuple[str, int]:
     """Return the whole lines that a log has beyond an offset, and the offset after them."""
+    rest = b""
     try:
-        with log.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
+        if log.stat().st_size < offset:  # it has begun anew
+            rest, offset = _beyond(older(log), offset), 0
+        data = _beyond(log, offset)
     except FileNotFoundError:  # an old log that was pruned
         return "", offset
     if not partial:
         data = data[: data.rfind(b"\n") + 1]
-    return data.decode(errors="replace"), offset + len(data)
+    return (rest + data).decode(errors="replace"), offset + len(data)
+
+
+def _beyond(log: Path, offset: int) -> bytes:
+    with log.open("rb") as file:
+        file.seek(offset)
+        return file.read()

@@ -136,6 +136,7 @@ class Runtime:
         self._write_fleet()
         self._write_tenants()
         self._write_status()
+        self._crew.bound_logs()
 
     def _read_desired(self) -> None:
         """Plan anew when an object changed; what cannot be used changes nothing."""

@@ -107,7 +107,7 @@ def _begin(home: Home, deployments: list[InferenceDeployment]) -> dict[str, int]
     """Forget the last run (but not its processes) and write down what this one is to run."""
     home.status.unlink(missing_ok=True)
     home.fleet.unlink(missing_ok=True)
-    for old in (*home.logs.glob("*.log"), *home.autoscaling.glob("*")):
+    for old in (*home.logs.glob("*"), *home.autoscaling.glob("*")):
         old.unlink()
     store = Store(home.objects)
     store.clear()

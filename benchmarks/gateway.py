@@ -8,6 +8,10 @@ figure is the median over the rounds. Prints JSON lines: CPU µs per request (sm
 added to the latency at 100 requests a second and to the time to the first event, streamed chunks a
 second at saturation, CPU µs per chunk, and memory growth by 100 clients that never read.
 
+Python itself is half of what our gateway computes, so it matters how that was built: the image's is
+optimised by profile (PGO), as Debian's is and most of pyenv's are not. `--python` names one of this
+version that runs our gateway.
+
 Ours has every feature on: validation, admission, prefix routing, retries, the resume journal and
 metrics; the routers route by prefix (`cache_aware`), nginx takes turns.
 """
@@ -18,6 +22,7 @@ import random
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections import defaultdict
@@ -165,7 +170,7 @@ def main() -> None:
         folder = Path(name)
         bench = Bench(folder, seconds)
         stack.callback(bench.stop)
-        routers = start([OURS, *peers], bench.ports, folder, stack)
+        routers = start([OURS, *peers], bench.ports, folder, stack, options.python)
         for number in range(rounds):
             for router in random.Random(number).sample(routers, len(routers)):
                 for key, value in bench.measure(router).items():
@@ -188,9 +193,18 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--peers", default="", help=f"separated by commas, of {', '.join(PEERS)}")
+    parser.add_argument("--python", type=_same_version, default=sys.executable, help="runs ours")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one short round")
     return parser.parse_args()
+
+
+def _same_version(python: str) -> str:
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))"]
+    found = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    if found != sysconfig.get_config_var("SOABI"):
+        raise argparse.ArgumentTypeError(f"{python} is of another version: {found}")
+    return python
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from penstock_gateway.build import build
 OURS = "penstock"
 TWO_OF_OURS = "penstock-2"
 """The same with two processes."""
+_MAIN = "from penstock_gateway.cli import main; main()"
 _NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
@@ -44,15 +45,26 @@ http {{
 
 
 class Router:
-    """A process, and how much it has used."""
+    """A process, and how much it has used.
 
-    def __init__(self, name: str, workers: Sequence[int], folder: Path) -> None:
+    Args:
+        name: which one.
+        workers: their ports.
+        folder: for what it writes.
+        python: runs our gateway.
+    """
+
+    def __init__(
+        self, name: str, workers: Sequence[int], folder: Path, python: str = sys.executable
+    ) -> None:
         self.name = name
         self.port = free_port()
         self._log = (folder / f"{name}.log").open("w")
-        command = _COMMANDS[name](self.port, workers, folder)
-        search = {"PYTHONPATH": str(_compiled_gateway())} if name in (OURS, TWO_OF_OURS) else {}
-        environment = {**os.environ, **search}
+        command, environment = _COMMANDS[name](self.port, workers, folder), dict(os.environ)
+        if name in (OURS, TWO_OF_OURS):
+            command = [python, "-c", _MAIN, *command]
+            own = [entry for entry in sys.path[1:] if not entry.startswith(sys.base_prefix)]
+            environment["PYTHONPATH"] = os.pathsep.join([str(_compiled_gateway()), *own])
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=self._log, env=environment
         )
@@ -117,12 +129,16 @@ class Router:
 
 
 def start(
-    names: Sequence[str], workers: Sequence[int], folder: Path, stack: ExitStack
+    names: Sequence[str],
+    workers: Sequence[int],
+    folder: Path,
+    stack: ExitStack,
+    python: str = sys.executable,
 ) -> list[Router]:
     """Start routers in front of workers on these ports; they end with `stack`."""
     found = []
     for name in names:
-        router = Router(name, workers, folder)
+        router = Router(name, workers, folder, python)
         stack.callback(router.stop)
         found.append(router)
     return found
@@ -155,8 +171,7 @@ def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
             for n in workers
         ),
     ).write(fleet)
-    program = Path(sys.executable).with_name("penstock-gateway")
-    return [str(program), "--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
+    return ["--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
 
 
 def _two_processes(port: int, workers: Sequence[int], folder: Path) -> list[str]:

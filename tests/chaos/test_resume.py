@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from accidents import Accidents
 from fault_proxy import FaultProxy
 from stream_auditor import Recording, audit, record
 from tool_models import HERMES, make
@@ -47,28 +48,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     with worker(folder / "log", "--dtype", "float32", model=model) as found:
         eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
         yield found
-
-
-class Accidents:
-    """Workers whose answers break after so many bytes: one number per attempt of a request."""
-
-    def __init__(self, *proxies: FaultProxy) -> None:
-        self.proxies = proxies
-        self.bytes: tuple[int, ...] = ()
-        for proxy in proxies:
-            proxy.cut = self.of
-
-    def of(self, request: bytes) -> int | None:
-        """Return after how many bytes an attempt breaks."""
-        head = request.split(b"\r\n\r\n")[0]
-        _, _, number = head.partition(b"x-penstock-attempt: ")
-        attempt = int(number.split(b"\r\n")[0] or 1)
-        return self.bytes[attempt - 1] if attempt <= len(self.bytes) else None
-
-    @property
-    def happened(self) -> int:
-        """How often an answer was cut."""
-        return sum(proxy.cuts for proxy in self.proxies)
 
 
 @pytest.fixture

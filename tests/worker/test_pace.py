@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock_contract.step_cost import StepCost
@@ -128,6 +128,29 @@ def test_what_steps_really_cost_is_learned_from_those_that_are_bounded() -> None
             busy.abort([f"prompt-{old}" for old in range(number + 1)])
     assert took[0] > 0.1
     assert took[-1] == pytest.approx(0.05, rel=0.05)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3000), st.integers(1, 30), st.none() | st.floats(1e-4, 1.0)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_every_request_ends_whatever_paces_are_asked_for(
+    asked: list[tuple[int, int, float | None]],
+) -> None:
+    busy = engine()
+    for number, (prompt, output, pace) in enumerate(asked):
+        ask(busy, str(number), prompt, output, pace, first=number)
+    tokens = dict.fromkeys(map(str, range(len(asked))), 0)
+    while busy.busy:
+        batch = busy.step()
+        assert batch.stats.prefill_tokens + batch.stats.decode_tokens > 0
+        for found in batch.outputs:
+            tokens[found.id] += len(found.tokens)
+    assert list(tokens.values()) == [output for _, output, _ in asked]
 
 
 def decoding(tpot: float, prompt: int = 10) -> Request:

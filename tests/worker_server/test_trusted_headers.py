@@ -1,8 +1,10 @@
 """What the gateway says in headers: priority, deadline, tenant."""
 
+import itertools
+
 import httpx
 import pytest
-from worker_process import NAME, WorkerProcess
+from worker_process import NAME, WorkerProcess, eventually
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError
@@ -60,6 +62,26 @@ def test_a_header_without_meaning_is_refused_by_name(header: str, value: str) ->
 def test_a_pace_is_asked_for_in_seconds_and_by_nobody_else_than_the_gateway() -> None:
     assert Trusted.of({headers.TPOT_OBJECTIVE: "0.05"}).tpot == 0.05
     assert Trusted.of({}).tpot is None
+
+
+def _cut_steps(served: WorkerProcess, sent: dict[str, str], first: int) -> float:
+    """Return the steps that were cut while a prompt, told by its first token, joined a stream."""
+    name = "penstock_worker_bounded_steps_total"
+    before = served.metric(name)
+    body = {"model": NAME, "prompt": "def spam(", "max_tokens": 480, "ignore_eos": True}
+    url = f"{served.url}/v1/completions"
+    with httpx.stream("POST", url, json={**body, "stream": True}, headers=sent, timeout=60) as s:
+        lines = s.iter_lines()
+        next(lines)  # and the stream goes on while the other is answered
+        _complete(served, {}, prompt=[first, *range(100, 500)], max_tokens=1)
+    return served.metric(name) - before
+
+
+def test_prompts_are_cut_beside_a_stream_that_asks_for_a_pace(served: WorkerProcess) -> None:
+    firsts = itertools.count(500)
+    assert _cut_steps(served, {}, next(firsts)) == 0
+    hasty = {headers.TPOT_OBJECTIVE: "0.0001"}
+    eventually(lambda: _cut_steps(served, hasty, next(firsts)) > 0, "a prompt is cut")
 
 
 def test_the_gateways_priority_overrules_the_bodys() -> None:

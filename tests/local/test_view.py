@@ -1,0 +1,33 @@
+"""What the local runtime tells the gateway."""
+
+import pytest
+
+from penstock_contract.api import InferenceDeployment
+from penstock_operator.local.desired import Desired
+from penstock_operator.local.view import fleet
+
+
+def deployment(**spec: object) -> InferenceDeployment:
+    return InferenceDeployment.model_validate(
+        {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "InferenceDeployment",
+            "metadata": {"name": "m", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "model": {"uri": "file:///models/m"},
+                "pools": [{"name": "default", "replicas": 1}],
+                **spec,
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("slo", "seconds"),
+    [({"tpot": {"target": "50ms"}}, 0.05), ({"ttft": {"target": "1s"}}, None), ({}, None)],
+)
+def test_the_gateway_hears_the_pace_that_a_deployment_asks_for(
+    slo: dict[str, object], seconds: float | None
+) -> None:
+    told = fleet(Desired((deployment(slo=slo),)), (), generation=1)
+    assert [model.tpot for model in told.models] == [seconds]

@@ -57,7 +57,11 @@ def _serve_together(options: argparse.Namespace, tokens: WorkerTokens) -> NoRetu
         reserved = reserve(options.host, options.port)
     except OSError as error:
         _cannot_listen(options, error)
-    found = Parent(options.processes).run()
+    try:
+        parent = Parent(options.processes)
+    except OSError as error:
+        sys.exit(f"penstock-gateway: --processes: no folder for what they share: {error}")
+    found = parent.run()
     if isinstance(found, int):
         sys.exit(found)
     _name_in_log(found)

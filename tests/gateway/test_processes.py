@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from gateway_children import Answer, Wire, children, wire_to_each
+from gateway_children import Answer, Wire, account_of, children, wire_to_each
 from stub_worker import EVENTS, StubWorker
 
 from penstock_contract import headers
@@ -137,6 +137,20 @@ async def test_a_killed_process_comes_back_and_costs_the_other_no_stream(pair: A
             for wire in fresh:
                 assert await wire.metric(ARRIVALS) == 4
         assert "ended: SIGKILL; again in" in pair.said()
+
+
+async def test_a_process_that_hangs_is_replaced(pair: Any) -> None:
+    hung, well = sorted(children(pair))
+    account = account_of(pair, hung)
+    os.kill(hung, signal.SIGSTOP)
+    os.utime(account, (0, 0))  # as if for long
+
+    async def replaced() -> bool:
+        return len(children(pair) - {hung}) == 2
+
+    await pair.until(replaced, 60)
+    assert well in children(pair)
+    assert "hangs and is killed" in pair.said()
 
 
 async def test_told_to_stop_all_processes_finish_their_streams(pair: Any) -> None:

@@ -169,7 +169,7 @@ class Routers:
                 if other is not router:
                     for event in events:
                         other.hear(event, NOW)
-                    other.elsewhere(number, router.loads(workers), whole=False)
+                    other.elsewhere(number, router.loads(workers, NOW), whole=False)
 
 
 def send(router: Router, prompt: Prompt) -> Ticket:
@@ -226,7 +226,7 @@ def test_loads_are_right_again_after_news_that_did_not_arrive() -> None:
     both.tell()
     one.ended(ticket)
     both.diaries[0].read()  # lost
-    other.elsewhere(0, one.loads(), whole=True)
+    other.elsewhere(0, one.loads(None, NOW), whole=True)
     found = other.rank(FLEET, Prompt(), tie=0, now=NOW)
     assert all(choice.candidate.resident == 0 for choice in found)
 

@@ -85,6 +85,19 @@ async def wire_to_each(gateway: GatewayProcess, count: int = 2) -> AsyncIterator
             await wire.close()
 
 
+def account_of(gateway: GatewayProcess, pid: int) -> Path:
+    """Return the file in which a process leaves what it has counted."""
+    sockets = _open(pid)
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        listens = fields[5] == "01"
+        if len(fields) > 7 and listens and f"socket:[{fields[6]}]" in sockets:
+            account = Path(fields[7]).with_suffix(".json")
+            if account.exists():
+                return account
+    raise LookupError(f"process {pid} of {gateway.url} listens to no sibling")
+
+
 async def _wire(gateway: GatewayProcess) -> Wire:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     client = writer.get_extra_info("sockname")[1]

@@ -14,7 +14,7 @@ from penstock_gateway.siblings.news import News, Shared
 
 log = logging.getLogger("penstock.gateway.siblings")
 
-BATCH_SECONDS: Final = 0.002
+BATCH_SECONDS: Final = 0.005
 """For which news are collected."""
 WHOLE_SECONDS: Final = 0.25
 """Between two accounts of all that there is, for what did not arrive."""

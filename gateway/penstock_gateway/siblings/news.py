@@ -76,7 +76,7 @@ class Shared:
         events, workers = self.diary.read()
         return {
             "events": events,
-            "loads": self.router.loads(None if whole else workers),
+            "loads": self.router.loads(None if whole else workers, self.clock()),
             "tenants": self.door.usage(),
             "queues": gates.levels(),
             "whole": whole,
@@ -85,7 +85,7 @@ class Shared:
     def opening(self, gates: Gates) -> News:
         """Return what a sibling has to know that was not told anything yet."""
         usage, left = self.door.opening()
-        loads, queues = self.router.loads(None), gates.levels()
+        loads, queues = self.router.loads(None, self.clock()), gates.levels()
         return {"loads": loads, "tenants": usage, "left": left, "queues": queues}
 
     def begin(self, sibling: int, news: News) -> None:

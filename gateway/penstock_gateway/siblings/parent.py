@@ -4,6 +4,7 @@ It serves nothing and runs no event loop, so that at any time it can fork a proc
 first one was.
 """
 
+import gc
 import logging
 import os
 import random
@@ -61,6 +62,9 @@ class Parent:
 
     Args:
         processes: how many there are.
+
+    Raises:
+        OSError: there is no place for files.
     """
 
     processes: int
@@ -77,6 +81,7 @@ class Parent:
     def run(self) -> Origin | int:
         """Return in each process what it is; in the parent, when all have ended, an exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        gc.freeze()  # what nobody looks at again stays shared memory
         try:
             while True:
                 origin = self._take_seats()

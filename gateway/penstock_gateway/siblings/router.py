@@ -111,8 +111,9 @@ class SharedRouter(Router):
             self._diary.note(["aside", worker, pace.aside_until, pace.ejections])
         return found
 
-    def loads(self, workers: Iterable[str] | None = None) -> Loads:
+    def loads(self, workers: Iterable[str] | None, now: float) -> Loads:
         """Return what this process has on some workers, or on all that it has anything on."""
+        self._let_unseen_go(now)
         if workers is None:
             workers = [name for name, load in self._loads.items() if load.kv]
         named = [(name, self._loads[name]) for name in workers if name in self._loads]

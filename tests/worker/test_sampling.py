@@ -5,17 +5,26 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from penstock_worker.drawing import draw as draw_rows
+from penstock_worker.drawing import uniform
 from penstock_worker.messages import Sampling
-from penstock_worker.sampling import Row, sample, uniform
+from penstock_worker.penalties import Past, penalised
+from penstock_worker.sampling import Row, sample
 
 VOCAB = 12
 
 
 def row(position: int = 0, forbidden: tuple[int, ...] = (), **options: Any) -> Row:
-    return Row(Sampling(**options), [1, 2, *range(position)], 2, forbidden)
+    wanted = Sampling(**options)
+    had = past([1, 2, *range(position)], 2) if penalised(wanted) else None
+    return Row(wanted, position, forbidden, past=had)
+
+
+def past(tokens: list[int], prompt_length: int) -> Past:
+    return Past(prompt_length).follow(tokens)
 
 
 def logits(rows: int = 1) -> torch.Tensor:
@@ -88,11 +97,11 @@ def test_penalties_push_seen_tokens_down() -> None:
     # Output 0..10: with a strong presence penalty only 11 is unseen there.
     greedy = {"temperature": 0.0, "position": 12}
     assert sample(logits(), [row(**greedy, frequency_penalty=0.0)])[0] == [11]
-    unseen = Row(Sampling(temperature=0.0, presence_penalty=2.0), [11, 10, 9], 0, ())
+    unseen = Row(Sampling(temperature=0.0, presence_penalty=2.0), 3, past=past([11, 10, 9], 0))
     assert sample(logits(), [unseen])[0] == [8]
-    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), [11, 11], 0, ())
+    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), 2, past=past([11, 11], 0))
     assert sample(logits(), [twice])[0] == [10]
-    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), [11, 10], 2, ())
+    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), 0, past=past([11, 10], 2))
     assert sample(logits(), [prompt])[0] == [9]
 
 
@@ -105,3 +114,84 @@ def test_logprobs_are_the_models_own() -> None:
     assert reported[0].logprob == pytest.approx(float(wanted[0]))
     assert [token for token, _ in reported[0].top] == [11, 10]
     assert sample(logits(), [row()])[1] == [None]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30),
+    st.integers(0, 20),
+    st.lists(st.integers(0, 5), max_size=4),
+)
+def test_what_was_there_is_counted_as_it_grows(
+    steps: list[tuple[int, bool]], prompt_length: int, drafts: list[int]
+) -> None:
+    wanted = Sampling(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.25)
+    tokens: list[int] = []
+    growing = Past(prompt_length)
+    for token, looked_at in steps:
+        tokens.append(token)
+        if looked_at:
+            growing.follow(tokens)
+    growing.follow(tokens)
+
+    def applied(to: Past) -> list[float]:
+        row = torch.linspace(-2, 2, 6)
+        to.apply(wanted, row)
+        return row.tolist()
+
+    assert applied(growing.beyond(drafts)) == applied(past(tokens + drafts, prompt_length))
+    assert applied(growing) == applied(past(tokens, prompt_length))
+    counts = Counter(tokens[prompt_length:])
+    for token, value in enumerate(torch.linspace(-2, 2, 6).tolist()):
+        if token in tokens:
+            value = value / 1.5 if value > 0 else value * 1.5
+        if counts[token]:
+            value -= 0.25 * counts[token] + 0.5
+        assert applied(growing)[token] == pytest.approx(value, abs=1e-6)
+
+
+def drawn_from_all(logits: torch.Tensor, wanted: Sampling, position: int) -> int:
+    """Draw from one row by sorting all of it, the plain way."""
+    scaled = logits / wanted.temperature
+    order = scaled.sort(descending=True, stable=True).indices
+    mass = scaled.softmax(-1).gather(-1, order).double()
+    if wanted.top_k:
+        mass[wanted.top_k :] = 0.0
+    mass /= mass.sum()
+    before = mass.cumsum(-1) - mass
+    excluded = (before >= wanted.top_p) | (mass < wanted.min_p * mass[0])
+    excluded[0] = False
+    cumulative = mass.masked_fill(excluded, 0.0).cumsum(-1)
+    target = uniform(wanted.seed, wanted.choice, position) * cumulative[-1]
+    return int(order[int((cumulative <= target).sum())])
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([40, 700, 9000]),
+    st.sampled_from([0.2, 1.0, 4.0]),
+    st.booleans(),
+    st.floats(0.0, 0.99),
+    st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.3, 1.0, 3.0]),
+        top_k=st.sampled_from([0, 1, 40, 256, 300, 9000]),
+        top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
+        min_p=st.sampled_from([0.0, 0.01, 0.5]),
+        seed=st.integers(0, 100),
+    ),
+)
+def test_filters_draw_what_sorting_the_whole_vocabulary_would_draw(
+    seed: int, vocab: int, spread: float, coarse: bool, banned: float, wanted: Sampling
+) -> None:
+    assume(wanted.top_k or wanted.top_p < 1.0 or wanted.min_p)
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, vocab, generator=generator) * spread
+    if coarse:  # many are equal, as where a model computes in bfloat16
+        logits = (logits * 4).round() / 4
+    logits[torch.rand(3, vocab, generator=generator) < banned] = -torch.inf
+    logits[:, vocab // 2] = spread
+    logits[:, 3], logits[:, 5] = 0.0, -0.0  # which are equal
+    found = draw_rows(logits, [wanted] * 3, [0, 1, 2]).tolist()
+    assert found == [drawn_from_all(logits[i], wanted, i) for i in range(3)]
+    assert found[1:2] == draw_rows(logits[1:2], [wanted], [1]).tolist()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from penstock_worker.attention import interface
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
+from penstock_worker.penalties import Past, penalised
+from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.sampling import Row, sample, score
 from penstock_worker.step import Slice
@@ -26,6 +29,7 @@ class ModelRunner:
     def __init__(self, model: Model, pool: KVPool) -> None:
         self._model = model
         self._pool = pool
+        self._pasts: WeakKeyDictionary[Request, Past] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def run(
@@ -35,12 +39,21 @@ class ModelRunner:
         for source, target in copies:
             self._pool.copy(source, target)
         batch = _batch(slices)
-        rows = [_rows(part) for part in slices]
+        rows = [_rows(part, self._past(part.request)) for part in slices]
         plain = all(row.plain for found in rows for row in found)
         if plain and not any(part.request.unscored for part in slices):
             likeliest = map(Draw, self._model.greedy(batch))
             return [Computed(list(islice(likeliest, len(found)))) for found in rows]
         return _drawn(self._model.logits(batch), slices, rows)
+
+    def _past(self, request: Request) -> Past | None:
+        """Return what penalties look at, if the request asks for any."""
+        if not penalised(request.sampling):
+            return None
+        past = self._pasts.get(request)
+        if past is None:
+            past = self._pasts[request] = Past(request.prompt_length)
+        return past.follow(request.tokens)
 
 
 def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> list[Computed]:
@@ -86,22 +99,24 @@ def _batch(slices: Sequence[Slice]) -> Batch:
     return batch
 
 
-def _rows(part: Slice) -> list[Row]:
+def _rows(part: Slice, past: Past | None) -> list[Row]:
     """Return what each draw of a slice is made with: as if the drafts before it were known."""
     if not part.samples:
         return []
-    if not part.drafts:
-        return [_row(part, ())]
-    return [_row(part, part.drafts[:count]) for count in range(len(part.drafts) + 1)]
+    rows = [_row(part, 0, past)]
+    for count in range(1, len(part.drafts) + 1):
+        guessed = None if past is None else past.beyond(part.drafts[:count])
+        rows.append(_row(part, count, guessed))
+    return rows
 
 
-def _row(part: Slice, guessed: tuple[int, ...]) -> Row:
+def _row(part: Slice, guessed: int, past: Past | None) -> Row:
     request = part.request
-    early = request.output_length + len(guessed) < request.min_tokens
+    position = request.output_length + guessed
     return Row(
         sampling=request.sampling,
-        tokens=[*request.tokens, *guessed] if guessed else request.tokens,
-        prompt_length=request.prompt_length,
-        forbidden=tuple(request.stop_tokens) if early else (),
-        allowed=request.allowed[len(guessed)] if request.allowed else b"",
+        position=position,
+        forbidden=tuple(request.stop_tokens) if position < request.min_tokens else (),
+        allowed=request.allowed[guessed] if request.allowed else b"",
+        past=past,
     )

@@ -1,13 +1,9 @@
-"""Draws the next token of every row of a batch.
+"""Finds the next token of every row of a batch, and what is told of it.
 
-Draws are counter-based: the random number is a hash of (seed, choice, position) and nothing else.
-A request that was preempted, or continued by another worker, draws what it would have drawn, and a
-row's draw does not depend on the rows beside it.
+A draw is a function of the row's logits and (seed, choice, position): a request that was preempted,
+or continued by another worker, draws what it would have drawn.
 """
 
-import hashlib
-import struct
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from penstock_worker.drawing import draw
 from penstock_worker.messages import Sampling, TokenLogprobs
+from penstock_worker.penalties import Past, penalised
 
 GREEDY_BELOW = 1e-5
 """Lower temperatures would overflow; what they would draw is the likeliest token."""
@@ -26,18 +24,14 @@ class Row:
     """What one row of logits is sampled with."""
 
     sampling: Sampling
-    tokens: Sequence[int]
-    """Prompt and output so far."""
-    prompt_length: int
-    forbidden: Sequence[int]
+    position: int
+    """Index of the token to draw in the output."""
+    forbidden: Sequence[int] = ()
     """Tokens that must not be drawn (stop tokens before `min_tokens`)."""
     allowed: bytes = b""
     """A bit for each token that a grammar allows, the lowest first; empty allows all."""
-
-    @property
-    def position(self) -> int:
-        """Index of the token to draw in the output."""
-        return len(self.tokens) - self.prompt_length
+    past: Past | None = None
+    """Where penalties are asked for."""
 
     @property
     def plain(self) -> bool:
@@ -49,9 +43,7 @@ class Row:
             and not self.forbidden
             and not self.allowed
             and not wanted.logit_bias
-            and wanted.repetition_penalty == 1.0
-            and not wanted.presence_penalty
-            and not wanted.frequency_penalty
+            and not penalised(wanted)
         )
 
 
@@ -77,9 +69,10 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= GREEDY_BELOW]
     if drawn:
-        places = _like(logits, drawn, torch.long)
-        found = _draw(logits.index_select(0, places), [rows[index] for index in drawn])
-        tokens.index_copy_(0, places, found)
+        places = _indices(logits, drawn)
+        wanted = [rows[index].sampling for index in drawn]
+        positions = [rows[index].position for index in drawn]
+        tokens.index_copy_(0, places, draw(logits.index_select(0, places), wanted, positions))
     return tokens
 
 
@@ -95,33 +88,18 @@ def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogpro
     return [_report(table, token, count) for table, token in zip(tables, tokens, strict=True)]
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """Return a number in [0, 1) that depends on the arguments only."""
-    key = struct.pack("<qqq", seed, choice, position)
-    (bits,) = struct.unpack("<Q", hashlib.blake2b(key, digest_size=8).digest())
-    return float(bits >> 11) * 2.0**-53
-
-
 def _adjust(logits: Tensor, row: Row) -> None:
     """Apply penalties, bias and bans to one row. Order as in vLLM; most rows have none of them."""
     wanted = row.sampling
-    if wanted.repetition_penalty != 1.0:
-        seen = _like(logits, sorted(set(row.tokens)), torch.long)
-        values = logits[seen]
-        factor = wanted.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / factor, values * factor)
-    if row.position and (wanted.frequency_penalty or wanted.presence_penalty):
-        times = Counter(row.tokens[row.prompt_length :])
-        seen = _like(logits, list(times), torch.long)
-        counts = _like(logits, list(times.values()), torch.float32)
-        logits[seen] -= wanted.frequency_penalty * counts + wanted.presence_penalty
+    if row.past is not None:
+        row.past.apply(wanted, logits)
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias
     if row.allowed:
         forbidden = ~_unpacked(row.allowed, len(logits)).to(logits.device)
         logits.masked_fill_(forbidden, -torch.inf)
     if row.forbidden:
-        kept = logits.index_fill(0, _like(logits, row.forbidden, torch.long), -torch.inf)
+        kept = logits.index_fill(0, _indices(logits, row.forbidden), -torch.inf)
         # A grammar that is complete allows nothing else: then the output ends early.
         if not row.allowed or bool(kept.isfinite().any()):
             logits.copy_(kept)
@@ -133,60 +111,9 @@ def _unpacked(bits: bytes, count: int) -> Tensor:
     return torch.from_numpy(np.pad(found, (0, count - len(found)))).bool()
 
 
-def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Draw from each row by inverting its cumulative distribution at a counter-based number.
-
-    Rows with a filter are drawn in sorted order, the others as they lie; each row takes the same
-    way whatever its neighbours want, or its draw would depend on them.
-    """
-    wanted = [row.sampling for row in rows]
-    scaled = logits / _like(logits, [s.temperature for s in wanted], torch.float32)[:, None]
-    numbers = _like(
-        logits,
-        [uniform(s.seed, s.choice, r.position) for s, r in zip(wanted, rows, strict=True)],
-        torch.float64,
-    )
-    tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
-    filtered = [i for i, s in enumerate(wanted) if s.top_k or s.top_p < 1.0 or s.min_p > 0.0]
-    plain = [i for i in range(len(rows)) if i not in set(filtered)]
-    if plain:
-        at = _like(logits, plain, torch.long)
-        tokens[at] = _invert(scaled[at].softmax(-1).double(), numbers[at])
-    if filtered:
-        at = _like(logits, filtered, torch.long)
-        ranked, order = torch.sort(scaled[at], dim=-1, descending=True, stable=True)
-        kept = _keep(ranked.softmax(-1).double(), [wanted[i] for i in filtered])
-        tokens[at] = order.gather(-1, _invert(kept, numbers[at])[:, None])[:, 0]
-    return tokens
-
-
-def _keep(mass: Tensor, wanted: Sequence[Sampling]) -> Tensor:
-    """Zero the probabilities, sorted downwards, that top_k, top_p and min_p exclude."""
-    vocab = mass.shape[-1]
-    top_k = _like(mass, [s.top_k or vocab for s in wanted], torch.long)[:, None]
-    top_p = _like(mass, [s.top_p for s in wanted], torch.float64)[:, None]
-    min_p = _like(mass, [s.min_p for s in wanted], torch.float64)[:, None]
-    mass = mass.masked_fill(torch.arange(vocab, device=mass.device)[None] >= top_k, 0.0)
-    mass = mass / mass.sum(-1, keepdim=True)
-    before = mass.cumsum(-1) - mass
-    excluded = (before >= top_p) | (mass < min_p * mass[:, :1])
-    excluded[:, 0] = False  # the likeliest token always stays
-    return mass.masked_fill(excluded, 0.0)
-
-
-def _like(beside: Tensor, values: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Return values as a tensor on the device of another one."""
-    return torch.tensor(values, dtype=dtype).to(beside.device)
-
-
-def _invert(mass: Tensor, numbers: Tensor) -> Tensor:
-    """Return the first index at which the cumulative mass exceeds number · total."""
-    cumulative = mass.cumsum(-1)
-    targets = numbers[:, None] * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-    # Rounding may point behind the last token that has any mass.
-    last = mass.shape[-1] - 1 - (mass.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(found, last)
+def _indices(beside: Tensor, values: Sequence[int]) -> Tensor:
+    """Return indices on the device of another tensor."""
+    return torch.tensor(values, dtype=torch.long).to(beside.device)
 
 
 def _log_softmax_where_wanted(logits: Tensor, rows: Sequence[Row]) -> list[Tensor | None]:

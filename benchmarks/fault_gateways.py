@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-import os
 import time
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from fault_stage import Accident, Stage
 from fault_workers import LAST_STREAMS, QUESTION
 from gateway_process import GatewayProcess
+from growth import descriptors
 from stream_auditor import record
 
 COMPLETIONS: Final = "/v1/completions"
@@ -68,25 +67,25 @@ async def _free_at_once(stage: Stage) -> None:
 async def abandon_streams(stage: Stage) -> None:
     """F19: half as many clients again leave in the middle, some read nothing; nothing leaks."""
     gateways = stage.fleet.gateways
-    before = [_descriptors(gateway) for gateway in gateways]
+    before = [descriptors(gateway.pid) for gateway in gateways]
     figures = stage.report.figures
     figures["abandoned"] = figures["unread"] = 0
     async with asyncio.TaskGroup() as leaving:
         while stage.left > 1:
-            leaving.create_task(_leave(stage, stage.random.randrange(len(gateways))))
+            leaving.create_task(leave(stage, stage.random.randrange(len(gateways))))
             if stage.random.random() < 0.3:
-                leaving.create_task(_read_nothing(stage, stage.random.randrange(len(gateways))))
+                leaving.create_task(read_nothing(stage, stage.random.randrange(len(gateways))))
             await stage.pause(0.1, 0.3)
     await stage.over()
     await stage.idle()
     for gateway in gateways:
-        await _at_rest(stage, gateway)
-    after = [_descriptors(gateway) for gateway in gateways]
+        await at_rest(stage, gateway)
+    after = [descriptors(gateway.pid) for gateway in gateways]
     if any(now > then + KEPT for now, then in zip(after, before, strict=True)):
         stage.problem(f"descriptors grew from {before} to {after}")
 
 
-async def _leave(stage: Stage, gateway: int) -> None:
+async def leave(stage: Stage, gateway: int) -> None:
     """Ask for a long answer, and go in the middle of it."""
     begun, url = asyncio.Event(), stage.load.urls[gateway]
     reading = asyncio.create_task(record(url, COMPLETIONS, QUESTION, first_piece=begun))
@@ -100,7 +99,7 @@ async def _leave(stage: Stage, gateway: int) -> None:
     await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _read_nothing(stage: Stage, gateway: int) -> None:
+async def read_nothing(stage: Stage, gateway: int) -> None:
     """Ask for a long answer, read its beginning only, and go after a while."""
     where, body = urlsplit(stage.load.urls[gateway]), json.dumps(QUESTION).encode()
     stage.report.unseen[gateway] += 1
@@ -113,16 +112,14 @@ async def _read_nothing(stage: Stage, gateway: int) -> None:
     writer.transport.abort()
 
 
-async def _at_rest(stage: Stage, gateway: GatewayProcess) -> None:
-    async def at_rest() -> bool:
-        return await gateway.metric("penstock_gateway_in_flight") == 0
+async def at_rest(stage: Stage, gateway: GatewayProcess) -> None:
+    """Wait until a gateway counts no request, and complain when it goes on doing so."""
+
+    async def rests() -> bool:
+        waiting = await gateway.metric("penstock_gateway_queued")
+        return waiting + await gateway.metric("penstock_gateway_in_flight") == 0
 
     try:
-        await GatewayProcess.until(at_rest)
+        await GatewayProcess.until(rests)
     except TimeoutError:
         stage.problem("a gateway still counts requests that nobody waits for")
-
-
-def _descriptors(gateway: GatewayProcess) -> int:
-    process = gateway.process
-    return len(os.listdir(Path("/proc") / str(process.pid) / "fd")) if process else 0

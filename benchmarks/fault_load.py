@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -146,8 +147,11 @@ class Load:
             raise SystemExit(f"undisturbed, a stream ended with {broken[0]}")
         return len(samples) / (time.monotonic() - began)
 
-    async def run(self, rate: float, seconds: float) -> list[Sample]:
-        """Ask for so long, `rate` a second, at random times (Poisson); wait for the answers."""
+    async def run(self, rate: float, seconds: float, most: int = sys.maxsize) -> list[Sample]:
+        """Ask for so long, `rate` a second, at random times (Poisson); wait for the answers.
+
+        Whoever would come while there are as many as `most` stays away.
+        """
         tasks: list[asyncio.Task[Sample]] = []
         when = time.monotonic()
         end = when + seconds
@@ -156,18 +160,26 @@ class Load:
             question = self._random.choice(self._asked)
             gateway = self._random.randrange(len(self.urls))
             sample = Sample(question, gateway, time.monotonic())
-            tasks.append(asyncio.create_task(self._ask(sample)))
+            if self.live < most:
+                tasks.append(asyncio.create_task(self._ask(sample)))
             when += self._random.expovariate(rate)
         return list(await asyncio.gather(*tasks))
+
+    @property
+    def live(self) -> int:
+        """How many requests wait for an answer, or for its end."""
+        return len(self._live)
 
     def under_way(self, gateway: int) -> int:
         """Return how many streams of a gateway have begun and not ended."""
         return sum(s.gateway == gateway and bool(s.recording.times) for s in self._live)
 
-    def judgements(self, samples: Sequence[Sample]) -> list[Judgement]:
-        """Return what became of each."""
-        references = dict(zip(map(id, self._asked), self.references, strict=True))
-        return [judge(sample, references[id(sample.question)]) for sample in samples]
+    def judged(self, samples: Sequence[Sample]) -> list[tuple[Sample, Judgement, Verdict]]:
+        """Return what became of each, and what an undisturbed run answered."""
+        known = dict(zip(map(id, self._asked), self.references, strict=True))
+        references = [known[id(sample.question)] for sample in samples]
+        judgements = map(judge, samples, references)
+        return list(zip(samples, judgements, references, strict=True))
 
     async def _ask(self, sample: Sample) -> Sample:
         question = sample.question

@@ -1,5 +1,6 @@
 """What a scenario amounted to: judgements, pauses, and whether gateways and clients agree."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Final
 from fault_load import WORKER, Judgement, Load, Sample
 from fault_stage import Report
 from gateway_process import GatewayProcess
+from stream_auditor import Verdict
 
 SUFFERED: Final = (
     Judgement.LOST,
@@ -15,6 +17,7 @@ SUFFERED: Final = (
     Judgement.DUPLICATED,
     Judgement.MISMATCHED,
 )
+ARRIVALS: Final = "penstock_gateway_arrivals_total"
 OUTCOMES: Final = "penstock_gateway_outcomes_total"
 
 
@@ -48,7 +51,7 @@ def tally(load: Load, samples: Sequence[Sample], report: Report) -> Tally:
     """Return the figures of a run."""
     counted = Counter(
         judgement
-        for sample, judgement in zip(samples, load.judgements(samples), strict=True)
+        for sample, judgement, _ in load.judged(samples)
         # What a killed gateway had ends with it; silently it may not.
         if not (sample.gateway in report.excused and judgement is Judgement.LOST)
     )
@@ -61,6 +64,35 @@ def tally(load: Load, samples: Sequence[Sample], report: Report) -> Tally:
     ]
     counts = {judgement: counted[judgement] for judgement in Judgement}
     return Tally(len(samples), counts, gaps, report)
+
+
+def suffering(load: Load, samples: Sequence[Sample], since: float) -> list[str]:
+    """Return a line for each stream that is not whole; times count from a moment on."""
+    return [
+        f"{judgement.value}: sent at {sample.sent - since:.1f} s to gateway {sample.gateway}, "
+        f"ended at {sample.ended - since:.1f} s, last heard at {_last(sample) - since:.1f} s, "
+        f"{sample.recording.headers}: {_difference(sample.verdict, reference)}"
+        for sample, judgement, reference in load.judged(samples)
+        if judgement is not Judgement.WHOLE
+    ]
+
+
+def _last(sample: Sample) -> float:
+    return max(sample.recording.times, default=sample.sent)
+
+
+def _difference(found: Verdict, wanted: Verdict) -> str:
+    """Return how a stream differs from that of an undisturbed run."""
+    if found.outcome != "complete":
+        return f"{found.outcome}, {found.error}"
+    for index, text in wanted.texts.items():
+        got = found.texts.get(index, "")
+        same = sum(itertools.takewhile(bool, map(str.__eq__, got, text)))
+        if got != text:
+            return (
+                f"after {same} of {len(text)} characters {got[same:][:40]!r}, {text[same:][:40]!r}"
+            )
+    return f"{found.usage} instead of {wanted.usage}"
 
 
 async def completed(gateways: Sequence[GatewayProcess], silent: set[int]) -> list[float]:
@@ -81,6 +113,7 @@ async def balance(
     whole = Counter(s.gateway for s in samples if s.verdict.outcome == "complete")
     for number in set(range(len(before))) - report.silent:
         gateway = gateways[number]
+        await _closed(number, gateway, report)
         least = before[number] + whole[number] + report.beside[number]
         most = least + report.unseen[number]
 
@@ -96,3 +129,18 @@ async def balance(
             report.problems.append(
                 f"gateway {number} counts {found:.0f} complete answers, its clients {least:.0f}"
             )
+
+
+async def _closed(number: int, gateway: GatewayProcess, report: Report) -> None:
+    """Complain when not every request that a gateway has admitted has one outcome."""
+
+    async def closed() -> bool:
+        return await gateway.metric(ARRIVALS) == await gateway.metric(OUTCOMES)
+
+    try:
+        await GatewayProcess.until(closed, 10)
+    except TimeoutError:
+        arrivals, outcomes = await gateway.metric(ARRIVALS), await gateway.metric(OUTCOMES)
+        report.problems.append(
+            f"gateway {number} has admitted {arrivals:.0f} requests and ended {outcomes:.0f}"
+        )

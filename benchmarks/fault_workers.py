@@ -4,6 +4,8 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from random import Random
 from typing import Final
 
 from fault_stage import Stage
@@ -25,6 +27,13 @@ QUESTION: Final = {
     "max_tokens": 400,
     "ignore_eos": True,
 }
+
+KINDS_OF_GARBAGE: Final[tuple[Callable[[Random, bytes], bytes], ...]] = (
+    lambda random, data: random.randbytes(len(data)),
+    lambda _, data: data.replace(b"data: {", b"data: <", 1),
+    lambda _, data: data.replace(b"HTTP/1.1 200", b"HTTP/1.1 2x0", 1),
+    lambda _, data: data[: len(data) // 2].ljust(len(data), b"\0"),
+)
 
 
 async def kill_workers(stage: Stage) -> None:
@@ -62,13 +71,13 @@ async def retire_workers(stage: Stage) -> None:
             victim = await stage.victim()
             await stage.leaves(victim)
             stage.happens(victim)
-            await _retire(stage, victim)
+            await retire(stage, victim)
             replacing.create_task(stage.replace(victim))
     if stage.peer is None:
         await _retire_all(stage)
 
 
-async def _retire(stage: Stage, worker: LiveWorker) -> None:
+async def retire(stage: Stage, worker: LiveWorker) -> None:
     """Tell a worker to go, and see that it does, and that nobody asks it for anything more."""
     before = worker.proxy.asked
     worker.send(signal.SIGTERM)
@@ -85,7 +94,7 @@ async def _retire_all(stage: Stage) -> None:
     await stage.idle()
     for worker in stage.fleet.ready:
         await stage.leaves(worker)
-        await _retire(stage, worker)
+        await retire(stage, worker)
     stage.fleet.worker_flags = (*stage.fleet.worker_flags, "--drain-timeout", "60s")
     await asyncio.gather(*map(stage.fleet.replace, list(stage.fleet.workers)))
     begun = [asyncio.Event() for _ in range(LAST_STREAMS)]
@@ -98,7 +107,7 @@ async def _retire_all(stage: Stage) -> None:
     for worker in list(stage.fleet.workers):
         stage.happens(worker)
         await stage.leaves(worker)
-    await asyncio.gather(*(_retire(stage, worker) for worker in stage.fleet.workers))
+    await asyncio.gather(*(retire(stage, worker) for worker in stage.fleet.workers))
     verdicts = [audit(await one, include_usage=False) for one in reading]
     stage.report.beside[0] = sum(verdict.outcome == "complete" for verdict in verdicts)
     stage.report.figures["ended_at_scale_to_zero"] = stage.report.beside[0]
@@ -156,14 +165,9 @@ async def garble_a_worker(stage: Stage) -> None:
     """F14: one worker answers garbage, of several kinds."""
     await stage.pause(1.0, 1.5)
     victim = await stage.victim()
-    kinds: list[Callable[[bytes], bytes]] = [
-        lambda data: bytes(stage.random.randrange(256) for _ in data),
-        lambda data: data.replace(b"data: {", b"data: <", 1),
-        lambda data: data.replace(b"HTTP/1.1 200", b"HTTP/1.1 2x0", 1),
-        lambda data: data[: len(data) // 2],
-    ]
     while stage.left > 1:
-        victim.proxy.garble = stage.random.choice(kinds)
+        kind = stage.random.choice(KINDS_OF_GARBAGE)
+        victim.proxy.garble = partial(kind, stage.random)
         await stage.pause(0.5, 1.0)
         victim.proxy.garble = None  # it looks well again, and is trusted again
         await stage.pause(0.5, 1.0)

@@ -22,14 +22,16 @@ from report import ROOT, line, tell
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import fault_gateways
+import fault_soak
 import fault_workers
 from fault_load import Load, questions
 from fault_overload import OVERLOAD, RUNNER, overload
 from fault_stage import Disturb, Stage
-from fault_tally import SUFFERED, Tally, balance, completed, tally
+from fault_tally import SUFFERED, Tally, balance, completed, suffering, tally
 from live_fleet import LiveFleet, live_fleet
 from router_peers import PEERS, PLAIN, Router, router
 
+SOAK: Final = "F22"
 SCENARIOS: Final[dict[str, Disturb]] = {
     "F1": fault_workers.kill_workers,
     "F2": fault_workers.hang_workers,
@@ -40,6 +42,7 @@ SCENARIOS: Final[dict[str, Disturb]] = {
     "F13": fault_workers.slow_a_worker,
     "F14": fault_workers.garble_a_worker,
     "F19": fault_gateways.abandon_streams,
+    SOAK: fault_soak.soak,
 }
 PEERS_SHOWN_WITH: Final = ("F1", "F3")
 MANY: Final = ("F1", "F2", "F3", "F11", "F13")
@@ -49,7 +52,16 @@ STREAMS: Final = {True: 800, False: 400}
 GATEWAYS: Final = 2
 SHARE: Final = 0.6
 """Of the measured capacity."""
+SOAK_SHARE: Final = 0.4
+"""Of it for F22, in which half of the workers may be away."""
+SOAK_SECONDS: Final = 300.0
+SOAK_ATTEMPTS: Final = 8
+"""Workers that a stream may be given to: with so many accidents one may meet three."""
+SOAK_STREAMS: Final = 32
+"""At a time: how overload is borne is shown by another."""
 TOKENS: Final = 128
+KV_MEMORY: Final = "64Mi"
+"""Of a worker: little, so that each block has been used before memory is watched."""
 
 
 def main() -> None:
@@ -76,8 +88,11 @@ async def _run(options: argparse.Namespace) -> list[str]:
 async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> Tally:
     """Run one scenario, ours or a peer's in front of the same workers."""
     flags = ("--dtype", "float32", "--drain-timeout", f"{fault_workers.DRAIN_SECONDS:g}s")
+    flags += ("--kv-cache-memory", KV_MEMORY)
     with tempfile.TemporaryDirectory() as folder:
         fleet = LiveFleet(Path(folder), flags)
+        if name == SOAK:
+            fleet.attempts = SOAK_ATTEMPTS
         async with live_fleet(fleet, options.workers, GATEWAYS if peer is None else 0):
             if peer is None:
                 return await _disturbed(name, options, fleet, None)
@@ -92,17 +107,24 @@ async def _disturbed(
 ) -> Tally:
     urls = [peer.url] if peer else [gateway.url for gateway in fleet.gateways]
     plain = peer is not None and peer.name in PLAIN
-    load = Load(urls, questions(12 if options.quick else 24, TOKENS, plain=plain), seed=1)
+    seed = options.seed
+    load = Load(urls, questions(12 if options.quick else 24, TOKENS, plain=plain), seed)
     await load.learn()
-    rate = SHARE * await load.learn()
+    rate = (SOAK_SHARE if name == SOAK else SHARE) * await load.learn()
     streams = STREAMS[name in MANY and peer is None]
-    seconds = options.seconds or (10.0 if options.quick else streams / rate)
+    full = SOAK_SECONDS if name == SOAK else streams / rate
+    seconds = options.seconds or (10.0 if options.quick else full)
     who = peer.name if peer else "penstock"
-    sys.stderr.write(f"{name} {who}: {rate:.1f} streams a second for {seconds:.0f} s\n")
+    sys.stderr.write(
+        f"{name} {who}: {rate:.1f} streams a second for {seconds:.0f} s, seed {seed}\n"
+    )
     before = await completed(fleet.gateways, set())
-    stage = Stage(fleet, load, random.Random(2), time.monotonic() + seconds, peer)
-    samples, _ = await asyncio.gather(load.run(rate, seconds), SCENARIOS[name](stage))
+    stage = Stage(fleet, load, random.Random(seed + 1), time.monotonic() + seconds, peer)
+    most = SOAK_STREAMS if name == SOAK else sys.maxsize
+    samples, _ = await asyncio.gather(load.run(rate, seconds, most), SCENARIOS[name](stage))
     await balance(fleet.gateways, before, samples, stage.report)
+    for text in suffering(load, samples, stage.until - seconds):
+        sys.stderr.write(f"{text}\n")
     return tally(load, samples, stage.report)
 
 
@@ -144,7 +166,7 @@ def _tell(
             **{"peer": peer, "peer_value": other, "limit": 0.0, **more},
         )
         tell(figure, keep=not options.quick)
-    if theirs is None and ours.gaps:
+    if theirs is None and ours.gaps and name != SOAK:  # in which some workers crawl
         metric = "migration_gap_p99_seconds"
         figure = line("faults", metric, name, "s", ours.gap_p99, limit=2.0, **more)
         tell(figure, keep=not options.quick)
@@ -181,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[], help=str(PEERS))
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seconds", type=float, help="of load for each scenario")
+    parser.add_argument("--seed", type=int, default=1, help="of everything random")
     parser.add_argument("--quick", action="store_true", help="ten seconds each, nothing is kept")
     return parser
 

@@ -65,6 +65,11 @@ class FaultProxy:
         """Streams under way: asked for, and not at their end."""
         return sum(passage.running for passage in self._passages)
 
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self._passages)
+
     def reset(self) -> None:
         """Reset every connection."""
         for writer in self._open:
@@ -134,6 +139,8 @@ class _Passage:
                     self.running = True
                     self.proxy.asked += 1
                     self.left = self.proxy.cut(data)
+                if self.far[1].is_closing():
+                    break
                 if not self.proxy.silent:
                     self.far[1].write(data)
         except ConnectionError:
@@ -146,6 +153,8 @@ class _Passage:
             while data := await self.far[0].read(self.size):
                 if self.proxy.delay:
                     await asyncio.sleep(self.proxy.delay)
+                if self.near[1].is_closing():  # an accident came first
+                    break
                 ends = data.endswith(LAST_CHUNK)
                 data = self._garbled(data)
                 if self.left is not None and self.left < len(data):

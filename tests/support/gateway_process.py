@@ -96,6 +96,12 @@ class GatewayProcess:
             while not await condition():
                 await asyncio.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self.process is not None
+        return self.process.pid
+
     def terminate(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)

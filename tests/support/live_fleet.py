@@ -71,6 +71,7 @@ class LiveFleet:
     worker_flags: Sequence[str] = ()
     gateway_flags: Sequence[str] = ()
     queue: FleetQueue | None = None
+    attempts: int = FleetModel.model_fields["attempts"].default
     workers: list[LiveWorker] = field(default_factory=list)
     gateways: list[GatewayProcess] = field(default_factory=list)
     _generation: int = 0
@@ -144,7 +145,7 @@ class LiveFleet:
             )
             for worker in self.workers
         )
-        model = FleetModel(name=NAME, deployment="d", queue=self.queue)
+        model = FleetModel(name=NAME, deployment="d", queue=self.queue, attempts=self.attempts)
         Fleet(generation=self._generation, models=(model,), workers=workers).write(self.file)
 
     async def _spawn(self, port: int, proxy: FaultProxy | None = None) -> LiveWorker:

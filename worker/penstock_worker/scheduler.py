@@ -14,11 +14,11 @@ import heapq
 from collections.abc import Iterable
 
 from penstock_worker.block_pool import BlockPool
+from penstock_worker.block_tables import BlockTables
 from penstock_worker.forks import Forks
 from penstock_worker.pace import Pace
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
-from penstock_worker.window import GONE, Window
 
 
 class Scheduler:
@@ -52,7 +52,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
-        self._window = Window(window, pool.block_size)
+        self._tables = BlockTables(pool, window)
         self._pace = pace or Pace()
 
     @property
@@ -75,9 +75,7 @@ class Scheduler:
 
     def fits(self, request: Request) -> bool:
         """Return whether the request could ever run to its end, alone in the pool."""
-        if request.keep:  # all of its prompt, to the end
-            return self._blocks_for(request.max_length) <= self.pool.num_blocks
-        return self._window.most_blocks(request.max_length, self._budget) <= self.pool.num_blocks
+        return self._tables.fits(request, self._budget)
 
     def add(self, request: Request, *, parked: bool = False, beside: str = "") -> None:
         """Put a request into the waiting queue, or keep it beside until `unpark`.
@@ -117,7 +115,7 @@ class Scheduler:
         self._deadlines.pop(request.id, None)
         if request in self.running:
             self.running.remove(request)
-            self._release(request)
+            self._tables.release(request)
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not request]
             heapq.heapify(self._waiting)
@@ -138,18 +136,11 @@ class Scheduler:
         for part in step.slices:
             request = part.request
             request.computed = part.start + part.count
-            full = request.computed // self.pool.block_size
-            if self.pool.caching and full > request.named:
-                names = request.full_block_names(self.pool.block_size, full)
-                for index in range(request.named, full):
-                    new = self.pool.name(request.blocks[index], names[index])
-                    if new and self.pool.log is not None:
-                        self.pool.log.stored(names, request.tokens, index, request.adapter)
-                request.named = full
+            self._tables.name(request)
             if self._forks and request.computed >= request.prompt_length:
                 for other in self._forks.take(request):
                     self._fork(request, other)
-            self._let_go(request)
+            self._tables.let_go(request)
 
     def _schedule_running(self, step: Step, budget: int) -> int:
         index = 0
@@ -182,10 +173,9 @@ class Scheduler:
             return ()
         end = request.computed + count
         room = min(len(request.drafts), budget, request.max_length - len(request.tokens) - 1)
-        missing = self._blocks_for(end + max(0, room)) - len(request.blocks)
-        if 0 < missing <= self.pool.available - len(self.running):
-            request.blocks += self.pool.allocate(missing)
-        room = min(room, len(request.blocks) * self.pool.block_size - end)
+        spare = self.pool.available - len(self.running)
+        held = self._tables.grow_at_most(request, end + max(0, room), spare)
+        room = min(room, held - end)
         return tuple(request.drafts[: max(0, room)])
 
     def _schedule_waiting(self, step: Step, budget: int) -> None:
@@ -205,20 +195,11 @@ class Scheduler:
 
     def _admit(self, request: Request, budget: int, step: Step) -> int:
         """Give a waiting request its cached prefix and blocks; 0 when they are not to be had."""
-        prefix = self._cached_prefix(request)
-        behind = prefix.count(GONE)
-        held = prefix[behind:]
+        prefix = self._tables.cached_prefix(request)
         cached = len(prefix) * self.pool.block_size
         count = self._limited(request, min(len(request.tokens) - cached, budget), step)
-        fresh = self._blocks_for(cached + count) - len(prefix)
-        if not count or fresh + self.pool.idle(held) > self.pool.available:
-            return 0
-        self.pool.hold(held)
-        request.blocks = prefix + self.pool.allocate(fresh)
-        request.behind = behind
-        request.computed = cached
-        request.named = len(prefix)
-        return count
+        begun = count > 0 and self._tables.begin(request, prefix, cached + count)
+        return count if begun else 0
 
     def _count_first_admission(self, request: Request, step: Step) -> None:
         """Count what the prefix cache gave; a preempted request would be counted again."""
@@ -232,59 +213,21 @@ class Scheduler:
         self.prefix_hits += request.cached_tokens
         step.admitted.append(request)
 
-    def _cached_prefix(self, request: Request) -> list[int]:
-        if not self.pool.caching or request.unscored:
-            return []
-        # At least one token must be computed, or there would be nothing to sample from.
-        full = (len(request.tokens) - 1) // self.pool.block_size
-        names = request.full_block_names(self.pool.block_size, full)
-        if request.keep or not self._window.tokens:
-            return self.pool.find(names)
-        return self._window.longest(self.pool.lookup(names))
-
     def _grow(self, request: Request, length: int, step: Step) -> bool:
-        """Make room for up to `length` tokens, preempting less urgent requests for it.
-
-        After a fork, the block that is written next may be shared: it is copied first.
-        """
-        shared = request.forked and self._writes_shared(request)
-        missing = self._blocks_for(length) - len(request.blocks) + shared
-        while missing > self.pool.available:
-            victim = self._preempt(step)
-            if victim is request:
+        """Make room for up to `length` tokens, preempting less urgent requests for it."""
+        while (missing := self._tables.missing(request, length)) > self.pool.available:
+            if self._preempt(step) is request:
                 return False
-        if shared:
-            self._copy(request, step)
-            missing -= 1
-        request.forked = False
-        if missing > 0:
-            request.blocks += self.pool.allocate(missing)
+        if missing:
+            step.copies += self._tables.grow(request, length)
         return True
-
-    def _writes_shared(self, request: Request) -> bool:
-        place = request.computed // self.pool.block_size
-        return place < len(request.blocks) and self.pool.shared(request.blocks[place])
-
-    def _copy(self, request: Request, step: Step) -> None:
-        """Give a request a block of its own for one that it shares (copy-on-write)."""
-        place = request.computed // self.pool.block_size
-        shared = request.blocks[place]
-        (own,) = self.pool.allocate(1)
-        step.copies.append((shared, own))
-        request.blocks[place] = own
-        self.pool.release([shared])
 
     def _fork(self, first: Request, other: Request) -> None:
         """Let another choice share the computed prompt; only its last token is computed again."""
         if len(self.running) >= self._max_num_seqs:
             self.unpark(other)  # most of the prompt will be found in the cache
             return
-        other.blocks = first.blocks[: self._blocks_for(first.prompt_length)]
-        other.behind = first.behind
-        self.pool.hold(other.blocks[other.behind :])
-        first.forked = other.forked = True
-        other.computed = first.prompt_length - 1
-        other.named = other.computed // self.pool.block_size
+        self._tables.share(first, other)
         other.admitted, other.queue_seconds = True, first.queue_seconds
         other.cached_tokens = other.computed
         self.running.append(other)
@@ -293,30 +236,8 @@ class Scheduler:
     def _preempt(self, step: Step) -> Request:
         """Send the least urgent running request back to wait. It has no slice in this step yet."""
         victim = self.running.pop()
-        self._release(victim)
+        self._tables.release(victim)
         heapq.heappush(self._waiting, (victim.urgency, victim))
         step.preempted.append(victim)
         self.preemptions += 1
         return victim
-
-    def _let_go(self, request: Request) -> None:
-        """Release what no layer will read again, unless another worker is to get it."""
-        behind = self._window.behind(request.computed)
-        if behind <= request.behind or request.keep:
-            return
-        passed = slice(request.behind, behind)
-        self.pool.release(request.blocks[passed])
-        request.blocks[passed] = [GONE] * (behind - request.behind)
-        request.behind = behind
-
-    def _release(self, request: Request) -> None:
-        self.pool.release(request.blocks[request.behind :])
-        request.blocks = []
-        request.behind = 0
-        request.computed = 0
-        request.named = 0
-        request.drafts = ()
-        request.forked = False
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.pool.block_size)

@@ -1,6 +1,7 @@
 """Replays a trace with prefix blocks through the gateway's routing, over simulated workers.
 
-    python benchmarks/prefix_routing.py --trace PATH [--workers 8] [--kv-tokens 3000000] [--quick]
+    python benchmarks/prefix_routing.py --trace PATH [--workers 8] [--kv-tokens 3000000]
+                                        [--processes 1] [--spread] [--quick]
 
 The code that chooses is the gateway's own (penstock_gateway.routing); it sees what a gateway sees:
 bytes of prompts, its own decisions, first tokens, and what answers say was cached. `exact` replaces
@@ -16,11 +17,13 @@ import gzip
 import random
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import report
 from simulated_caches import BLOCK, Request, Worker, replay
+from simulated_processes import Processes
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
@@ -56,12 +59,18 @@ class ExactIndex(PrefixIndex):
 class Run:
     """One policy over one trace."""
 
-    def __init__(self, policy: str, trace: list[Request], workers: int, kv_tokens: int) -> None:
+    def __init__(
+        self, policy: str, trace: list[Request], workers: int, kv_tokens: int, processes: int = 1
+    ) -> None:
         self.workers = [Worker(f"w{n}", kv_tokens // BLOCK) for n in range(workers)]
         self.blocks: list[int] = []
         """Of the request that is being routed."""
         self._policy, _, exact = policy.partition(" ")
-        self._router = Router(ExactIndex(self) if exact else PrefixIndex())
+        self._router: Router | Processes
+        if processes > 1:
+            self._router = Processes(processes)
+        else:
+            self._router = Router(ExactIndex(self) if exact else PrefixIndex())
         self._fleet = [
             FleetWorker(id=w.id, url="http://w", deployment="d", pool="p", role=Role.UNIFIED)
             for w in self.workers
@@ -136,6 +145,20 @@ def read(path: Path, most: int | None) -> Iterator[Request]:
             yield Request(float(row["timestamp_s"]), tokens, output, blocks, ideal)
 
 
+def spread(trace: list[Request]) -> None:
+    """Let requests come at any time of the trace's step: its clock goes on by three seconds.
+
+    To one process that makes little difference. Several learn of each other's requests a few
+    milliseconds later, so of those that come in the same instant they know nothing.
+    """
+    moments = sorted({request.arrival for request in trace})
+    steps = dict(zip(moments, [b - a for a, b in pairwise(moments)], strict=False))
+    chance = random.Random(5)
+    for request in trace:
+        request.arrival += chance.random() * steps.get(request.arrival, 0.0)
+    trace.sort(key=lambda request: request.arrival)
+
+
 def _blocks(text: str) -> Iterator[int]:
     for part in text.split():
         first, _, last = part.partition("-")
@@ -146,9 +169,15 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     case = f"{options.workers} x {options.kv_tokens:g} tokens"
+    if options.processes > 1:
+        case += f", {options.processes} processes"
+    if options.spread:
+        case += ", spread"
     for policy in options.policy or POLICIES:
         trace = list(read(options.trace, 1500 if options.quick else None))
-        run = Run(policy, trace, options.workers, options.kv_tokens)
+        if options.spread:
+            spread(trace)
+        run = Run(policy, trace, options.workers, options.kv_tokens, options.processes)
         _tell(run, f"{policy}, {case}", keep=not options.quick)
 
 
@@ -173,6 +202,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--kv-tokens", type=lambda text: int(float(text)), default=3_000_000)
+    parser.add_argument("--processes", type=int, default=1, help="of the gateway")
+    parser.add_argument(
+        "--spread", action="store_true", help="do not let all requests of a moment come at once"
+    )
     parser.add_argument("--policy", action="append", choices=POLICIES, help="may be repeated")
     parser.add_argument("--quick", action="store_true", help="the trace's first requests only")
     return parser.parse_args()

@@ -15,7 +15,7 @@ from penstock_gateway.siblings.news import News, Shared
 log = logging.getLogger("penstock.gateway.siblings")
 
 BATCH_SECONDS: Final = 0.005
-"""For which news are collected."""
+"""Between two news, if there are as many."""
 WHOLE_SECONDS: Final = 0.25
 """Between two accounts of all that there is, for what did not arrive."""
 SILENT_SECONDS: Final = 1.5
@@ -51,6 +51,7 @@ class Circle:
         self._mouths: dict[int, Mouth] = {}
         self._ears: dict[int, Ear] = {}
         self._heard_at: dict[int, float] = {}
+        self._told_at = 0.0
         self._told_queues: dict[str, tuple[int, int]] = {}
 
     @property
@@ -60,7 +61,8 @@ class Circle:
 
     def wake(self) -> None:
         """There is something to tell, soon."""
-        asyncio.get_running_loop().call_later(BATCH_SECONDS, self._tell)
+        loop = asyncio.get_running_loop()
+        loop.call_at(max(loop.time(), self._told_at + BATCH_SECONDS), self._tell)
 
     async def run(self) -> None:
         """Speak and listen until cancelled."""
@@ -116,6 +118,7 @@ class Circle:
     def _tell(self, *, whole: bool = False) -> None:
         news = self._shared.news(self._relay.gates, whole=whole)
         if whole or self._is_news(news):
+            self._told_at = asyncio.get_running_loop().time()
             self._told_queues = news["queues"]
             message = frame({"news": news})
             for mouth in self._mouths.values():

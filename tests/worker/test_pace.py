@@ -1,5 +1,6 @@
 """Prompts beside requests that decode: both advance, and steps take what the strictest one asks."""
 
+import random
 from collections.abc import Sequence
 from math import inf
 
@@ -23,9 +24,11 @@ BUDGET = 1024
 class Clock:
     """A clock that only computing moves, and the runner that moves it."""
 
-    def __init__(self, cost: StepCost) -> None:
+    def __init__(self, cost: StepCost, scatter: float) -> None:
         self.now = 0.0
         self._cost = cost
+        self._scatter = scatter
+        self._draw = random.Random(1)
 
     def __call__(self) -> float:
         return self.now
@@ -35,12 +38,13 @@ class Clock:
     ) -> list[Computed]:
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
-        self.now += self._cost.seconds(prefill, decoding, sum(part.start for part in slices))
+        seconds = self._cost.seconds(prefill, decoding, sum(part.start for part in slices))
+        self.now += seconds * self._draw.lognormvariate(0.0, self._scatter)
         return [Computed([Draw(1)] if part.samples else []) for part in slices]
 
 
-def engine(cost: StepCost | None = COST, truth: StepCost = COST) -> Engine:
-    clock = Clock(truth)
+def engine(cost: StepCost | None = COST, truth: StepCost = COST, scatter: float = 0.0) -> Engine:
+    clock = Clock(truth, scatter)
     return Engine(
         clock,
         BlockPool(4096, 16),
@@ -56,7 +60,7 @@ def engine(cost: StepCost | None = COST, truth: StepCost = COST) -> Engine:
 def ask(
     engine: Engine, name: str, prompt: int, output: int, tpot: float | None = None, first: int = 1
 ) -> None:
-    tokens = [first, *[2] * (prompt - 1)]
+    tokens = [first % 100, first // 100, *[2] * prompt][:prompt]
     sampling = Sampling(temperature=0.0)
     assert engine.add(AddRequest(name, tokens, output, sampling=sampling, tpot=tpot)) is None
 
@@ -115,19 +119,21 @@ def test_prompts_come_one_after_the_other() -> None:
     assert ends == ["first", "second"]
 
 
-def test_what_steps_really_cost_is_learned_from_those_that_are_bounded() -> None:
+@pytest.mark.parametrize("scatter", [0.0, 0.4], ids=["an idle machine", "a busy one"])
+def test_what_steps_really_cost_is_learned_from_those_that_are_bounded(scatter: float) -> None:
     slow = StepCost(step=0.012, prefill_token=3e-4, sequence=1e-3, kv_token=0.0)
-    busy = engine(COST, truth=slow)
+    busy = engine(COST, slow, scatter)
     ask(busy, "decodes", 16, 30_000, 0.05)
     busy.step()
     took = []
-    for number in range(5 * LESSON):
-        ask(busy, f"prompt-{number}", 2000, 1, first=number % 100)
+    for number in range(10 * LESSON):
+        ask(busy, f"prompt-{number}", 2000, 1, first=number)
         took.append(busy.step().stats.step_seconds)
         if number % 20 == 19:
             busy.abort([f"prompt-{old}" for old in range(number + 1)])
-    assert took[0] > 0.1
-    assert took[-1] == pytest.approx(0.05, rel=0.05)
+    assert sum(took[:LESSON]) / LESSON > 0.1
+    learned = took[4 * LESSON :]
+    assert sum(learned) / len(learned) == pytest.approx(0.05, rel=0.05)
 
 
 @settings(deadline=None)

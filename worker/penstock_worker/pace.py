@@ -2,14 +2,16 @@
 
 Prompts get what decoding leaves of the TPOT objective, and never less than a tenth of it, so
 neither stalls the other (Sarathi-Serve, Agrawal et al., OSDI 2024). What steps cost was measured at
-start, and is learned from those that are bounded. Pure.
+start, and is learned from those that are bounded: their mean is what an objective per token bounds.
+Pure.
 """
 
 import sys
 from collections.abc import Iterable
+from dataclasses import astuple
 from math import inf
 
-from penstock_contract.step_cost import StepCost, StepMoments, fit
+from penstock_contract.step_cost import StepCost, StepMoments, Totals, fit, scaled
 from penstock_worker.request import Request
 
 UNBOUNDED = sys.maxsize
@@ -32,6 +34,7 @@ class Pace:
         self.cost = cost
         self._bounds = False
         self._moments = StepMoments()
+        self._totals = Totals()
         self._steps = 0
 
     def room(self, running: Iterable[Request]) -> int:
@@ -55,8 +58,17 @@ class Pace:
         if self.cost is None or not self._bounds:
             return
         self._moments.add(seconds, prefill, sequences, context)
+        then = self._totals
+        self._totals = Totals(
+            then.steps + 1,
+            then.seconds + seconds,
+            then.prefill + prefill,
+            then.sequences + sequences,
+            then.kv + context,
+        )
         self._steps += 1
         if self._steps % LESSON == 0:
             sums = self._moments.sums
-            self.cost = fit(sums, self.cost, WORTH)
+            self.cost = scaled(fit(sums, self.cost, WORTH), self._totals)
             self._moments = StepMoments({name: total / 2 for name, total in sums.items()})
+            self._totals = Totals(*(total / 2 for total in astuple(self._totals)))

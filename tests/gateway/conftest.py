@@ -87,6 +87,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
+def gateway_type() -> type[Gateway]:
+    """What makes gateways, for tests that start their own."""
+    return Gateway
+
+
+@pytest.fixture
 async def gateway(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Gateway]:
     found = Gateway(tmp_path, "--max-body", "100k", "--debug-headers")
     try:

@@ -31,17 +31,17 @@ def chatting(text: str = "hi", **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, gateway: Any) -> AsyncIterator[Any]:
+async def pair(tmp_path: Path, gateway_type: Any) -> AsyncIterator[Any]:
     """A gateway of two processes."""
-    async with running(tmp_path / "pair", gateway) as found:
+    async with running(tmp_path / "pair", gateway_type) as found:
         yield found
 
 
 @asynccontextmanager
-async def running(folder: Path, like: Any, *flags: str) -> AsyncIterator[Any]:
+async def running(folder: Path, gateway_type: Any, *flags: str) -> AsyncIterator[Any]:
     """Yield a gateway whose processes know each other."""
     folder.mkdir()
-    found = type(like)(folder, "--processes", "2", "--debug-headers", *flags)
+    found = gateway_type(folder, "--processes", "2", "--debug-headers", *flags)
 
     async def together() -> bool:
         return bool(await found.metric(PROCESSES, state="answering") == 2)
@@ -194,14 +194,14 @@ async def test_a_place_at_a_worker_is_one_place_for_all_processes(pair: Any) -> 
 
 
 async def test_a_tenants_limits_are_those_of_the_whole_gateway(
-    tmp_path: Path, gateway: Any
+    tmp_path: Path, gateway_type: Any
 ) -> None:
     file = tmp_path / "tenants.yaml"
     tenants = {"busy": {"concurrency": 1}, "rare": {"requestsPerMinute": 4}}
     file.write_text(yaml.safe_dump_all(_tenant(name, found) for name, found in tenants.items()))
     folder = tmp_path / "limited"
     async with (
-        running(folder, gateway, "--tenants", str(file)) as pair,
+        running(folder, gateway_type, "--tenants", str(file)) as pair,
         StubWorker("paused") as worker,
     ):
         await serve(pair, worker)
@@ -222,8 +222,8 @@ async def test_a_tenants_limits_are_those_of_the_whole_gateway(
             assert 4 <= taken <= 6  # what was not told yet; each for itself, it would be 8
 
 
-async def test_a_second_gateway_does_not_share_the_port(pair: Any, gateway: Any) -> None:
-    second = type(gateway)(pair.fleet_file.parent, "--processes", "2")
+async def test_a_second_gateway_does_not_share_the_port(pair: Any, gateway_type: Any) -> None:
+    second = gateway_type(pair.fleet_file.parent, "--processes", "2")
     second.port = pair.port
     second.spawn()
     try:
@@ -242,9 +242,9 @@ async def test_a_second_gateway_does_not_share_the_port(pair: Any, gateway: Any)
     ],
 )
 async def test_what_does_not_go_together_is_refused(
-    tmp_path: Path, gateway: Any, flags: tuple[str, ...], said: str
+    tmp_path: Path, gateway_type: Any, flags: tuple[str, ...], said: str
 ) -> None:
-    found = type(gateway)(tmp_path, *flags)
+    found = gateway_type(tmp_path, *flags)
     found.spawn()
     try:
         assert await asyncio.to_thread(found.wait, 20) == 2
@@ -254,12 +254,12 @@ async def test_what_does_not_go_together_is_refused(
 
 
 async def test_settings_that_no_process_can_begin_with_end_the_gateway(
-    tmp_path: Path, gateway: Any
+    tmp_path: Path, gateway_type: Any
 ) -> None:
     folder = tmp_path / "refused"
     folder.mkdir()
     flags = "--processes", "2", "--tenant-namespace", "n"
-    found = type(gateway)(folder, *flags)
+    found = gateway_type(folder, *flags)
     found.spawn()
     try:
         assert await asyncio.to_thread(found.wait, 20) == 1

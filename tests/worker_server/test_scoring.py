@@ -32,9 +32,13 @@ def test_no_tokens_with_echo_score_the_prompt(client: OpenAI, served: WorkerProc
     assert len(scores) == len(ids_of(served, TEXT))
     assert scores[0] is None
     assert all(score < 0 for score in scores[1:])
-    assert [len(top or {}) for top in choice.logprobs.top_logprobs or []][1:] == [2] * (
-        len(scores) - 1
-    )
+    tables, tokens = choice.logprobs.top_logprobs or [], choice.logprobs.tokens or []
+    assert len(tables) == len(tokens) == len(scores)
+    for token, score, table in list(zip(tokens, scores, tables, strict=True))[1:]:
+        # The token itself is among them even where it is not one of the two likeliest.
+        assert table[token] == score
+        assert len(table) == 2 + (score < sorted(table.values())[-2])
+    assert {len(table) for table in tables[1:]} == {2, 3}
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 0
 

@@ -108,7 +108,7 @@ class Engine:
         )
         try:
             if message.grammar:
-                request.matcher = self._matcher(message.grammar)
+                request.matcher = self._matcher(message.grammar, len(message.prompt))
             source = message.source if self.handoff is not None else None
             self.scheduler.add(request, parked=source is not None, beside=message.beside)
         except ValueError as error:
@@ -203,10 +203,10 @@ class Engine:
             for request_id in overdue
         ]
 
-    def _matcher(self, grammar: str) -> Matcher:
+    def _matcher(self, grammar: str, start: int) -> Matcher:
         if self._grammars is None:
             raise ValueError("this engine has no tokenizer to read a grammar with")
-        return self._grammars.matcher(grammar)
+        return self._grammars.matcher(grammar, start)
 
     def _draft(self) -> None:
         """Guess how the requests go on that decode; a grammar knows some of it for certain."""
@@ -219,7 +219,7 @@ class Engine:
         for request, drafts in zip(running, proposed, strict=True):
             request.drafts = drafts
             if request.matcher is not None:
-                request.drafts = request.matcher.guess(request.output, drafts)
+                request.drafts = request.matcher.guess(request.tokens, drafts)
 
     def _constrain(self, step: Step) -> list[Output]:
         """Find what may be drawn; a request whose grammar has become too complex leaves the step.
@@ -232,7 +232,7 @@ class Engine:
             if request.matcher is None or not part.samples:
                 continue
             try:
-                request.allowed = request.matcher.allowed(request.output, part.drafts)
+                request.allowed = request.matcher.allowed(request.tokens, part.drafts)
             except GrammarError as error:
                 step.slices.remove(part)
                 self.scheduler.finish(request)

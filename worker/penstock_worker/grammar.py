@@ -37,26 +37,32 @@ def limits() -> LLParserLimits:
 
 
 class Matcher:
-    """Follows one output through its grammar."""
+    """Follows one output through its grammar.
 
-    def __init__(self, inner: LLMatcher, ends: Sequence[int]) -> None:
+    Args:
+        inner: at the start of the output.
+        ends: tokens that may be drawn once the output is complete.
+        start: tokens of the prompt, which lie in front of the output.
+    """
+
+    def __init__(self, inner: LLMatcher, ends: Sequence[int], start: int = 0) -> None:
         self._inner = inner
         self._ends = ends
-        self._seen = 0
+        self._seen = start
 
-    def allowed(self, output: Sequence[int], drafts: Sequence[int] = ()) -> list[bytes]:
+    def allowed(self, tokens: Sequence[int], drafts: Sequence[int] = ()) -> list[bytes]:
         """Return the tokens that may come next, and behind each draft if those before it stand.
 
         Args:
-            output: every token so far; it only ever grows.
-            drafts: guessed tokens behind it, which the grammar allows (see `guess`).
+            tokens: prompt and output so far, which only ever grow.
+            drafts: guessed tokens behind them, which the grammar allows (see `guess`).
 
         Returns a bit for each token, the lowest bit first.
 
         Raises:
             GrammarError: the output cannot be followed any further.
         """
-        self._follow(output)
+        self._follow(tokens)
         masks = [self._mask()]
         for draft in drafts:
             self._inner.consume_token(draft)
@@ -65,13 +71,13 @@ class Matcher:
             self._inner.rollback(len(drafts))
         return masks
 
-    def guess(self, output: Sequence[int], proposed: Sequence[int]) -> list[int]:
+    def guess(self, tokens: Sequence[int], proposed: Sequence[int]) -> list[int]:
         """Return tokens that are likely to come next: forced ones, or what holds of a proposal.
 
         Where the grammar leaves one text only, such as the next property's name, its tokens need no
         model to be guessed. Args as in `allowed`.
         """
-        self._follow(output)
+        self._follow(tokens)
         if self._inner.is_error() or self._inner.is_stopped():
             return []
         forced: list[int] = self._inner.compute_ff_tokens()
@@ -80,10 +86,10 @@ class Matcher:
         going_on = list(takewhile(lambda token: token not in self._ends, proposed))
         return going_on[: self._inner.validate_tokens(going_on)]
 
-    def _follow(self, output: Sequence[int]) -> None:
-        if self._seen < len(output):
-            self._inner.consume_tokens(list(output[self._seen :]))
-            self._seen = len(output)
+    def _follow(self, tokens: Sequence[int]) -> None:
+        if self._seen < len(tokens):
+            self._inner.consume_tokens(list(tokens[self._seen :]))
+            self._seen = len(tokens)
 
     def _mask(self) -> bytes:
         mask: bytes = b"" if self._inner.is_error() else self._inner.compute_bitmask()
@@ -108,8 +114,8 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = None
         self._read: OrderedDict[str, LLMatcher] = OrderedDict()
 
-    def matcher(self, grammar: str) -> Matcher:
-        """Return a matcher at the start of an output.
+    def matcher(self, grammar: str, start: int = 0) -> Matcher:
+        """Return a matcher at the start of an output, behind so many tokens of a prompt.
 
         Raises:
             GrammarError: this is no grammar, or too large a one.
@@ -122,7 +128,7 @@ class Grammars:
         self._read[grammar] = found
         if len(self._read) > REMEMBERED:
             self._read.popitem(last=False)
-        return Matcher(found.deep_copy(), self._eos_token_ids)
+        return Matcher(found.deep_copy(), self._eos_token_ids, start)
 
     def _loaded(self) -> LLTokenizer:
         """Large vocabularies take a second to read: only those who ask for grammars pay it."""

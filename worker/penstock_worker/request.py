@@ -113,11 +113,6 @@ class Request:
         return self.prompt_logprobs is not None and len(self.scores) < self.prompt_length - 1
 
     @property
-    def output(self) -> list[int]:
-        """Tokens generated so far."""
-        return self.tokens[self.prompt_length :]
-
-    @property
     def output_length(self) -> int:
         """Number of tokens generated so far."""
         return len(self.tokens) - self.prompt_length

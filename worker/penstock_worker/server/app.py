@@ -1,5 +1,6 @@
 """The routes of a worker."""
 
+import asyncio
 import re
 import time
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from penstock_worker.server.protocol import (
 )
 from penstock_worker.server.reply import Reply
 from penstock_worker.server.request_id import RequestId
+from penstock_worker.server.served import Served
 from penstock_worker.server.service import Service, events, whole
 from penstock_worker.server.stream import EventStream, unless_disconnected
 from penstock_worker.server.trusted import Trusted
@@ -64,17 +66,8 @@ def _text_routes(app: FastAPI, service: Service) -> None:
     async def tokenize(request: Request) -> Response:
         body = await _body(request, TokenizeRequest)
         served = service.model(body.model)
-        if (body.prompt is None) == (body.messages is None):
-            raise ApiError(
-                ErrorCode.INVALID_REQUEST, "send either prompt or messages", param="prompt"
-            )
-        if body.messages is not None:
-            tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
-            tokens = chat_prompt(served, body.messages, tools or None, body.chat_template_kwargs)
-        else:
-            tokens = served.tokenizer.encode(
-                body.prompt or "", add_special_tokens=body.add_special_tokens
-            )
+        # A long text takes its time, in which streams must go on.
+        tokens = await asyncio.to_thread(_tokens, served, body)
         found = {
             "count": len(tokens),
             "max_model_len": served.max_model_len,
@@ -91,7 +84,9 @@ def _text_routes(app: FastAPI, service: Service) -> None:
                 raise ApiError(
                     ErrorCode.INVALID_REQUEST, f"token {token} does not exist", param="tokens"
                 )
-        text = served.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        text = await asyncio.to_thread(
+            served.tokenizer.decode, body.tokens, skip_special_tokens=False
+        )
         return Reply({"prompt": text})
 
     @app.get("/v1/models")
@@ -141,6 +136,17 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _tokens(served: Served, body: TokenizeRequest) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(ErrorCode.INVALID_REQUEST, "send either prompt or messages", param="prompt")
+    if body.messages is None:
+        return served.tokenizer.encode(
+            body.prompt or "", add_special_tokens=body.add_special_tokens
+        )
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
+    return chat_prompt(served, body.messages, tools or None, body.chat_template_kwargs)
 
 
 async def _complete(

@@ -140,7 +140,7 @@ class CompletionBodies:
     tokenizer: Tokenizer
     shown: Shown
     _lengths: dict[int, int] = field(default_factory=dict)
-    """Of each choice's text, as far as its tokens were told."""
+    """Of each begun choice's text, as far as its tokens' log-probabilities were told."""
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """See `Bodies.chunk`."""
@@ -163,9 +163,10 @@ class CompletionBodies:
         if first and self.shown.echo:
             choice["text"] = self.tokenizer.decode(prompt) + delta.text
             tokens, logprobs = [*prompt, *tokens], [None, *delta.prompt_logprobs, *logprobs]
-        begin = self._lengths.get(delta.index, 0)
-        self._lengths[delta.index] = begin + sum(len(self.tokenizer.decode([t])) for t in tokens)
+        begin = self._lengths.setdefault(delta.index, 0)
         if self.shown.logprobs is not None:
+            told = sum(len(self.tokenizer.decode([token])) for token in tokens)
+            self._lengths[delta.index] = begin + told
             choice["logprobs"] = completion_logprobs(
                 self.tokenizer, tokens, logprobs, self.shown.logprobs, begin
             )

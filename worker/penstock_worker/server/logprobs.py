@@ -50,8 +50,9 @@ def completion_logprobs(
         "tokens": [_text(tokenizer, token) for token in tokens],
         "token_logprobs": [None if entry is None else entry.logprob for entry in found],
         "top_logprobs": [
-            entry and {_text(tokenizer, token): value for token, value in entry.top[:count]}
-            for entry in found
+            entry and _table(tokenizer, token, entry, count)
+            # What is replayed of a resumed answer, which nobody sees, has no scores of its prompt.
+            for token, entry in zip(tokens, found, strict=False)
         ],
         "text_offset": offsets,
     }
@@ -75,6 +76,13 @@ def prompt_logprobs(
             }
         )
     return entries
+
+
+def _table(tokenizer: Tokenizer, token: int, entry: TokenLogprobs, count: int) -> dict[str, float]:
+    """The token itself is always in it, as in OpenAI's: there may be one more than asked for."""
+    found = {_text(tokenizer, other): value for other, value in entry.top[:count]}
+    found.setdefault(_text(tokenizer, token), entry.logprob)
+    return found
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from penstock_contract.metrics import Fault
+from penstock_gateway.relay.keepalive import keep_alive
 from penstock_gateway.relay.lack import OWN, Lack
 
 HIGH_WATER = 8 * 1024
@@ -338,9 +339,10 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.create_connection(
+                transport, _ = await loop.create_connection(
                     lambda: protocol, where.hostname or "", where.port or 80
                 )
+            keep_alive(transport.get_extra_info("socket"))
         except (OSError, TimeoutError) as error:
             if error.errno in OWN:
                 self._spare()

@@ -19,7 +19,7 @@ from penstock_gateway.serving import serve
 if TYPE_CHECKING:
     from penstock_gateway.siblings.parent import Origin
 
-MOST_PROCESSES: Final = 64
+MOST_PROCESSES: Final = 32
 """Each one tells all others what it does: beyond some, more gateways are the better choice."""
 LOG: Final = "%(asctime)s %(levelname)s %(name)s{} %(message)s"
 
@@ -53,6 +53,8 @@ def _serve_together(options: argparse.Namespace, tokens: WorkerTokens) -> NoRetu
     from penstock_gateway.siblings.member import Member
     from penstock_gateway.siblings.parent import Parent, join, reserve
 
+    if options.kubernetes:
+        import penstock_gateway.fleet.cluster  # noqa: F401 - once, for all to share its memory
     try:
         reserved = reserve(options.host, options.port)
     except OSError as error:

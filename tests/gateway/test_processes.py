@@ -139,18 +139,25 @@ async def test_a_killed_process_comes_back_and_costs_the_other_no_stream(pair: A
         assert "ended: SIGKILL; again in" in pair.said()
 
 
-async def test_a_process_that_hangs_is_replaced(pair: Any) -> None:
-    hung, well = sorted(children(pair))
-    account = account_of(pair, hung)
-    os.kill(hung, signal.SIGSTOP)
-    os.utime(account, (0, 0))  # as if for long
+async def test_a_process_that_hangs_is_named_and_replaced(pair: Any) -> None:
+    async with StubWorker() as worker, wire_to_each(pair) as (one, other):
+        await serve(pair, worker)
+        for wire in (one, other):
+            assert (await chat(wire)).status == 200
+        assert await one.metric(ARRIVALS) == 2
+        account = account_of(pair, other.pid)
+        os.kill(other.pid, signal.SIGSTOP)
+        assert await one.metric(PROCESSES, state="silent") == 1
+        assert await one.metric(ARRIVALS) == 2
+        assert "1 of this gateway" in (await one.ask("GET", "/status")).body.decode()
+        os.utime(account, (0, 0))  # as if it hung for long
 
-    async def replaced() -> bool:
-        return len(children(pair) - {hung}) == 2
+        async def replaced() -> bool:
+            return len(children(pair) - {other.pid}) == 2
 
-    await pair.until(replaced, 60)
-    assert well in children(pair)
-    assert "hangs and is killed" in pair.said()
+        await pair.until(replaced, 60)
+        assert one.pid in children(pair)
+        assert "hangs and is killed" in pair.said()
 
 
 async def test_told_to_stop_all_processes_finish_their_streams(pair: Any) -> None:
@@ -236,8 +243,8 @@ async def test_a_second_gateway_does_not_share_the_port(pair: Any, gateway_type:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--processes", "0"), "--processes: must be between 1 and 64"),
-        (("--processes", "65"), "--processes: must be between 1 and 64"),
+        (("--processes", "0"), "--processes: must be between 1 and 32"),
+        (("--processes", "33"), "--processes: must be between 1 and 32"),
         (("--processes", "5"), "--max-bodies: each of --processes has an equal part"),
     ],
 )

@@ -91,6 +91,20 @@ def test_following_a_log_that_begins_anew_loses_no_line(home: Home) -> None:
     assert found == ["first of gateway", "seen", "unseen", "half a line", "new"]
 
 
+def test_following_goes_on_where_nothing_older_could_be_kept(home: Home) -> None:
+    log = home.log("gateway")
+
+    def steps() -> Iterator[bool]:
+        yield True
+        bound(log, longest=10)
+        older(log).unlink()
+        log.write_text("new\n")
+        yield False
+
+    step = steps()
+    assert list(lines([log], follow=lambda: next(step))) == ["first of gateway", "new"]
+
+
 def test_a_full_disk_gets_its_space_back(home: Home) -> None:
     log = home.log("gateway")
     older(log).mkdir()  # nothing can be copied there

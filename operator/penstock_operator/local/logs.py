@@ -83,7 +83,7 @@ def _grown(log: Path, offset: int, *, partial: bool) -> tuple[str, int]:
     rest = b""
     try:
         if log.stat().st_size < offset:  # it has begun anew
-            rest, offset = _beyond(older(log), offset), 0
+            rest, offset = _beyond(older(log), offset) if older(log).exists() else b"", 0
         data = _beyond(log, offset)
     except FileNotFoundError:  # an old log that was pruned
         return "", offset

@@ -34,7 +34,7 @@ RIDGE: Final = 1e-9
 """Weight of zeros where nothing better is believed, so that there is always one answer."""
 
 LEAST_PREFILL: Final = 0.1
-"""Share of a bounded step's time that prompts get, however much decodes: they always advance."""
+"""Share of a bounded step's time that prompts get at least: they always advance."""
 
 SHORTEST: Final = 1e-6
 """Seconds below which a step's duration is no measurement."""
@@ -63,15 +63,17 @@ class StepCost:
 
         Sarathi-Serve's stall-free batching (Agrawal et al., OSDI 2024): the token budget follows
         from the objective between two tokens. Prompts get what decoding leaves of it, and never
-        less than `LEAST_PREFILL`.
+        less than `LEAST_PREFILL`. Where decoding alone takes longer the objective is lost, and
+        they get as much time as decoding, so that the queue of prompts does not grow for nothing.
 
         Args:
             seconds: that the step may take.
             sequences: that decode in it.
             kv: tokens of context that it reads.
         """
-        left = seconds - self.seconds(0, sequences, kv)
-        time = max(left, LEAST_PREFILL * seconds)
+        decoding = self.seconds(0, sequences, kv)
+        left = max(seconds - decoding, LEAST_PREFILL * seconds)
+        time = left if decoding < seconds else decoding
         return time / self.prefill_token if self.prefill_token > 0 else inf
 
 

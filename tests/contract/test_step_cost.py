@@ -57,15 +57,17 @@ def test_no_coefficient_is_negative(steps: list[tuple[float, int, int, int]]) ->
 
 
 @given(COST, st.floats(0.001, 1), st.integers(0, 256), st.integers(0, 10**6))
-def test_prompts_get_what_decoding_leaves_of_a_step_and_at_least_a_tenth(
+def test_prompts_get_what_decoding_leaves_of_a_step(
     cost: StepCost, seconds: float, sequences: int, kv: int
 ) -> None:
     tokens = cost.prefill_within(seconds, sequences, kv)
     decoding = cost.seconds(0, sequences, kv)
     if decoding <= 0.9 * seconds:
         assert cost.seconds(tokens, sequences, kv) == pytest.approx(seconds)
-    else:
+    elif decoding < seconds:
         assert cost.prefill_token * tokens == pytest.approx(0.1 * seconds)
+    else:  # the objective is lost
+        assert cost.prefill_token * tokens == pytest.approx(decoding)
 
 
 def test_prompts_that_cost_nothing_are_not_bounded() -> None:

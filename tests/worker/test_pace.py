@@ -104,9 +104,14 @@ def test_a_prompt_alone_has_the_whole_budget_whatever_its_own_pace() -> None:
     assert [alone.step().stats.prefill_tokens for _ in range(3)] == [BUDGET] * 3
 
 
-def test_a_prompt_advances_beside_an_objective_that_cannot_be_kept() -> None:
+def test_a_prompt_advances_beside_an_objective_that_can_hardly_be_kept() -> None:
+    steps = beside_a_long_prompt(0.0112)  # decoding takes 11 ms
+    assert {step.prefill_tokens for step in steps} <= {10, 11, 12}  # a tenth of the time
+
+
+def test_prompts_get_half_of_the_time_beside_an_objective_that_is_lost() -> None:
     steps = beside_a_long_prompt(0.005)
-    assert {step.prefill_tokens for step in steps} <= {4, 5}  # a tenth of the time
+    assert {step.prefill_tokens for step in steps} <= {109, 110, 111}
 
 
 def test_prompts_come_one_after_the_other() -> None:

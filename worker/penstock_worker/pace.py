@@ -1,6 +1,6 @@
 """How many prompt tokens a step may compute beside requests that decode (stall-free batching).
 
-Prompts get what decoding leaves of the TPOT objective, and never less than a tenth of it, so
+Prompts get what decoding leaves of the TPOT objective, and never less than a tenth of it, so that
 neither stalls the other (Sarathi-Serve, Agrawal et al., OSDI 2024). What steps cost was measured at
 start, and is learned from those that are bounded: their mean is what an objective per token bounds.
 Pure.

@@ -137,7 +137,12 @@ def _print(
         ("gpu_hours", "replica-hours", hours, peer),
         ("starts", "replicas", outcome.starts, yardstick.starts if yardstick else None),
     ]
-    tell_figures(options, f"{options.trace.name} ×{options.scale:g}: {name}", rows)
+    tell_figures(options, f"{told_of(options)}: {name}", rows)
+
+
+def told_of(options: argparse.Namespace) -> str:
+    """Return what was replayed, and against which objective, as figures tell it."""
+    return f"{options.trace.name} ×{options.scale:g}, TTFT {options.ttft:g} s"
 
 
 Row = tuple[str, str, float, float | None]

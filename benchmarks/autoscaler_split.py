@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
-from autoscaler import CURVE, WANTED, autoscaler, parser, tell_figures
+from autoscaler import CURVE, WANTED, autoscaler, parser, tell_figures, told_of
 
 from penstock_contract.api import Role
 from penstock_operator.simulation.clairvoyant import attainment, begin, search_stages
@@ -120,8 +120,7 @@ def _print(
         ("gpu_hours", "replica-hours", sum(hours), clairvoyant),
         ("starts", "replicas", sum(outcome.starts for outcome in outcomes), None),
     ]
-    case = f"prefill + decode, {options.trace.name} ×{options.scale:g}: {name}"
-    tell_figures(options, case, rows)
+    tell_figures(options, f"prefill + decode, {told_of(options)}: {name}", rows)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
-from penstock_operator.scaling.cover import covers
+from penstock_operator.scaling.cover import HEAVIEST, Usual, covers
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.decision import Decision
+from penstock_operator.scaling.guards import guard
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic
-from penstock_operator.scaling.signal import ABSENT, Signal
+from penstock_operator.scaling.signal import ABSENT, Health, Signal
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
-from penstock_operator.scaling.state import ScalingState
+from penstock_operator.scaling.state import PoolState, ScalingState
 
 CURVE = ServiceCurve(a=0.015, b_p=1e-4, b_d=1e-4, c=1e-7, kv_tokens=400_000)
 SPEC = ScalingSpec(
@@ -148,6 +149,26 @@ def test_lateness_makes_more_headroom_only_where_it_comes_from(late: str, role: 
 
 def test_without_news_of_lateness_headroom_stays() -> None:
     assert covers({Role.DECODE: 1.7}, Traffic(), SPEC, elapsed=60.0)[Role.DECODE] == 1.7
+
+
+def test_a_moment_with_more_requests_counts_more() -> None:
+    usual = Usual()
+    for rate in [10.0] * 100 + [20.0]:
+        usual = usual.after(Signal(rate), 15.0)
+    assert usual.weight(Signal(20.0)) == pytest.approx(2, rel=0.05)
+    assert usual.weight(Signal(5.0)) == pytest.approx(0.5, rel=0.05)
+    assert usual.weight(Signal(1e9)) == HEAVIEST
+    assert usual.after(ABSENT, 15.0) == usual
+    assert usual.weight(ABSENT) == Usual().weight(Signal(3.0)) == 1
+
+
+@pytest.mark.parametrize(("count", "size"), [(3.01, 4), (2.9, 4), (2.8, 3), (1.5, 3), (4.01, 5)])
+def test_a_replica_goes_only_when_those_that_stay_have_some_room(count: float, size: int) -> None:
+    state = PoolState(first_seen=0.0)
+    bounds, now = SPEC.pools[0], 1000.0
+    proposal, _ = guard(count, 4, Health.FRESH, state, bounds, SPEC, now)
+    assert proposal.replicas == size
+    assert ("dead band" in proposal.guards) is (count == 2.9)
 
 
 def test_an_idle_pool_shrinks_whatever_its_objective() -> None:

@@ -9,11 +9,11 @@ from penstock_operator.scaling.forecast import ENOUGH, Forecast
 LEAD = 75.0
 
 
-def fed(values: list[float], interval: float = 5.0) -> Forecast:
+def fed(values: list[float], interval: float = 5.0, patience: float = 0.0) -> Forecast:
     """Return the forecast that has seen these demands."""
     forecast = Forecast()
     for index, value in enumerate(values):
-        forecast = forecast.after(value, index * interval, LEAD)
+        forecast = forecast.after(value, index * interval, LEAD, patience)
     return forecast
 
 
@@ -30,6 +30,13 @@ def test_scatter_becomes_headroom() -> None:
     wild = fed([4 + draw.uniform(-2, 2) for _ in range(400)])
     assert calm.level < calm.bound() < 4.5
     assert wild.bound() > 5
+
+
+def test_what_may_wait_needs_no_headroom() -> None:
+    bursts = [2.0, 6.0] * 200
+    hurried, patient = fed(bursts), fed(bursts, patience=30.0)
+    assert patient.level == hurried.level
+    assert patient.bound() < 4.8 < 5.5 < hurried.bound()
 
 
 def test_growth_is_learned_from_being_too_low() -> None:

@@ -12,6 +12,7 @@ prefill, tokens after it for decoding. A Unified pool answers for both.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import exp
 
 from penstock_contract.api import Role
@@ -22,8 +23,38 @@ from penstock_operator.scaling.spec import ScalingSpec
 
 LEAST = 0.25
 MOST = 4.0
-RATE = 1.0 / 60
+RATE = 1.0 / 40
 """Growth of the factor's logarithm per second and unit of lateness."""
+HOUR = 3600.0
+"""Seconds over which arrivals are averaged."""
+HEAVIEST = 4.0
+"""Weight of a moment with however many arrivals."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Arrivals per second over the last hour.
+
+    The objective counts requests, so a moment in which twice as many come counts twice.
+    """
+
+    rate: float = 0.0
+    seconds: float = 0.0
+    """That were averaged, an hour at most."""
+
+    def after(self, arrivals: Signal, elapsed: float) -> "Usual":
+        """Return the average with the last `elapsed` seconds."""
+        if not arrivals.fresh or arrivals.value is None or elapsed <= 0:
+            return self
+        seconds = min(HOUR, self.seconds + elapsed)
+        share = min(1.0, elapsed / seconds)
+        return Usual(self.rate + share * (arrivals.value - self.rate), seconds)
+
+    def weight(self, arrivals: Signal) -> float:
+        """Return how much more than usual comes; 1 when nobody knows."""
+        if not arrivals.fresh or arrivals.value is None or self.rate <= 0:
+            return 1.0
+        return min(HEAVIEST, arrivals.value / self.rate)
 
 
 def covers(
@@ -35,7 +66,7 @@ def covers(
         before: what they were; a role that is not there begins with 1.
         traffic: the shares of late requests, since then.
         spec: the objectives.
-        elapsed: seconds since they were computed.
+        elapsed: seconds since they were computed, weighed by what came in them.
     """
     ttft, tpot = spec.ttft or DEFAULT_TTFT, spec.tpot or DEFAULT_TPOT
     any_of_both = spec.strictest or DEFAULT_TTFT.quantile

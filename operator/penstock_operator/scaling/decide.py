@@ -16,6 +16,7 @@ from penstock_operator.scaling.forecast import Forecast
 from penstock_operator.scaling.guards import guard
 from penstock_operator.scaling.idleness import idle_since
 from penstock_operator.scaling.need import (
+    DEFAULT_TTFT,
     SLACK,
     Need,
     concurrency_need,
@@ -59,7 +60,9 @@ def decide(
     """
     since = idle_since(state.idle_since, seen, now)
     elapsed = now - state.decided if state.decided is not None else 0.0
-    factors = covers(state.covers, seen.traffic, spec, elapsed)
+    usual = state.usual.after(seen.traffic.arrivals, elapsed)
+    weight = usual.weight(seen.traffic.arrivals)
+    factors = covers(state.covers, seen.traffic, spec, elapsed * weight)
     quiet = now - since if since is not None else 0.0
     idle = spec.idle is not None and since is not None and quiet >= spec.idle
     calm = since is not None and quiet >= spec.down_window
@@ -87,7 +90,7 @@ def decide(
     # What the budget leaves decides what can follow; what cannot follow must not use the budget up.
     sized = inside_budget(matched(found, carriers), spec, _fixed_gpus(spec, seen.pools))
     sized = matched(sized, carriers)
-    return ScalingState(pools, factors, now, since), Decisions(sized, idle)
+    return ScalingState(pools, factors, usual, now, since), Decisions(sized, idle)
 
 
 def _weigh(
@@ -111,10 +114,12 @@ def _weigh(
         asked = in_progress(seen.traffic, role, bounds.slots)
     else:
         asked = demand(bounds.role, curve, seen.traffic, role)
-    state = before
+    state, patience = before, (spec.ttft or DEFAULT_TTFT).seconds
     # A gap must not be remembered as a drop; a rise that is seen through it is a rise.
     if health is Health.FRESH or asked.total > before.forecast.level:
-        state = replace(before, forecast=before.forecast.after(asked.total, now, spec.lead))
+        state = replace(
+            before, forecast=before.forecast.after(asked.total, now, spec.lead, patience)
+        )
     # Head-room is for those who come; when nobody does, it is not held.
     ahead = Forecast(state.forecast.level) if calm else state.forecast
     if curve is None:
@@ -153,7 +158,8 @@ def _size(
     if one.alone.infeasible and not one.calm:
         return one.state, Decision(name, desired, desired, one.alone.infeasible, one.alone)
     found = _part(one.alone, share)
-    proposal, state = guard(found.replicas, desired, health, one.state, one.bounds, spec, now)
+    count = found.counts.get(found.binding, 0.0)
+    proposal, state = guard(count, desired, health, one.state, one.bounds, spec, now)
     words = _words(found)
     return state, Decision(name, desired, proposal.replicas, words, found, proposal.guards, health)
 

@@ -2,9 +2,10 @@
 
 Real traffic is far from Poisson (its counts over a minute scatter 20 to 160 times more), so a
 formula for the scatter would be wrong on the first day. What is measured instead: at every moment
-the level of one lead ago is compared with the demand that then came. The q-quantile of these ratios
-is what the next lead needs on top of the level. No trend is extrapolated: on the traces tried it
-gained nothing and overshot after every peak.
+the level of one lead ago is compared with the demand that then came. The q-quantile of these errors
+is what the next lead needs on top of the level. Demand is taken as a queue feels it: what comes and
+goes within the time that a first token may take waits, and needs no replica. No trend is
+extrapolated: on the traces tried it gained nothing and overshot after every peak.
 """
 
 from bisect import bisect_left
@@ -18,7 +19,7 @@ MEMORY = 7200.0
 """Seconds that errors are remembered."""
 ENOUGH = 24
 """Errors without which the prior is used."""
-QUANTILE = 0.95
+QUANTILE = 0.93
 """Of past errors."""
 PRIOR = 1.0
 """Error that is assumed before anything is known, in units of the level's root."""
@@ -31,6 +32,8 @@ class Forecast:
     """The level now, levels that wait to be judged, and judged ratios by time."""
 
     level: float = 0.0
+    felt: float | None = None
+    """Demand over the time that requests may wait; None: not known yet."""
     updated: float | None = None
     """When, in seconds; None: never."""
     born: float = 0.0
@@ -38,29 +41,31 @@ class Forecast:
     pending: tuple[tuple[float, float], ...] = ()
     """(time, level) of the last lead."""
     errors: tuple[tuple[float, float], ...] = ()
-    """(time, demand / level of one lead before)."""
+    """(time, demand beyond the level of one lead before, in units of that level's root)."""
 
-    def after(self, demand: float, now: float, lead: float) -> "Forecast":
+    def after(self, demand: float, now: float, lead: float, patience: float = 0.0) -> "Forecast":
         """Return the forecast that has seen `demand`.
 
         Args:
             demand: replica-seconds per second, since the last update.
             now: seconds of a clock that never goes back.
             lead: seconds from a decision until its replicas serve.
+            patience: seconds that a request may wait.
         """
         if self.updated is None:
-            return replace(self, level=demand, updated=now, born=now)
+            return replace(self, level=demand, felt=demand, updated=now, born=now)
         elapsed = max(0.0, now - self.updated)
-        level = self.level + (1 - exp(-elapsed / SMOOTHING)) * (demand - self.level)
+        level = _closer(self.level, demand, elapsed, SMOOTHING)
+        felt = demand if self.felt is None else _closer(self.felt, demand, elapsed, patience)
         due = bisect_left(self.pending, (now - lead, inf))
         errors = self.errors
         if due:
             when, judged = self.pending[due - 1]
             if when >= self.born + lead:
-                errors = (*errors, (now, (demand - judged) / _scatter(judged)))
+                errors = (*errors, (now, (felt - judged) / _scatter(judged)))
         errors = errors[bisect_left(errors, (now - MEMORY, -inf)) :]
         pending = (*self.pending[due:], (now, level))
-        return Forecast(level, now, self.born, pending, errors)
+        return Forecast(level, felt, now, self.born, pending, errors)
 
     def bound(self, factor: float = 1.0) -> float:
         """Return what demand will rarely exceed one lead from now.
@@ -79,6 +84,11 @@ class Forecast:
             return self.level
         error = sum(error for _, error in self.errors) / len(self.errors)
         return max(0.0, self.level + error * _scatter(self.level))
+
+
+def _closer(average: float, value: float, elapsed: float, memory: float) -> float:
+    """Return an exponentially weighted average with what was so for the last `elapsed` seconds."""
+    return value if memory <= 0 else average + (1 - exp(-elapsed / memory)) * (value - average)
 
 
 def _scatter(level: float) -> float:

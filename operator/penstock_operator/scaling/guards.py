@@ -1,15 +1,21 @@
 """From what is needed to what is done: the guards between the arithmetic and the pool.
 
-In order: metric health, warm-up, windows, steps, bounds. Each may only make a decision more
-careful, each says so when it did, and growing is held back by less than shrinking, because an
+In order: dead band, metric health, warm-up, windows, steps, bounds. Each may only make a decision
+more careful, each says so when it did, and growing is held back by less than shrinking, because an
 idle replica costs money and a missing one costs requests.
 """
 
 from dataclasses import dataclass, replace
+from math import ceil, sqrt
 
+from penstock_operator.scaling.need import SLACK
 from penstock_operator.scaling.signal import Health
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
 from penstock_operator.scaling.state import PoolState
+
+BAND = 0.1
+"""Width of the dead band in units of the need's root, with which it scatters: a replica is given up
+only when the pool without it would still have that much room, or it is back after a cold start."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Proposal:
 
 
 def guard(
-    needed: int,
+    count: float,
     current: int,
     health: Health,
     state: PoolState,
@@ -38,7 +44,7 @@ def guard(
     """Return the size to ask for, and the state that remembers what was needed.
 
     Args:
-        needed: what Little's law gives.
+        count: what Little's law gives, before rounding.
         current: what the pool is asked to have.
         health: of the worst signal that a shrink would rest on.
         state: of the pool.
@@ -46,17 +52,26 @@ def guard(
         spec: the deployment's.
         now: seconds of the clock of `state`.
     """
+    proposal = _outside_band(count, current)
+    needed = proposal.replicas
     first = now if state.first_seen is None else state.first_seen
     horizon = now - max(spec.down_window, spec.up_window)
     wanted = (*(entry for entry in state.wanted if entry[0] > horizon), (now, needed))
     state = replace(state, wanted=wanted, first_seen=first)
-    proposal = Proposal(needed)
     if needed < current:
         proposal = _shrink(proposal, current, health, state, spec, now)
     elif needed > current:
         proposal = _grow(proposal, current, state, spec, now)
     inside = min(max(proposal.replicas, bounds.minimum), bounds.maximum)
     return proposal.held(inside, f"bounds {bounds.minimum} to {bounds.maximum}"), state
+
+
+def _outside_band(count: float, current: int) -> Proposal:
+    needed = ceil(count - SLACK)
+    if needed >= current:
+        return Proposal(needed)
+    with_room = ceil(count + BAND * sqrt(count) - SLACK)
+    return Proposal(needed).held(min(current, with_room), "dead band")
 
 
 def _shrink(

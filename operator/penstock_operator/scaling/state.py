@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock_contract.api import Role
+from penstock_operator.scaling.cover import Usual
 from penstock_operator.scaling.forecast import Forecast
 
 
@@ -25,6 +26,8 @@ class ScalingState:
     pools: Mapping[str, PoolState] = field(default_factory=dict)
     covers: Mapping[Role, float] = field(default_factory=dict)
     """Factors on forecast errors, learned from how many requests were late; 1 where none is."""
+    usual: Usual = field(default_factory=Usual)
+    """Arrivals, by which news of lateness is weighed."""
     decided: float | None = None
     """When the last decision was made."""
     idle_since: float | None = None

@@ -7,6 +7,7 @@ plain HTTP, because what is written here are documents, not generated classes.
 import asyncio
 import json
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from penstock_operator.manifests import Object
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+CONFLICT = 409
 WATCH_SECONDS = 290
 """A watch is renewed by then; the server would end it at some time of its own."""
 
@@ -33,6 +35,12 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+    @property
+    def managers(self) -> list[str]:
+        """Whose fields an apply without force would have changed."""
+        found: list[str] = re.findall(r'conflicts? with "([^"]+)"', str(self))
+        return found if self.status == CONFLICT else []
 
 
 class Api:
@@ -121,7 +129,7 @@ class Api:
                     yield json.loads(line)
             finally:
                 await answer.aclose()
-        except httpx.TransportError as error:
+        except (httpx.RequestError, ValueError) as error:  # a line may be cut off, too
             raise ApiError(0, f"watching {kind.plural}: {_words(error)}") from error
 
     async def proxied(self, kind: Kind, namespace: str, name: str, path: str) -> str:
@@ -184,8 +192,11 @@ class Api:
         content: str = "application/json",
     ) -> Object:
         answer = await self._send(method, path, parameters, body, content)
-        found: Object = await asyncio.to_thread(answer.json) if _large(answer) else answer.json()
-        return found
+        try:
+            found = await asyncio.to_thread(answer.json) if _large(answer) else answer.json()
+        except ValueError as error:  # somebody in between answered
+            raise ApiError(0, f"{method} {path}: the answer is no JSON: {error}") from error
+        return dict(found)
 
     async def _send(
         self,
@@ -206,7 +217,7 @@ class Api:
                 content=None if body is None else json.dumps(body).encode(),
                 headers=headers,
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             self._metrics.called(method, 0)
             raise ApiError(0, f"{method} {path}: {_words(error)}") from error
         self._metrics.called(method, answer.status_code)

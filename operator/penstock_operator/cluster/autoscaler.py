@@ -7,7 +7,6 @@ scale` does not.
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -24,7 +23,6 @@ from penstock_operator.autoscaling.metrics import AutoscalerMetrics
 from penstock_operator.autoscaling.report import last_scale, reason
 from penstock_operator.autoscaling.scene import PoolScene, Scene
 from penstock_operator.autoscaling.sources import Source, Target
-from penstock_operator.cluster.act import CONFLICT
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.gateways import base_url
@@ -186,10 +184,9 @@ class Autoscaler:
         try:
             found = await self._api.apply(ENGINE_POOL, key.namespace, name, body, force=False)
         except ApiError as error:
-            owners = re.findall(r'conflicts? with "([^"]+)"', str(error))
-            if error.status != CONFLICT or not owners:
+            if not error.managers:
                 raise
-            others = [owner for owner in owners if not owner.startswith(OVERRIDDEN)]
+            others = [owner for owner in error.managers if not owner.startswith(OVERRIDDEN)]
             if others:
                 raise OwnedByAnother(others[0]) from None
             found = await self._api.apply(ENGINE_POOL, key.namespace, name, body)

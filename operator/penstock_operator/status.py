@@ -53,7 +53,7 @@ class PoolSnapshot:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What is in the way of an object of ours."""
+    """Why an object of ours cannot be made, and what to do about it."""
 
     reason: Reason
     message: str
@@ -70,10 +70,8 @@ class Snapshot:
     """Base URL of the OpenAI endpoint."""
     unsupported: Unsupported | None = None
     """What the spec asks for and this version does not build."""
-    invalid: str = ""
-    """What the API server found wrong with what the spec asks for; empty: nothing."""
     obstacle: Obstacle | None = None
-    """Whose object is in the way of ours, which waits for it to go."""
+    """Why an object of ours cannot be made: somebody else's is in the way, or it is invalid."""
     canary: CanaryStatus | None = None
     """The revision on trial."""
     model_missing: str = ""
@@ -233,8 +231,6 @@ def _pools(snapshot: Snapshot) -> Finding:
     """The gravest trouble of any pool is the reason; the message names every pool in trouble."""
     if snapshot.unsupported is not None:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
-    if snapshot.invalid:
-        return Finding(False, Reason.INVALID_SPEC, snapshot.invalid)
     if snapshot.obstacle is not None:
         return Finding(False, snapshot.obstacle.reason, snapshot.obstacle.message)
     troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]

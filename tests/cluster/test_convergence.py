@@ -11,6 +11,7 @@ from cluster_state import state
 from fake_node import FakeNode
 from kube import Access, Object
 from operated import NAME, Site, site
+from waiting import eventually
 
 Clean = Callable[[Object], dict[str, Any]]
 POOL = f"{NAME}-default"
@@ -63,29 +64,73 @@ def test_what_changed_while_the_operator_was_away_is_put_right(site: Site, clean
     site.reach(clean(site.manifest()))
 
 
-def test_leftovers_under_its_names_are_taken_over(site: Site, clean: Clean) -> None:
-    labels = {"labels": {"left": "over"}}
-    selector = {"matchLabels": {"app": "stranger"}}
-    site.kube.create(
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": {"name": POOL},
-            "spec": {"podSelector": selector, "policyTypes": ["Ingress"]},
-        }
-    )
-    site.kube.create(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": POOL, **labels}}
-    )
+def test_orphans_of_an_earlier_deployment_are_taken_over_with_their_workers(
+    site: Site, clean: Clean
+) -> None:
+    site.apply()
+    site.settle()
+    workers = {pod["metadata"]["uid"] for pod in site.kube.list("Pod")}
+    site.operator.kill()
+    for kind, name in (("Service", NAME), ("EnginePool", POOL)):
+        site.kube.merge(kind, name, {"metadata": {"ownerReferences": None}})
+    site.kube.delete("InferenceDeployment", NAME)
+    site.apply()
+    site.restart()
+    site.reach(clean(site.manifest()))
+    assert {pod["metadata"]["uid"] for pod in site.kube.list("Pod")} == workers
+
+
+def test_what_is_handed_over_by_its_labels_is_taken_over(site: Site, clean: Clean) -> None:
+    labels = {"app.kubernetes.io/managed-by": "penstock", "penstock.dev/deployment": NAME}
+    meta = {"name": POOL, "labels": {**labels, "left": "over"}}
+    site.kube.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
     site.apply()
     wanted = clean(site.manifest())
     site.settle()
     found = state(site.kube)
     account = found[f"ServiceAccount/{POOL}"]
     assert account["metadata"]["labels"].pop("left") == "over", "what nobody manages stays"
-    policy = found[f"NetworkPolicy/{POOL}"]["spec"]["podSelector"]["matchLabels"]
-    policy.pop("app", None)
     assert found == wanted
+
+
+def test_what_lost_its_labels_gets_them_back(site: Site, clean: Clean) -> None:
+    site.apply()
+    site.settle()
+    site.kube.merge("Service", POOL, {"metadata": {"labels": None}})
+    site.reach(clean(site.manifest()))
+
+
+def test_what_somebody_else_has_under_its_name_is_left_alone_and_told(
+    site: Site, clean: Clean
+) -> None:
+    ports = [{"name": "shop", "port": 80, "targetPort": 80, "protocol": "TCP"}]
+    spec = {"selector": {"app": "shop"}, "ports": ports}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME}, "spec": spec}
+    before = site.kube.apply(service)
+    site.apply()
+    eventually(lambda: site.condition("PoolsReady").get("reason") == "NameTaken", "told")
+    message = site.condition("PoolsReady")["message"]
+    assert message.startswith(f"Service {NAME} is not Penstock's; rename one of them")
+    assert site.kube.get("Service", NAME) == before
+    eventually(lambda: sum(site.pods().values()) == 2, "the rest goes on")
+    site.kube.delete("Service", NAME)
+    site.reach(clean(site.manifest()))
+
+
+def test_deployments_whose_objects_would_have_one_name_do_not_fight(site: Site) -> None:
+    site.apply()
+    before = site.settle()
+    site.kube.apply(site.manifest(name=POOL))
+
+    def condition() -> Object:
+        found = site.kube.get("InferenceDeployment", POOL) or {}
+        told = found.get("status", {}).get("conditions", [])
+        return next((c for c in told if c["type"] == "PoolsReady"), {})
+
+    eventually(lambda: condition().get("reason") == "NameTaken", "told")
+    words = f"Service {POOL} belongs to InferenceDeployment {NAME}; rename one of them"
+    assert condition()["message"] == words
+    assert state(site.kube)[f"Service/{POOL}"] == before[f"Service/{POOL}"]
 
 
 POOLS: list[tuple[Object, ...]] = [

@@ -47,7 +47,7 @@ async def act(action: Action, *, knows: int, answers: int) -> bool:
     async with httpx.AsyncClient() as http:
         actor = Actor(api, cache, Events(api), http)
         about = {"apiVersion": "x", "kind": "InferenceDeployment", **pool(1)}
-        return await actor.act(KEY, about, action)
+        return await actor.act(KEY, about, action, set())
 
 
 async def test_a_written_status_makes_the_next_step_possible() -> None:

@@ -62,7 +62,7 @@ async def test_a_worker_that_is_told_to_drain_is_shown_it() -> None:
         actor = Actor(api, cache, Events(api), http, WorkerTokens((TOKEN,)))
         about = {"apiVersion": "x", "kind": "InferenceDeployment", "metadata": {}}
         mark = Mark("w", "10.0.0.1", draining=True, patch={}, reason="fewer are wanted")
-        await actor.act(Key("models", "chat"), about, mark)
+        await actor.act(Key("models", "chat"), about, mark, set())
     (request,) = asked
     assert (request.method, request.url.path) == ("POST", "/drain")
     assert request.headers["authorization"] == f"Bearer {TOKEN}"

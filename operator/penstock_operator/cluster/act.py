@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from penstock_contract.conditions import Reason
 from penstock_contract.worker_token import WorkerTokens
 from penstock_operator.cluster.actions import (
     Action,
@@ -22,13 +23,24 @@ from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.events import Events
 from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, POD, Kind
+from penstock_operator.cluster.recheck import in_the_way, owner_stays
 from penstock_operator.manifests import Object
 from penstock_operator.manifests.engines import PORT
+from penstock_operator.status import Obstacle
 
 log = logging.getLogger("penstock.operator")
 
 WORKER_TIMEOUT = 2.0
-CONFLICT = 409
+INVALID = (400, 422)
+"""Answers of an API server that will not take an object as it is."""
+
+
+class Refused(Exception):
+    """An object could not be made, and trying again will not help."""
+
+    def __init__(self, obstacle: Obstacle) -> None:
+        super().__init__(obstacle.message)
+        self.obstacle = obstacle
 
 
 class Actor:
@@ -58,12 +70,35 @@ class Actor:
         self.kinds: Mapping[str, Kind] = {}
         """How the cluster serves each kind of child."""
 
-    async def act(self, key: Key, raw: Object, action: Action) -> bool:
+    async def act(self, key: Key, raw: Object, action: Action, sure: set[str]) -> bool:
         """Do one action; return whether it changed what is stored, as a watch would tell.
 
+        Args:
+            key: of the InferenceDeployment.
+            raw: it, as stored.
+            action: to do.
+            sure: uids of owners that were seen to stay, in this turn; it grows.
+
         Raises:
-            ApiError: it was refused; what is seen will say what is left to do.
+            ApiError: it failed; what is seen will say what is left to do.
+            Refused: an object cannot be made before somebody has put something right.
         """
+        for reference in _references(action):
+            if reference["uid"] not in sure:
+                await owner_stays(self._api, key.namespace, reference)
+                sure.add(reference["uid"])
+        if isinstance(action, Create) or (isinstance(action, Apply) and action.new):
+            kind = self._kind(action.body["kind"])
+            if obstacle := await in_the_way(self._api, self._cache, key, kind, action.body):
+                raise Refused(obstacle)
+        try:
+            return await self._act(key, raw, action)
+        except ApiError as error:
+            if error.status in INVALID and isinstance(action, Create | Apply):
+                raise Refused(Obstacle(Reason.INVALID_SPEC, str(error))) from error
+            raise
+
+    async def _act(self, key: Key, raw: Object, action: Action) -> bool:
         space = key.namespace
         match action:
             case Create(body, reason):
@@ -130,6 +165,18 @@ class Actor:
     def _kind(self, name: str) -> Kind:
         own = {k.name: k for k in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}
         return own.get(name) or self.kinds[name]
+
+
+def _references(action: Action) -> list[Object]:
+    """Return the owners that an object gets by an action."""
+    match action:
+        case Create(body) | Apply(body):
+            found = body["metadata"].get("ownerReferences")
+        case Merge(_, _, patch):
+            found = patch.get("metadata", {}).get("ownerReferences")
+        case _:
+            found = None
+    return found or []
 
 
 def _without_empty(value: Any) -> Any:

@@ -19,6 +19,8 @@ class Apply:
 
     body: Object
     reason: str
+    new: bool = False
+    """None was seen: what somebody else has under this name is left alone."""
 
 
 @dataclass(frozen=True)

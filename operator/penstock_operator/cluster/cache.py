@@ -118,6 +118,11 @@ class Cache:
         """Return an object as last seen."""
         return self._objects[kind].get((namespace, name))
 
+    def owner(self, kind: str, namespace: str, name: str) -> Key | None:
+        """Return the InferenceDeployment that an object belongs to; None: there is no object."""
+        found = self.get(kind, namespace, name)
+        return None if found is None else _owner(kind, found)
+
     def names(self, kind: str, place: str | None = None) -> list[tuple[str, str]]:
         """Return namespace and name of all objects of a kind, in a namespace or everywhere."""
         return [at for at in self._objects[kind] if place in (None, at[0])]

@@ -27,7 +27,7 @@ def children(
         kind, name = body["kind"], body["metadata"]["name"]
         there = world.children.get((kind, name))
         if there is None:
-            actions.append(Apply(body, f"{kind} {name} is not there"))
+            actions.append(Apply(body, f"{kind} {name} is not there", new=True))
         elif found := obstacle(there, owner):
             held = held or found
         elif wrong := missing(there, body):

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
-from penstock_operator.cluster.act import CONFLICT, Actor
-from penstock_operator.cluster.actions import Action, Apply, Create
-from penstock_operator.cluster.api import ApiError
+from penstock_operator.cluster.act import Actor, Refused
+from penstock_operator.cluster.actions import Action
+from penstock_operator.cluster.api import CONFLICT, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.decide import decide
 from penstock_operator.cluster.gateways import GatewayWatch
@@ -22,12 +22,10 @@ from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import Pod, World, pod
 from penstock_operator.manifests import Object, Settings
-from penstock_operator.status import ScalingReport
+from penstock_operator.status import Obstacle, ScalingReport
 
 log = logging.getLogger("penstock.operator")
 
-INVALID = (400, 422)
-"""Answers of an API server that will not take an object as it is."""
 AT_ONCE = 8
 """InferenceDeployments that are reconciled at the same time."""
 
@@ -63,7 +61,7 @@ class Controller:
         self._since: dict[Key, dict[str, float]] = {}
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: dict[Key, float] = {}
-        self._refused: dict[Key, str] = {}
+        self._refused: dict[Key, Obstacle] = {}
         self._scaling: Callable[[Key], ScalingReport | None] = lambda _: None
 
     def scaled_by(self, report: Callable[[Key], ScalingReport | None]) -> None:
@@ -144,6 +142,9 @@ class Controller:
             level = logging.INFO if error.status == CONFLICT else logging.WARNING
             log.log(level, "%s: trying again: %s", key, error)
             raise
+        except Refused as error:
+            log.warning("%s: trying again: %s", key, error)
+            raise
         except NotLeading:
             raise
         except Exception:
@@ -156,23 +157,22 @@ class Controller:
     async def _act(self, key: Key, raw: Object, actions: Sequence[Action]) -> bool:
         """Do all actions in order; return whether anything changed.
 
-        What the API server finds invalid does not hinder the rest.
+        What only a user can put right does not hinder the rest.
         """
-        refused: ApiError | None = None
+        refused: Refused | None = None
+        sure: set[str] = set()
         changed = False
         for action in actions:
             if not self._lease.held:
                 raise NotLeading
             try:
-                changed |= await self._actor.act(key, raw, action)
-            except ApiError as error:
-                if error.status not in INVALID or not isinstance(action, Create | Apply):
-                    raise
+                changed |= await self._actor.act(key, raw, action, sure)
+            except Refused as error:
                 refused = refused or error
         if refused is None:
             self._refused.pop(key, None)
             return changed
-        self._refused[key] = str(refused)  # told in the status, which the next turn writes
+        self._refused[key] = refused.obstacle  # told in the status, which the next turn writes
         raise refused
 
     def _world(self, key: Key, raw: Object, pods: tuple[Pod, ...]) -> World:
@@ -187,7 +187,7 @@ class Controller:
             raw=raw,
             deployment=None if misread else deployment,
             invalid=invalid or misread,
-            refused=self._refused.get(key, ""),
+            refused=self._refused.get(key),
             pools=pools,
             children={(c["kind"], c["metadata"]["name"]): c for c in children},
             workloads={w["metadata"]["name"]: w for w in workloads},

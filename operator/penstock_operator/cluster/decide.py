@@ -151,8 +151,9 @@ def _snapshot(
         router_ready=world.gateways.ready,
         url=world.gateways.url,
         unsupported=unsupported,
-        invalid=world.refused,
-        obstacle=held or next((s.obstacle for s in steps.values() if s.obstacle), None),
+        obstacle=held
+        or next((s.obstacle for s in steps.values() if s.obstacle), None)
+        or world.refused,
         canary=next(trials, None),
         model_missing=model_missing(deployment, world.pods),
         scaling=world.scaling,

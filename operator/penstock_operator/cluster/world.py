@@ -7,7 +7,7 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
 from penstock_contract.labels import DRAINING, POOL, ROLLOUT_HASH
 from penstock_operator.manifests import Object
-from penstock_operator.status import ScalingReport
+from penstock_operator.status import Obstacle, ScalingReport
 
 GIVES_UP_AFTER = 2
 """Restarts after which a container that is down again counts as failing."""
@@ -71,8 +71,8 @@ class World:
     gateways: Gateways
     served: frozenset[str]
     """Kinds that the cluster serves, like `policy/v1/PodDisruptionBudget`."""
-    refused: str = ""
-    """What the API server found invalid of what was to be created; empty: nothing."""
+    refused: Obstacle | None = None
+    """Why something could not be made when it was tried last."""
     scaling: ScalingReport | None = None
     """What the autoscaler says."""
     now: float = 0.0

@@ -13,12 +13,13 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from fault_gateways import at_rest, leave, read_nothing
+from fault_gateways import COMPLETIONS, at_rest, leave, read_nothing
 from fault_stage import Stage
-from fault_workers import KINDS_OF_GARBAGE, retire
+from fault_workers import KINDS_OF_GARBAGE, QUESTION, retire
 from gateway_process import GatewayProcess
 from growth import MOST_DESCRIPTORS, Growth, Watched, descriptors
 from live_fleet import LiveWorker
+from stream_auditor import record
 
 from penstock_contract.fleet import WorkerState
 
@@ -26,6 +27,8 @@ Accident = Callable[[Stage, LiveWorker], Awaitable[None]]
 
 STOP_SECONDS: Final = (0.1, 7.0)
 SLOW_SECONDS: Final = (2.0, 7.0)
+AT_ONCE: Final = 32
+"""Requests of a burst before everything else, to the spared worker and to each gateway."""
 GARBAGE_SECONDS: Final = (0.2, 1.0)
 PARTITION_SECONDS: Final = (0.2, 5.0)
 
@@ -33,6 +36,7 @@ PARTITION_SECONDS: Final = (0.2, 5.0)
 async def soak(stage: Stage) -> None:
     """Let accidents happen as long as there is load; then nothing may be left of them."""
     spared = stage.fleet.workers[0]
+    await _warm_up(stage, spared)
     growth = Growth(_watched(stage, spared))
     before = _unexplained(stage)
     watching = asyncio.create_task(growth.watch())
@@ -49,6 +53,17 @@ async def soak(stage: Stage) -> None:
     after = _unexplained(stage)
     if after > before + MOST_DESCRIPTORS:
         stage.problem(f"descriptors of gateways at rest grew from {before} to {after}")
+
+
+async def _warm_up(stage: Stage, worker: LiveWorker) -> None:
+    """Let what is watched hold at once what it will hold at most: that is no growth later."""
+    question = {**QUESTION, "max_tokens": 16}
+    urls = [f"http://127.0.0.1:{worker.port}", *stage.load.urls]
+    await asyncio.gather(
+        *(record(url, COMPLETIONS, question) for url in urls for _ in range(AT_ONCE))
+    )
+    for gateway in range(len(stage.load.urls)):
+        stage.report.beside[gateway] += AT_ONCE
 
 
 class _Accidents:

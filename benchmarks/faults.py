@@ -57,11 +57,11 @@ SOAK_SHARE: Final = 0.4
 SOAK_SECONDS: Final = 300.0
 SOAK_ATTEMPTS: Final = 8
 """Workers that a stream may be given to: with so many accidents one may meet three."""
+SOAK_KV_MEMORY: Final = "32Mi"
+"""Of a worker: little, so that each block has soon been used once, and memory can be judged."""
 SOAK_STREAMS: Final = 32
 """At a time: how overload is borne is shown by another."""
 TOKENS: Final = 128
-KV_MEMORY: Final = "64Mi"
-"""Of a worker: little, so that each block has been used before memory is watched."""
 
 
 def main() -> None:
@@ -88,7 +88,8 @@ async def _run(options: argparse.Namespace) -> list[str]:
 async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> Tally:
     """Run one scenario, ours or a peer's in front of the same workers."""
     flags = ("--dtype", "float32", "--drain-timeout", f"{fault_workers.DRAIN_SECONDS:g}s")
-    flags += ("--kv-cache-memory", KV_MEMORY)
+    if name == SOAK:
+        flags += ("--kv-cache-memory", SOAK_KV_MEMORY)
     with tempfile.TemporaryDirectory() as folder:
         fleet = LiveFleet(Path(folder), flags)
         if name == SOAK:

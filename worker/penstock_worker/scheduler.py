@@ -10,7 +10,6 @@ blocks are released and it is computed again later (recompute, Kwon et al., "Pag
 2023, §4.5), most of it from the prefix cache.
 """
 
-import heapq
 from collections.abc import Iterable
 
 from penstock_worker.block_pool import BlockPool
@@ -19,6 +18,7 @@ from penstock_worker.forks import Forks
 from penstock_worker.pace import Pace
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
+from penstock_worker.waiting import WaitingQueue
 
 
 class Scheduler:
@@ -48,7 +48,7 @@ class Scheduler:
         self.prefix_hits = 0
         self._max_num_seqs = max_num_seqs
         self._budget = max_num_batched_tokens
-        self._waiting: list[tuple[tuple[int, int], Request]] = []
+        self._waiting = WaitingQueue()
         self._requests: dict[str, Request] = {}
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
@@ -100,7 +100,7 @@ class Scheduler:
 
     def unpark(self, request: Request) -> None:
         """Put a request that was kept beside into the waiting queue."""
-        heapq.heappush(self._waiting, (request.urgency, request))
+        self._waiting.push(request)
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forget requests, wherever they are; unknown ids are ignored."""
@@ -117,8 +117,7 @@ class Scheduler:
             self.running.remove(request)
             self._tables.release(request)
         else:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
-            heapq.heapify(self._waiting)
+            self._waiting.discard(request)
             self._forks.discard(request)
         for other in self._forks.take(request):
             self.unpark(other)
@@ -182,11 +181,11 @@ class Scheduler:
         if step.preempted:
             return  # blocks are short: admitting now would only preempt again
         while budget and self._waiting and len(self.running) < self._max_num_seqs:
-            request = self._waiting[0][1]
+            request = self._waiting.first()
             count = self._admit(request, budget, step)
             if not count:
                 break
-            heapq.heappop(self._waiting)
+            self._waiting.pop()
             self._count_first_admission(request, step)
             self.running.append(request)
             self.running.sort(key=lambda running: running.urgency)
@@ -237,7 +236,7 @@ class Scheduler:
         """Send the least urgent running request back to wait. It has no slice in this step yet."""
         victim = self.running.pop()
         self._tables.release(victim)
-        heapq.heappush(self._waiting, (victim.urgency, victim))
+        self._waiting.push(victim)
         step.preempted.append(victim)
         self.preemptions += 1
         return victim

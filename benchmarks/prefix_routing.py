@@ -27,9 +27,10 @@ from simulated_processes import Processes
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.load import Prompt, Router, Ticket
+from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys, prefix_keys
 from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.ticket import Prompt, Ticket
 
 POLICIES = ("PrefixAware", "PrefixAware exact", "ConsistentHash", "LeastLoad", "RoundRobin")
 LIMITS = {"share_of_ideal_hit": 0.9, "imbalance": 1.25}

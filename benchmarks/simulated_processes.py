@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.load import Prediction, Prompt, Ticket
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Tally
 from penstock_gateway.siblings.circle import BATCH_SECONDS
 from penstock_gateway.siblings.diary import Diary

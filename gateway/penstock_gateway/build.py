@@ -56,6 +56,7 @@ COMPILED: Final = (
     "routing/prefix_index.py",
     "routing/retry_budget.py",
     "routing/speed.py",
+    "routing/ticket.py",
     "routing/worker_load.py",
     "siblings/diary.py",
     "siblings/door.py",

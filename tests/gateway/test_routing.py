@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
-from penstock_gateway.routing.load import Prediction, Prompt, Router
+from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import COMPUTING, NEAR, STICKINESS, Candidate, rank
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.report import Report
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
+from penstock_gateway.routing.ticket import Prediction, Prompt
 from penstock_gateway.routing.worker_load import Tally
 
 POLICIES = ["PrefixAware", "LeastLoad", "RoundRobin", "ConsistentHash"]

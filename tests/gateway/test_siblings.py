@@ -14,10 +14,11 @@ from penstock_contract.api.tenant import Limits
 from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetWorker, WorkerLoad, WorkerState
 from penstock_gateway.admission.parts import Level, Place, has_room, part
-from penstock_gateway.routing.load import Prompt, Router, Ticket
+from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.ticket import Prompt, Ticket
 from penstock_gateway.siblings.diary import Diary
 from penstock_gateway.siblings.door import SharedDoor
 from penstock_gateway.siblings.frames import Frames, frame

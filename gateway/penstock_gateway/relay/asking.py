@@ -15,9 +15,10 @@ from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
 from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
 from penstock_gateway.relay.watch import Watch
-from penstock_gateway.routing.load import Prompt, Router
+from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
+from penstock_gateway.routing.ticket import Prompt
 from penstock_gateway.tenants.visit import Visit
 
 

@@ -17,9 +17,9 @@ from penstock_gateway.relay.handoff import decode_body
 from penstock_gateway.relay.record import error_code
 from penstock_gateway.relay.request import with_field, worker_request
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
-from penstock_gateway.routing.load import Ticket
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.report import Report, of_answer, of_stream
+from penstock_gateway.routing.ticket import Ticket
 
 MAX_HELD: Final = 1 << 20
 """Bytes of an answer that is not streamed, held until it is whole; a longer one goes on before."""

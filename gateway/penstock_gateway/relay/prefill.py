@@ -18,9 +18,9 @@ from penstock_gateway.relay.leases import Handoff
 from penstock_gateway.relay.request import worker_request
 from penstock_gateway.relay.upstream import Connection, UpstreamError
 from penstock_gateway.routing.disaggregate import split
-from penstock_gateway.routing.load import Ticket
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.report import Report, of_answer
+from penstock_gateway.routing.ticket import Ticket
 
 log = logging.getLogger("penstock.gateway.prefill")
 

@@ -5,7 +5,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
@@ -14,9 +14,10 @@ from penstock_gateway.routing.generations import Generations
 from penstock_gateway.routing.outliers import ENOUGH, outliers
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import Candidate, Choice
-from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys
+from penstock_gateway.routing.prefix_index import Match, PrefixIndex
 from penstock_gateway.routing.report import Report
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
+from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load, Tally
 
 SESSIONS: Final = 50_000
@@ -25,62 +26,6 @@ HASHED_KEY: Final = 7
 """The key by which ConsistentHash chooses: the first two kilobytes, or less."""
 _NOTHING: Final = Match(0, 0)
 _UNTOLD: Final = Report()
-
-
-class Prompt:
-    """What routing knows of a request.
-
-    Args:
-        keys: of its prefixes.
-        size: bytes.
-        session: the session that the client says it belongs to.
-        streamed: its first byte is the first token's; otherwise the last one's.
-    """
-
-    def __init__(
-        self,
-        keys: PrefixKeys | None = None,
-        size: int = 0,
-        session: str | None = None,
-        streamed: bool = True,
-    ) -> None:
-        self.keys: PrefixKeys = keys or []
-        self.size = size
-        self.session = session
-        self.streamed = streamed
-
-    def told_by(self, *, stream: bool) -> "Prompt":
-        """Return the same prompt where another answer tells of it than the client's."""
-        return Prompt(self.keys, self.size, self.session, stream)
-
-
-class Ticket:
-    """A request that was given to a worker; hand it back when it ends.
-
-    Args:
-        number: unique.
-        prompt: of the request.
-        choice: of the worker.
-        sent: monotonic seconds.
-        stamp: of the index's record.
-    """
-
-    def __init__(
-        self, number: int, prompt: Prompt, choice: Choice, sent: float, stamp: int
-    ) -> None:
-        self.worker = choice.id
-        self.number = number
-        self.prompt = prompt
-        self.choice = choice
-        self.sent = sent
-        self.stamp = stamp
-
-
-class Prediction(NamedTuple):
-    """Prompt tokens of one request: those expected to be cached, and those that were."""
-
-    predicted: int
-    cached: int
 
 
 class Router:

@@ -8,17 +8,12 @@ ever that has gone.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from penstock_gateway.routing.load import (
-    Prediction,
-    Prompt,
-    Router,
-    Ticket,
-    session_digest,
-)
+from penstock_gateway.routing.load import Router, session_digest
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load
 from penstock_gateway.siblings.diary import Diary, Event
 

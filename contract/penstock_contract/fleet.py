@@ -4,7 +4,7 @@ In a cluster the same picture comes from watching pods. The file is replaced ato
 then rename), so a reader sees the old fleet or the new one and nothing between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -189,6 +189,26 @@ class WorkerLoad(BaseModel):
     """Ended requests."""
     failures: int = 0
     """Those that the worker failed: cut, refused, or answered with 5xx."""
+
+    def added(self, other: "WorkerLoad") -> "WorkerLoad":
+        """Return what two gateways have on it; it drains when both know that."""
+        return WorkerLoad(
+            state=other.state if self.state is WorkerState.DRAINING else self.state,
+            in_flight=self.in_flight + other.in_flight,
+            outstanding_tokens=self.outstanding_tokens + other.outstanding_tokens,
+            requests=self.requests + other.requests,
+            failures=self.failures + other.failures,
+        )
+
+
+def together(parts: Iterable[Mapping[str, WorkerLoad]]) -> dict[str, WorkerLoad]:
+    """Return what several gateways have on each worker, by FleetWorker.id."""
+    total: dict[str, WorkerLoad] = {}
+    for part in parts:
+        for worker, load in part.items():
+            known = total.get(worker)
+            total[worker] = load if known is None else known.added(load)
+    return total
 
 
 class GatewayWorkers(BaseModel):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from penstock_contract import metrics as declared
-from penstock_contract.fleet import WorkerLoad, WorkerState
+from penstock_contract.fleet import WorkerLoad, together
 from penstock_contract.metrics import Kind
 from penstock_gateway.figures import Series
 
@@ -50,11 +50,7 @@ def added(parts: Iterable[Series]) -> Series:
 
 def loads(living: Iterable[Loads], ended: Iterable[Loads] = ()) -> dict[str, WorkerLoad]:
     """Return what all processes have on each worker; one that has ended has nothing on it."""
-    total: dict[str, WorkerLoad] = {}
-    for part in living:
-        for worker, load in part.items():
-            known = total.get(worker)
-            total[worker] = load if known is None else _both(known, load)
+    total = together(living)
     for part in ended:
         for worker in part.keys() & total.keys():
             total[worker] = since(total[worker], part[worker])
@@ -67,14 +63,3 @@ def since(load: WorkerLoad, earlier: WorkerLoad | None) -> WorkerLoad:
         return load
     requests, failures = load.requests + earlier.requests, load.failures + earlier.failures
     return load.model_copy(update={"requests": requests, "failures": failures})
-
-
-def _both(one: WorkerLoad, other: WorkerLoad) -> WorkerLoad:
-    """A worker drains when every process knows it."""
-    return WorkerLoad(
-        state=other.state if one.state is WorkerState.DRAINING else one.state,
-        in_flight=one.in_flight + other.in_flight,
-        outstanding_tokens=one.outstanding_tokens + other.outstanding_tokens,
-        requests=one.requests + other.requests,
-        failures=one.failures + other.failures,
-    )

@@ -13,6 +13,7 @@ from penstock_contract.fleet import (
     GatewayWorkers,
     WorkerLoad,
     WorkerState,
+    together,
 )
 from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.sources import Target
@@ -118,7 +119,8 @@ class GatewayWatch:
             self._answers = answers
         elif time.monotonic() - self._answered > SILENCE or self._answers is None:
             self._answers = []
-        self._loads = _sum(self._answers or [])  # once: everyone's turn looks at them
+        # Once: everyone's turn looks at them.
+        self._loads = together(answer.workers for answer in self._answers or [])
 
     async def _one(self, address: str) -> GatewayWorkers | None:
         try:
@@ -145,25 +147,6 @@ class GatewayWatch:
             return False
         loads = [found.workers.get(uid) for found in self._answers]
         return all(load is None or load.state is WorkerState.DRAINING for load in loads)
-
-
-def _sum(answers: list[GatewayWorkers]) -> Mapping[str, WorkerLoad]:
-    total: dict[str, WorkerLoad] = {}
-    for answer in answers:
-        for uid, load in answer.workers.items():
-            known = total.get(uid)
-            total[uid] = load if known is None else _add(known, load)
-    return total
-
-
-def _add(one: WorkerLoad, other: WorkerLoad) -> WorkerLoad:
-    return WorkerLoad(
-        state=other.state if one.state is WorkerState.DRAINING else one.state,
-        in_flight=one.in_flight + other.in_flight,
-        outstanding_tokens=one.outstanding_tokens + other.outstanding_tokens,
-        requests=one.requests + other.requests,
-        failures=one.failures + other.failures,
-    )
 
 
 def pod_targets(pods: list[Object]) -> list[Target]:

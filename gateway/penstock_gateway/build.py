@@ -42,6 +42,7 @@ COMPILED: Final = (
     "relay/exchange.py",
     "relay/gate.py",
     "relay/line.py",
+    "relay/pool.py",
     "relay/record.py",
     "relay/relay.py",
     "relay/request.py",

@@ -34,10 +34,10 @@ from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Serve
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.gate import room_for_all
+from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.profiler import Profiler
 from penstock_gateway.relay.relay import Relay, RelaySettings
-from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.quarantine import Quarantine

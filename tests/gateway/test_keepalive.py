@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from penstock_gateway.relay.keepalive import EVERY_SECONDS, IDLE_SECONDS, LOST_SECONDS
-from penstock_gateway.relay.upstream import Pool
+from penstock_gateway.relay.pool import Pool
 
 WANTED = {
     socket.TCP_KEEPIDLE: IDLE_SECONDS,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.upstream import (
     HIGH_WATER,
     MAX_HEAD,
     Connection,
-    Pool,
     Response,
     UpstreamError,
 )

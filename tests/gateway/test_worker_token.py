@@ -16,7 +16,7 @@ from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
 from penstock_contract.worker_token import ENVIRONMENT, WorkerTokens
 from penstock_gateway.relay.leases import Handoff, Leases
-from penstock_gateway.relay.upstream import Pool
+from penstock_gateway.relay.pool import Pool
 
 pytestmark = pytest.mark.anyio
 

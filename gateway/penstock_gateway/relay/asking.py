@@ -11,9 +11,10 @@ from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.lack import EVERY_SECONDS, PATIENCE, StarvedError
 from penstock_gateway.relay.leases import Handoff, Leases
+from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
-from penstock_gateway.relay.upstream import Connection, Pool, Response, UpstreamError
+from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from penstock_contract import headers
-from penstock_gateway.relay.upstream import Pool, UpstreamError
+from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.upstream import UpstreamError
 
 _EPOCH: Final = headers.EPOCH.encode()
 

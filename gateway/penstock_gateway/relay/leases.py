@@ -11,7 +11,8 @@ from penstock_contract.fleet import FleetWorker
 from penstock_contract.handoff import LEASES_PATH
 from penstock_gateway.relay.handoff import lease_of
 from penstock_gateway.relay.lack import StarvedError
-from penstock_gateway.relay.upstream import Pool, UpstreamError
+from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.upstream import UpstreamError
 
 log = logging.getLogger("penstock.gateway.leases")
 

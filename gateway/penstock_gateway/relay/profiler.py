@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.relay.lack import StarvedError
-from penstock_gateway.relay.upstream import Pool, UpstreamError
+from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.profile import profile
 

@@ -23,6 +23,7 @@ from penstock_gateway.relay.gate import Gates, Place, Room, room_for_all
 from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.leases import Leases
+from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.request import (
     Wanted,
     check_content_type,
@@ -30,7 +31,6 @@ from penstock_gateway.relay.request import (
     parse,
     with_field,
 )
-from penstock_gateway.relay.upstream import Pool
 from penstock_gateway.relay.watch import Watch
 from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine

@@ -1,4 +1,4 @@
-"""A pooled HTTP/1.1 client for workers: one request at a time per connection, body as it comes.
+"""An HTTP/1.1 client for workers: one request at a time per connection, body as it comes.
 
 httpx costs milliseconds of CPU per request; this costs tens of microseconds, because it does only
 what the gateway needs. httptools parses the framing. Reading stops while the client does not keep
@@ -9,27 +9,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import httptools
 
 from penstock_contract.metrics import Fault
-from penstock_gateway.relay.keepalive import keep_alive
-from penstock_gateway.relay.lack import OWN, Lack
 
 HIGH_WATER = 8 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
 READ_SIZE = 8 * 1024
 """Bytes taken from a worker at once; a client that does not read costs a few times as much."""
-MAX_IDLE = 128
-"""Idle connections kept per worker."""
 MAX_HEAD = 64 * 1024
 """Bytes before the end of the response head; more is garbage."""
-
-
-CONNECT_SECONDS = 1.5
-"""For a connection: time for one lost packet."""
-
 
 Take = Callable[[bytes], bool]
 
@@ -307,67 +297,3 @@ class Connection:
         self.paused, self.heard = False, now
         if self.transport is not None and not self.closed:
             self.transport.resume_reading()
-
-
-class Pool:
-    """Connections to all workers, by base URL."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, list[Connection]] = {}
-        self._buffer = memoryview(bytearray(READ_SIZE))
-        self._lack = Lack()
-
-    def idle(self, url: str) -> Connection | None:
-        """Return an open idle connection, newest first (the oldest may be about to time out)."""
-        connections = self._idle.get(url, [])
-        while connections:
-            connection = connections.pop()
-            if not connection.closed:
-                return connection
-        return None
-
-    async def connect(self, url: str) -> Connection:
-        """Return a new connection.
-
-        Raises:
-            UpstreamError: the worker does not accept one.
-            StarvedError: this process cannot open one.
-        """
-        where = urlsplit(url)
-        connection = Connection(self._buffer)
-        protocol: Any = connection
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                transport, _ = await loop.create_connection(
-                    lambda: protocol, where.hostname or "", where.port or 80
-                )
-            keep_alive(transport.get_extra_info("socket"))
-        except (OSError, TimeoutError) as error:
-            if error.errno in OWN:
-                self._spare()
-                raise self._lack.error(error) from error
-            reason = f"cannot connect to {url}: {error or 'timed out'}"
-            raise UpstreamError(reason, Fault.UNREACHABLE) from error
-        return connection
-
-    def give_back(self, url: str, connection: Connection) -> None:
-        """Keep a connection whose answer was read to the end; abort any other."""
-        idle = self._idle.setdefault(url, [])
-        if connection.reusable and not connection.closed and len(idle) < MAX_IDLE:
-            idle.append(connection)
-        else:
-            connection.abort()
-
-    def _spare(self) -> None:
-        """Close one connection that nobody uses."""
-        for connections in self._idle.values():
-            if connections:
-                connections.pop(0).abort()
-                return
-
-    def keep_only(self, urls: set[str]) -> None:
-        """Close the connections to workers that are gone."""
-        for url in self._idle.keys() - urls:
-            for connection in self._idle.pop(url):
-                connection.abort()

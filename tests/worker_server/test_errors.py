@@ -45,6 +45,11 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
         {"messages": MESSAGES, "stream": True, "prompt_logprobs": 1},
         "prompt_logprobs",
     ),
+    "stream-options-alone": (
+        CHAT,
+        {"messages": MESSAGES, "stream_options": {"include_usage": True}},
+        "stream_options",
+    ),
     "truncation": (
         COMPLETIONS,
         {"prompt": "x", "truncate_prompt_tokens": -2},

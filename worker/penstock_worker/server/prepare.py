@@ -39,6 +39,8 @@ def check_limits(served: Served, request: ChatRequest | CompletionRequest) -> No
         raise _wrong("n", f"times the number of prompts must be at most {MAX_CHOICES}")
     if len((request.cache_salt or "").encode()) > MAX_SALT:
         raise _wrong("cache_salt", f"must be at most {MAX_SALT} bytes")
+    if request.stream_options is not None and not request.stream:
+        raise _wrong("stream_options", "is for streams only: send stream: true, or leave it out")
     if request.stream and request.prompt_logprobs is not None:
         raise _wrong("prompt_logprobs", "cannot be streamed: leave out stream")
     max_tokens = _max_tokens(request)

@@ -30,7 +30,7 @@ from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.exposition import page
 from penstock_operator.autoscaling.learned import Steps
 from penstock_operator.autoscaling.page import Page, Pair
-from penstock_operator.autoscaling.steps import step_moments, step_totals
+from penstock_operator.autoscaling.steps import new_steps
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.rivals import Fixed
@@ -136,7 +136,7 @@ def _load(trace: list[Arrival], curve: ServiceCurve) -> float:
 
 def _overhead(alone: list[Timed], told: Pair) -> float:
     """Return what first tokens took beyond the step that made them, when nobody else was there."""
-    totals = step_totals([told])
+    _, totals = new_steps([told])
     return max(0.0, median(t.ttft for t in alone) - totals.seconds / totals.steps)
 
 
@@ -165,7 +165,7 @@ def _learned(served: WorkerProcess, before: Page) -> ServiceCurve:
     """Return the curve that the autoscaler learns from the worker's metrics since a page of it."""
     now = _page(served)
     pairs = [Pair(now, before)]
-    steps = Steps().after(step_moments(pairs), step_totals(pairs), 0.0)
+    steps = Steps().after(*new_steps(pairs), 0.0)
     curve = steps.curve(_measured(now), KV_TOKENS)
     if curve is None:
         sys.exit("the worker does not tell what its steps cost")

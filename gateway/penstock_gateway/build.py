@@ -51,6 +51,7 @@ COMPILED: Final = (
     "relay/watch.py",
     "routing/breaker.py",
     "routing/generations.py",
+    "routing/lesson.py",
     "routing/load.py",
     "routing/policies.py",
     "routing/policy.py",

@@ -11,6 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.generations import Generations
+from penstock_gateway.routing.lesson import Lesson, lesson_of
 from penstock_gateway.routing.outliers import ENOUGH, outliers
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import Candidate, Choice
@@ -148,17 +149,8 @@ class Router:
         if epoch and epoch != load.epoch:
             self._begun_anew(ticket, first=not load.epoch)
             load.epoch = epoch
-        choice = ticket.choice
-        if ticket.prompt.streamed:
-            behind = choice.candidate.outstanding + choice.computed(told.cached)
-            load.speed.observe(behind, now - ticket.sent)
-        load.learn_tokens(ticket.prompt.size, told.prompt)
-        if told.cached is None:
-            return None
-        if choice.matched:
-            right = choice.was_right(told.cached)
-            self._index.reported(ticket.worker, choice.candidate.age, cached=right)
-        return Prediction(choice.matched, told.cached)
+        self._learn(load, lesson_of(ticket, now, told))
+        return None if told.cached is None else Prediction(ticket.choice.matched, told.cached)
 
     def ended(
         self,
@@ -240,6 +232,13 @@ class Router:
         if load is None:
             load = self._loads[worker] = Load(Candidate(worker))
         return load
+
+    def _learn(self, load: Load, lesson: Lesson) -> None:
+        if lesson.took is not None:
+            load.speed.observe(lesson.behind, lesson.took)
+        load.learn_tokens(lesson.size, lesson.prompt)
+        if lesson.age is not None:
+            self._index.reported(load.candidate.id, lesson.age, cached=lesson.right)
 
     def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:
         """Return about how many tokens the prompt has."""

@@ -8,6 +8,7 @@ ever that has gone.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from penstock_gateway.routing.lesson import Lesson, lesson_of
 from penstock_gateway.routing.load import Router, session_digest
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import Choice
@@ -64,12 +65,9 @@ class SharedRouter(Router):
             self._diary.note(["well", worker])
         if epoch and epoch != known:
             self._diary.note(["epoch", worker, epoch.decode("latin-1")])
-        choice, prompt, cached = ticket.choice, ticket.prompt, told.cached
-        behind = choice.candidate.outstanding + choice.computed(cached)
-        took = now - ticket.sent if prompt.streamed else None
-        age = choice.candidate.age if choice.matched and cached is not None else None
-        right = choice.was_right(cached or 0)
-        self._diary.note(["answered", worker, behind, took, prompt.size, told.prompt, age, right])
+        found = lesson_of(ticket, now, told)
+        values = [found.behind, found.took, found.size, found.prompt, found.age, found.right]
+        self._diary.note(["answered", worker, *values])
         return prediction
 
     def ended(
@@ -140,12 +138,8 @@ class SharedRouter(Router):
                 load.given(seconds, now)
                 if session is not None:
                     self._sessions.put(session, worker)
-            case ["answered", worker, behind, took, size, prompt, age, right]:
-                if took is not None:
-                    load.speed.observe(behind, took)
-                load.learn_tokens(size, prompt)
-                if age is not None:
-                    self._index.reported(worker, age, cached=right)
+            case ["answered", _, *values]:
+                self._learn(load, Lesson(*values))
             case ["retracted", worker, keys]:
                 self._index.retract_last(keys, worker)
             case ["streamed", worker, mean_pause]:

@@ -1,0 +1,46 @@
+"""What an answer teaches about its worker, in plain values: other processes learn it, too. Pure."""
+
+from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.ticket import Ticket
+
+
+class Lesson:
+    """What can be learned from the first byte of an answer.
+
+    Args:
+        behind: tokens that were computed before it.
+        took: seconds until it; None: it was not the first token's.
+        size: bytes of the prompt.
+        prompt: tokens of it; None: the answer does not tell.
+        age: of what was expected to be cached; None: nothing was, or the answer does not tell.
+        right: whether it was cached.
+    """
+
+    def __init__(
+        self,
+        behind: int,
+        took: float | None,
+        size: int,
+        prompt: int | None,
+        age: int | None,
+        right: bool,
+    ) -> None:
+        self.behind = behind
+        self.took = took
+        self.size = size
+        self.prompt = prompt
+        self.age = age
+        self.right = right
+
+
+def lesson_of(ticket: Ticket, now: float, told: Report) -> Lesson:
+    """Return what an answer teaches that begins now and tells this of its prompt."""
+    choice, prompt, cached = ticket.choice, ticket.prompt, told.cached
+    return Lesson(
+        behind=choice.candidate.outstanding + choice.computed(cached),
+        took=now - ticket.sent if prompt.streamed else None,
+        size=prompt.size,
+        prompt=told.prompt,
+        age=choice.candidate.age if choice.matched and cached is not None else None,
+        right=choice.was_right(cached or 0),
+    )

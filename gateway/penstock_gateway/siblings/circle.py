@@ -49,6 +49,7 @@ class Circle:
         self._relay = relay
         self._answers = answers
         self._mouths: dict[int, Mouth] = {}
+        self._reached = {sibling: asyncio.Event() for sibling in self.siblings}
         self._ears: dict[int, Ear] = {}
         self._heard_at: dict[int, float] = {}
         self._told_at = 0.0
@@ -83,13 +84,19 @@ class Circle:
     async def ask(self, what: str) -> dict[int, Any]:
         """Return what the siblings answer, without those that do not."""
 
-        async def one(sibling: int, mouth: Mouth) -> tuple[int, Any] | None:
+        async def one(sibling: int) -> tuple[int, Any] | None:
             try:
-                return sibling, await mouth.ask(what, ANSWER_SECONDS)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    # Where one has just begun, its last account is already too little.
+                    await self._reached[sibling].wait()
+                    mouth = self._mouths.get(sibling)
+                    if mouth is None:  # it has ended again
+                        return None
+                    return sibling, await mouth.ask(what, ANSWER_SECONDS)
             except TimeoutError:
                 return None
 
-        found = await asyncio.gather(*(one(*known) for known in self._mouths.items()))
+        found = await asyncio.gather(*map(one, self.siblings))
         return dict(answer for answer in found if answer is not None)
 
     @property
@@ -103,7 +110,9 @@ class Circle:
             opening = self._shared.opening(self._relay.gates)
             mouth.say(frame({"hello": self._place.number, "opening": opening}))
             self._mouths[sibling] = mouth
+            self._reached[sibling].set()
             await mouth.lost
+            self._reached[sibling].clear()
             del self._mouths[sibling]
 
     async def _repeat(self) -> None:

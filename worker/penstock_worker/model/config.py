@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock_worker.model.experts_config import (
+    ExpertsConfig,
+    UnsupportedExperts,
+    read_experts,
+)
 from penstock_worker.model.rope import Rope, UnsupportedRope, read_rope
 
 
@@ -28,6 +33,8 @@ class _Family:
     caps: tuple[float, float] = (0.0, 0.0)
     """Of attention's scores and of logits, where config.json does not say; 0 for families that
     know none."""
+    experts: str = ""
+    """How config.json tells of experts, as `read_experts` knows it; empty for families without."""
 
 
 _FAMILIES = {
@@ -85,6 +92,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     dtype: str
     """That the checkpoint says it is stored in."""
+    experts: ExpertsConfig | None = None
+    """Of the layers that have them."""
 
     @property
     def window(self) -> int:
@@ -122,7 +131,8 @@ def read_config(folder: Path) -> ModelConfig:
         )
     try:
         rope, sliding_rope = read_rope(raw), read_rope(raw, "sliding_attention")
-    except UnsupportedRope as error:
+        experts = read_experts(raw, family.experts) if family.experts else None
+    except (UnsupportedRope, UnsupportedExperts) as error:
         raise UnsupportedModel(f"config.json: {error}") from error
     return ModelConfig(
         vocab_size=_positive(raw, "vocab_size"),
@@ -149,6 +159,7 @@ def read_config(folder: Path) -> ModelConfig:
         post_norms=family.post_norms,
         eos_token_ids=_eos(raw, folder),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        experts=experts,
     )
 
 

@@ -7,7 +7,7 @@ import orjson
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.dialect import TurnedCall
+from penstock_gateway.dialect import TranslatedCall
 from penstock_gateway.messages import MESSAGES
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.relay import Relay
@@ -23,7 +23,7 @@ def completions(relay: Relay) -> Serve:
 
     async def serve(client: Call) -> None:
         dialect = DIALECTS.get(client.path)
-        call = TurnedCall(client, dialect) if dialect else client
+        call = TranslatedCall(client, dialect) if dialect else client
         try:
             await relay.handle(call)
         except ApiError as error:

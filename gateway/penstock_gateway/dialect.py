@@ -1,4 +1,4 @@
-"""Other APIs than chat completions, in terms of them: their requests and answers are turned.
+"""Other APIs, translated to chat completions and back: requests, answers, errors and streams.
 
 The relay sees a call to chat completions, so limits, routing, retries and resumed streams are the
 same for all.
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 class Translation(Protocol):
-    """Turns one stream, piece by piece."""
+    """Translates one stream, piece by piece."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what a piece of a stream of chunks means."""
@@ -29,20 +29,20 @@ class Translation(Protocol):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How an API is said in terms of chat completions. All functions are pure."""
+    """How an API is translated to chat completions and back. All functions are pure."""
 
     path: str
-    question: Callable[[Json], Json]
-    """Turns a request; ApiError when it cannot be said."""
-    answer: Callable[[Json, Json], Json]
-    """Turns a completion, given the request that it answers."""
+    request: Callable[[Json], Json]
+    """Translates a request; ApiError when chat completions have nothing like it."""
+    response: Callable[[Json, Json], Json]
+    """Translates a completion, given the request that it answers."""
     error: Callable[[Json, int], Json]
-    """Turns an error in OpenAI's shape, given the HTTP status."""
+    """Translates an error in OpenAI's shape, given the HTTP status."""
     stream: Callable[[Json], Translation]
     """Begins a stream, given the request that it answers."""
 
 
-class TurnedCall(Call):
+class TranslatedCall(Call):
     """Reads and writes through another call.
 
     Args:
@@ -72,11 +72,11 @@ class TurnedCall(Call):
         """Return the body of the chat completion that is asked for.
 
         Raises:
-            ApiError: it is too large, or cannot be said in one.
+            ApiError: it is too large, or cannot be translated.
         """
         self._asked = _object(await self._inner.read(most))
         try:
-            return orjson.dumps(self._dialect.question(self._asked))
+            return orjson.dumps(self._dialect.request(self._asked))
         except orjson.JSONEncodeError as error:
             message = "the body is nested too deeply"
             raise ApiError(ErrorCode.INVALID_REQUEST, message) from error
@@ -101,19 +101,19 @@ class TurnedCall(Call):
     def end(self) -> None:
         """The answer is whole."""
         if self._stream is None:
-            body = orjson.dumps(self._turned(orjson.loads(self._held)))
+            body = orjson.dumps(self._translated(orjson.loads(self._held)))
             length = (b"content-length", str(len(body)).encode())
             self._inner.begin(self._status, [*self._head, length])
             self._inner.write(body)
         self._inner.end()
 
-    def _turned(self, found: Json) -> Json:
+    def _translated(self, found: Json) -> Json:
         if self._status >= ErrorCode.INVALID_REQUEST.status:
             return self._dialect.error(found, self._status)
-        return self._dialect.answer(found, self._asked)
+        return self._dialect.response(found, self._asked)
 
 
-def said(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+def event_data(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
     """Return the data of the whole events in a stream, and what is left; comments are left out."""
     *events, left = (rest + data).split(b"\n\n")
     lines = [line for event in events for line in event.split(b"\n")]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from json_values import json_values
 
 from penstock_contract.errors import ApiError
-from penstock_gateway.messages.answer import MessageStream, message_of
-from penstock_gateway.messages.question import chat_of
+from penstock_gateway.messages.request import chat_of
+from penstock_gateway.messages.response import MessageStream, message_of
 
 anthropic = pytest.importorskip("anthropic")
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from json_values import json_values
 
 from penstock_contract.errors import ApiError
-from penstock_gateway.responses.answer import ResponseStream, response_of
-from penstock_gateway.responses.question import chat_of
+from penstock_gateway.responses.request import chat_of
+from penstock_gateway.responses.response import ResponseStream, response_of
 
 pytestmark = pytest.mark.anyio
 

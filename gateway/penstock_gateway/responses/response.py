@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from penstock_gateway.dialect import event, said
+from penstock_gateway.dialect import event, event_data
 
 Json = dict[str, Any]
 
@@ -56,14 +56,14 @@ class ResponseStream:
 
     def feed(self, data: bytes) -> bytes:
         """Return what a piece of a stream of chunks means."""
-        events, self._rest = said(self._rest, data)
-        return b"".join(event(self._numbered(e)) for one in events for e in self._said(one))
+        events, self._rest = event_data(self._rest, data)
+        return b"".join(event(self._numbered(e)) for one in events for e in self._events(one))
 
     def _numbered(self, found: Json) -> Json:
         self._number += 1
         return {**found, "sequence_number": self._number - 1}
 
-    def _said(self, data: bytes) -> Iterator[Json]:
+    def _events(self, data: bytes) -> Iterator[Json]:
         if data == b"[DONE]":
             yield from self._close()
             self._response |= {**_end(self._finish), "usage": _usage(self._used)}

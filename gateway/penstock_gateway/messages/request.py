@@ -22,7 +22,7 @@ def chat_of(asked: Mapping[str, Any]) -> Json:
     """Return the body of a chat completion.
 
     Raises:
-        ApiError: the request has something that cannot be said in one; `param` names it.
+        ApiError: chat completions have nothing like a part of the request; `param` names it.
     """
     messages = asked.get("messages")
     if not isinstance(messages, list) or not messages:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from penstock_gateway.dialect import event, said
+from penstock_gateway.dialect import event, event_data
 
 Json = dict[str, Any]
 
@@ -60,10 +60,10 @@ class MessageStream:
 
     def feed(self, data: bytes) -> bytes:
         """Return what a piece of a stream of chunks means."""
-        events, self._rest = said(self._rest, data)
-        return b"".join(event(found) for one in events for found in self._said(one))
+        events, self._rest = event_data(self._rest, data)
+        return b"".join(event(found) for one in events for found in self._events(one))
 
-    def _said(self, data: bytes) -> Iterator[Json]:
+    def _events(self, data: bytes) -> Iterator[Json]:
         if data == b"[DONE]":
             yield from self._end_block()
             yield {"type": "message_delta", "delta": self._stop, "usage": _usage(self._used)}

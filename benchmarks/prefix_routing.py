@@ -27,9 +27,9 @@ from simulated_processes import Processes
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import Match, PrefixIndex, PrefixKeys, prefix_keys
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt, Ticket
 
 POLICIES = ("PrefixAware", "PrefixAware exact", "ConsistentHash", "LeastLoad", "RoundRobin")
@@ -119,7 +119,7 @@ class Run:
 
     def _first(self, request: Request, now: float) -> None:
         self.ttft.append(now - request.arrival)
-        told = Report(request.prompt, request.cached)
+        told = PromptUsage(request.prompt, request.cached)
         prediction = self._router.answered(self._tickets[request], now, told)
         if prediction is not None:
             self.predicted += prediction.predicted

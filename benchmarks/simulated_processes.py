@@ -10,7 +10,7 @@ from typing import Any
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Tally
 from penstock_gateway.siblings.circle import BATCH_SECONDS
@@ -47,9 +47,9 @@ class Processes:
         self._at[ticket] = self._one
         return ticket
 
-    def answered(self, ticket: Ticket, now: float, told: Report) -> Prediction | None:
+    def answered(self, ticket: Ticket, now: float, usage: PromptUsage) -> Prediction | None:
         """See `Router.answered`."""
-        return self._at[ticket].answered(ticket, now, told)
+        return self._at[ticket].answered(ticket, now, usage)
 
     def ended(self, ticket: Ticket) -> None:
         """See `Router.ended`."""

@@ -38,9 +38,9 @@ from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.profiler import Profiler
 from penstock_gateway.relay.relay import Relay, RelaySettings
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.quarantine import Quarantine
+from penstock_gateway.routing.router import Router
 from penstock_gateway.telling import Alone
 from penstock_gateway.tenants.door import Door
 from penstock_gateway.tenants.register import Register

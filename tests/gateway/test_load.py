@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.policy import NEAR, Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt, Ticket
 
 

@@ -3,7 +3,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.outliers import (
     CONFIRMED,
     ENOUGH,
@@ -13,6 +12,7 @@ from penstock_gateway.routing.outliers import (
     outliers,
 )
 from penstock_gateway.routing.prefix_index import PrefixIndex
+from penstock_gateway.routing.router import Router
 
 
 def seen(mean: float, streams: int = ENOUGH) -> Pace:

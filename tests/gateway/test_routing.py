@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import COMPUTING, NEAR, STICKINESS, Candidate, rank
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
 from penstock_gateway.routing.ticket import Prediction, Prompt
 from penstock_gateway.routing.worker_load import Tally
@@ -278,8 +278,8 @@ def test_a_session_is_remembered_whatever_its_prompts() -> None:
 
 def test_answers_tell_how_right_predictions_were() -> None:
     router, prompt = Router(PrefixIndex()), prompt_of(bytes(1024))
-    assert router.answered(send(router, "a", prompt), 0.1, Report(None, 0)) == Prediction(0, 0)
-    assert router.answered(send(router, "a", prompt), 0.2, Report(None, 200)) == Prediction(
+    assert router.answered(send(router, "a", prompt), 0.1, PromptUsage(None, 0)) == Prediction(0, 0)
+    assert router.answered(send(router, "a", prompt), 0.2, PromptUsage(None, 200)) == Prediction(
         256, 200
     )
     assert router.answered(send(router, "a", prompt), 0.3) is None
@@ -297,7 +297,7 @@ def test_nothing_is_believed_of_a_cache_across_a_restart() -> None:
 
 def test_the_size_of_tokens_is_learned_from_answers() -> None:
     router, prompt = Router(PrefixIndex()), prompt_of(bytes(8000))
-    router.answered(send(router, "a", prompt), 0.0, Report(1000, 0))
+    router.answered(send(router, "a", prompt), 0.0, PromptUsage(1000, 0))
     (choice,) = router.rank(workers("a"), prompt_of(b"y" * 8000), tie=0.0, now=0.0)
     assert choice.uncached == 1000
 

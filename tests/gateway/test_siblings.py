@@ -14,10 +14,10 @@ from penstock_contract.api.tenant import Limits
 from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetWorker, WorkerLoad, WorkerState
 from penstock_gateway.admission.parts import Level, Place, has_room, part
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
+from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.quarantine import Quarantine
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt, Ticket
 from penstock_gateway.siblings.diary import Diary
 from penstock_gateway.siblings.door import SharedDoor
@@ -190,7 +190,7 @@ def hits(routers: list[SharedRouter] | list[Router], tell: Any) -> int:
         texts[number] += b"%d " % chance.randrange(10**6) * 50
         router = chance.choice(routers)
         ticket = send(router, prompt_of(texts[number]))
-        router.answered(ticket, NOW, Report(cached=ticket.choice.matched))
+        router.answered(ticket, NOW, PromptUsage(cached=ticket.choice.matched))
         router.ended(ticket)
         found += ticket.choice.matched
         tell()

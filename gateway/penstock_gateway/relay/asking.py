@@ -16,9 +16,9 @@ from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.relay.watch import Watch
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt
 from penstock_gateway.tenants.visit import Visit
 

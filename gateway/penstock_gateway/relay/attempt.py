@@ -18,7 +18,7 @@ from penstock_gateway.relay.record import error_code
 from penstock_gateway.relay.request import with_field, worker_request
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.report import Report, of_answer, of_stream
+from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer, of_stream
 from penstock_gateway.routing.ticket import Ticket
 
 MAX_HELD: Final = 1 << 20
@@ -43,7 +43,7 @@ _SERVER_ERRORS: Final = ErrorCode.INTERNAL_ERROR.status
 """From this status on."""
 _UNKNOWN_KEY: Final = ErrorCode.INVALID_API_KEY.status
 _EPOCH: Final = headers.EPOCH.encode()
-_UNTOLD: Final = Report()
+_UNKNOWN: Final = PromptUsage()
 
 
 class RefusalError(UpstreamError):
@@ -202,27 +202,27 @@ class Attempt:
         failed = response.status >= _SERVER_ERRORS
         return Outcome.ERROR if failed else Outcome.COMPLETE
 
-    def _checked(self, response: Response, body: bytes) -> Report:
+    def _checked(self, response: Response, body: bytes) -> PromptUsage:
         """Return what a whole answer tells, unless it must not go on to the client as it is."""
         if response.status == _UNKNOWN_KEY:  # ours, not the client's
             raise UpstreamError("it does not know this gateway's token", Fault.REFUSED)
         if response.status >= 500 and response.status != ErrorCode.DEADLINE_EXCEEDED.status:
             raise RefusalError(response, body)
         if response.status != 200:
-            return _UNTOLD
-        told = None if self._admitted.wanted.stream else of_answer(body)
-        if told is None:
+            return _UNKNOWN
+        usage = None if self._admitted.wanted.stream else of_answer(body)
+        if usage is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
-        return told
+        return usage
 
-    def _begin(self, response: Response, told: Report = _UNTOLD) -> None:
+    def _begin(self, response: Response, usage: PromptUsage = _UNKNOWN) -> None:
         """The answer begins, or goes on."""
         self.progressed = True
         if self._shared.quarantine:
             self._shared.quarantine.clear(self._admitted.fingerprint)
         now, metrics = self._shared.clock(), self._admitted.metrics
         epoch = response.header(_EPOCH)
-        prediction = self._shared.router.answered(self._ticket, now, told, epoch)
+        prediction = self._shared.router.answered(self._ticket, now, usage, epoch)
         if prediction is not None:
             metrics.prefix(*prediction)
         if self._client.begun:

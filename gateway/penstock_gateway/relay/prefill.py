@@ -19,7 +19,7 @@ from penstock_gateway.relay.request import worker_request
 from penstock_gateway.relay.upstream import Connection, UpstreamError
 from penstock_gateway.routing.disaggregate import split
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.report import Report, of_answer
+from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer
 from penstock_gateway.routing.ticket import Ticket
 
 log = logging.getLogger("penstock.gateway.prefill")
@@ -77,7 +77,7 @@ async def _ask(
             fault = Fault.REFUSED if response.status >= 500 else None
             return None
         epoch = response.header(_EPOCH)
-        shared.router.answered(ticket, shared.clock(), of_answer(answer) or Report(), epoch)
+        shared.router.answered(ticket, shared.clock(), of_answer(answer) or PromptUsage(), epoch)
         params = params_of(answer)
         outcome = Prefill.HANDED_OVER if params else Prefill.NO_LEASE
         return Handoff(worker, params) if params else None

@@ -11,8 +11,8 @@ from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.upstream import UpstreamError
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.profile import profile
+from penstock_gateway.routing.router import Router
 
 log = logging.getLogger("penstock.gateway.profiler")
 

@@ -32,9 +32,9 @@ from penstock_gateway.relay.request import (
     with_field,
 )
 from penstock_gateway.relay.watch import Watch
-from penstock_gateway.routing.load import Router
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.door import Door, sent_key
 from penstock_gateway.tenants.visit import Visit, model_not_found

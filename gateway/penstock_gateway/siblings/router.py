@@ -8,19 +8,19 @@ ever that has gone.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from penstock_gateway.routing.lesson import Lesson, lesson_of
-from penstock_gateway.routing.load import Router, session_digest
+from penstock_gateway.routing.observation import Observation, observation_of
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
+from penstock_gateway.routing.router import Router, session_digest
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load
 from penstock_gateway.siblings.diary import Diary, Event
 
 Loads = dict[str, list[int]]
 """Outstanding tokens, resident requests and tokens of KV, by worker."""
-_UNTOLD: Final = Report()
+_UNKNOWN: Final = PromptUsage()
 
 
 class SharedRouter(Router):
@@ -51,7 +51,7 @@ class SharedRouter(Router):
         return ticket
 
     def answered(
-        self, ticket: Ticket, now: float, told: Report = _UNTOLD, epoch: bytes = b""
+        self, ticket: Ticket, now: float, usage: PromptUsage = _UNKNOWN, epoch: bytes = b""
     ) -> Prediction | None:
         """See `Router.answered`."""
         worker, load = ticket.worker, self._loads.get(ticket.worker)
@@ -59,13 +59,13 @@ class SharedRouter(Router):
             return None
         was_well = not (load.breaker.failures or load.breaker.errors)
         known = load.epoch
-        prediction = super().answered(ticket, now, told, epoch)
+        prediction = super().answered(ticket, now, usage, epoch)
         self._diary.touch(worker)
         if not was_well:
             self._diary.note(["well", worker])
         if epoch and epoch != known:
             self._diary.note(["epoch", worker, epoch.decode("latin-1")])
-        found = lesson_of(ticket, now, told)
+        found = observation_of(ticket, now, usage)
         values = [found.behind, found.took, found.size, found.prompt, found.age, found.right]
         self._diary.note(["answered", worker, *values])
         return prediction
@@ -139,7 +139,7 @@ class SharedRouter(Router):
                 if session is not None:
                     self._sessions.put(session, worker)
             case ["answered", _, *values]:
-                self._learn(load, Lesson(*values))
+                self._learn(load, Observation(*values))
             case ["retracted", worker, keys]:
                 self._index.retract_last(keys, worker)
             case ["streamed", worker, mean_pause]:

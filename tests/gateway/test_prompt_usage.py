@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from penstock_gateway.routing.report import Report, of_answer, of_stream
+from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer, of_stream
 
 USAGE = {"prompt_tokens": 120, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 64}}
 
 
-def both(report: Report | None) -> tuple[int | None, int | None]:
+def both(report: PromptUsage | None) -> tuple[int | None, int | None]:
     assert report is not None
     return report.prompt, report.cached
 

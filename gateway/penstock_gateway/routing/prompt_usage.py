@@ -1,4 +1,4 @@
-"""What an answer tells of its prompt: the beginning of a stream, or an answer that is whole.
+"""How many tokens a prompt had and how many were cached, as an answer says it.
 
 A stream with the resume journal (penstock_contract.journal) says in its first event how many
 prompt tokens the prefix cache gave; an answer that is not streamed has both numbers in `usage`.
@@ -13,7 +13,7 @@ import orjson
 _JOURNAL: Final = re.compile(rb"^: tokens \d+ [\d,]*(?: cached=(\d+))?", re.MULTILINE)
 
 
-class Report:
+class PromptUsage:
     """Tokens of a prompt; None where the answer does not tell."""
 
     def __init__(self, prompt: int | None = None, cached: int | None = None) -> None:
@@ -42,24 +42,24 @@ class _Answer(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(_Answer)
 
 
-def of_stream(first: bytes) -> Report:
+def of_stream(first: bytes) -> PromptUsage:
     """Return what the first piece of a stream tells."""
     found = _JOURNAL.search(first) if first.startswith(b": ") else None
-    return Report(None, int(found[1] or 0) if found else None)
+    return PromptUsage(None, int(found[1] or 0) if found else None)
 
 
-def of_answer(answer: bytes) -> Report | None:
+def of_answer(answer: bytes) -> PromptUsage | None:
     """Return what a whole answer tells; None: it is no JSON object."""
     try:
         usage = _DECODER.decode(answer).usage
     except msgspec.ValidationError:  # its usage is something else than what is meant by that
-        return Report() if _is_object(answer) else None
+        return PromptUsage() if _is_object(answer) else None
     except (msgspec.DecodeError, RecursionError):
         return None
     if usage is None:
-        return Report()
+        return PromptUsage()
     details = usage.prompt_tokens_details
-    return Report(usage.prompt_tokens, None if details is None else details.cached_tokens)
+    return PromptUsage(usage.prompt_tokens, None if details is None else details.cached_tokens)
 
 
 def _is_object(answer: bytes) -> bool:

@@ -1,10 +1,10 @@
 """What an answer teaches about its worker, in plain values: other processes learn it, too. Pure."""
 
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.ticket import Ticket
 
 
-class Lesson:
+class Observation:
     """What can be learned from the first byte of an answer.
 
     Args:
@@ -33,14 +33,14 @@ class Lesson:
         self.right = right
 
 
-def lesson_of(ticket: Ticket, now: float, told: Report) -> Lesson:
+def observation_of(ticket: Ticket, now: float, usage: PromptUsage) -> Observation:
     """Return what an answer teaches that begins now and tells this of its prompt."""
-    choice, prompt, cached = ticket.choice, ticket.prompt, told.cached
-    return Lesson(
+    choice, prompt, cached = ticket.choice, ticket.prompt, usage.cached
+    return Observation(
         behind=choice.candidate.outstanding + choice.computed(cached),
         took=now - ticket.sent if prompt.streamed else None,
         size=prompt.size,
-        prompt=told.prompt,
+        prompt=usage.prompt,
         age=choice.candidate.age if choice.matched and cached is not None else None,
         right=choice.was_right(cached or 0),
     )

@@ -1,4 +1,7 @@
-"""The choice of a worker, and what becomes of it: its own view, no scrape involved."""
+"""Ranks workers for a request, and follows what becomes of it at the one that gets it.
+
+It knows what passes through this gateway, and what sibling processes tell; it scrapes nobody.
+"""
 
 import heapq
 import itertools
@@ -11,12 +14,12 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.routing.generations import Generations
-from penstock_gateway.routing.lesson import Lesson, lesson_of
+from penstock_gateway.routing.observation import Observation, observation_of
 from penstock_gateway.routing.outliers import ENOUGH, outliers
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import Candidate, Choice
 from penstock_gateway.routing.prefix_index import Match, PrefixIndex
-from penstock_gateway.routing.report import Report
+from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load, Tally
@@ -26,11 +29,11 @@ SESSIONS: Final = 50_000
 HASHED_KEY: Final = 7
 """The key by which ConsistentHash chooses: the first two kilobytes, or less."""
 _NOTHING: Final = Match(0, 0)
-_UNTOLD: Final = Report()
+_UNKNOWN: Final = PromptUsage()
 
 
 class Router:
-    """Loads, breakers and the prefix index, brought together for a decision."""
+    """Loads, breakers and the prefix index, brought together for a decision (`policy` makes it)."""
 
     def __init__(self, index: PrefixIndex) -> None:
         self._index = index
@@ -128,14 +131,14 @@ class Router:
         return ticket
 
     def answered(
-        self, ticket: Ticket, now: float, told: Report = _UNTOLD, epoch: bytes = b""
+        self, ticket: Ticket, now: float, usage: PromptUsage = _UNKNOWN, epoch: bytes = b""
     ) -> Prediction | None:
         """The first byte came: the prompt is computed, and the worker is alive.
 
         Args:
             ticket: of the request.
             now: monotonic seconds.
-            told: what the answer says of its prompt.
+            usage: what the answer says of its prompt.
             epoch: random per start of the worker's engine, where the answer says it.
 
         Returns:
@@ -149,8 +152,8 @@ class Router:
         if epoch and epoch != load.epoch:
             self._begun_anew(ticket, first=not load.epoch)
             load.epoch = epoch
-        self._learn(load, lesson_of(ticket, now, told))
-        return None if told.cached is None else Prediction(ticket.choice.matched, told.cached)
+        self._learn(load, observation_of(ticket, now, usage))
+        return None if usage.cached is None else Prediction(ticket.choice.matched, usage.cached)
 
     def ended(
         self,
@@ -233,12 +236,12 @@ class Router:
             load = self._loads[worker] = Load(Candidate(worker))
         return load
 
-    def _learn(self, load: Load, lesson: Lesson) -> None:
-        if lesson.took is not None:
-            load.speed.observe(lesson.behind, lesson.took)
-        load.learn_tokens(lesson.size, lesson.prompt)
-        if lesson.age is not None:
-            self._index.reported(load.candidate.id, lesson.age, cached=lesson.right)
+    def _learn(self, load: Load, observation: Observation) -> None:
+        if observation.took is not None:
+            load.speed.observe(observation.behind, observation.took)
+        load.learn_tokens(observation.size, observation.prompt)
+        if observation.age is not None:
+            self._index.reported(load.candidate.id, observation.age, cached=observation.right)
 
     def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:
         """Return about how many tokens the prompt has."""

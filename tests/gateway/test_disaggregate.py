@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from penstock_contract.api.inference import DisaggregationMode
 from penstock_contract.fleet import FleetDisaggregation
 from penstock_contract.metrics import Prefill
-from penstock_gateway.routing.disaggregate import split
+from penstock_gateway.routing.disaggregate import decide_prefill
 from penstock_gateway.routing.policy import Candidate, Choice, weigh
 from penstock_gateway.routing.speed import Speed
 
@@ -21,7 +21,7 @@ def worker(prompt: int, *, outstanding: int = 0, resident: int = 0, matched: int
 
 
 def decided(decode: Choice, prefill: Choice, rule: FleetDisaggregation = AUTO) -> Prefill:
-    return split(rule, decode, prefill).outcome
+    return decide_prefill(rule, decode, prefill).outcome
 
 
 def test_a_long_prompt_leaves_a_worker_alone_that_streams() -> None:

@@ -1,7 +1,7 @@
 """Looks up models and their workers in a fleet snapshot."""
 
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
-from penstock_gateway.routing.split import prefill_workers, whole_request_workers
+from penstock_gateway.routing.roles import prefill_workers, whole_request_workers
 
 
 class Directory:

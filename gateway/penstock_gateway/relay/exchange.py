@@ -25,9 +25,9 @@ from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.prefill import hand_over
 from penstock_gateway.relay.upstream import UpstreamError
+from penstock_gateway.routing.canary import attempts, preferred, session_key
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import prefix_keys
-from penstock_gateway.routing.split import attempts, preferred, session_key
 from penstock_gateway.routing.ticket import Prompt
 
 log = logging.getLogger("penstock.gateway.relay")

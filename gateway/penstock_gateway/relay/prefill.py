@@ -17,7 +17,7 @@ from penstock_gateway.relay.handoff import params_of, prefill_body
 from penstock_gateway.relay.leases import Handoff
 from penstock_gateway.relay.request import worker_request
 from penstock_gateway.relay.upstream import Connection, UpstreamError
-from penstock_gateway.routing.disaggregate import split
+from penstock_gateway.routing.disaggregate import decide_prefill
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer
 from penstock_gateway.routing.ticket import Ticket
@@ -52,7 +52,7 @@ async def hand_over(
     rank = shared.router.rank(
         workers, journey.prompt, tie=random.random(), now=now, policy=admitted.model.policy
     )
-    decision = split(admitted.model.disaggregation, decode, rank[0])
+    decision = decide_prefill(admitted.model.disaggregation, decode, rank[0])
     if decision.outcome is not Prefill.HANDED_OVER:
         admitted.metrics.prefill(decision.outcome)
         return None

@@ -21,7 +21,7 @@ PULL: Final = 2e-6
 `minUncachedTokens`."""
 
 
-class Split(NamedTuple):
+class PrefillDecision(NamedTuple):
     """A decision, with what it rests on."""
 
     outcome: Prefill
@@ -31,12 +31,12 @@ class Split(NamedTuple):
     elsewhere: float
 
 
-def split(rule: FleetDisaggregation, decode: Choice, prefill: Choice) -> Split:
+def decide_prefill(rule: FleetDisaggregation, decode: Choice, prefill: Choice) -> PrefillDecision:
     """Return where a prompt is computed: by the prefill worker, or by the one that decodes."""
     uncached, busy = decode.uncached, decode.candidate.resident > 0
     here = decode.ttft + busy * uncached * decode.candidate.speed.token
     elsewhere = prefill.ttft + HAND_OVER + uncached * PULL
-    return Split(_outcome(rule, uncached, here, elsewhere), here, elsewhere)
+    return PrefillDecision(_outcome(rule, uncached, here, elsewhere), here, elsewhere)
 
 
 def _outcome(rule: FleetDisaggregation, uncached: int, here: float, elsewhere: float) -> Prefill:

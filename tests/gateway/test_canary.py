@@ -6,23 +6,27 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import FleetCanary, FleetWorker
-from penstock_gateway.routing.policy import Candidate, Choice
-from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, prefix_keys
-from penstock_gateway.routing.split import (
+from penstock_gateway.routing.canary import (
     attempts,
     on_trial,
     preferred,
     session_key,
-    whole_request_workers,
 )
+from penstock_gateway.routing.policy import Candidate, Choice
+from penstock_gateway.routing.prefix_index import FIRST_BOUNDARY, prefix_keys
 
 SESSIONS = [f"session-{n}".encode() for n in range(4000)]
 revisions = st.text(st.characters(codec="ascii"), min_size=1, max_size=16)
 
 
-def worker(name: str, revision: str = "old", role: Role = Role.UNIFIED) -> FleetWorker:
+def worker(name: str, revision: str) -> FleetWorker:
     return FleetWorker(
-        id=name, url=f"http://{name}", deployment="d", pool="p", role=role, revision=revision
+        id=name,
+        url=f"http://{name}",
+        deployment="d",
+        pool="p",
+        role=Role.UNIFIED,
+        revision=revision,
     )
 
 
@@ -103,11 +107,3 @@ def test_after_a_failure_on_trial_the_proven_revision_is_next() -> None:
     assert [c.id for c in attempts(ranking, trial, 3)] == ["n1", "o1", "o2"]
     assert [c.id for c in attempts(ranking[::-1], trial, 3)] == ["o2", "o1", "n2"]
     assert attempts([], trial, 3) == []
-
-
-def test_prefill_workers_get_no_whole_requests_while_others_can() -> None:
-    prefill = worker("p", role=Role.PREFILL)
-    decode = worker("d", role=Role.DECODE)
-    assert whole_request_workers([prefill, decode]) == [decode]
-    assert whole_request_workers([prefill, worker("u")]) == [worker("u")]
-    assert whole_request_workers([prefill]) == [prefill]

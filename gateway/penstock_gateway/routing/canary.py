@@ -1,4 +1,4 @@
-"""Which workers a request should go to: those of its revision, and of a role that serves it whole.
+"""On which revision of a deployment a request is served while a canary runs. Pure.
 
 While a revision is on trial it gets a share of the requests. Which ones is decided by a hash of the
 request's session, so a session stays where it is, and when the share grows sessions only ever move
@@ -10,21 +10,9 @@ from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
-from penstock_contract.api import Role
 from penstock_contract.fleet import FleetCanary, FleetWorker
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import BOUNDARIES, FIRST_BOUNDARY, PrefixKeys
-
-
-def whole_request_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
-    """Return the workers for requests that are not split: prefill workers only if alone."""
-    return [worker for worker in workers if worker.role is not Role.PREFILL] or list(workers)
-
-
-def prefill_workers(workers: Sequence[FleetWorker]) -> list[FleetWorker]:
-    """Return the workers that compute prompts for others, if there are others."""
-    found = [worker for worker in workers if worker.role is Role.PREFILL]
-    return found if len(found) < len(workers) else []
 
 
 def session_key(affinity: str | None, keys: PrefixKeys, prompt: bytes) -> bytes:

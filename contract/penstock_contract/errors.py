@@ -16,6 +16,8 @@ class ErrorCode(Enum):
     INVALID_JSON = ("invalid_json", 400, "invalid_request_error")
     CONTEXT_LENGTH_EXCEEDED = ("context_length_exceeded", 400, "invalid_request_error")
     UNSUPPORTED_PARAMETER = ("unsupported_parameter", 400, "invalid_request_error")
+    TASK_NOT_SUPPORTED = ("task_not_supported", 400, "invalid_request_error")
+    """The model is for something else, such as embeddings; the message names its routes."""
     QUARANTINED = ("request_quarantined", 400, "invalid_request_error")
     """Workers died of this request; a status that no SDK repeats by itself."""
     INVALID_API_KEY = ("invalid_api_key", 401, "invalid_request_error")

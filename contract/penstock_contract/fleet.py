@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_contract.api import Role
 from penstock_contract.api.base import seconds
+from penstock_contract.api.engine import Task
 from penstock_contract.api.inference import DisaggregationMode, Queue, RequestClass
 
 
@@ -142,6 +143,8 @@ class FleetModel(BaseModel):
     """Of use where there are prefill workers."""
     tpot: float | None = None
     """Seconds between two tokens, by spec.slo.tpot; None: nothing is asked for."""
+    task: Task = Task.AUTO
+    """By spec.engine.task; Auto: its workers know what it is for."""
 
 
 class Fleet(BaseModel):

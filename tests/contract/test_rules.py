@@ -28,17 +28,25 @@ def rule_texts(model: type[BaseModel]) -> list[str]:
     return [rule["rule"] for rule in extra["x-kubernetes-validations"]]
 
 
-def holds(model: type[BaseModel], **values: Any) -> bool:
+def holds(model: type[BaseModel], /, **values: Any) -> bool:
     """Say whether all rules of a type that need no older object hold."""
     rules = [rule for rule in rule_texts(model) if "oldSelf" not in rule]
     return all(cel.evaluate(rule, {"self": values}) is True for rule in rules)
 
 
-def spec_holds(*roles: str, classes: tuple[dict[str, Any], ...] = ()) -> bool:
+def spec_holds(
+    *roles: str,
+    classes: tuple[dict[str, Any], ...] = (),
+    task: str = "Auto",
+    speculative: str = "none",
+    adapters: tuple[dict[str, Any], ...] = (),
+) -> bool:
     model = InferenceDeployment.model_fields["spec"].annotation
     assert isinstance(model, type)
     pools = [{"name": f"p{index}", "role": role} for index, role in enumerate(roles)]
-    return holds(model, pools=pools, requestClasses=list(classes))
+    engine = {"task": task, "speculative": {"method": speculative}}
+    served = {"adapters": list(adapters)}
+    return holds(model, pools=pools, requestClasses=[*classes], engine=engine, model=served)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +185,12 @@ spec:
   rollout: {maxSurge: 1, maxUnavailable: 0, canary: {weight: 10, pause: 5m}}
   drain: {timeout: 120s}
 """
+
+
+@pytest.mark.parametrize("task", ["Embed", "Score"])
+def test_what_keeps_no_kv_has_nothing_that_needs_it(task: str) -> None:
+    assert spec_holds("Unified", task=task)
+    assert not spec_holds("Prefill", "Decode", task=task)
+    assert not spec_holds("Unified", task=task, speculative="ngram")
+    assert not spec_holds("Unified", task=task, adapters=({"name": "sql"},))
+    assert spec_holds("Prefill", "Decode", task="Generate", speculative="ngram")

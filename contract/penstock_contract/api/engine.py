@@ -17,6 +17,20 @@ class EngineType(StrEnum):
     VLLM = "VLLM"
 
 
+class Task(StrEnum):
+    """What a model is for: to generate text, to turn texts into vectors, or to score pairs."""
+
+    AUTO = "Auto"
+    GENERATE = "Generate"
+    EMBED = "Embed"
+    SCORE = "Score"
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether it is known to compute inputs only, and so keeps no KV."""
+        return self in (Task.EMBED, Task.SCORE)
+
+
 class Dtype(StrEnum):
     """Compute type; auto chooses from the device."""
 
@@ -70,6 +84,8 @@ class Engine(ApiModel):
 
     type: EngineType = EngineType.PENSTOCK
     """Penstock's own engine, or vLLM behind the same gateway."""
+    task: Task = Task.AUTO
+    """Auto goes by the model's files. A stated one is held everywhere, and sizes pools better."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Container image; default: the operator's."""
     dtype: Dtype = Dtype.AUTO

@@ -230,6 +230,21 @@ class InferenceDeploymentSpec(ApiModel):
             "self.requestClasses.all(c, self.requestClasses.exists_one(d, d.name == c.name))",
             "request class names must be unique",
         ),
+        (
+            "!(self.engine.task in ['Embed', 'Score']) || self.pools.all(p, p.role == 'Unified')",
+            "a model that embeds or scores keeps no KV to hand over: its pools must be Unified",
+        ),
+        (
+            (
+                "!(self.engine.task in ['Embed', 'Score']) || "
+                "self.engine.speculative.method == 'none'"
+            ),
+            "a model that embeds or scores has no tokens to guess: use speculative.method none",
+        ),
+        (
+            "!(self.engine.task in ['Embed', 'Score']) || self.model.adapters.size() == 0",
+            "a model that embeds or scores takes no adapters",
+        ),
     )
 
     model: Model

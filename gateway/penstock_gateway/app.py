@@ -16,8 +16,8 @@ from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
 from penstock_gateway.telling import Telling
-from penstock_gateway.tenants.door import sent_key
-from penstock_gateway.tenants.visit import model_not_found
+from penstock_gateway.tenants.tenancy import sent_key
+from penstock_gateway.tenants.tenant_request import model_not_found
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *DIALECTS)
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -46,7 +46,7 @@ async def _only_post(_: Request) -> Response:
 def _model_routes(app: FastAPI, relay: Relay) -> None:
     def served(request: Request) -> dict[str, FleetModel]:
         """Return what the caller may use, by name."""
-        tenant = relay.door.identify(_key(request))
+        tenant = relay.tenancy.identify(_key(request))
         models = relay.directory().served
         return {name: model for name, model in models.items() if tenant.may_use(name, model)}
 
@@ -73,7 +73,7 @@ def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
     async def health() -> Response:
         if not relay.directory().known:
             return _json({"status": "the fleet is not known yet"}, 503)
-        if not relay.door.known:
+        if not relay.tenancy.known:
             return _json({"status": "the tenants are not known yet"}, 503)
         return _json({"status": "ok"})
 
@@ -91,7 +91,7 @@ def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
 
     @app.get("/status")
     async def status(request: Request) -> Response:
-        allow(relay.door, request.headers.get("authorization"))
+        allow(relay.tenancy, request.headers.get("authorization"))
         wanted = request.query_params.get("refresh")
         refresh = next((seconds for seconds in page.REFRESH if str(seconds) == wanted), None)
         text = page.render(await telling.status(), refresh)

@@ -61,14 +61,14 @@ COMPILED: Final = (
     "routing/ticket.py",
     "routing/worker_load.py",
     "siblings/diary.py",
-    "siblings/door.py",
     "siblings/router.py",
+    "siblings/tenancy.py",
     "tenants/bucket.py",
-    "tenants/door.py",
     "tenants/meter.py",
+    "tenants/tenancy.py",
     "tenants/tenant.py",
+    "tenants/tenant_request.py",
     "tenants/usage.py",
-    "tenants/visit.py",
     "traces.py",
 )
 """What every request passes through, and what extends a class of that."""

@@ -42,9 +42,9 @@ from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
 from penstock_gateway.telling import Alone
-from penstock_gateway.tenants.door import Door
-from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.registry import TenantRegistry
 from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
+from penstock_gateway.tenants.tenancy import Tenancy
 
 if TYPE_CHECKING:
     from penstock_gateway.siblings.member import Member
@@ -74,7 +74,7 @@ async def serve(
         *_sources(options, metrics),
         metrics,
         member.router if member else Router(PrefixIndex()),
-        member.door if member else Door(time.monotonic, keys_required=options.require_keys),
+        member.tenancy if member else Tenancy(time.monotonic, keys_required=options.require_keys),
     )
     relay = Relay(
         RelaySettings(options.max_body, options.debug_headers, tokens, processes),
@@ -82,7 +82,7 @@ async def serve(
         gateway.router,
         gateway.pool,
         gateway.present.directory,
-        gateway.door,
+        gateway.tenancy,
         quarantine=member.quarantine if member else Quarantine(),
         decisions=traces.TracedDecisions() if tracing else Decisions(),
         room=member.rooms.room if member else room_for_all,
@@ -169,11 +169,11 @@ class Gateway:
         tenants: TenantSource,
         metrics: GatewayMetrics,
         router: Router,
-        door: Door,
+        tenancy: Tenancy,
     ) -> None:
         self.metrics = metrics
         self.router = router
-        self.door = door
+        self.tenancy = tenancy
         self.pool = Pool()
         self.present = Present()
         self._source = source
@@ -199,11 +199,11 @@ class Gateway:
             group.create_task(Profiler(self.router, self.pool, self.present.directory).run())
             group.create_task(relay.watch.run())
             group.create_task(self._source.run(self.change))
-            group.create_task(self._tenants.run(self._register))
+            group.create_task(self._tenants.run(self._tenants_changed))
 
-    def _register(self, register: Register) -> None:
-        self.door.change(register)
-        self.metrics.tenants(len(register.tenants))
+    def _tenants_changed(self, registry: TenantRegistry) -> None:
+        self.tenancy.change(registry)
+        self.metrics.tenants(len(registry.tenants))
 
     def change(self, fleet: Fleet) -> None:
         """Take over a new snapshot; requests under way keep the worker that they have."""

@@ -20,13 +20,13 @@ from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt, Ticket
 from penstock_gateway.siblings.diary import Diary
-from penstock_gateway.siblings.door import SharedDoor
 from penstock_gateway.siblings.frames import Frames, frame
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
+from penstock_gateway.siblings.tenancy import SharedTenancy
 from penstock_gateway.siblings.totals import added, counted, loads
 from penstock_gateway.tenants.meter import LimitReached
-from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.registry import TenantRegistry
 from penstock_gateway.tenants.tenant import Tenant
 
 values = st.recursive(
@@ -318,32 +318,32 @@ def test_a_request_that_kills_workers_is_kept_away_by_all() -> None:
     assert not other.hear(["sent", "a"])
 
 
-class Doors:
-    """Two doors of one gateway, with a tenant."""
+class Processes:
+    """Two processes of one gateway, with a tenant."""
 
     def __init__(self, **limits: int) -> None:
         self.now = NOW
-        self.all = [SharedDoor(lambda: self.now, Diary(lambda: None)) for _ in range(2)]
+        self.all = [SharedTenancy(lambda: self.now, Diary(lambda: None)) for _ in range(2)]
         tenant = Tenant("t", limits=Limits(**limits))
-        for door in self.all:
-            door.change(Register([(tenant, [hash_of("sk-t")])]))
-        self.meters = [door._meters["t"] for door in self.all]
+        for tenancy in self.all:
+            tenancy.change(TenantRegistry([(tenant, [hash_of("sk-t")])]))
+        self.meters = [tenancy._meters["t"] for tenancy in self.all]
 
     def active(self, number: int) -> None:
-        assert self.all[number].enter("sk-t").tenant.id == "t"
+        assert self.all[number].request("sk-t").tenant.id == "t"
 
     def tell(self) -> None:
-        told = [door.usage() for door in self.all]
-        for number, door in enumerate(self.all):
-            door.hear(1 - number, told[1 - number], whole=True)
+        told = [tenancy.usage() for tenancy in self.all]
+        for number, tenancy in enumerate(self.all):
+            tenancy.hear(1 - number, told[1 - number], whole=True)
 
 
 @given(st.lists(st.integers(0, 1), max_size=30), st.integers(1, 10))
 def test_a_minute_has_as_many_requests_as_the_tenant_may_have_over_all(
-    doors: list[int], limit: int
+    numbers: list[int], limit: int
 ) -> None:
-    both, taken = Doors(requestsPerMinute=limit), 0
-    for number in doors:
+    both, taken = Processes(requestsPerMinute=limit), 0
+    for number in numbers:
         both.active(number)
         try:
             both.meters[number].begin(NOW)
@@ -351,11 +351,11 @@ def test_a_minute_has_as_many_requests_as_the_tenant_may_have_over_all(
         except LimitReached:
             assert taken == limit
         both.tell()
-    assert taken == min(limit, len(doors))
+    assert taken == min(limit, len(numbers))
 
 
 def test_tokens_that_were_not_used_are_given_back_everywhere() -> None:
-    both = Doors(tokensPerMinute=100)
+    both = Processes(tokensPerMinute=100)
     both.active(0)
     both.meters[0].begin(NOW)
     reserved = both.meters[0].reserve(80, NOW)
@@ -368,7 +368,7 @@ def test_tokens_that_were_not_used_are_given_back_everywhere() -> None:
 
 
 def test_requests_under_way_count_everywhere_until_their_process_ends() -> None:
-    both = Doors(concurrency=1)
+    both = Processes(concurrency=1)
     both.active(0)
     both.meters[0].begin(NOW)
     both.tell()
@@ -379,7 +379,7 @@ def test_requests_under_way_count_everywhere_until_their_process_ends() -> None:
 
 
 def test_a_process_that_begins_learns_what_is_left_and_counts_nothing_twice() -> None:
-    both = Doors(requestsPerMinute=10)
+    both = Processes(requestsPerMinute=10)
     for _ in range(6):
         both.active(0)
         both.meters[0].begin(NOW)

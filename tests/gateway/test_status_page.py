@@ -23,8 +23,8 @@ from penstock_gateway.status.snapshot import (
     Status,
     WorkerRow,
 )
-from penstock_gateway.tenants.door import Door
-from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.registry import TenantRegistry
+from penstock_gateway.tenants.tenancy import Tenancy
 from penstock_gateway.tenants.tenant import Tenant
 
 EVIL = """<script>alert(1)</script>"'&<img src=x onerror=alert(1)>"""
@@ -143,25 +143,25 @@ def basic(key: str) -> str:
     ],
 )
 def test_it_is_for_tenants_that_may_debug(authorization: str | None, status: int) -> None:
-    door = Door(lambda: 0.0)
+    tenancy = Tenancy(lambda: 0.0)
     tenants = [
         (Tenant(name, debug=name == "debug"), [hash_of(f"sk-{name}")]) for name in ("team", "debug")
     ]
-    door.change(Register(tenants))
+    tenancy.change(TenantRegistry(tenants))
     if not status:
-        allow(door, authorization)
+        allow(tenancy, authorization)
         return
     with pytest.raises(ApiError) as refused:
-        allow(door, authorization)
+        allow(tenancy, authorization)
     assert refused.value.code.status == status
     asks = refused.value.headers().get("www-authenticate", "")
     assert asks.startswith("Basic ") == (status == 401)  # so that a browser opens its dialogue
 
 
 def test_in_open_mode_it_is_for_everyone() -> None:
-    door = Door(lambda: 0.0)
-    door.change(Register())
-    allow(door, None)
+    tenancy = Tenancy(lambda: 0.0)
+    tenancy.change(TenantRegistry())
+    allow(tenancy, None)
 
 
 @pytest.mark.anyio

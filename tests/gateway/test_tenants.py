@@ -14,11 +14,11 @@ from penstock_contract.api import Tenant as Manifest
 from penstock_contract.api_keys import hash_of, new_key
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
-from penstock_gateway.tenants import register as register_module
+from penstock_gateway.tenants import registry
 from penstock_gateway.tenants.cluster import NotUnderstood, hashes_in, manifest_of
-from penstock_gateway.tenants.door import LONGEST_KEY, Door, sent_key
-from penstock_gateway.tenants.register import Register, register
+from penstock_gateway.tenants.registry import TenantRegistry, registry_of
 from penstock_gateway.tenants.source import TenantFile
+from penstock_gateway.tenants.tenancy import LONGEST_KEY, Tenancy, sent_key
 from penstock_gateway.tenants.tenant import ANYONE, SHARED_SALT, Tenant
 from penstock_gateway.tenants.usage import Usage
 
@@ -42,7 +42,7 @@ def tenant(**spec: Any) -> Tenant:
 
 
 def test_each_of_two_live_keys_opens_and_no_other_does() -> None:
-    found = register([manifest("team", KEY, OTHER)], {})
+    found = registry_of([manifest("team", KEY, OTHER)], {})
     for key in (KEY, OTHER):
         owner = found.find(key)
         assert owner is not None
@@ -53,14 +53,14 @@ def test_each_of_two_live_keys_opens_and_no_other_does() -> None:
 
 def test_keys_are_compared_in_constant_time_only() -> None:
     """No `==` on anything but lengths and names in the module that compares hashes."""
-    tree = ast.parse(inspect.getsource(register_module))
+    tree = ast.parse(inspect.getsource(registry))
     compared = [n for n in ast.walk(tree) if isinstance(n, ast.Compare)]
     assert {ast.unparse(n) for n in compared} == {"owner.id != tenant.id"}
     assert "hmac.compare_digest" in ast.unparse(tree)
 
 
 def test_a_key_of_two_tenants_stays_with_the_first_and_is_told() -> None:
-    found = register([manifest("b"), manifest("a")], {})
+    found = registry_of([manifest("b"), manifest("a")], {})
     owner = found.find(KEY)
     assert owner is not None
     assert owner.id == "a"
@@ -69,7 +69,7 @@ def test_a_key_of_two_tenants_stays_with_the_first_and_is_told() -> None:
 
 def test_keys_come_from_secrets() -> None:
     asked = manifest(apiKeys=[{"name": "s"}, {"name": "s", "key": "old"}])
-    found = register([asked], {"s": {"key": hash_of(KEY), "old": hash_of(OTHER)}})
+    found = registry_of([asked], {"s": {"key": hash_of(KEY), "old": hash_of(OTHER)}})
     assert found.find(KEY) is found.find(OTHER) is not None
     assert not found.problems
 
@@ -85,7 +85,7 @@ def test_keys_come_from_secrets() -> None:
 def test_a_key_that_cannot_be_read_opens_nothing_and_the_gateway_stays_closed(
     secrets: dict[str, dict[str, str]], said: str
 ) -> None:
-    found = register([manifest(apiKeys=[{"name": "s"}])], secrets)
+    found = registry_of([manifest(apiKeys=[{"name": "s"}])], secrets)
     assert found.find(KEY) is None
     assert not found.is_empty
     assert said in found.problems[0]
@@ -96,7 +96,7 @@ def test_a_tenant_of_another_version_opens_nothing_but_is_there() -> None:
     found = manifest_of({"metadata": {"name": "new"}, "spec": {"apiKeys": [], "quota": 3}})
     assert isinstance(found, NotUnderstood)
     assert found.problem.startswith("Tenant new: spec.")
-    assert not register([], {}, [found.problem]).is_empty
+    assert not registry_of([], {}, [found.problem]).is_empty
 
 
 def test_of_a_secret_only_hashes_are_kept() -> None:
@@ -185,27 +185,27 @@ def test_a_key_is_sent_as_openai_or_as_anthropic_does(
     assert sent_key(authorization, x_api_key) == key
 
 
-def door(*manifests: Manifest, **options: bool) -> Door:
-    found = Door(lambda: 0.0, **options)
-    found.change(register(manifests, {}))
+def tenancy(*manifests: Manifest, **options: bool) -> Tenancy:
+    found = Tenancy(lambda: 0.0, **options)
+    found.change(registry_of(manifests, {}))
     return found
 
 
-def test_a_door_that_does_not_know_its_tenants_yet_lets_nobody_in() -> None:
+def test_a_gateway_that_does_not_know_its_tenants_yet_lets_nobody_in() -> None:
     with pytest.raises(ApiError) as refused:
-        Door(lambda: 0.0).identify(KEY)
+        Tenancy(lambda: 0.0).identify(KEY)
     assert refused.value.code is ErrorCode.NO_CAPACITY
 
 
 def test_without_tenants_everybody_comes_in_unless_keys_are_required() -> None:
-    assert door().identify("") is ANYONE
+    assert tenancy().identify("") is ANYONE
     with pytest.raises(ApiError):
-        door(keys_required=True).identify("")
+        tenancy(keys_required=True).identify("")
 
 
 @pytest.mark.parametrize("key", ["", "wrong", "x" * (LONGEST_KEY + 1), "ü\udcff"])
 def test_with_tenants_only_their_keys_open(key: str) -> None:
-    closed = door(manifest())
+    closed = tenancy(manifest())
     assert closed.identify(KEY).id == "team"
     with pytest.raises(ApiError) as refused:
         closed.identify(key)
@@ -214,8 +214,8 @@ def test_with_tenants_only_their_keys_open(key: str) -> None:
 
 
 def test_a_removed_key_opens_nothing_from_then_on() -> None:
-    found = door(manifest("team", KEY, OTHER))
-    found.change(register([manifest("team", OTHER)], {}))
+    found = tenancy(manifest("team", KEY, OTHER))
+    found.change(registry_of([manifest("team", OTHER)], {}))
     assert found.identify(OTHER).id == "team"
     with pytest.raises(ApiError):
         found.identify(KEY)
@@ -223,16 +223,16 @@ def test_a_removed_key_opens_nothing_from_then_on() -> None:
 
 def test_what_was_used_outlives_a_change_of_the_tenants() -> None:
     limits = {"requestsPerMinute": 1}
-    found = door(manifest(limits=limits))
-    found.enter(KEY).begin()
-    found.change(register([manifest(limits=limits), manifest("other", OTHER)], {}))
+    found = tenancy(manifest(limits=limits))
+    found.request(KEY).begin()
+    found.change(registry_of([manifest(limits=limits), manifest("other", OTHER)], {}))
     with pytest.raises(ApiError):
-        found.enter(KEY).begin()
+        found.request(KEY).begin()
 
 
-def test_a_register_that_is_empty_opens_the_door_again() -> None:
-    found = door(manifest())
-    found.change(Register())
+def test_when_the_last_tenant_is_gone_no_key_is_needed() -> None:
+    found = tenancy(manifest())
+    found.change(TenantRegistry())
     assert found.is_open
 
 

@@ -20,7 +20,7 @@ from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt
-from penstock_gateway.tenants.visit import Visit
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Admitted:
         wanted: Wanted,
         model: FleetModel,
         metrics: RequestMetrics,
-        visit: Visit,
+        tenant_request: TenantRequest,
     ) -> None:
         self.call = call
         self.body = body
         self.wanted = wanted
         self.model = model
         self.metrics = metrics
-        self.visit = visit
+        self.tenant_request = tenant_request
 
     @property
     def fingerprint(self) -> int:

@@ -127,7 +127,7 @@ class Attempt:
     def _data(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
         admitted, path = self._admitted, self._admitted.call.path
-        body, own = admitted.body, [*self._shared.token, *admitted.visit.trusted_headers]
+        body, own = admitted.body, [*self._shared.token, *admitted.tenant_request.trusted_headers]
         if self._journey.number > 1:
             own.append((headers.ATTEMPT, str(self._journey.number)))
         if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:

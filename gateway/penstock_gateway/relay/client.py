@@ -8,7 +8,7 @@ from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.request import client_headers
 from penstock_gateway.relay.upstream import Response
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.tenants.visit import Visit
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 
 class Client:
@@ -17,16 +17,18 @@ class Client:
     Args:
         call: the request.
         request_id: goes into the head.
-        visit: is told what passes by, and tells the client about its limits.
+        tenant_request: counts what passes by, and tells the client about its limits.
         debug_headers: tell those who may know which worker answered, and why it was chosen.
     """
 
-    def __init__(self, call: Call, request_id: str, visit: Visit, *, debug_headers: bool) -> None:
+    def __init__(
+        self, call: Call, request_id: str, tenant_request: TenantRequest, *, debug_headers: bool
+    ) -> None:
         self.begun = False
         """It has seen a part of the answer."""
         self._call = call
         self._id = request_id
-        self._visit = visit
+        self._tenant_request = tenant_request
         self._debug_headers = debug_headers
         self._streams = False
 
@@ -34,16 +36,16 @@ class Client:
         """Send the head of an answer."""
         self.begun = True
         self._streams = is_stream(response)
-        self._visit.answered(response.status)
-        own = [(headers.REQUEST_ID, self._id), *self._visit.told_headers]
-        if self._debug_headers and self._visit.tenant.debug:
+        self._tenant_request.answered(response.status)
+        own = [(headers.REQUEST_ID, self._id), *self._tenant_request.told_headers]
+        if self._debug_headers and self._tenant_request.tenant.debug:
             own += [(headers.WORKER, choice.id), (headers.ROUTE_REASON, choice.reason)]
         found = client_headers(response.headers, own)
         self._call.begin(response.status, found)
 
     def pass_on(self, data: bytes) -> bool:
         """Send a piece of the answer; return whether the client keeps up."""
-        self._visit.saw(data)
+        self._tenant_request.saw(data)
         self._call.write(data)
         return not self._call.paused
 

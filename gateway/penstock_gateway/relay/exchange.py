@@ -72,7 +72,9 @@ class Exchange:
         """
         debug = self._shared.debug_headers
         admitted = self._admitted
-        client = Client(admitted.call, self._journey.id, admitted.visit, debug_headers=debug)
+        client = Client(
+            admitted.call, self._journey.id, admitted.tenant_request, debug_headers=debug
+        )
         workers = await self._prefilled()
         while True:
             choice = self._choose(workers)
@@ -159,7 +161,7 @@ class Exchange:
     def _prompt(self) -> Prompt:
         """Return what routing knows of the request; tenants and adapters never share a prefix."""
         admitted = self._admitted
-        prompt, salt = admitted.wanted.prompt, admitted.visit.tenant.salt
+        prompt, salt = admitted.wanted.prompt, admitted.tenant_request.tenant.salt
         whose = f"{admitted.model.deployment}\0{salt}"
         if admitted.wanted.model in admitted.model.adapters:
             whose += f"\0{admitted.wanted.model}"

@@ -116,7 +116,7 @@ def _account(
 
 def _data(shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker) -> bytes:
     path = admitted.call.path
-    own = [*shared.token, *admitted.visit.trusted_headers, (headers.HANDOFF, "1")]
+    own = [*shared.token, *admitted.tenant_request.trusted_headers, (headers.HANDOFF, "1")]
     body = prefill_body(admitted.body, chat=path == CHAT)
     host = urlsplit(worker.url).netloc
     return worker_request(path, host, journey.id, admitted.call.headers, body, own)

@@ -36,8 +36,8 @@ from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
-from penstock_gateway.tenants.door import Door, sent_key
-from penstock_gateway.tenants.visit import Visit, model_not_found
+from penstock_gateway.tenants.tenancy import Tenancy, sent_key
+from penstock_gateway.tenants.tenant_request import TenantRequest, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
@@ -67,8 +67,8 @@ class Relay:
     pool: Pool
     directory: Callable[[], Directory]
     """Returns the present fleet."""
-    door: Door
-    """Knows who may come in."""
+    tenancy: Tenancy
+    """Knows who is calling, and what they may use."""
     clock: Callable[[], float] = field(default=time.monotonic)
     quarantine: Quarantine = field(default_factory=Quarantine)
     decisions: Decisions = field(default_factory=Decisions)
@@ -123,32 +123,34 @@ class Relay:
             ApiError: it was refused, or no worker began to answer; nothing was sent yet.
         """
         try:
-            visit = self.door.enter(_key(call))
+            tenant_request = self.tenancy.request(_key(call))
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
         try:
-            await self._visit(visit, call)
+            await self._admit(tenant_request, call)
         finally:
-            visit.leave()
+            tenant_request.finish()
 
-    async def _visit(self, visit: Visit, call: Call) -> None:
+    async def _admit(self, tenant_request: TenantRequest, call: Call) -> None:
         arrived = self.clock()
         try:
-            visit.begin()
+            tenant_request.begin()
             body = await self._body(call)
             wanted = parse(body)
             body = self._harmless(body, wanted)
             model = self._model(wanted.model)
             tokens = int(len(wanted.prompt) / BYTES_PER_TOKEN)
-            found = visit.ask(wanted.model, model, wanted.tier, tokens, wanted.most_tokens)
+            found = tenant_request.authorize(
+                wanted.model, model, wanted.tier, tokens, wanted.most_tokens
+            )
             place = self.gates.offer(model, found, len(wanted.prompt))
         except ApiError as error:
-            self.metrics.refused(error.code, visit.tenant.id)
+            self.metrics.refused(error.code, tenant_request.tenant.id)
             raise
         self._budget.earn()
         metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
-        admitted = Admitted(call, body, wanted, model, metrics, visit)
+        admitted = Admitted(call, body, wanted, model, metrics, tenant_request)
         outcome = Outcome.ERROR
         try:
             outcome = await self._serve(admitted, place)
@@ -158,7 +160,7 @@ class Relay:
         finally:
             place.leave()
             metrics.ended(outcome, self.clock())
-            self.metrics.used(visit.tenant.id, visit.tokens)
+            self.metrics.used(tenant_request.tenant.id, tenant_request.tokens)
 
     def _harmless(self, body: bytes, wanted: Wanted) -> bytes:
         """Return a body without what only the gateway may say.

@@ -68,7 +68,7 @@ class Circle:
     async def run(self) -> None:
         """Speak and listen until cancelled."""
         # What siblings say of tenants would be lost before.
-        while not self._shared.door.known:  # noqa: ASYNC110 - once, at the start
+        while not self._shared.tenancy.known:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(KNOWN_SECONDS)
         path = free_socket(self._folder, self._place.number)
         loop = asyncio.get_running_loop()

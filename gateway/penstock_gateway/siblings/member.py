@@ -8,12 +8,12 @@ from penstock_gateway.relay.relay import Relay
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.siblings.circle import Circle
 from penstock_gateway.siblings.diary import Diary
-from penstock_gateway.siblings.door import SharedDoor
 from penstock_gateway.siblings.news import Rooms, Shared
 from penstock_gateway.siblings.parent import Origin
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
 from penstock_gateway.siblings.shelf import Shelf
+from penstock_gateway.siblings.tenancy import SharedTenancy
 from penstock_gateway.siblings.together import Book, Together, answers
 
 
@@ -35,7 +35,7 @@ class Member:
         self._orphaned = False
         self._diary = Diary(self._wake)
         self.router = SharedRouter(PrefixIndex(), self._diary)
-        self.door = SharedDoor(clock, self._diary, keys_required=keys_required)
+        self.tenancy = SharedTenancy(clock, self._diary, keys_required=keys_required)
         self.quarantine = SharedQuarantine(self._diary)
         self.rooms = Rooms(origin.place, self._diary, clock)
 
@@ -45,7 +45,7 @@ class Member:
         shelf = Shelf(folder)
         self._book = Book(shelf, place.number, relay)
         shared = Shared(
-            self._diary, self.router, self.door, self.quarantine, self.rooms, self._clock
+            self._diary, self.router, self.tenancy, self.quarantine, self.rooms, self._clock
         )
         self._circle = Circle(place, folder, shared, relay, answers(self._book, relay))
         return Together(self._book, shelf, self._circle, relay)

@@ -6,9 +6,9 @@ from typing import Any
 from penstock_gateway.admission.parts import Level, Place, has_room
 from penstock_gateway.relay.gate import Gates
 from penstock_gateway.siblings.diary import Diary
-from penstock_gateway.siblings.door import SharedDoor
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
+from penstock_gateway.siblings.tenancy import SharedTenancy
 
 News = dict[str, Any]
 """    events: what happened since the last news, in order
@@ -59,14 +59,14 @@ class Shared:
         self,
         diary: Diary,
         router: SharedRouter,
-        door: SharedDoor,
+        tenancy: SharedTenancy,
         quarantine: SharedQuarantine,
         rooms: Rooms,
         clock: Callable[[], float],
     ) -> None:
         self.diary = diary
         self.router = router
-        self.door = door
+        self.tenancy = tenancy
         self.quarantine = quarantine
         self.rooms = rooms
         self.clock = clock
@@ -77,21 +77,21 @@ class Shared:
         return {
             "events": events,
             "loads": self.router.loads(None if whole else workers, self.clock()),
-            "tenants": self.door.usage(),
+            "tenants": self.tenancy.usage(),
             "queues": gates.levels(),
             "whole": whole,
         }
 
     def opening(self, gates: Gates) -> News:
         """Return what a sibling has to know that was not told anything yet."""
-        usage, left = self.door.opening()
+        usage, left = self.tenancy.opening()
         loads, queues = self.router.loads(None, self.clock()), gates.levels()
         return {"loads": loads, "tenants": usage, "left": left, "queues": queues}
 
     def begin(self, sibling: int, news: News) -> None:
         """Take over a sibling's opening."""
         self.router.elsewhere(sibling, news["loads"], whole=True)
-        self.door.begin(sibling, news["tenants"], news["left"])
+        self.tenancy.begin(sibling, news["tenants"], news["left"])
         self.rooms.hear(sibling, news["queues"])
 
     def hear(self, sibling: int, news: News) -> None:
@@ -101,11 +101,11 @@ class Shared:
             if not self.quarantine.hear(event):
                 self.router.hear(event, now)
         self.router.elsewhere(sibling, news["loads"], whole=news["whole"])
-        self.door.hear(sibling, news["tenants"], whole=news["whole"])
+        self.tenancy.hear(sibling, news["tenants"], whole=news["whole"])
         self.rooms.hear(sibling, news["queues"])
 
     def gone(self, sibling: int) -> None:
         """A sibling has ended, and what it had on workers with it."""
         self.router.elsewhere(sibling, {}, whole=True)
-        self.door.gone(sibling)
+        self.tenancy.gone(sibling)
         self.rooms.gone(sibling)

@@ -4,17 +4,17 @@ import base64
 import binascii
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.tenants.door import Door, UnknownKey, sent_key
+from penstock_gateway.tenants.tenancy import Tenancy, UnknownKey, sent_key
 
 
-def allow(door: Door, authorization: str | None) -> None:
+def allow(tenancy: Tenancy, authorization: str | None) -> None:
     """Return if the caller may see the page.
 
     Raises:
         ApiError: it may not.
     """
     try:
-        tenant = door.identify(_password(authorization) or sent_key(authorization))
+        tenant = tenancy.identify(_password(authorization) or sent_key(authorization))
     except UnknownKey as error:
         raise UnknownKey(error.message, 'Basic realm="Penstock"') from error
     if not tenant.debug:

@@ -23,12 +23,12 @@ SHOWN: Final = 50
 
 def collect(relay: Relay) -> Status:
     """Return what there is to tell now."""
-    directory, door = relay.directory(), relay.door
+    directory, tenancy = relay.directory(), relay.tenancy
     fleet, workers = directory.fleet, _workers(relay)
     return Status(
         version=version("penstock"),
         generation=fleet.generation,
-        tenants=None if door.is_open else len(door.tenants),
+        tenants=None if tenancy.is_open else len(tenancy.tenants),
         models=tuple(_model(relay, model, workers) for model in fleet.models),
         pools=tuple(_pools(workers)),
         queues=tuple(_queues(relay, fleet.models)),

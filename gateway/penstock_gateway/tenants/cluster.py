@@ -18,7 +18,7 @@ from penstock_contract.api_keys import is_hash
 from penstock_contract.labels import API_VERSION
 from penstock_gateway.fleet.api_server import ApiServer, Collection, Object
 from penstock_gateway.fleet.reflector import Reflector
-from penstock_gateway.tenants.register import Register, register
+from penstock_gateway.tenants.registry import TenantRegistry, registry_of
 
 BURST_SECONDS = 0.05
 """Changes that come this close together become one snapshot."""
@@ -63,7 +63,7 @@ class ClusterTenants:
             self._woken.set,
         )
 
-    async def run(self, changed: Callable[[Register], None]) -> None:
+    async def run(self, changed: Callable[[TenantRegistry], None]) -> None:
         """See `TenantSource.run`; the first snapshot comes when everything was seen."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tenants.run())
@@ -74,11 +74,11 @@ class ClusterTenants:
                 await asyncio.sleep(BURST_SECONDS)
                 self._woken.clear()
                 if self._tenants.listed and self._secrets.listed == self._reads_secrets:
-                    changed(self._register())
+                    changed(self._registry())
 
-    def _register(self) -> Register:
+    def _registry(self) -> TenantRegistry:
         found = self._tenants.items.values()
-        return register(
+        return registry_of(
             [tenant for tenant in found if isinstance(tenant, Manifest)],
             {secret.name: secret.hashes for secret in self._secrets.items.values()},
             [tenant.problem for tenant in found if isinstance(tenant, NotUnderstood)],

@@ -9,7 +9,7 @@ from typing import Protocol
 import yaml
 
 from penstock_contract.api import Tenant as Manifest
-from penstock_gateway.tenants.register import Register, register
+from penstock_gateway.tenants.registry import TenantRegistry, registry_of
 
 log = logging.getLogger("penstock.gateway.tenants")
 
@@ -19,16 +19,16 @@ POLL_SECONDS = 0.2
 class TenantSource(Protocol):
     """Tells about every change of the tenants, as an immutable snapshot."""
 
-    async def run(self, changed: Callable[[Register], None]) -> None:
+    async def run(self, changed: Callable[[TenantRegistry], None]) -> None:
         """Call `changed` with each new snapshot, until cancelled."""
 
 
 class NoTenants:
     """There are none, and never will be."""
 
-    async def run(self, changed: Callable[[Register], None]) -> None:
+    async def run(self, changed: Callable[[TenantRegistry], None]) -> None:
         """See `TenantSource.run`."""
-        changed(Register())
+        changed(TenantRegistry())
 
 
 class TenantFile:
@@ -43,7 +43,7 @@ class TenantFile:
         self._seen: tuple[int, int, int] | None = None
         self._complained = ""
 
-    async def run(self, changed: Callable[[Register], None]) -> None:
+    async def run(self, changed: Callable[[TenantRegistry], None]) -> None:
         """See `TenantSource.run`."""
         while True:
             found = self.poll()
@@ -51,7 +51,7 @@ class TenantFile:
                 changed(found)
             await asyncio.sleep(POLL_SECONDS)
 
-    def poll(self) -> Register | None:
+    def poll(self) -> TenantRegistry | None:
         """Return the tenants if the file was replaced since the last call."""
         try:
             status = self._path.stat()
@@ -64,7 +64,7 @@ class TenantFile:
             self._complain(f"{self._path}: {error}")
             return None
         self._seen, self._complained = identity, ""
-        return register(manifests, {})
+        return registry_of(manifests, {})
 
     def _complain(self, problem: str) -> None:
         if problem != self._complained:

@@ -12,7 +12,7 @@ from penstock_gateway.tenants.usage import Usage
 _NO_QUEUE = FleetQueue()
 
 
-class Visit:
+class TenantRequest:
     """One request of a tenant, from its head to its end."""
 
     def __init__(self, tenant: Tenant, meter: Meter, clock: Callable[[], float]) -> None:
@@ -35,10 +35,10 @@ class Visit:
         self._meter.begin(self._clock())
         self._inside = True
 
-    def ask(
+    def authorize(
         self, name: str, model: FleetModel, wanted_class: str, prompt_tokens: int, most: int
     ) -> FleetClass:
-        """Return the class in which the request waits.
+        """Check that the tenant may ask that, reserve its tokens, and return its request class.
 
         Args:
             name: by which the model is asked for.
@@ -72,7 +72,7 @@ class Visit:
         """Tokens that were used."""
         return self._usage.tokens
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """The request is over, whatever became of it."""
         if self._inside:
             self._inside = False

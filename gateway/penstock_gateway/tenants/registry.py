@@ -19,7 +19,7 @@ Hashes = Mapping[str, Mapping[str, str]]
 """Values by key by name of a Secret."""
 
 
-class Register:
+class TenantRegistry:
     """An immutable snapshot of all tenants.
 
     Args:
@@ -61,17 +61,17 @@ class Register:
         return ""
 
 
-def register(
+def registry_of(
     manifests: Iterable[Manifest], secrets: Hashes, not_understood: Iterable[str] = ()
-) -> Register:
-    """Return the register of all tenants; a key that cannot be read opens nothing."""
+) -> TenantRegistry:
+    """Return the registry of all tenants; a key that cannot be read opens nothing."""
     problems = list(not_understood)
     found: list[tuple[Tenant, list[str]]] = []
     for manifest in sorted(manifests, key=lambda m: m.metadata.name):
         name = manifest.metadata.name
         hashes = _hashes(manifest.spec.api_keys, secrets, name, problems.append)
         found.append((Tenant.of(name, manifest.spec), hashes))
-    return Register(found, problems)
+    return TenantRegistry(found, problems)
 
 
 def _hashes(

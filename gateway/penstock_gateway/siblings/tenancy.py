@@ -1,4 +1,4 @@
-"""A door whose tenants use one set of limits in all processes.
+"""Tenants that use one set of limits in all processes of a gateway.
 
 Each process keeps every bucket, and takes from it what any process takes. What was taken is told as
 a sum since the process began, so that what did not arrive once is made up for by what comes next.
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from penstock_gateway.siblings.diary import Diary
 from penstock_gateway.tenants.bucket import Bucket
-from penstock_gateway.tenants.door import Door
-from penstock_gateway.tenants.visit import Visit
+from penstock_gateway.tenants.tenancy import Tenancy
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 Usage = dict[str, list[int]]
 """Requests under way, and requests and tokens taken since the process began, by tenant."""
@@ -17,8 +17,8 @@ Left = dict[str, list[float | None]]
 """Requests and tokens left in this minute, by tenant; None: without a limit."""
 
 
-class SharedDoor(Door):
-    """The door of one of several processes.
+class SharedTenancy(Tenancy):
+    """The tenancy as one of several processes sees it.
 
     Args:
         clock: monotonic seconds, the same in all processes.
@@ -35,13 +35,13 @@ class SharedDoor(Door):
         self._theirs: dict[int, Usage] = {}
         """By sibling."""
 
-    def enter(self, key: str) -> Visit:
-        """See `Door.enter`."""
-        visit = super().enter(key)
-        if visit.tenant.id:
-            self._active.add(visit.tenant.id)
+    def request(self, key: str) -> TenantRequest:
+        """See `Tenancy.request`."""
+        tenant_request = super().request(key)
+        if tenant_request.tenant.id:
+            self._active.add(tenant_request.tenant.id)
             self._diary.touched()
-        return visit
+        return tenant_request
 
     def usage(self) -> Usage:
         """Return what the tenants use that were active since the last call, or still are."""

@@ -1,13 +1,13 @@
-"""The way in: who is calling is settled before anything is read, and before anything is started."""
+"""Who is calling, and what each tenant has used: settled before anything of a request is read."""
 
 import logging
 from collections.abc import Callable
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.tenants.meter import Meter
-from penstock_gateway.tenants.register import Register
+from penstock_gateway.tenants.registry import TenantRegistry
 from penstock_gateway.tenants.tenant import ANYONE, Tenant
-from penstock_gateway.tenants.visit import Visit
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 log = logging.getLogger("penstock.gateway.tenants")
 
@@ -34,7 +34,7 @@ class UnknownKey(ApiError):
         return {"www-authenticate": self._challenge}
 
 
-class Door:
+class Tenancy:
     """Knows the tenants and what they use.
 
     Args:
@@ -47,7 +47,7 @@ class Door:
         """Whether the tenants have been read; until then nobody is let in."""
         self._clock = clock
         self._keys_required = keys_required
-        self._register = Register()
+        self._registry = TenantRegistry()
         self._meters: dict[str, Meter] = {}
         self._unlimited = Meter()
         self._told = ""
@@ -55,23 +55,23 @@ class Door:
     @property
     def tenants(self) -> tuple[Tenant, ...]:
         """All tenants."""
-        return self._register.tenants
+        return self._registry.tenants
 
     @property
     def is_open(self) -> bool:
         """Whether nobody needs a key."""
-        return self._register.is_empty and not self._keys_required
+        return self._registry.is_empty and not self._keys_required
 
-    def change(self, register: Register) -> None:
+    def change(self, registry: TenantRegistry) -> None:
         """Take over a new snapshot; requests under way go on."""
-        for problem in register.problems:
-            if problem not in self._register.problems:
+        for problem in registry.problems:
+            if problem not in self._registry.problems:
                 log.warning("%s", problem)
-        self._register, self.known = register, True
+        self._registry, self.known = registry, True
         now = self._clock()
-        for tenant in register.tenants:
+        for tenant in registry.tenants:
             self._meters.setdefault(tenant.id, Meter()).limit(tenant.limits, now)
-        for gone in self._meters.keys() - {tenant.id for tenant in register.tenants}:
+        for gone in self._meters.keys() - {tenant.id for tenant in registry.tenants}:
             del self._meters[gone]
         self._tell()
 
@@ -95,19 +95,19 @@ class Door:
         if not key:
             why = "This endpoint needs an API key: send it as `Authorization: Bearer KEY`."
             raise UnknownKey(why)
-        found = self._register.find(key) if len(key) <= LONGEST_KEY else None
+        found = self._registry.find(key) if len(key) <= LONGEST_KEY else None
         if found is None:
             raise UnknownKey("The API key is not known.")
         return found
 
-    def enter(self, key: str) -> Visit:
-        """Return a request's visit: begin it, and leave when it is over.
+    def request(self, key: str) -> TenantRequest:
+        """Return a request of whoever has a key: `begin` it, and `finish` it when it is over.
 
         Raises:
             ApiError: the key is not known.
         """
         tenant = self.identify(key)
-        return Visit(tenant, self._meters.get(tenant.id) or self._unlimited, self._clock)
+        return TenantRequest(tenant, self._meters.get(tenant.id) or self._unlimited, self._clock)
 
     def _tell(self) -> None:
         """Say in which mode the gateway is, whenever that changes."""

@@ -75,6 +75,7 @@ def kv_pool(config: ModelConfig, how: Computation, num_blocks: int, block_size: 
         num_blocks=num_blocks,
         block_size=block_size,
         dtype=how.dtype,
+        latent_rank=config.latent_rank,
     )
 
 

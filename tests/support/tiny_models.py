@@ -5,6 +5,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -56,6 +60,21 @@ YARN = {
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 
+LATENT: dict[str, Any] = {
+    **SHAPE,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 20,
+    "first_k_dense_replace": 3,
+    "num_experts_per_tok": 2,
+}
+"""Latent attention, as DeepSeek has it; every layer has a plain MLP."""
+
+STRETCHED_LATENT = {**YARN, "mscale": 0.8, "mscale_all_dim": 1.2}
+
 WINDOW = 20
 """Shorter than a chunk of the kernels' and than most prompts of the tests."""
 
@@ -94,6 +113,16 @@ FAMILIES: dict[str, Any] = {
             final_logit_softcapping=5.0,
             attn_implementation="eager",  # the only one of transformers' that caps on a CPU
         )
+    ),
+    "deepseek-v2": lambda: DeepseekV2ForCausalLM(DeepseekV2Config(**LATENT)),
+    "deepseek-v2-query-rank": lambda: DeepseekV2ForCausalLM(
+        DeepseekV2Config(**{**LATENT, "q_lora_rank": 28, "rope_parameters": STRETCHED_LATENT})
+    ),
+    "deepseek-v3": lambda: DeepseekV3ForCausalLM(
+        DeepseekV3Config(**{**LATENT, "q_lora_rank": 28, "rope_parameters": STRETCHED_LATENT})
+    ),
+    "deepseek-v3-halved": lambda: DeepseekV3ForCausalLM(
+        DeepseekV3Config(**LATENT, rope_interleave=False)
     ),
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(

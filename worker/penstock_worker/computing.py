@@ -54,6 +54,11 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> C
         raise ValueError(f"kernels {config.kernels!r} compute on a CPU: use auto, or device cpu")
     if config.quantization != "none":
         raise ValueError(f"quantization {config.quantization!r} is for CPUs: use none on a GPU")
+    if shape.latent:
+        raise ValueError(
+            "device: latent attention (DeepSeek) is computed on CPUs only: use device cpu, or vLLM "
+            "for GPUs"
+        )
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             "kernels triton: they compute on a GPU, and on a CPU in Triton's interpreter only, for "

@@ -66,6 +66,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         block_size=config.block_size,
         dtype=how.dtype,
         device=how.device,
+        latent_rank=shape.latent_rank,
     )
     adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
     runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how, adapters), pool)

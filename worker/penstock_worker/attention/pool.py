@@ -16,8 +16,12 @@ class KVPool:
     + offset: a block is contiguous, and a sequence's KV is one `index_select`. A CPU's memory is
     taken only as blocks are first written, a GPU's at once.
 
+    Of latent attention one tensor is stored: keys are [slots, 1, latent and rotary key], and values
+    are a view of their latents.
+
     Args:
         num_layers, num_kv_heads, head_dim: shape of the model's KV.
+        latent_rank: numbers of a key that are its value, too; 0 where values are stored.
         num_blocks, block_size: shape of the pool.
         dtype: of the stored KV.
         device: in whose memory it is.
@@ -33,10 +37,17 @@ class KVPool:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device = CPU,
+        latent_rank: int = 0,
     ) -> None:
         shape = (num_blocks * block_size, num_kv_heads, head_dim)
         self.keys = [_zeros(shape, dtype, device) for _ in range(num_layers)]
-        self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+        if latent_rank:
+            self.values = [keys[..., :latent_rank] for keys in self.keys]
+            self.stored = self.keys
+        else:
+            self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+            pairs = zip(self.keys, self.values, strict=True)
+            self.stored = [tensor for pair in pairs for tensor in pair]
         self.block_size = block_size
         self.dtype = dtype
         self.device = device
@@ -44,7 +55,7 @@ class KVPool:
     def copy(self, source: int, target: int) -> None:
         """Copy a block's keys and values, in all layers."""
         size = self.block_size
-        for kept in (*self.keys, *self.values):
+        for kept in self.stored:
             kept[target * size : (target + 1) * size] = kept[source * size : (source + 1) * size]
 
 

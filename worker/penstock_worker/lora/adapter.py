@@ -50,6 +50,11 @@ def load_adapter(name: str, folder: Path, model: ModelConfig) -> Adapter:
     Raises:
         UnsupportedAdapter: it is damaged, does not fit the model, or is not computed here.
     """
+    if model.latent:
+        raise UnsupportedAdapter(
+            "adapters of models with latent attention (DeepSeek) are not computed here: merge it "
+            "into the model and serve that"
+        )
     config = read_adapter_config(folder)
     try:
         with safe_open(str(folder / WEIGHTS), framework="pt") as opened:

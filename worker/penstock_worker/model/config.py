@@ -14,6 +14,7 @@ from penstock_worker.model.experts_config import (
     UnsupportedExperts,
     read_experts,
 )
+from penstock_worker.model.latent_config import LatentConfig, UnsupportedLatent, read_latent
 from penstock_worker.model.rope import Rope, UnsupportedRope, read_rope
 
 
@@ -33,6 +34,8 @@ class _Family:
     caps: tuple[float, float] = (0.0, 0.0)
     """Of attention's scores and of logits, where config.json does not say; 0 for families that
     know none."""
+    latent: bool = False
+    """Attention keeps latents, not keys and values."""
     experts: str = ""
     """How config.json tells of experts, as `read_experts` knows it; empty for families without."""
 
@@ -47,6 +50,8 @@ _FAMILIES = {
         gemma=True, post_norms=True, slides="alternate", caps=(50.0, 30.0)
     ),
     "Gemma3ForCausalLM": _Family(gemma=True, qk_norm=True, post_norms=True, slides="gemma"),
+    "DeepseekV2ForCausalLM": _Family(latent=True, experts="deepseek_v2"),
+    "DeepseekV3ForCausalLM": _Family(latent=True, experts="deepseek_v3"),
 }
 
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -94,6 +99,11 @@ class ModelConfig:
     """That the checkpoint says it is stored in."""
     experts: ExpertsConfig | None = None
     """Of the layers that have them."""
+    latent: LatentConfig | None = None
+    """Of attention that keeps latents: that is like one KV head, head_dim wide, whose values are
+    the first numbers of its keys."""
+    predicting_layers: int = 0
+    """Behind the others in the checkpoint: they predict further tokens, and are left out."""
 
     @property
     def window(self) -> int:
@@ -103,7 +113,18 @@ class ModelConfig:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV per token in float32, over all layers."""
-        return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim
+        kept = 1 if self.latent else 2
+        return kept * 4 * self.num_layers * self.num_kv_heads * self.head_dim
+
+    @property
+    def latent_rank(self) -> int:
+        """Numbers of a key that are its value, too; 0 where values are kept by themselves."""
+        return self.latent.rank if self.latent else 0
+
+    @property
+    def rotary_dim(self) -> int:
+        """Width of what positions turn, in a head."""
+        return self.latent.rotary_dim if self.latent else self.head_dim
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -132,7 +153,8 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         rope, sliding_rope = read_rope(raw), read_rope(raw, "sliding_attention")
         experts = read_experts(raw, family.experts) if family.experts else None
-    except (UnsupportedRope, UnsupportedExperts) as error:
+        latent = read_latent(raw) if family.latent else None
+    except (UnsupportedRope, UnsupportedExperts, UnsupportedLatent) as error:
         raise UnsupportedModel(f"config.json: {error}") from error
     return ModelConfig(
         vocab_size=_positive(raw, "vocab_size"),
@@ -140,13 +162,15 @@ def read_config(folder: Path) -> ModelConfig:
         intermediate_size=_positive(raw, "intermediate_size"),
         num_layers=_positive(raw, "num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
+        num_kv_heads=1 if latent else kv_heads,
+        head_dim=latent.kept if latent else head_dim,
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
         norm_offset=1.0 if family.gemma else 0.0,
         activation=_activation(raw, family),
         embedding_scale=hidden**0.5 if family.gemma else 1.0,
-        query_scale=float(raw.get("query_pre_attn_scalar", head_dim)) ** -0.5,
+        query_scale=latent.scale
+        if latent
+        else float(raw.get("query_pre_attn_scalar", head_dim)) ** -0.5,
         score_cap=_cap(raw, "attn_logit_softcapping", family.caps[0]),
         logit_cap=_cap(raw, "final_logit_softcapping", family.caps[1]),
         rope=rope,
@@ -160,6 +184,8 @@ def read_config(folder: Path) -> ModelConfig:
         eos_token_ids=_eos(raw, folder),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         experts=experts,
+        latent=latent,
+        predicting_layers=int(raw.get("num_nextn_predict_layers") or 0),
     )
 
 

@@ -17,6 +17,7 @@ from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.interface import Batch
+from penstock_worker.model.latent_layer import LatentLayer
 from penstock_worker.model.layers import Linear, capped, rotary_tables, rotate
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
@@ -33,6 +34,7 @@ class _Layer:
     qkv: Linear
     query_key_norm: Tensor | None
     """[heads + kv_heads, head_dim]"""
+    latent: LatentLayer | None
     output: Linear
     attention_post_norm: Tensor | None
     mlp_norm: Tensor
@@ -67,13 +69,13 @@ class TorchDecoder:
         self._attention = attention
         self._embeddings = weights.embeddings
         dtype, device = weights.embeddings.dtype, weights.embeddings.device
-        self._layers = [_layer(layer, quantization, dtype) for layer in weights.layers()]
+        self._layers = [_layer(layer, config, quantization, dtype) for layer in weights.layers()]
         self._norm = weights.norm.to(dtype)
         self._head = Linear(weights.head, None, HEAD[quantization])
         self._tables = {
             rope: [
                 table.to(device, dtype)
-                for table in rotary_tables(rope, config.head_dim, max_model_len)
+                for table in rotary_tables(rope, config.rotary_dim, max_model_len)
             ]
             for rope in {config.rope, config.sliding_rope}
         }
@@ -111,18 +113,12 @@ class TorchDecoder:
             rope: [table.index_select(0, positions) for table in found]
             for rope, found in self._tables.items()
         }
-        heads, kv_heads = config.num_heads, config.num_kv_heads
         x = self._embeddings.index_select(0, tokens) * config.embedding_scale
         for index, layer in enumerate(self._layers):
             normed = self._normed(x, layer.input_norm)
             qkv = deltas.add(index, "qkv", normed, layer.qkv(normed))
-            qkv = qkv.view(-1, heads + 2 * kv_heads, config.head_dim)
-            query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
-            if layer.query_key_norm is not None:
-                query_key = self._normed(query_key) * layer.query_key_norm
             cos, sin = tables[config.sliding_rope if config.windows[index] else config.rope]
-            query, key = torch.split(rotate(query_key, cos, sin), [heads, kv_heads], 1)
-            attended = attention.attend(index, query, key, value)
+            attended = self._attended(index, layer, qkv, cos, sin, attention)
             found = deltas.add(index, "output", attended, layer.output(attended))
             x = x + self._post_normed(found, layer.attention_post_norm)
             normed = self._normed(x, layer.mlp_norm)
@@ -132,6 +128,26 @@ class TorchDecoder:
             x = x + self._post_normed(found, layer.mlp_post_norm)
         return self._normed(x, self._norm)
 
+    def _attended(
+        self,
+        index: int,
+        layer: _Layer,
+        qkv: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: StepAttention,
+    ) -> Tensor:
+        """Return what a layer's heads found, [tokens, inputs of the output projection]."""
+        if layer.latent is not None:
+            return layer.latent.attend(index, qkv, cos, sin, attention)
+        heads, kv_heads = self._config.num_heads, self._config.num_kv_heads
+        qkv = qkv.view(-1, heads + 2 * kv_heads, self._config.head_dim)
+        query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
+        if layer.query_key_norm is not None:
+            query_key = self._normed(query_key) * layer.query_key_norm
+        query, key = torch.split(rotate(query_key, cos, sin), [heads, kv_heads], 1)
+        return attention.attend(index, query, key, value)
+
     def _post_normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else self._normed(x, weight)
 
@@ -139,14 +155,20 @@ class TorchDecoder:
         return functional.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
 
 
-def _layer(weights: LayerWeights, quantization: str, dtype: torch.dtype) -> _Layer:
+def _layer(
+    weights: LayerWeights, config: ModelConfig, quantization: str, dtype: torch.dtype
+) -> _Layer:
     def norm(weight: Tensor | None) -> Tensor | None:
         return None if weight is None else weight.to(dtype)
 
+    latent = None
+    if config.latent and weights.latent:
+        latent = LatentLayer(config.latent, weights.latent, config.num_heads, quantization, dtype)
     return _Layer(
         input_norm=weights.input_norm.to(dtype),
         qkv=Linear(weights.qkv, weights.qkv_bias, quantization),
         query_key_norm=norm(weights.query_key_norm),
+        latent=latent,
         output=Linear(weights.output, weights.output_bias, quantization),
         attention_post_norm=norm(weights.attention_post_norm),
         mlp_norm=weights.mlp_norm.to(dtype),

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from penstock_worker.model.quantization import int4_values, int8_rows
-from penstock_worker.model.rope import Rope
+from penstock_worker.model.rope import Rope, yarn_magnitude
 
 
 class Linear:
@@ -73,7 +73,7 @@ def rotary_tables(rope: Rope, head_dim: int, length: int) -> tuple[Tensor, Tenso
     angles = torch.outer(torch.arange(length, dtype=torch.float32), _frequencies(rope, head_dim))
     factor = rope.attention_factor
     if factor is None:
-        factor = 0.1 * math.log(rope.factor) + 1.0 if rope.kind == "yarn" else 1.0
+        factor = yarn_magnitude(rope.factor) if rope.kind == "yarn" else 1.0
     cos, sin = angles.cos() * factor, angles.sin() * factor
     return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
 

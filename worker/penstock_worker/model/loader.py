@@ -66,6 +66,10 @@ class Checkpoint:
         tensor: torch.Tensor = self._file_of[name].get_tensor(name)
         return tensor.to(self._dtype)
 
+    def ignore(self, prefix: str) -> None:
+        """Leave out the tensors whose names begin so."""
+        self._unread = {name for name in self._unread if not name.startswith(prefix)}
+
     def refuse_leftovers(self, *known: str) -> None:
         """Refuse tensors that nobody took: the model has parts that would be ignored."""
         extra = sorted(

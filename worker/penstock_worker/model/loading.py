@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from penstock_worker.attention.interface import AttentionBackend
+from penstock_worker.attention.latent import LatentAttention
 from penstock_worker.attention.pool import CPU, KVPool
 from penstock_worker.attention.reference import ReferenceAttention
 from penstock_worker.lora.adapter import Adapter
@@ -63,10 +65,8 @@ def load_model(
             if adapters:
                 raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
             return _gpu_decoder(config, weights, pool, max_model_len, how)
-        if how.kernels is None:
-            attention = ReferenceAttention(
-                pool, config.windows, config.query_scale, config.score_cap
-            )
+        if how.kernels is None or config.latent:
+            attention = _attention(config, weights, pool)
             return TorchDecoder(
                 config, weights, attention, max_model_len, how.quantization, adapters
             )
@@ -80,6 +80,13 @@ def load_model(
             threads=how.threads,
             adapters=adapters,
         )
+
+
+def _attention(config: ModelConfig, weights: Weights, pool: KVPool) -> AttentionBackend:
+    if config.latent:
+        expansions = [weights.expansion(layer, config.latent) for layer in range(config.num_layers)]
+        return LatentAttention(pool, expansions, config.query_scale)
+    return ReferenceAttention(pool, config.windows, config.query_scale, config.score_cap)
 
 
 def _gpu_decoder(

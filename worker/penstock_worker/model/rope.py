@@ -1,5 +1,6 @@
 """What config.json says of rotary positions, in its older form or its newer one. No torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,20 @@ class Rope:
     def reach(self) -> int:
         """Positions that yarn covers, which config.json may not count."""
         return int(self.factor * self.original_max_position) if self.kind == "yarn" else 0
+
+
+def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
+    """Return what scores gain where positions are stretched (Peng et al., "YaRN", 2023, §3.4)."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def score_factor(raw: dict[str, Any]) -> float:
+    """Return what DeepSeek multiplies all scores with, not only the part that positions turn."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    scale = rope.get("mscale_all_dim")
+    if rope.get("rope_type", rope.get("type", "default")) == "default" or not scale:
+        return 1.0
+    return yarn_magnitude(float(rope.get("factor") or 1.0), float(scale)) ** 2
 
 
 def read_rope(raw: dict[str, Any], layers: str = "full_attention") -> Rope:
@@ -72,9 +87,6 @@ def _scaled(theta: float, kind: str, rope: dict[str, Any], raw: dict[str, Any]) 
                 high_freq_factor=float(rope["high_freq_factor"]),
             )
         case "yarn":
-            given = rope.get("attention_factor")
-            if given is None and rope.get("mscale") and rope.get("mscale_all_dim"):
-                raise UnsupportedRope("rope scaling 'yarn' with mscale is not supported")
             original = rope.get("original_max_position_embeddings")
             return Rope(
                 theta,
@@ -83,8 +95,19 @@ def _scaled(theta: float, kind: str, rope: dict[str, Any], raw: dict[str, Any]) 
                 int(original or raw["max_position_embeddings"]),
                 beta_fast=float(rope.get("beta_fast") or 32),
                 beta_slow=float(rope.get("beta_slow") or 1),
-                attention_factor=None if given is None else float(given),
+                attention_factor=_attention_factor(rope),
                 truncate=bool(rope.get("truncate", True)),
             )
     known = "default, linear, dynamic, llama3, yarn"
     raise UnsupportedRope(f"rope scaling {kind!r}; known: {known}")
+
+
+def _attention_factor(rope: dict[str, Any]) -> float | None:
+    given = rope.get("attention_factor")
+    if given is not None:
+        return float(given)
+    some, all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
+    if not (some and all_dim):
+        return None
+    factor = float(rope["factor"])
+    return yarn_magnitude(factor, some) / yarn_magnitude(factor, all_dim)

@@ -1,12 +1,16 @@
 """A checkpoint's tensors by their role, fused as the decoder uses them, whatever computes it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from penstock_worker.attention.latent import Expansion
+from penstock_worker.model import latent_weights
 from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.latent_config import LatentConfig
+from penstock_worker.model.latent_weights import LatentWeights
 from penstock_worker.model.loader import Checkpoint
 
 
@@ -16,7 +20,8 @@ class LayerWeights:
 
     input_norm: Tensor
     qkv: Tensor
-    """Query heads, then key heads, then value heads."""
+    """Query heads, then key heads, then value heads; with latents what makes queries, then latent
+    and rotary key."""
     qkv_bias: Tensor | None
     query_key_norm: Tensor | None
     """[heads + kv_heads, head_dim]"""
@@ -29,6 +34,7 @@ class LayerWeights:
     gate: Tensor
     up: Tensor
     down: Tensor
+    latent: LatentWeights | None = None
 
 
 class Weights:
@@ -47,18 +53,25 @@ class Weights:
         self.norm = self._norm("model.norm.weight", config.hidden_size)
         self.head = self.embeddings if tied else checkpoint.take("lm_head.weight", vocab)
 
+    def expansion(self, layer: int, latent: LatentConfig) -> Expansion:
+        """Return what makes keys and values of a layer's latents."""
+        take = self._attention(f"model.layers.{layer}.")
+        return latent_weights.read_expansion(take, self._config.num_heads, latent)
+
     def layers(self) -> Iterator[LayerWeights]:
         """Yield every layer, once; then refuse tensors that nobody knows."""
         for index in range(self._config.num_layers):
             yield self._layer(f"model.layers.{index}.")
-        tied = self._config.tie_word_embeddings
+        config = self._config
+        for index in range(config.num_layers, config.num_layers + config.predicting_layers):
+            self._checkpoint.ignore(f"model.layers.{index}.")
+        tied = config.tie_word_embeddings
         self._checkpoint.refuse_leftovers(*(["lm_head.weight"] if tied else []))
 
     def _layer(self, prefix: str) -> LayerWeights:
         config = self._config
-        hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-        query, kv = config.num_heads * dim, config.num_kv_heads * dim
-        parts = (("q", query), ("k", kv), ("v", kv))
+        hidden, inner, latent = config.hidden_size, config.intermediate_size, config.latent
+        values = latent.value_dim if latent else config.head_dim
 
         def take(name: str, *shape: int) -> Tensor:
             return self._checkpoint.take(prefix + name, shape)
@@ -66,19 +79,14 @@ class Weights:
         def norm(name: str) -> Tensor:
             return self._norm(f"{prefix}{name}_layernorm.weight", hidden)
 
-        biases = [
-            take(f"self_attn.{name}_proj.bias", rows) for name, rows in parts if config.qkv_bias
-        ]
         output_bias = "self_attn.o_proj.bias"
         has_output_bias = config.qkv_bias and prefix + output_bias in self._checkpoint
         return LayerWeights(
             input_norm=norm("input"),
-            qkv=torch.cat(
-                [take(f"self_attn.{name}_proj.weight", rows, hidden) for name, rows in parts]
-            ),
-            qkv_bias=torch.cat(biases) if biases else None,
+            qkv=self._qkv(prefix),
+            qkv_bias=self._qkv_bias(prefix) if config.qkv_bias else None,
             query_key_norm=self._query_key_norm(prefix) if config.qk_norm else None,
-            output=take("self_attn.o_proj.weight", hidden, query),
+            output=take("self_attn.o_proj.weight", hidden, config.num_heads * values),
             output_bias=take(output_bias, hidden) if has_output_bias else None,
             attention_post_norm=norm("post_attention") if config.post_norms else None,
             mlp_norm=norm("pre_feedforward" if config.post_norms else "post_attention"),
@@ -86,7 +94,34 @@ class Weights:
             gate=take("mlp.gate_proj.weight", inner, hidden),
             up=take("mlp.up_proj.weight", inner, hidden),
             down=take("mlp.down_proj.weight", hidden, inner),
+            latent=latent_weights.read_latent(self._attention(prefix), config.num_heads, latent)
+            if latent
+            else None,
         )
+
+    def _attention(self, prefix: str) -> Callable[..., Tensor]:
+        """Return what takes a tensor of a layer's attention, by its name and shape."""
+        return lambda name, *shape: self._checkpoint.take(f"{prefix}self_attn.{name}", shape)
+
+    def _qkv(self, prefix: str) -> Tensor:
+        config, take = self._config, self._attention(prefix)
+        if config.latent:
+            return latent_weights.read_projection(
+                take, config.num_heads, config.hidden_size, config.latent
+            )
+        parts = self._qkv_rows()
+        return torch.cat(
+            [take(f"{name}_proj.weight", rows, config.hidden_size) for name, rows in parts]
+        )
+
+    def _qkv_bias(self, prefix: str) -> Tensor:
+        take = self._attention(prefix)
+        return torch.cat([take(f"{name}_proj.bias", rows) for name, rows in self._qkv_rows()])
+
+    def _qkv_rows(self) -> tuple[tuple[str, int], ...]:
+        config = self._config
+        query, kv = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
+        return (("q", query), ("k", kv), ("v", kv))
 
     def _query_key_norm(self, prefix: str) -> Tensor:
         config = self._config

@@ -16,7 +16,7 @@ from penstock_worker.lora.config import CONFIG, WEIGHTS
 from penstock_worker.model.config import ModelConfig
 
 SAMPLE_BYTES = 4096
-_LAYOUT = "layers × (keys, values) × [block_size, kv_heads, head_dim]"
+_LAYOUT = "layers × (keys, values, or latents alone) × [block_size, kv_heads, head_dim]"
 
 
 def fingerprint(

@@ -16,13 +16,13 @@ def block_memory(pool: KVPool) -> BlockMemory:
 
 
 class PoolMemory:
-    """The blocks of a KV pool: of each layer in turn, keys and values."""
+    """The blocks of a KV pool: of each layer in turn, keys and values, or latents."""
 
     def __init__(self, pool: KVPool) -> None:
-        tensors = _tensors(pool)
-        self._buffers = [_bytes_of(tensor) for tensor in tensors]
+        self._buffers = [_bytes_of(tensor) for tensor in pool.stored]
         self._sizes = [
-            len(b) // len(t) * pool.block_size for b, t in zip(self._buffers, tensors, strict=True)
+            len(b) // len(t) * pool.block_size
+            for b, t in zip(self._buffers, pool.stored, strict=True)
         ]
         self.block_bytes = sum(self._sizes)
 
@@ -50,7 +50,7 @@ class DevicePoolMemory:
     """
 
     def __init__(self, pool: KVPool) -> None:
-        self._tensors = _tensors(pool)
+        self._tensors = pool.stored
         self._dtype = pool.dtype
         self._slots = pool.block_size
         self._sizes = [t[0].numel() * pool.block_size for t in self._tensors]
@@ -70,10 +70,6 @@ class DevicePoolMemory:
     def _pieces(self, block: int) -> list[Tensor]:
         begin = block * self._slots
         return [tensor[begin : begin + self._slots] for tensor in self._tensors]
-
-
-def _tensors(pool: KVPool) -> list[Tensor]:
-    return [tensor for pair in zip(pool.keys, pool.values, strict=True) for tensor in pair]
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -10,8 +10,8 @@
 
 A message is a length (u32, little-endian) and so many bytes of msgpack, at most `MAX_MESSAGE`. A
 block is the bytes of its keys and values: of the first layer its keys [block_size, kv_heads,
-head_dim], its values, then of the next layer. Both workers have agreed on shape and type before
-any block is sent: these are in the fingerprint.
+head_dim], its values, then of the next layer; where latents are kept, only these. Both workers have
+agreed on shape and type before any block is sent: these are in the fingerprint.
 
 A block has a name (`penstock_contract.blocks`): a chained hash of all tokens up to its end, made
 by each worker from the tokens that it knows. So the name of the last block wanted says what the

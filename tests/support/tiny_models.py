@@ -19,10 +19,16 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SHAPE: dict[str, Any] = {
@@ -78,6 +84,8 @@ STRETCHED_LATENT = {**YARN, "mscale": 0.8, "mscale_all_dim": 1.2}
 WINDOW = 20
 """Shorter than a chunk of the kernels' and than most prompts of the tests."""
 
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+
 FAMILIES: dict[str, Any] = {
     "llama-gqa": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "llama-mha": lambda: LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_key_value_heads": 4})),
@@ -102,6 +110,19 @@ FAMILIES: dict[str, Any] = {
         Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=5)),
+    "mixtral-window": lambda: MixtralForCausalLM(
+        MixtralConfig(**SHAPE, num_local_experts=4, sliding_window=WINDOW)
+    ),
+    "qwen2-moe": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**SHAPE, **EXPERTS, shared_expert_intermediate_size=72, mlp_only_layers=[1])
+    ),
+    "qwen3-moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=16, norm_topk_prob=True)
+    ),
+    "qwen3-moe-mixed": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=16, decoder_sparse_step=2)
+    ),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**{**SHAPE, **NARROW}, head_dim=16)),
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(

@@ -306,6 +306,24 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
         load_adapter("a", tmp_path / "a", read_config(tmp_path / "model"))
 
 
+def test_attention_beside_experts_takes_adapters(how: Computation, tmp_path: Path) -> None:
+    base = tiny_models.make("mixtral", tmp_path / "model")
+    merged = tiny_adapters.make(tmp_path / "a", base, modules=tiny_adapters.ATTENTION)
+    prompt = prompts(45)[0]
+    with torch.inference_mode():
+        found = load(tmp_path / "model", how, num_blocks=4, adapters={"a": tmp_path / "a"})
+        ours = found.logits(one_sequence("a", prompt, [2, 0, 3]))
+        theirs = merged(torch.tensor([prompt])).logits[0]
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+def test_adapters_of_experts_are_refused(tmp_path: Path) -> None:
+    base = tiny_models.make("qwen2-moe", tmp_path / "model")
+    tiny_adapters.make(tmp_path / "a", base)
+    with pytest.raises(UnsupportedAdapter, match=r"shared_expert.*do not change experts here"):
+        load_adapter("a", tmp_path / "a", read_config(tmp_path / "model"))
+
+
 def test_tensors_that_the_configuration_promises_must_be_there(tmp_path: Path) -> None:
     base = tiny_models.make("llama-gqa", tmp_path / "model")
     tiny_adapters.make(tmp_path / "a", base, modules=("q_proj",))

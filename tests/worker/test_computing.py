@@ -85,6 +85,13 @@ def test_what_a_gpu_cannot_do_is_refused_by_name(
         how(model, **options)
 
 
+def test_experts_are_refused_on_a_gpu(tmp_path: Path, gpu: None) -> None:
+    make("mixtral", tmp_path)
+    with pytest.raises(ValueError, match="mixtures of experts are computed on CPUs only"):
+        how(tmp_path)
+    assert how(tmp_path, device="cpu", kernels="torch").device == torch.device("cpu")
+
+
 def test_a_gpu_without_bfloat16_is_refused(
     model: Path, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,8 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> C
             "device: latent attention (DeepSeek) is computed on CPUs only: use device cpu, or vLLM "
             "for GPUs"
         )
+    if shape.experts is not None:
+        raise ValueError("mixtures of experts are computed on CPUs only: use device cpu")
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             "kernels triton: they compute on a GPU, and on a CPU in Triton's interpreter only, for "

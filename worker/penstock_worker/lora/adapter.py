@@ -12,6 +12,7 @@ from torch import Tensor
 
 from penstock_worker.lora.config import (
     CONFIG,
+    MLP,
     MODULES,
     WEIGHTS,
     AdapterConfig,
@@ -105,6 +106,11 @@ def _layers(
 def _place(name: str, model: ModelConfig) -> tuple[int, str, str]:
     """Return the layer, the linear layer and the side (A or B) that a tensor belongs to."""
     found = _TENSOR.fullmatch(name)
+    if "expert" in name:
+        raise UnsupportedAdapter(
+            f"{WEIGHTS}: {name}: adapters do not change experts here: train the adapter on "
+            "attention alone, or merge it into the model and serve that"
+        )
     if found is None or found[2] not in MODULES:
         raise UnsupportedAdapter(
             f"{WEIGHTS}: {name} is not a low-rank matrix of {', '.join(MODULES)}: train the "
@@ -114,6 +120,12 @@ def _place(name: str, model: ModelConfig) -> tuple[int, str, str]:
     if layer >= model.num_layers:
         raise UnsupportedAdapter(
             f"{WEIGHTS}: {name}: the model has {model.num_layers} layers; use the adapter with the "
+            "model that it was trained on"
+        )
+    sparse = model.experts is not None and model.experts.sparse[layer]
+    if sparse and found[2] in MLP:
+        raise UnsupportedAdapter(
+            f"{WEIGHTS}: {name}: the model's layer {layer} has experts; use the adapter with the "
             "model that it was trained on"
         )
     return layer, found[2], found[3]

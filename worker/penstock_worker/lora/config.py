@@ -12,15 +12,8 @@ from typing import Any, Final
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 
-MODULES: Final = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
+MLP: Final = ("gate_proj", "up_proj", "down_proj")
+MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
 """Linear layers that an adapter may change."""
 
 _READ: Final = frozenset(

@@ -43,8 +43,11 @@ class _Family:
 _FAMILIES = {
     "LlamaForCausalLM": _Family(),
     "MistralForCausalLM": _Family(slides="always"),
+    "MixtralForCausalLM": _Family(slides="always", experts="mixtral"),
     "Qwen2ForCausalLM": _Family(qkv_bias=True, slides="qwen"),
     "Qwen3ForCausalLM": _Family(qk_norm=True, slides="qwen"),
+    "Qwen2MoeForCausalLM": _Family(qkv_bias=True, experts="qwen"),
+    "Qwen3MoeForCausalLM": _Family(qk_norm=True, experts="qwen"),
     "GemmaForCausalLM": _Family(gemma=True),
     "Gemma2ForCausalLM": _Family(
         gemma=True, post_norms=True, slides="alternate", caps=(50.0, 30.0)
@@ -178,7 +181,7 @@ def read_config(folder: Path) -> ModelConfig:
         windows=_windows(raw, family),
         max_position=max(_positive(raw, "max_position_embeddings"), rope.reach),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.gemma)),
-        qkv_bias=bool(raw.get("attention_bias", family.qkv_bias)),
+        qkv_bias=bool(raw.get("qkv_bias", raw.get("attention_bias", family.qkv_bias))),
         qk_norm=family.qk_norm,
         post_norms=family.post_norms,
         eos_token_ids=_eos(raw, folder),
@@ -211,6 +214,8 @@ def _positive(raw: dict[str, Any], field: str) -> int:
 def _refuse(raw: dict[str, Any], family: _Family) -> None:
     """Refuse what would be computed wrongly."""
     refused = ["mlp_bias", "quantization_config", "use_bidirectional_attention"]
+    if family.experts == "qwen":
+        refused += ["use_sliding_window"]
     if not any(family.caps):
         refused += ["attn_logit_softcapping", "final_logit_softcapping"]
     for field in refused:

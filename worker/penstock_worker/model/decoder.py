@@ -1,11 +1,11 @@
 """The decoder in plain PyTorch, for every family: always there, and what others are compared with.
 
 Rows are tokens; nothing is padded. Per layer: norm, one fused projection for query, key and value,
-rotary positions, paged attention, output projection, norm, one fused projection for gate and up,
-an activation, down projection. What a family does besides is a switch of its configuration.
+rotary positions, paged attention, output projection, norm, an MLP or experts. What a family does
+besides is a switch of its configuration.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +16,14 @@ from penstock_worker.attention.interface import AttentionBackend, StepAttention
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
 from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.expert_weights import MlpWeights
+from penstock_worker.model.experts import Experts
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.latent_layer import LatentLayer
 from penstock_worker.model.layers import Linear, capped, rotary_tables, rotate
+from penstock_worker.model.mlp import ACTIVATIONS, Mlp
 from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ class _Layer:
     output: Linear
     attention_post_norm: Tensor | None
     mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    mlp: Mlp | Experts
     mlp_post_norm: Tensor | None
 
 
@@ -79,7 +76,6 @@ class TorchDecoder:
             ]
             for rope in {config.rope, config.sliding_rope}
         }
-        self._activation = _ACTIVATIONS[config.activation]
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
@@ -122,9 +118,7 @@ class TorchDecoder:
             found = deltas.add(index, "output", attended, layer.output(attended))
             x = x + self._post_normed(found, layer.attention_post_norm)
             normed = self._normed(x, layer.mlp_norm)
-            gate, up = deltas.add(index, "gate_up", normed, layer.gate_up(normed)).chunk(2, -1)
-            inner = self._activation(gate) * up
-            found = deltas.add(index, "down", inner, layer.down(inner))
+            found = layer.mlp(normed, deltas, index)
             x = x + self._post_normed(found, layer.mlp_post_norm)
         return self._normed(x, self._norm)
 
@@ -164,6 +158,7 @@ def _layer(
     latent = None
     if config.latent and weights.latent:
         latent = LatentLayer(config.latent, weights.latent, config.num_heads, quantization, dtype)
+    activation = ACTIVATIONS[config.activation]
     return _Layer(
         input_norm=weights.input_norm.to(dtype),
         qkv=Linear(weights.qkv, weights.qkv_bias, quantization),
@@ -172,7 +167,10 @@ def _layer(
         output=Linear(weights.output, weights.output_bias, quantization),
         attention_post_norm=norm(weights.attention_post_norm),
         mlp_norm=weights.mlp_norm.to(dtype),
-        gate_up=Linear(torch.cat([weights.gate, weights.up]), None, quantization),
-        down=Linear(weights.down, None, quantization),
+        mlp=(
+            Mlp(weights.mlp, activation, quantization)
+            if isinstance(weights.mlp, MlpWeights)
+            else Experts(weights.mlp, activation, quantization)
+        ),
         mlp_post_norm=norm(weights.mlp_post_norm),
     )

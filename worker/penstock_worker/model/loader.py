@@ -51,8 +51,10 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return a tensor, converted, after checking its shape.
+    def take(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Return a tensor after checking its shape, converted to the checkpoint's type or `dtype`.
 
         Raises:
             UnsupportedModel: it is missing, or its shape contradicts config.json.
@@ -64,7 +66,7 @@ class Checkpoint:
             raise UnsupportedModel(f"{name} has shape {found}, config.json says {shape}")
         self._unread.discard(name)
         tensor: torch.Tensor = self._file_of[name].get_tensor(name)
-        return tensor.to(self._dtype)
+        return tensor.to(dtype or self._dtype)
 
     def ignore(self, prefix: str) -> None:
         """Leave out the tensors whose names begin so."""

@@ -9,6 +9,12 @@ from torch import Tensor
 from penstock_worker.attention.latent import Expansion
 from penstock_worker.model import latent_weights
 from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.expert_weights import (
+    MlpWeights,
+    SparseWeights,
+    read_mlp,
+    read_sparse,
+)
 from penstock_worker.model.latent_config import LatentConfig
 from penstock_worker.model.latent_weights import LatentWeights
 from penstock_worker.model.loader import Checkpoint
@@ -31,9 +37,7 @@ class LayerWeights:
     """Of what attention gives, before it is added; None without one."""
     mlp_norm: Tensor
     mlp_post_norm: Tensor | None
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+    mlp: MlpWeights | SparseWeights
     latent: LatentWeights | None = None
 
 
@@ -61,16 +65,16 @@ class Weights:
     def layers(self) -> Iterator[LayerWeights]:
         """Yield every layer, once; then refuse tensors that nobody knows."""
         for index in range(self._config.num_layers):
-            yield self._layer(f"model.layers.{index}.")
+            yield self._layer(index)
         config = self._config
         for index in range(config.num_layers, config.num_layers + config.predicting_layers):
             self._checkpoint.ignore(f"model.layers.{index}.")
         tied = config.tie_word_embeddings
         self._checkpoint.refuse_leftovers(*(["lm_head.weight"] if tied else []))
 
-    def _layer(self, prefix: str) -> LayerWeights:
-        config = self._config
-        hidden, inner, latent = config.hidden_size, config.intermediate_size, config.latent
+    def _layer(self, index: int) -> LayerWeights:
+        config, prefix = self._config, f"model.layers.{index}."
+        hidden, latent = config.hidden_size, config.latent
         values = latent.value_dim if latent else config.head_dim
 
         def take(name: str, *shape: int) -> Tensor:
@@ -91,12 +95,18 @@ class Weights:
             attention_post_norm=norm("post_attention") if config.post_norms else None,
             mlp_norm=norm("pre_feedforward" if config.post_norms else "post_attention"),
             mlp_post_norm=norm("post_feedforward") if config.post_norms else None,
-            gate=take("mlp.gate_proj.weight", inner, hidden),
-            up=take("mlp.up_proj.weight", inner, hidden),
-            down=take("mlp.down_proj.weight", hidden, inner),
+            mlp=self._mlp(index),
             latent=latent_weights.read_latent(self._attention(prefix), config.num_heads, latent)
             if latent
             else None,
+        )
+
+    def _mlp(self, index: int) -> MlpWeights | SparseWeights:
+        config, prefix = self._config, f"model.layers.{index}."
+        if config.experts is not None and config.experts.sparse[index]:
+            return read_sparse(self._checkpoint, prefix, config.hidden_size, config.experts)
+        return read_mlp(
+            self._checkpoint, prefix + "mlp.", config.hidden_size, config.intermediate_size
         )
 
     def _attention(self, prefix: str) -> Callable[..., Tensor]:

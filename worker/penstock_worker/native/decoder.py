@@ -15,6 +15,7 @@ from penstock_worker.attention import interface
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.model.config import ModelConfig
+from penstock_worker.model.expert_weights import MlpWeights
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import capped, rotary_tables
 from penstock_worker.model.quantization import HEAD
@@ -173,9 +174,10 @@ class NativeDecoder:
         self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))
         self._set_linear(index, native.QKV, layer.qkv, layer.qkv_bias)
         self._set_linear(index, native.OUTPUT, layer.output, layer.output_bias)
-        self._set_linear(index, native.GATE, layer.gate, None)
-        self._set_linear(index, native.UP, layer.up, None)
-        self._set_linear(index, native.DOWN, layer.down, None)
+        if isinstance(layer.mlp, MlpWeights):
+            self._set_linear(index, native.GATE, layer.mlp.gate, None)
+            self._set_linear(index, native.UP, layer.mlp.up, None)
+            self._set_linear(index, native.DOWN, layer.mlp.down, None)
 
     def _set_linear(self, layer: int, which: int, weight: Tensor, bias: Tensor | None) -> None:
         weight = weight.float().contiguous()

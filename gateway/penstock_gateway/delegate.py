@@ -7,7 +7,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from penstock_gateway.relay.line import Headers
+from penstock_gateway.relay.client_connection import Headers
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A request for the ASGI app, waiting for its turn or being answered."""
 
 from penstock_gateway.delegate import Delegate, Head
-from penstock_gateway.relay.turn import Turn
+from penstock_gateway.relay.pipelined import PipelinedRequest
 
 
-class Delegated(Turn):
+class Delegated(PipelinedRequest):
     """A request for the app."""
 
     def __init__(self, delegate: Delegate, head: Head) -> None:
@@ -16,11 +16,11 @@ class Delegated(Turn):
 
     @property
     def begun(self) -> bool:
-        """See `Turn.begun`."""
+        """See `PipelinedRequest.begun`."""
         return self._started and self._delegate.cycle.response_started
 
     def start(self) -> None:
-        """See `Turn.start`."""
+        """See `PipelinedRequest.start`."""
         self._started = True
         self._delegate.begin(self._head)
         for piece in self._pieces:
@@ -29,21 +29,21 @@ class Delegated(Turn):
             self._delegate.on_message_complete()
 
     def feed(self, piece: bytes) -> None:
-        """See `Turn.feed`."""
+        """See `PipelinedRequest.feed`."""
         if self._started:
             self._delegate.on_body(piece)
         else:
             self._pieces.append(piece)
 
     def complete(self) -> None:
-        """See `Turn.complete`."""
+        """See `PipelinedRequest.complete`."""
         self._whole = True
         if self._started:
             self._delegate.on_message_complete()
 
     def close_after(self) -> None:
-        """See `Turn.close_after`."""
+        """See `PipelinedRequest.close_after`."""
         self._delegate.shutdown()
 
     def left(self) -> None:
-        """See `Turn.left`; uvicorn has been told."""
+        """See `PipelinedRequest.left`; uvicorn has been told."""

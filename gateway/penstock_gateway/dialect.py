@@ -13,7 +13,7 @@ import orjson
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.call import Call
-from penstock_gateway.relay.line import Headers
+from penstock_gateway.relay.client_connection import Headers
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -54,7 +54,7 @@ class TranslatedCall(Call):
         super().__init__(
             CHAT,
             inner.headers,
-            inner.line,
+            inner.connection,
             inner.serve,
             keep_alive=inner.keep_alive,
             expects_continue=inner.expects_continue,

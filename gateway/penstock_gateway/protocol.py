@@ -19,8 +19,8 @@ from penstock_gateway.delegated import Delegated
 from penstock_gateway.patience import Patience, Verdict
 from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Call, Serve
-from penstock_gateway.relay.line import Headers, Line
-from penstock_gateway.relay.turn import Turn
+from penstock_gateway.relay.client_connection import ClientConnection, Headers
+from penstock_gateway.relay.pipelined import PipelinedRequest
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its headers; more is an attack or a mistake."""
@@ -71,12 +71,12 @@ class ClientProtocol:
         self._delegate: Delegate | None = None
         self._patience = Patience(patience, loop.time())
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._line: Line
-        self._turn: Turn | None = None
+        self._connection: ClientConnection
+        self._current: PipelinedRequest | None = None
         """The request that is being answered."""
-        self._coming: Turn | None = None
+        self._arriving: PipelinedRequest | None = None
         """The request whose body is coming."""
-        self._waiting: deque[Turn] = deque()
+        self._waiting: deque[PipelinedRequest] = deque()
         """Pipelined ones."""
         self._url = b""
         self._headers: Headers = []
@@ -91,7 +91,7 @@ class ClientProtocol:
         """A client has come."""
         transport.set_write_buffer_limits(high=MAX_UNSENT)
         transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
-        self._line = Line(transport, self._state, self._bodies, self._answered)
+        self._connection = ClientConnection(transport, self._state, self._bodies, self._answered)
         self._state.connections.add(self)
         if len(self._state.connections) > self._most:
             message = "The gateway has too many connections."
@@ -100,12 +100,12 @@ class ClientProtocol:
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._state.connections.discard(self)
-        self._line.resume()
+        self._connection.resume()
         if self._delegate is not None:
             self._delegate.connection_lost(exc)
-        for turn in (self._turn, *self._waiting):
-            if turn is not None:
-                turn.left()
+        for request in (self._current, *self._waiting):
+            if request is not None:
+                request.left()
         self._waiting.clear()
         self._parser = None  # it and this refer to each other
 
@@ -123,23 +123,23 @@ class ClientProtocol:
             return
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self._line.transport.is_closing():
-                self._line.transport.write(_TOO_LARGE)
-                self._line.transport.close()
+            if self._head_bytes > MAX_HEAD and not self._connection.transport.is_closing():
+                self._connection.transport.write(_TOO_LARGE)
+                self._connection.transport.close()
 
     def eof_received(self) -> None:
         """Nothing more will come; asyncio closes the connection."""
 
     def pause_writing(self) -> None:
         """The client does not keep up."""
-        self._line.pause()
+        self._connection.pause()
         self._patience.unread(self._loop.time())
         if self._delegate is not None:
             self._delegate.pause_writing()
 
     def resume_writing(self) -> None:
         """It has read on."""
-        self._line.resume()
+        self._connection.resume()
         self._patience.read()
         if self._delegate is not None:
             self._delegate.resume_writing()
@@ -168,51 +168,51 @@ class ClientProtocol:
         self._in_head = False
         self._patience.owes_body()
         self._upgraded = self._parser.should_upgrade()
-        self._coming = turn = self._understood()
-        if self._turn is None:
-            self._turn = turn
-            turn.start()
+        self._arriving = request = self._parsed()
+        if self._current is None:
+            self._current = request
+            request.start()
         else:
-            self._line.transport.pause_reading()
-            self._waiting.append(turn)
+            self._connection.transport.pause_reading()
+            self._waiting.append(request)
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body has come."""
         self._patience.got(len(body))
-        if self._coming is not None:
-            self._coming.feed(body)
+        if self._arriving is not None:
+            self._arriving.feed(body)
 
     def on_message_complete(self) -> None:
         """It is whole."""
         self._patience.owes_nothing()
-        if self._coming is not None:
-            self._coming.complete()
-            self._coming = None
+        if self._arriving is not None:
+            self._arriving.complete()
+            self._arriving = None
 
     # uvicorn's server, and the sweep
 
     def shutdown(self) -> None:
         """Finish the answer that is under way, if there is one, and close."""
-        if self._turn is None:
-            self._line.transport.close()
+        if self._current is None:
+            self._connection.transport.close()
         else:
-            self._turn.close_after()
+            self._current.close_after()
 
     def end_if_overdue(self, now: float) -> None:
         """Close the connection when its client has owed something for too long."""
-        if self._line.transport.is_closing():
+        if self._connection.transport.is_closing():
             return
-        listens = self._line.transport.is_reading()
-        match self._patience.judge(now, listens=listens, idle=self._turn is None):
+        listens = self._connection.transport.is_reading()
+        match self._patience.judge(now, listens=listens, idle=self._current is None):
             case Verdict.UNREAD:
-                self._line.transport.abort()
+                self._connection.transport.abort()
             case Verdict.IDLE:
-                self._line.transport.close()
+                self._connection.transport.close()
             case Verdict.LATE:
                 message = f"{self._patience.owed} did not come in time"
                 self._refuse(ApiError(ErrorCode.REQUEST_TIMEOUT, message))
 
-    def _understood(self) -> Turn:
+    def _parsed(self) -> PipelinedRequest:
         """Return the request whose head has come."""
         parser, url = self._parser, self._url
         chunks = parser.get_http_version() != "1.0"
@@ -224,7 +224,7 @@ class ClientProtocol:
                 return Call(
                     path.decode(),
                     self._headers,
-                    self._line,
+                    self._connection,
                     self._serve,
                     keep_alive=keep_alive,
                     expects_continue=self._expects_continue,
@@ -232,26 +232,26 @@ class ClientProtocol:
                 )
         if self._delegate is None:
             self._delegate = self._make_delegate(self._answered)
-            self._delegate.attach(self._line.transport)
+            self._delegate.attach(self._connection.transport)
         head = Head(parser.get_method(), url, parser.get_http_version(), self._headers, keep_alive)
         return Delegated(self._delegate, head)
 
     def _answered(self) -> None:
         """An answer is whole; the next request may have its turn."""
-        self._turn = None
+        self._current = None
         self._state.total_requests += 1
-        if self._line.transport.is_closing():
+        if self._connection.transport.is_closing():
             return
         self._patience.rests(self._loop.time())
         if self._waiting:
-            self._turn = self._waiting.popleft()
-            self._turn.start()
+            self._current = self._waiting.popleft()
+            self._current.start()
         if not self._waiting:
-            self._line.transport.resume_reading()
+            self._connection.transport.resume_reading()
 
     def _refuse(self, error: ApiError) -> None:
         """Say why, unless that could be taken for a part of an answer, and close."""
-        if self._turn is None or not (self._turn.begun or self._waiting):
+        if self._current is None or not (self._current.begun or self._waiting):
             body = orjson.dumps(error.body())
             found = {
                 "content-type": "application/json",
@@ -261,8 +261,8 @@ class ClientProtocol:
             }
             lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
             head = f"HTTP/1.1 {error.code.status} {error.code.code}\r\n{lines}\r\n"
-            self._line.transport.write(head.encode() + body)
-        self._line.transport.close()
+            self._connection.transport.write(head.encode() + body)
+        self._connection.transport.close()
 
 
 def _path(url: bytes) -> bytes:

@@ -12,8 +12,8 @@ from http import HTTPStatus
 from typing import Final
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.relay.line import Headers, Line
-from penstock_gateway.relay.turn import Turn
+from penstock_gateway.relay.client_connection import ClientConnection, Headers
+from penstock_gateway.relay.pipelined import PipelinedRequest
 
 Serve = Callable[["Call"], Awaitable[None]]
 
@@ -25,13 +25,13 @@ _STATUS: Final = {
 }
 
 
-class Call(Turn):
+class Call(PipelinedRequest):
     """One request and its answer.
 
     Args:
         path: without the query.
         headers: names in lower case.
-        line: the connection.
+        connection: that it came on.
         serve: what becomes of the request.
         keep_alive: the connection can be used again afterwards.
         expects_continue: the client waits with the body until it is told to send it.
@@ -42,7 +42,7 @@ class Call(Turn):
         self,
         path: str,
         headers: Headers,
-        line: Line,
+        connection: ClientConnection,
         serve: Serve,
         *,
         keep_alive: bool,
@@ -51,7 +51,7 @@ class Call(Turn):
     ) -> None:
         self.path = path
         self.headers = headers
-        self.line = line
+        self.connection = connection
         self.serve = serve
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
@@ -84,18 +84,18 @@ class Call(Turn):
         """Serve the request; its body may still come."""
         if not self._gone:
             self._task = asyncio.get_running_loop().create_task(self._run())
-            self.line.state.tasks.add(self._task)
+            self.connection.state.tasks.add(self._task)
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
         if self.ended or self._shed or len(self._body) > self._most:
             self._ignored += len(piece)
             if self._ignored > MAX_IGNORED:
-                self.line.transport.close()
+                self.connection.transport.close()
             return
         self._body += piece
         self._counted += len(piece)
-        self.line.bodies.grow(self, len(piece))
+        self.connection.bodies.grow(self, len(piece))
         if len(self._body) > self._most:
             self._wake()
 
@@ -108,7 +108,7 @@ class Call(Turn):
     def complete(self) -> None:
         """The body is whole."""
         self._has_all = True
-        self.line.bodies.whole(self)
+        self.connection.bodies.whole(self)
         self._wake()
 
     def close_after(self) -> None:
@@ -138,7 +138,7 @@ class Call(Turn):
             ApiError: it has more than `most` bytes, or there is no room for it.
         """
         if self.expects_continue:
-            self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._most = most
         if not (self._has_all or self._shed or len(self._body) > most):
             self._news = asyncio.get_running_loop().create_future()
@@ -154,7 +154,7 @@ class Call(Turn):
         """Send the head of the answer, with what is written next."""
         self._begun = self._chunked = True
         pieces = [_STATUS[status]]
-        for name, value in (*self.line.state.default_headers, *headers):
+        for name, value in (*self.connection.state.default_headers, *headers):
             pieces += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._chunked = False
@@ -172,26 +172,26 @@ class Call(Turn):
         if self._unsent:
             head, self._unsent = self._unsent, b""
             data = head + data
-        self.line.transport.write(data)
+        self.connection.transport.write(data)
 
     @property
     def paused(self) -> bool:
         """Whether the client is behind."""
-        return self.line.paused
+        return self.connection.paused
 
     async def drain(self) -> None:
         """Return when the client has read on."""
-        await self.line.drain()
+        await self.connection.drain()
 
     def end(self) -> None:
         """The answer is whole."""
         if self._chunked or self._unsent:
             last = b"0\r\n\r\n" if self._chunked else b""
-            self.line.transport.write(self._unsent + last)
+            self.connection.transport.write(self._unsent + last)
         self.ended = True
         if not self.keep_alive:
-            self.line.transport.close()
-        self.line.done()
+            self.connection.transport.close()
+        self.connection.done()
 
     async def _run(self) -> None:
         task = self._task
@@ -201,21 +201,21 @@ class Call(Turn):
             self._task = None
             self._let_go()
             if task is not None:
-                self.line.state.tasks.discard(task)
+                self.connection.state.tasks.discard(task)
             if not self.ended:
                 self._break_off()
 
     def _break_off(self) -> None:
         """Close so that what is not whole does not look whole."""
         if self.knows_chunks:
-            self.line.transport.close()
+            self.connection.transport.close()
         else:
-            self.line.transport.abort()
+            self.connection.transport.abort()
 
     def _let_go(self) -> None:
         """Nothing of the body is needed any more."""
         if self._counted:
-            self.line.bodies.give_back(self, self._counted)
+            self.connection.bodies.give_back(self, self._counted)
             self._counted, self._body = 0, bytearray()
 
     def _wake(self) -> None:

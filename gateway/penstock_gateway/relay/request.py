@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
-from penstock_gateway.relay.line import Headers
+from penstock_gateway.relay.client_connection import Headers
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)

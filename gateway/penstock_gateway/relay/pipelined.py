@@ -1,8 +1,8 @@
-"""A request's turn on its connection: requests may be pipelined, their answers keep the order."""
+"""Requests may be pipelined on a connection; their answers keep the order."""
 
 
-class Turn:
-    """One request, whoever answers it."""
+class PipelinedRequest:
+    """One request on a connection, whether it is relayed or the ASGI app answers it."""
 
     @property
     def begun(self) -> bool:

@@ -1,4 +1,4 @@
-"""A client's connection as those see it who write an answer to it."""
+"""A client's connection, as whatever writes an answer to it sees it."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class ServerState(Protocol):
     """What a server that stops waits for."""
 
 
-class Line:
+class ClientConnection:
     """The connection that requests come on.
 
     Args:

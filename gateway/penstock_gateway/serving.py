@@ -32,9 +32,9 @@ from penstock_gateway.patience import sweep
 from penstock_gateway.protocol import ClientProtocol
 from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Serve
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.gate import room_for_all
-from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.profiler import Profiler
 from penstock_gateway.relay.relay import Relay, RelaySettings
@@ -174,7 +174,7 @@ class Gateway:
         self.metrics = metrics
         self.router = router
         self.tenancy = tenancy
-        self.pool = Pool()
+        self.pool = ConnectionPool()
         self.present = Present()
         self._source = source
         self._tenants = tenants
@@ -191,13 +191,13 @@ class Gateway:
             self.pool,
             relay.quarantine,
             self.present.directory,
-            relay.watch.paces,
+            relay.watchdog.paces,
             self.metrics.ejected,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(prober.run())
             group.create_task(Profiler(self.router, self.pool, self.present.directory).run())
-            group.create_task(relay.watch.run())
+            group.create_task(relay.watchdog.run())
             group.create_task(self._source.run(self.change))
             group.create_task(self._tenants.run(self._tenants_changed))
 

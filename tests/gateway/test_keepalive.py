@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.keepalive import EVERY_SECONDS, IDLE_SECONDS, LOST_SECONDS
-from penstock_gateway.relay.pool import Pool
 
 WANTED = {
     socket.TCP_KEEPIDLE: IDLE_SECONDS,
@@ -23,7 +23,7 @@ KEEPALIVE_TIMER = "02"
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
 def test_the_kernel_looks_after_the_other_end_of_each_connection(runner: Any) -> None:
     async def scenario(port: int) -> None:
-        connection = await Pool().connect(f"http://127.0.0.1:{port}")
+        connection = await ConnectionPool().connect(f"http://127.0.0.1:{port}")
         ours = connection.transport.get_extra_info("socket")
         for option, value in WANTED.items():
             assert ours.getsockopt(socket.IPPROTO_TCP, option) == value

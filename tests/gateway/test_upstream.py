@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.upstream import (
     HIGH_WATER,
     MAX_HEAD,
@@ -221,7 +221,7 @@ def test_an_answer_ends_where_its_length_says_whatever_the_worker_sends_then() -
 
 def test_a_connection_on_which_too_much_came_is_not_used_again() -> None:
     async def scenario(connection: Connection, wire: Wire) -> None:
-        pool = Pool()
+        pool = ConnectionPool()
         head = await asked(connection)
         connection.data_received(sized(b"mine"))
         await head

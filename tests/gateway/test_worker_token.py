@@ -15,8 +15,8 @@ from stub_worker import OK, StubWorker
 from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
 from penstock_contract.worker_token import ENVIRONMENT, WorkerTokens
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.leases import Handoff, Leases
-from penstock_gateway.relay.pool import Pool
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ async def test_leases_are_given_back_with_the_token() -> None:
             id="w", url=f"http://127.0.0.1:{port}", deployment="d", pool="p", role=Role.PREFILL
         )
         params = b'{"remote_request_id": "r", "penstock_epoch": "e"}'
-        Leases(Pool(), WorkerTokens((TOKEN,)).headers()).give_back(Handoff(keeps, params))
+        Leases(ConnectionPool(), WorkerTokens((TOKEN,)).headers()).give_back(Handoff(keeps, params))
         head = await asyncio.wait_for(heads.get(), 20)
     assert f"authorization: Bearer {TOKEN}\r\n".encode() in head
 

@@ -8,14 +8,14 @@ from penstock_contract.fleet import FleetModel, FleetWorker
 from penstock_contract.metrics import Fault
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.call import Call
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
-from penstock_gateway.relay.lack import EVERY_SECONDS, PATIENCE, StarvedError
+from penstock_gateway.relay.exhaustion import EVERY_SECONDS, PATIENCE, StarvedError
 from penstock_gateway.relay.leases import Handoff, Leases
-from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
-from penstock_gateway.relay.watch import Watch
+from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
 from penstock_gateway.routing.router import Router
@@ -28,9 +28,9 @@ class Shared:
     """What an exchange needs of its gateway."""
 
     router: Router
-    pool: Pool
+    pool: ConnectionPool
     clock: Callable[[], float]
-    watch: Watch
+    watchdog: Watchdog
     budget: RetryBudget
     quarantine: Quarantine
     stopping: Callable[[], bool]
@@ -104,9 +104,9 @@ async def ask(
     kept = shared.pool.idle(worker.url)
     if kept is None:
         fresh = await _connect(shared, metrics, worker.url)
-        return await _ask(shared.watch, worker, fresh, data)
+        return await _ask(shared.watchdog, worker, fresh, data)
     try:
-        return await _ask(shared.watch, worker, kept, data)
+        return await _ask(shared.watchdog, worker, kept, data)
     except UpstreamError as error:
         if error.fault is not Fault.LOST:
             raise
@@ -115,11 +115,11 @@ async def ask(
             fresh = await _connect(shared, metrics, worker.url)
         except UpstreamError:
             raise error from None  # it was there a moment ago: the request may have killed it
-    return await _ask(shared.watch, worker, fresh, data)
+    return await _ask(shared.watchdog, worker, fresh, data)
 
 
 async def _connect(shared: Shared, metrics: RequestMetrics, url: str) -> Connection:
-    """Return a new connection, after waiting for what the gateway lacks if it lacks something."""
+    """Return a new connection, after waiting while the gateway is out of what it takes."""
     until = 0.0
     while True:
         try:
@@ -135,12 +135,12 @@ async def _connect(shared: Shared, metrics: RequestMetrics, url: str) -> Connect
 
 
 async def _ask(
-    watch: Watch, worker: FleetWorker, connection: Connection, data: bytes
+    watchdog: Watchdog, worker: FleetWorker, connection: Connection, data: bytes
 ) -> tuple[Connection, Response]:
-    watch.begin(worker.id, connection)
+    watchdog.begin(worker.id, connection)
     try:
         return connection, await connection.send(data)
     except BaseException:
         connection.abort()
-        watch.end(worker.id, connection)
+        watchdog.end(worker.id, connection)
         raise

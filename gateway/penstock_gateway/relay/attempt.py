@@ -103,7 +103,7 @@ class Attempt:
             self._account(self._ticket, counts=counts, failed=failed, down=down)
             self._let_go()
             if connection is not None:
-                self._shared.watch.end(self._worker.id, connection)
+                self._shared.watchdog.end(self._worker.id, connection)
                 self._shared.pool.give_back(self._worker.url, connection)
 
     def _account(self, ticket: Ticket, *, counts: bool, failed: bool, down: bool) -> None:

@@ -22,7 +22,7 @@ from penstock_gateway.relay.asking import Admitted, Journey, Shared
 from penstock_gateway.relay.attempt import Attempt, RefusalError
 from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.decisions import Decision
-from penstock_gateway.relay.lack import StarvedError
+from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.prefill import hand_over
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.canary import attempts, preferred, session_key

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from penstock_contract import headers
-from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.upstream import UpstreamError
 
 _EPOCH: Final = headers.EPOCH.encode()
@@ -19,7 +19,7 @@ class Health(NamedTuple):
     """Random per start of its engine, where it says it."""
 
 
-async def ask(pool: Pool, url: str, within: float) -> Health:
+async def ask(pool: ConnectionPool, url: str, within: float) -> Health:
     """Return a worker's health; one that does not answer in so many seconds is not well.
 
     Raises:

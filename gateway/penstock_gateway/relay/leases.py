@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.handoff import LEASES_PATH
+from penstock_gateway.relay.connection_pool import ConnectionPool
+from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.handoff import lease_of
-from penstock_gateway.relay.lack import StarvedError
-from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.upstream import UpstreamError
 
 log = logging.getLogger("penstock.gateway.leases")
@@ -36,7 +36,7 @@ class Leases:
         token: headers by which workers know their gateway.
     """
 
-    def __init__(self, pool: Pool, token: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, pool: ConnectionPool, token: Sequence[tuple[str, str]] = ()) -> None:
         self._pool = pool
         self._token = "".join(f"{name}: {value}\r\n" for name, value in token)
         self._releasing: set[asyncio.Task[None]] = set()

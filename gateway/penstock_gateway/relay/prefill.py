@@ -88,7 +88,7 @@ async def _ask(
     finally:
         _account(shared, admitted, ticket, outcome, fault)
         if connection is not None:
-            shared.watch.end(worker.id, connection)
+            shared.watchdog.end(worker.id, connection)
             shared.pool.give_back(worker.url, connection)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from penstock_gateway.fleet.directory import Directory
+from penstock_gateway.relay.connection_pool import ConnectionPool
+from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.health import ask
-from penstock_gateway.relay.lack import StarvedError
-from penstock_gateway.relay.pool import Pool
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
 
@@ -38,7 +38,7 @@ class Prober:
     def __init__(
         self,
         router: Router,
-        pool: Pool,
+        pool: ConnectionPool,
         quarantine: Quarantine,
         directory: Callable[[], Directory],
         paces: Callable[[str], Iterable[float]],

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from penstock_contract.fleet import FleetWorker
 from penstock_gateway.fleet.directory import Directory
-from penstock_gateway.relay.lack import StarvedError
-from penstock_gateway.relay.pool import Pool
+from penstock_gateway.relay.connection_pool import ConnectionPool
+from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.profile import profile
 from penstock_gateway.routing.router import Router
@@ -26,7 +26,9 @@ MOST_BYTES: Final = 4 << 20
 class Profiler:
     """Goes round the workers that it has not read yet."""
 
-    def __init__(self, router: Router, pool: Pool, directory: Callable[[], Directory]) -> None:
+    def __init__(
+        self, router: Router, pool: ConnectionPool, directory: Callable[[], Directory]
+    ) -> None:
         self._router = router
         self._pool = pool
         self._directory = directory

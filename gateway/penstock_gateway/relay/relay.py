@@ -17,13 +17,13 @@ from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.asking import Admitted, Shared
 from penstock_gateway.relay.call import Call
+from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
+from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.gate import Gates, Place, Room, room_for_all
 from penstock_gateway.relay.health import ask
-from penstock_gateway.relay.lack import StarvedError
 from penstock_gateway.relay.leases import Leases
-from penstock_gateway.relay.pool import Pool
 from penstock_gateway.relay.request import (
     Wanted,
     check_content_type,
@@ -31,7 +31,7 @@ from penstock_gateway.relay.request import (
     parse,
     with_field,
 )
-from penstock_gateway.relay.watch import Watch
+from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.router import Router
@@ -64,7 +64,7 @@ class Relay:
     settings: RelaySettings
     metrics: GatewayMetrics
     router: Router
-    pool: Pool
+    pool: ConnectionPool
     directory: Callable[[], Directory]
     """Returns the present fleet."""
     tenancy: Tenancy
@@ -76,7 +76,7 @@ class Relay:
     stopping: bool = False
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.clock, self._is_well, self.router.streamed)
+        self.watchdog = Watchdog(self.clock, self._is_well, self.router.streamed)
         self._budget = RetryBudget(SAVINGS / self.settings.processes)
         self._changed = asyncio.Event()
         self.gates = Gates(self._capacity, self.clock, self.room, self.settings.processes)
@@ -84,7 +84,7 @@ class Relay:
             self.router,
             self.pool,
             self.clock,
-            self.watch,
+            self.watchdog,
             self._budget,
             self.quarantine,
             lambda: self.stopping,
@@ -100,7 +100,7 @@ class Relay:
         self.stopping = True
         self.gates.close()
         self._changed.set()
-        self.watch.abort_all("the gateway is stopping")
+        self.watchdog.abort_all("the gateway is stopping")
 
     def workers(self) -> GatewayWorkers:
         """Return what this gateway has on each worker that it knows."""
@@ -179,7 +179,7 @@ class Relay:
         """There may be room where there was none."""
         self._changed.set()
         self._changed = asyncio.Event()
-        self.watch.keep_only(worker.id for worker in self.directory().fleet.workers)
+        self.watchdog.keep_only(worker.id for worker in self.directory().fleet.workers)
         for model in self.directory().fleet.models:
             self.gates.advance(model)
 

@@ -1,12 +1,12 @@
-"""Connections to workers that wait for their next request; newest first."""
+"""Opens connections to workers, and keeps those that wait for their next request."""
 
 import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
 from penstock_contract.metrics import Fault
+from penstock_gateway.relay.exhaustion import LOCAL, ExhaustionLog
 from penstock_gateway.relay.keepalive import keep_alive
-from penstock_gateway.relay.lack import OWN, Lack
 from penstock_gateway.relay.upstream import READ_SIZE, Connection, UpstreamError
 
 MAX_IDLE = 128
@@ -15,13 +15,13 @@ CONNECT_SECONDS = 1.5
 """For a connection: time for one lost packet."""
 
 
-class Pool:
+class ConnectionPool:
     """Connections to all workers, by base URL."""
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Connection]] = {}
         self._buffer = memoryview(bytearray(READ_SIZE))
-        self._lack = Lack()
+        self._exhaustion = ExhaustionLog()
 
     def idle(self, url: str) -> Connection | None:
         """Return an open idle connection, newest first (the oldest may be about to time out)."""
@@ -50,9 +50,9 @@ class Pool:
                 )
             keep_alive(transport.get_extra_info("socket"))
         except (OSError, TimeoutError) as error:
-            if error.errno in OWN:
+            if error.errno in LOCAL:
                 self._spare()
-                raise self._lack.error(error) from error
+                raise self._exhaustion.error(error) from error
             reason = f"cannot connect to {url}: {error or 'timed out'}"
             raise UpstreamError(reason, Fault.UNREACHABLE) from error
         return connection

@@ -6,7 +6,7 @@ import pytest
 
 from penstock_contract.metrics import Fault
 from penstock_gateway.relay.upstream import Connection, UpstreamError
-from penstock_gateway.relay.watch import Watch
+from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.silence import LONGEST_PREFILL
 
 pytestmark = pytest.mark.anyio
@@ -23,13 +23,13 @@ class Clock:
 
 
 class Scene:
-    """A watch, and connections to one worker whose health nobody hears of."""
+    """A watchdog, and connections to one worker whose health nobody hears of."""
 
     def __init__(self, *, well: bool = False) -> None:
         self.clock = Clock()
         self.questions = 0
         self.well = well
-        self.watch = Watch(self.clock, self._is_well, lambda *_: None)
+        self.watchdog = Watchdog(self.clock, self._is_well, lambda *_: None)
 
     async def _is_well(self, worker: str, within: float) -> bool:
         self.questions += 1
@@ -42,7 +42,7 @@ class Scene:
         """Send a request; a stream has said something just now if it has pieces."""
         connection = Connection()
         connection.heard, connection.pieces = self.clock.now, pieces
-        self.watch.begin("w", connection)
+        self.watchdog.begin("w", connection)
         return connection
 
     async def pass_time(self, seconds: float, *, asked_every: float) -> None:
@@ -50,7 +50,7 @@ class Scene:
         for _ in range(round(seconds / asked_every)):
             self.clock.now += asked_every
             self.ask()
-            self.watch._look("w")
+            self.watchdog._look("w")
             for _ in range(5):
                 await asyncio.sleep(0)
 
@@ -85,7 +85,7 @@ async def test_a_worker_that_has_just_answered_another_request_is_not_silent() -
     waiting = scene.ask()
     for _ in range(20):
         answered = scene.ask(pieces=1)
-        scene.watch.end("w", answered)
+        scene.watchdog.end("w", answered)
         await scene.pass_time(0.2, asked_every=0.1)
     assert scene.questions == 0
     assert not waiting.closed

@@ -1,7 +1,7 @@
-"""What this process itself lacks for a connection: file descriptors, local ports, memory.
+"""When this process itself is out of what a connection takes: descriptors, ports, memory.
 
-Nothing of that is a worker's fault. Whoever put workers aside for it would turn a short lack of its
-own into an outage of the whole fleet.
+None of that is a worker's fault. Whoever put workers aside for it would turn a shortage of its own
+into an outage of the whole fleet.
 """
 
 import errno
@@ -12,9 +12,9 @@ from typing import Final
 
 from penstock_contract.errors import ApiError, ErrorCode
 
-log = logging.getLogger("penstock.gateway.lack")
+log = logging.getLogger("penstock.gateway.exhaustion")
 
-OWN: Final = frozenset(
+LOCAL: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 )
 """Errors of connecting that say nothing of the other side."""
@@ -35,8 +35,8 @@ class StarvedError(ApiError):
         super().__init__(ErrorCode.NO_CAPACITY, message, retry_after=RETRY_AFTER)
 
 
-class Lack:
-    """Says in the log now and then what the gateway lacks.
+class ExhaustionLog:
+    """Says in the log now and then what the gateway is out of.
 
     Args:
         clock: monotonic seconds.
@@ -48,7 +48,7 @@ class Lack:
         self._unsaid = 0
 
     def error(self, error: OSError) -> StarvedError:
-        """Return what to raise when connecting failed with one of `OWN`."""
+        """Return what to raise when connecting failed with one of `LOCAL`."""
         what = errno.errorcode.get(error.errno or 0, str(error))
         self._unsaid += 1
         now = self._clock()

@@ -9,15 +9,15 @@ from penstock_contract.metrics import Fault
 from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.routing.silence import Tempo, Verdict, health_wait
 
-log = logging.getLogger("penstock.gateway.watch")
+log = logging.getLogger("penstock.gateway.watchdog")
 
 EVERY_SECONDS: Final = 0.1
 FEW: Final = 8
 """Pieces of a stream that say nothing yet about its pace."""
 
 
-class Watch:
-    """Listens for silence.
+class Watchdog:
+    """Notices workers that have fallen silent.
 
     Args:
         clock: monotonic seconds.

@@ -11,11 +11,12 @@ from penstock_contract import headers, journal
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.relay.asking import Admitted, Journey, Shared, ask
 from penstock_gateway.relay.client import Client, is_stream
+from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
 from penstock_gateway.relay.handoff import decode_body
 from penstock_gateway.relay.record import error_code
 from penstock_gateway.relay.request import with_field, worker_request
+from penstock_gateway.relay.send import send
 from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer, of_stream
@@ -61,24 +62,24 @@ class Attempt:
 
     def __init__(
         self,
-        shared: Shared,
-        admitted: Admitted,
+        context: RelayContext,
+        admitted: AdmittedRequest,
         client: Client,
-        journey: Journey,
+        progress: RequestProgress,
         worker: FleetWorker,
         choice: Choice,
     ) -> None:
-        self.progressed = False
+        self.begun = False
         """Something of this attempt has gone to the client."""
-        self._shared = shared
+        self._context = context
         self._admitted = admitted
         self._client = client
-        self._journey = journey
+        self._progress = progress
         self._worker = worker
         self._choice = choice
         # What comes of pulled KV teaches nothing about how fast the worker computes prompts.
-        prompt = journey.prompt.told_by(stream=False) if journey.handoff else journey.prompt
-        self._ticket = shared.router.take(choice, prompt, shared.clock())
+        prompt = progress.prompt.told_by(stream=False) if progress.handoff else progress.prompt
+        self._ticket = context.router.take(choice, prompt, context.clock())
 
     async def run(self) -> Outcome:
         """Have the worker answer, and relay that.
@@ -89,8 +90,8 @@ class Attempt:
         connection: Connection | None = None
         counts = failed = down = False  # a client that leaves says nothing about the worker
         try:
-            connection, response = await ask(
-                self._shared, self._admitted.metrics, self._worker, self._data()
+            connection, response = await send(
+                self._context, self._admitted.metrics, self._worker, self._data()
             )
             outcome = await self._relay(response, connection)
             counts, failed = True, response.status >= _SERVER_ERRORS
@@ -103,14 +104,14 @@ class Attempt:
             self._account(self._ticket, counts=counts, failed=failed, down=down)
             self._let_go()
             if connection is not None:
-                self._shared.watchdog.end(self._worker.id, connection)
-                self._shared.pool.give_back(self._worker.url, connection)
+                self._context.watchdog.end(self._worker.id, connection)
+                self._context.pool.give_back(self._worker.url, connection)
 
     def _account(self, ticket: Ticket, *, counts: bool, failed: bool, down: bool) -> None:
         """A stream that this gateway cut at its own end is not its worker's failure."""
-        fair = not self._shared.stopping()
-        now = self._shared.clock()
-        self._shared.router.ended(
+        fair = not self._context.stopping()
+        now = self._context.clock()
+        self._context.router.ended(
             ticket,
             counts=counts and fair,
             failed=failed,
@@ -120,28 +121,28 @@ class Attempt:
 
     def _let_go(self) -> None:
         """KV that was not used at once will not be."""
-        handoff, self._journey.handoff = self._journey.handoff, None
-        if handoff is not None and not self.progressed:
-            self._shared.leases.give_back(handoff)
+        handoff, self._progress.handoff = self._progress.handoff, None
+        if handoff is not None and not self.begun:
+            self._context.leases.give_back(handoff)
 
     def _data(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
         admitted, path = self._admitted, self._admitted.call.path
-        body, own = admitted.body, [*self._shared.token, *admitted.tenant_request.trusted_headers]
-        if self._journey.number > 1:
-            own.append((headers.ATTEMPT, str(self._journey.number)))
+        body, own = admitted.body, [*self._context.token, *admitted.tenant_request.trusted_headers]
+        if self._progress.number > 1:
+            own.append((headers.ATTEMPT, str(self._progress.number)))
         if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
             own.append((headers.JOURNAL, "1"))
         if admitted.model.tpot is not None:
             own.append((headers.TPOT_OBJECTIVE, str(admitted.model.tpot)))
-        resume = self._journey.record.resume() if self._client.begun else None
-        if self._journey.handoff is not None:
-            body = decode_body(body, self._journey.handoff.params)
+        resume = self._progress.record.resume() if self._client.begun else None
+        if self._progress.handoff is not None:
+            body = decode_body(body, self._progress.handoff.params)
             own.append((headers.HANDOFF, "1"))
         if resume is not None:
             body = with_field(body, journal.FIELD, resume.model_dump_json().encode())
         host, incoming = urlsplit(self._worker.url).netloc, admitted.call.headers
-        return worker_request(path, host, self._journey.id, incoming, body, own)
+        return worker_request(path, host, self._progress.id, incoming, body, own)
 
     async def _relay(self, response: Response, connection: Connection) -> Outcome:
         if response.status == 200 and is_stream(response):
@@ -150,11 +151,11 @@ class Attempt:
 
     async def _stream(self, response: Response, connection: Connection) -> Outcome:
         """Relay a stream, event by event."""
-        record, client = self._journey.record, self._client
+        record, client = self._progress.record, self._client
 
         def take(data: bytes) -> bool:
             events = record.feed(data)
-            if events and not self.progressed:
+            if events and not self.begun:
                 self._begin(response, of_stream(data))
             keeps_up = not events or client.pass_on(events)
             return keeps_up and not record.stopped
@@ -172,13 +173,13 @@ class Attempt:
 
     def _stopped(self, response: Response) -> Outcome:
         """Pass on the error with which a worker ended a stream, if that is the request's own."""
-        record = self._journey.record
+        record = self._progress.record
         if record.error is None:
             raise UpstreamError("what it sends is not the rest of a stream", Fault.GARBAGE)
         code = error_code(record.error.removeprefix(b"data: "))
         if code in _FAULT_OF_CODE:
             raise UpstreamError(f"it ended a stream with {code}", _FAULT_OF_CODE[code])
-        if not self.progressed:
+        if not self.begun:
             self._begin(response)
         self._client.pass_on(record.error)
         return Outcome.ERROR
@@ -190,12 +191,12 @@ class Attempt:
             raise UpstreamError(reason, Fault.REFUSED)
         held = b""
         while data := await connection.piece():
-            held = data if self.progressed else held + data
-            if not self.progressed and len(held) > MAX_HELD:
+            held = data if self.begun else held + data
+            if not self.begun and len(held) > MAX_HELD:
                 self._begin(response)
-            if self.progressed and not self._client.pass_on(held):
+            if self.begun and not self._client.pass_on(held):
                 await self._client.caught_up()
-        if not self.progressed:
+        if not self.begun:
             self._begin(response, self._checked(response, held))
             self._client.pass_on(held)
         self._client.end()
@@ -217,16 +218,16 @@ class Attempt:
 
     def _begin(self, response: Response, usage: PromptUsage = _UNKNOWN) -> None:
         """The answer begins, or goes on."""
-        self.progressed = True
-        if self._shared.quarantine:
-            self._shared.quarantine.clear(self._admitted.fingerprint)
-        now, metrics = self._shared.clock(), self._admitted.metrics
+        self.begun = True
+        if self._context.quarantine:
+            self._context.quarantine.clear(self._admitted.fingerprint)
+        now, metrics = self._context.clock(), self._admitted.metrics
         epoch = response.header(_EPOCH)
-        prediction = self._shared.router.answered(self._ticket, now, usage, epoch)
+        prediction = self._context.router.answered(self._ticket, now, usage, epoch)
         if prediction is not None:
             metrics.prefix(*prediction)
         if self._client.begun:
-            metrics.resumed(self._journey.fault, now - self._journey.broken_at)
+            metrics.resumed(self._progress.fault, now - self._progress.broken_at)
         else:
             metrics.first_byte(now)
             self._client.begin(response, self._choice)

@@ -18,9 +18,9 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.relay.asking import Admitted, Journey, Shared
 from penstock_gateway.relay.attempt import Attempt, RefusalError
 from penstock_gateway.relay.client import Client
+from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
 from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.prefill import hand_over
@@ -50,15 +50,19 @@ class Exchange:
     """One request on its way."""
 
     def __init__(
-        self, shared: Shared, admitted: Admitted, workers: Workers, prefill_workers: Workers
+        self,
+        context: RelayContext,
+        admitted: AdmittedRequest,
+        workers: Workers,
+        prefill_workers: Workers,
     ) -> None:
-        self._shared = shared
+        self._context = context
         self._admitted = admitted
         self._workers = workers
         self._prefill_workers = prefill_workers
-        self._received = shared.clock()
+        self._received = context.clock()
         request_id = headers.request_id(admitted.call.header(_REQUEST_ID))
-        self._journey = Journey(request_id, self._prompt())
+        self._progress = RequestProgress(request_id, self._prompt())
         self._tried: list[Choice] = []
         self._spent = 0
         self._revision = ""
@@ -70,10 +74,10 @@ class Exchange:
         Raises:
             ApiError: nobody did; nothing was sent yet.
         """
-        debug = self._shared.debug_headers
+        debug = self._context.debug_headers
         admitted = self._admitted
         client = Client(
-            admitted.call, self._journey.id, admitted.tenant_request, debug_headers=debug
+            admitted.call, self._progress.id, admitted.tenant_request, debug_headers=debug
         )
         workers = await self._prefilled()
         while True:
@@ -100,32 +104,32 @@ class Exchange:
         workers, elsewhere = list(self._workers()), self._prefill_workers()
         if not elsewhere:
             return workers
-        shared, admitted, journey = self._shared, self._admitted, self._journey
+        context, admitted, progress = self._context, self._admitted, self._progress
         decode = self._choose(workers)
-        journey.handoff = await hand_over(shared, admitted, journey, elsewhere, decode)
+        progress.handoff = await hand_over(context, admitted, progress, elsewhere, decode)
         return list(self._workers()) or workers
 
     def _attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
-        shared, admitted, journey = self._shared, self._admitted, self._journey
-        journey.number += 1
-        journey.record.restart()
+        context, admitted, progress = self._context, self._admitted, self._progress
+        progress.number += 1
+        progress.record.restart()
         self._tried.append(choice)
         self._revision = worker.revision
-        now = shared.clock()
+        now = context.clock()
         admitted.metrics.dispatched(self._received, now)
         name = admitted.model.name
-        shared.decisions.note(Decision(now, journey.id, name, journey.number, choice))
-        return Attempt(shared, admitted, client, journey, worker, choice)
+        context.decisions.note(Decision(now, progress.id, name, progress.number, choice))
+        return Attempt(context, admitted, client, progress, worker, choice)
 
     def _broken(self, choice: Choice, error: UpstreamError) -> None:
         log.warning("worker %s did not finish a request: %s", choice.id, error)
         self._admitted.metrics.fault(error.fault)
-        self._journey.broken_at = self._shared.clock()
-        self._journey.fault = error.fault
+        self._progress.broken_at = self._context.clock()
+        self._progress.fault = error.fault
         self._spent += error.fault is not Fault.LEAVING
         if error.fault in DEADLY:
-            suspected, now = self._admitted.fingerprint, self._journey.broken_at
-            self._poisonous = self._shared.quarantine.suspect(suspected, choice.id, now)
+            suspected, now = self._admitted.fingerprint, self._progress.broken_at
+            self._poisonous = self._context.quarantine.suspect(suspected, choice.id, now)
 
     async def _others(self, client: Client) -> list[FleetWorker]:
         """Return the workers that may go on with the request; none when it ends here."""
@@ -135,25 +139,25 @@ class Exchange:
         if not client.begun:
             found = self._untried() if self._spent < most else []
             return found if found and self._affordable() else []
-        if self._journey.record.resume() is None or self._spent >= max(most, STREAM_ATTEMPTS):
+        if self._progress.record.resume() is None or self._spent >= max(most, STREAM_ATTEMPTS):
             return []
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while not self._untried() and not self._shared.stopping():
-                    await self._shared.change().wait()
+                while not self._untried() and not self._context.stopping():
+                    await self._context.change().wait()
         found = self._untried()
         # Another revision may be another model: better than no answer, worse than the same.
         return [worker for worker in found if worker.revision == self._revision] or found
 
     def _affordable(self) -> bool:
         """Return whether a request may be sent once more without a storm of retries."""
-        if self._journey.fault is Fault.LEAVING or self._shared.budget.spend():
+        if self._progress.fault is Fault.LEAVING or self._context.budget.spend():
             return True
         self._admitted.metrics.retry_denied()
         return False
 
     def _untried(self) -> list[FleetWorker]:
-        if self._shared.stopping():
+        if self._context.stopping():
             return []
         tried = {choice.id for choice in self._tried}
         return [worker for worker in self._workers() if worker.id not in tried]
@@ -174,7 +178,7 @@ class Exchange:
 
     def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
         """Return the worker to try next."""
-        model, prompt = self._admitted.model, self._journey.prompt
+        model, prompt = self._admitted.model, self._progress.prompt
         if model.canary is None:
             return self._ranked(workers, None)[0]
         session = session_key(prompt.session, prompt.keys, self._admitted.wanted.prompt)
@@ -186,11 +190,11 @@ class Exchange:
     def _ranked(
         self, workers: Sequence[FleetWorker], preferred: frozenset[str] | None
     ) -> list[Choice]:
-        return self._shared.router.rank(
+        return self._context.router.rank(
             workers,
-            self._journey.prompt,
+            self._progress.prompt,
             tie=random.random(),
-            now=self._shared.clock(),
+            now=self._context.clock(),
             policy=self._admitted.model.policy,
             preferred=preferred,
             most=1 if preferred is None else sys.maxsize,
@@ -206,7 +210,7 @@ class Exchange:
             message = "The worker was lost while it answered; the answer is incomplete."
             client.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
             return Outcome.ERROR
-        if self._shared.stopping():
+        if self._context.stopping():
             raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
         if isinstance(error, RefusalError):
             client.begin(error.response, self._tried[-1])

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from penstock_contract import headers
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Prefill
-from penstock_gateway.relay.asking import Admitted, Journey, Shared, ask
+from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
 from penstock_gateway.relay.handoff import params_of, prefill_body
 from penstock_gateway.relay.leases import Handoff
 from penstock_gateway.relay.request import worker_request
+from penstock_gateway.relay.send import send
 from penstock_gateway.relay.upstream import Connection, UpstreamError
 from penstock_gateway.routing.disaggregate import decide_prefill
 from penstock_gateway.routing.policy import Choice
@@ -31,53 +32,57 @@ _EPOCH: Final = headers.EPOCH.encode()
 
 
 async def hand_over(
-    shared: Shared,
-    admitted: Admitted,
-    journey: Journey,
+    context: RelayContext,
+    admitted: AdmittedRequest,
+    progress: RequestProgress,
     workers: Sequence[FleetWorker],
     decode: Choice,
 ) -> Handoff | None:
     """Return where a prompt's KV is; None when it is computed where it is decoded.
 
     Args:
-        shared: the gateway's.
+        context: of the gateway.
         admitted: the request.
-        journey: how far it has come.
+        progress: how far it has come.
         workers: that compute prompts; may be none.
         decode: the worker that would decode, if it were chosen now.
     """
     if not workers or not admitted.wanted.splits or admitted.call.path not in PATHS:
         return None
-    now = shared.clock()
-    rank = shared.router.rank(
-        workers, journey.prompt, tie=random.random(), now=now, policy=admitted.model.policy
+    now = context.clock()
+    rank = context.router.rank(
+        workers, progress.prompt, tie=random.random(), now=now, policy=admitted.model.policy
     )
     decision = decide_prefill(admitted.model.disaggregation, decode, rank[0])
     if decision.outcome is not Prefill.HANDED_OVER:
         admitted.metrics.prefill(decision.outcome)
         return None
     worker = next(found for found in workers if found.id == rank[0].id)
-    return await _ask(shared, admitted, journey, worker, rank[0])
+    return await _ask(context, admitted, progress, worker, rank[0])
 
 
 async def _ask(
-    shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker, choice: Choice
+    context: RelayContext,
+    admitted: AdmittedRequest,
+    progress: RequestProgress,
+    worker: FleetWorker,
+    choice: Choice,
 ) -> Handoff | None:
     """Have a worker compute the prompt, and account for how it did."""
-    ticket = shared.router.take(choice, journey.prompt.told_by(stream=True), shared.clock())
+    ticket = context.router.take(choice, progress.prompt.told_by(stream=True), context.clock())
     connection: Connection | None = None
     fault: Fault | None = None
     outcome: Prefill | None = None  # a client that leaves says nothing about the worker
     try:
-        data = _data(shared, admitted, journey, worker)
-        connection, response = await ask(shared, admitted.metrics, worker, data)
+        data = _data(context, admitted, progress, worker)
+        connection, response = await send(context, admitted.metrics, worker, data)
         answer = await _whole(connection)
         outcome = Prefill.FAILED
         if response.status != 200:  # a refusal of the request is for the decode worker to repeat
             fault = Fault.REFUSED if response.status >= 500 else None
             return None
         epoch = response.header(_EPOCH)
-        shared.router.answered(ticket, shared.clock(), of_answer(answer) or PromptUsage(), epoch)
+        context.router.answered(ticket, context.clock(), of_answer(answer) or PromptUsage(), epoch)
         params = params_of(answer)
         outcome = Prefill.HANDED_OVER if params else Prefill.NO_LEASE
         return Handoff(worker, params) if params else None
@@ -86,22 +91,22 @@ async def _ask(
         fault, outcome = error.fault, Prefill.FAILED
         return None
     finally:
-        _account(shared, admitted, ticket, outcome, fault)
+        _account(context, admitted, ticket, outcome, fault)
         if connection is not None:
-            shared.watchdog.end(worker.id, connection)
-            shared.pool.give_back(worker.url, connection)
+            context.watchdog.end(worker.id, connection)
+            context.pool.give_back(worker.url, connection)
 
 
 def _account(
-    shared: Shared,
-    admitted: Admitted,
+    context: RelayContext,
+    admitted: AdmittedRequest,
     ticket: Ticket,
     outcome: Prefill | None,
     fault: Fault | None,
 ) -> None:
-    now = shared.clock()
+    now = context.clock()
     down = fault is not None and fault is not Fault.REFUSED
-    shared.router.ended(
+    context.router.ended(
         ticket,
         counts=outcome is not None,
         failed=fault is not None,
@@ -114,12 +119,14 @@ def _account(
         admitted.metrics.fault(fault)
 
 
-def _data(shared: Shared, admitted: Admitted, journey: Journey, worker: FleetWorker) -> bytes:
+def _data(
+    context: RelayContext, admitted: AdmittedRequest, progress: RequestProgress, worker: FleetWorker
+) -> bytes:
     path = admitted.call.path
-    own = [*shared.token, *admitted.tenant_request.trusted_headers, (headers.HANDOFF, "1")]
+    own = [*context.token, *admitted.tenant_request.trusted_headers, (headers.HANDOFF, "1")]
     body = prefill_body(admitted.body, chat=path == CHAT)
     host = urlsplit(worker.url).netloc
-    return worker_request(path, host, journey.id, admitted.call.headers, body, own)
+    return worker_request(path, host, progress.id, admitted.call.headers, body, own)
 
 
 async def _whole(connection: Connection) -> bytes:

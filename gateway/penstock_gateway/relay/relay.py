@@ -15,9 +15,9 @@ from penstock_contract.metrics import Outcome
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.relay.asking import Admitted, Shared
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.connection_pool import ConnectionPool
+from penstock_gateway.relay.context import AdmittedRequest, RelayContext
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.exhaustion import StarvedError
@@ -80,7 +80,7 @@ class Relay:
         self._budget = RetryBudget(SAVINGS / self.settings.processes)
         self._changed = asyncio.Event()
         self.gates = Gates(self._capacity, self.clock, self.room, self.settings.processes)
-        self._shared = Shared(
+        self._context = RelayContext(
             self.router,
             self.pool,
             self.clock,
@@ -150,7 +150,7 @@ class Relay:
             raise
         self._budget.earn()
         metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
-        admitted = Admitted(call, body, wanted, model, metrics, tenant_request)
+        admitted = AdmittedRequest(call, body, wanted, model, metrics, tenant_request)
         outcome = Outcome.ERROR
         try:
             outcome = await self._serve(admitted, place)
@@ -183,7 +183,7 @@ class Relay:
         for model in self.directory().fleet.models:
             self.gates.advance(model)
 
-    async def _serve(self, admitted: Admitted, place: Place) -> Outcome:
+    async def _serve(self, admitted: AdmittedRequest, place: Place) -> Outcome:
         """Wait for a worker with room, then give it the request."""
         await place.reached()
         admitted.metrics.let_through(self.clock())
@@ -191,7 +191,7 @@ class Relay:
         if not self._workers(model):
             raise _nobody(model.name)
         exchange = Exchange(
-            self._shared,
+            self._context,
             admitted,
             lambda: self._workers(model),
             lambda: self.directory().for_prompts(model),

@@ -1,20 +1,18 @@
-"""What the attempts of a request have in common, and how a worker is asked."""
+"""What the attempts of one request share: parts of the gateway, the request, how far it has come."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock_contract.fleet import FleetModel, FleetWorker
+from penstock_contract.fleet import FleetModel
 from penstock_contract.metrics import Fault
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
-from penstock_gateway.relay.exhaustion import EVERY_SECONDS, PATIENCE, StarvedError
 from penstock_gateway.relay.leases import Handoff, Leases
 from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import Wanted, fingerprint
-from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
 from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
@@ -24,8 +22,8 @@ from penstock_gateway.tenants.tenant_request import TenantRequest
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What an exchange needs of its gateway."""
+class RelayContext:
+    """What an exchange needs of its gateway; one per process."""
 
     router: Router
     pool: ConnectionPool
@@ -43,7 +41,7 @@ class Shared:
     """Headers by which workers know their gateway."""
 
 
-class Admitted:
+class AdmittedRequest:
     """A request that is to be served."""
 
     def __init__(
@@ -68,7 +66,7 @@ class Admitted:
         return fingerprint(self.body)
 
 
-class Journey:
+class RequestProgress:
     """How far a request has come, over all workers that it was given to.
 
     Args:
@@ -88,59 +86,3 @@ class Journey:
         """When the attempt before ended."""
         self.fault = Fault.LOST
         """How it did."""
-
-
-async def ask(
-    shared: Shared, metrics: RequestMetrics, worker: FleetWorker, data: bytes
-) -> tuple[Connection, Response]:
-    """Send a request to a worker, and wait for the head of its answer.
-
-    A kept connection that turns out to be dead is replaced by a new one: that is a retry, too.
-
-    Raises:
-        UpstreamError: there is no answer.
-        StarvedError: the gateway cannot ask anybody.
-    """
-    kept = shared.pool.idle(worker.url)
-    if kept is None:
-        fresh = await _connect(shared, metrics, worker.url)
-        return await _ask(shared.watchdog, worker, fresh, data)
-    try:
-        return await _ask(shared.watchdog, worker, kept, data)
-    except UpstreamError as error:
-        if error.fault is not Fault.LOST:
-            raise
-        metrics.retried()
-        try:
-            fresh = await _connect(shared, metrics, worker.url)
-        except UpstreamError:
-            raise error from None  # it was there a moment ago: the request may have killed it
-    return await _ask(shared.watchdog, worker, fresh, data)
-
-
-async def _connect(shared: Shared, metrics: RequestMetrics, url: str) -> Connection:
-    """Return a new connection, after waiting while the gateway is out of what it takes."""
-    until = 0.0
-    while True:
-        try:
-            return await shared.pool.connect(url)
-        except StarvedError:
-            now = shared.clock()
-            if not until:
-                until = now + PATIENCE
-                metrics.starved()
-            if now >= until or shared.stopping():
-                raise
-        await asyncio.sleep(EVERY_SECONDS)
-
-
-async def _ask(
-    watchdog: Watchdog, worker: FleetWorker, connection: Connection, data: bytes
-) -> tuple[Connection, Response]:
-    watchdog.begin(worker.id, connection)
-    try:
-        return connection, await connection.send(data)
-    except BaseException:
-        connection.abort()
-        watchdog.end(worker.id, connection)
-        raise

@@ -131,7 +131,7 @@ class Attempt:
         body, own = admitted.body, [*self._context.token, *admitted.tenant_request.trusted_headers]
         if self._progress.number > 1:
             own.append((headers.ATTEMPT, str(self._progress.number)))
-        if admitted.wanted.stream and admitted.model.resume_streams and path in STREAMED:
+        if admitted.parsed.stream and admitted.model.resume_streams and path in STREAMED:
             own.append((headers.JOURNAL, "1"))
         if admitted.model.tpot is not None:
             own.append((headers.TPOT_OBJECTIVE, str(admitted.model.tpot)))
@@ -211,7 +211,7 @@ class Attempt:
             raise RefusalError(response, body)
         if response.status != 200:
             return _UNKNOWN
-        usage = None if self._admitted.wanted.stream else of_answer(body)
+        usage = None if self._admitted.parsed.stream else of_answer(body)
         if usage is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
         return usage

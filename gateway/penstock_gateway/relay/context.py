@@ -1,4 +1,4 @@
-"""What the attempts of one request share: parts of the gateway, the request, how far it has come."""
+"""What the attempts of a request share: parts of the gateway, the request, how far it has come."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.leases import Handoff, Leases
 from penstock_gateway.relay.record import Record
-from penstock_gateway.relay.request import Wanted, fingerprint
+from penstock_gateway.relay.request import ParsedRequest, fingerprint
 from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
@@ -48,14 +48,14 @@ class AdmittedRequest:
         self,
         call: Call,
         body: bytes,
-        wanted: Wanted,
+        parsed: ParsedRequest,
         model: FleetModel,
         metrics: RequestMetrics,
         tenant_request: TenantRequest,
     ) -> None:
         self.call = call
         self.body = body
-        self.wanted = wanted
+        self.parsed = parsed
         self.model = model
         self.metrics = metrics
         self.tenant_request = tenant_request

@@ -165,15 +165,15 @@ class Exchange:
     def _prompt(self) -> Prompt:
         """Return what routing knows of the request; tenants and adapters never share a prefix."""
         admitted = self._admitted
-        prompt, salt = admitted.wanted.prompt, admitted.tenant_request.tenant.salt
+        prompt, salt = admitted.parsed.prompt, admitted.tenant_request.tenant.salt
         whose = f"{admitted.model.deployment}\0{salt}"
-        if admitted.wanted.model in admitted.model.adapters:
-            whose += f"\0{admitted.wanted.model}"
+        if admitted.parsed.model in admitted.model.adapters:
+            whose += f"\0{admitted.parsed.model}"
         return Prompt(
             prefix_keys(prompt, whose.encode()),
             len(prompt),
             admitted.call.header(_AFFINITY) or None,
-            admitted.wanted.stream,
+            admitted.parsed.stream,
         )
 
     def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
@@ -181,7 +181,7 @@ class Exchange:
         model, prompt = self._admitted.model, self._progress.prompt
         if model.canary is None:
             return self._ranked(workers, None)[0]
-        session = session_key(prompt.session, prompt.keys, self._admitted.wanted.prompt)
+        session = session_key(prompt.session, prompt.keys, self._admitted.parsed.prompt)
         ranking = self._ranked(workers, preferred(workers, model.canary, session))
         revision = model.canary.revision
         trial = frozenset(worker.id for worker in self._workers() if worker.revision == revision)

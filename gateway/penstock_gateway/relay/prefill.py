@@ -47,7 +47,7 @@ async def hand_over(
         workers: that compute prompts; may be none.
         decode: the worker that would decode, if it were chosen now.
     """
-    if not workers or not admitted.wanted.splits or admitted.call.path not in PATHS:
+    if not workers or not admitted.parsed.splits or admitted.call.path not in PATHS:
         return None
     now = context.clock()
     rank = context.router.rank(

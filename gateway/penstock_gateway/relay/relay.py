@@ -25,7 +25,7 @@ from penstock_gateway.relay.gate import Gates, Place, Room, room_for_all
 from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.leases import Leases
 from penstock_gateway.relay.request import (
-    Wanted,
+    ParsedRequest,
     check_content_type,
     fingerprint,
     parse,
@@ -137,20 +137,20 @@ class Relay:
         try:
             tenant_request.begin()
             body = await self._body(call)
-            wanted = parse(body)
-            body = self._harmless(body, wanted)
-            model = self._model(wanted.model)
-            tokens = int(len(wanted.prompt) / BYTES_PER_TOKEN)
+            parsed = parse(body)
+            body = self._harmless(body, parsed)
+            model = self._model(parsed.model)
+            tokens = int(len(parsed.prompt) / BYTES_PER_TOKEN)
             found = tenant_request.authorize(
-                wanted.model, model, wanted.tier, tokens, wanted.most_tokens
+                parsed.model, model, parsed.tier, tokens, parsed.most_tokens
             )
-            place = self.gates.offer(model, found, len(wanted.prompt))
+            place = self.gates.offer(model, found, len(parsed.prompt))
         except ApiError as error:
             self.metrics.refused(error.code, tenant_request.tenant.id)
             raise
         self._budget.earn()
-        metrics = self.metrics.request(model.name, len(wanted.prompt), arrived)
-        admitted = AdmittedRequest(call, body, wanted, model, metrics, tenant_request)
+        metrics = self.metrics.request(model.name, len(parsed.prompt), arrived)
+        admitted = AdmittedRequest(call, body, parsed, model, metrics, tenant_request)
         outcome = Outcome.ERROR
         try:
             outcome = await self._serve(admitted, place)
@@ -162,13 +162,13 @@ class Relay:
             metrics.ended(outcome, self.clock())
             self.metrics.used(tenant_request.tenant.id, tenant_request.tokens)
 
-    def _harmless(self, body: bytes, wanted: Wanted) -> bytes:
+    def _harmless(self, body: bytes, parsed: ParsedRequest) -> bytes:
         """Return a body without what only the gateway may say.
 
         Raises:
             ApiError: workers have died of it.
         """
-        for name in wanted.reserved:
+        for name in parsed.reserved:
             body = with_field(body, name, b"null")
         if self.quarantine and self.quarantine.holds(fingerprint(body), self.clock()):
             message = "Workers died of this request; it is not tried again for ten minutes."

@@ -26,7 +26,7 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 
 
-class Wanted:
+class ParsedRequest:
     """What routing needs of a body.
 
     Args:
@@ -58,7 +58,7 @@ def check_content_type(value: bytes) -> None:
         )
 
 
-def parse(body: bytes) -> Wanted:
+def parse(body: bytes) -> ParsedRequest:
     """Return what routing needs.
 
     Raises:
@@ -78,7 +78,7 @@ def parse(body: bytes) -> Wanted:
             "model is required: the name of a served model",
             param="model",
         )
-    return Wanted(found, model)
+    return ParsedRequest(found, model)
 
 
 def worker_request(

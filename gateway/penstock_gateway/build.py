@@ -21,9 +21,9 @@ import penstock_contract
 from penstock_gateway.relay import relay
 
 COMPILED: Final = (
-    "admission/line.py",
-    "admission/pace.py",
-    "admission/parts.py",
+    "admission/departure_rate.py",
+    "admission/fair_queue.py",
+    "admission/processes.py",
     "completions.py",
     "delegated.py",
     "dialect.py",

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from penstock_contract.fleet import Fleet
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway import traces
-from penstock_gateway.admission.parts import part
+from penstock_gateway.admission.processes import per_process
 from penstock_gateway.app import RELAYED, create_app
 from penstock_gateway.build import is_compiled
 from penstock_gateway.completions import completions
@@ -219,7 +219,7 @@ def _protocol(serve: Serve, options: argparse.Namespace, held: Number, processes
     """Return what uvicorn makes its connections of."""
     paths = frozenset(path.encode() for path in RELAYED)
     bodies = Bodies(options.max_bodies // processes, held)
-    most = part(options.max_connections, processes)
+    most = per_process(options.max_connections, processes)
 
     def connection(*, server_state: Any, _loop: Any, **uvicorn: Any) -> ClientProtocol:
         delegate = partial(Delegate, server_state=server_state, _loop=_loop, **uvicorn)

@@ -13,7 +13,7 @@ from penstock_contract.api import Role
 from penstock_contract.api.tenant import Limits
 from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetWorker, WorkerLoad, WorkerState
-from penstock_gateway.admission.parts import Level, Place, has_room, part
+from penstock_gateway.admission.processes import Level, Place, has_room, per_process
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.quarantine import Quarantine
@@ -100,7 +100,7 @@ def test_a_single_place_is_everyones_in_turn() -> None:
 
 @given(st.integers(0, 10_000), st.integers(1, 64))
 def test_parts_make_the_whole(whole: int, processes: int) -> None:
-    assert whole <= part(whole, processes) * processes < whole + processes
+    assert whole <= per_process(whole, processes) * processes < whole + processes
 
 
 numbers = st.integers(0, 1000).map(float)

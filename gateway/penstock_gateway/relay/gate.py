@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
-from penstock_gateway.admission.line import Entry, Line, Waiting
-from penstock_gateway.admission.pace import Pace
-from penstock_gateway.admission.parts import part
+from penstock_gateway.admission.departure_rate import DepartureRate
+from penstock_gateway.admission.fair_queue import Entry, FairQueue, Waiting
+from penstock_gateway.admission.processes import per_process
 
 NO_QUEUE = FleetQueue()
 """Of a fleet that says nothing of queues."""
@@ -34,10 +34,10 @@ def room_for_all(_: str, capacity: int, running: int) -> bool:
 
 @dataclass
 class _Gate:
-    line: Line
+    queue: FairQueue
     running: int = 0
     turns: dict[int, asyncio.Future[None]] = field(default_factory=dict)
-    pace: Pace = field(default_factory=Pace)
+    departures: DepartureRate = field(default_factory=DepartureRate)
 
 
 class Gates:
@@ -64,8 +64,8 @@ class Gates:
         self._gates: dict[str, _Gate] = {}
         self._numbers = itertools.count()
 
-    def offer(self, model: FleetModel, found: FleetClass, prompt_bytes: int) -> "Place":
-        """Return a place for a request of a class; leave it when the request is over.
+    def offer(self, model: FleetModel, found: FleetClass, prompt_bytes: int) -> "Permit":
+        """Return a permit for a request of a class; release it when the request is over.
 
         Raises:
             ApiError: too many wait already.
@@ -73,58 +73,58 @@ class Gates:
         queue = model.queue or NO_QUEUE
         gate = self._gates.get(model.deployment)
         if gate is None:
-            gate = self._gates[model.deployment] = _Gate(Line(MAX_BYTES // self._processes))
-        gate.line.most = part(queue.max_requests, self._processes)
+            gate = self._gates[model.deployment] = _Gate(FairQueue(MAX_BYTES // self._processes))
+        gate.queue.max_requests = per_process(queue.max_requests, self._processes)
         number = next(self._numbers)
         capacity = self._capacity(model)
-        if not gate.line and self._room(model.deployment, capacity, gate.running):
+        if not gate.queue and self._room(model.deployment, capacity, gate.running):
             gate.running += 1
-            return Place(self, model, number)
+            return Permit(self, model, number)
         turn = asyncio.get_running_loop().create_future()
         entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight)
         self._wait(gate, entry, turn)
-        return Place(self, model, number, turn, _patience(queue, found, cold=not capacity))
+        return Permit(self, model, number, turn, _patience(queue, found, cold=not capacity))
 
     def waiting(self, deployment: str) -> int:
         """Return how many requests wait."""
         gate = self._gates.get(deployment)
-        return len(gate.line) if gate else 0
+        return len(gate.queue) if gate else 0
 
     def levels(self) -> dict[str, tuple[int, int]]:
         """Return how many requests run and wait, by deployment."""
-        return {name: (gate.running, len(gate.line)) for name, gate in self._gates.items()}
+        return {name: (gate.running, len(gate.queue)) for name, gate in self._gates.items()}
 
     def shares(self, deployment: str) -> list[Waiting]:
         """Return who waits, the highest priority first."""
         gate = self._gates.get(deployment)
-        return gate.line.shares() if gate else []
+        return gate.queue.shares() if gate else []
 
     def advance(self, model: FleetModel) -> None:
         """Let through whom there is room for now."""
         gate = self._gates.get(model.deployment)
-        while gate is not None and gate.line:
+        while gate is not None and gate.queue:
             if not self._room(model.deployment, self._capacity(model), gate.running):
                 return
-            entry = gate.line.pop()
+            entry = gate.queue.pop()
             if entry is not None:
                 gate.running += 1
                 gate.turns.pop(entry.id).set_result(None)
 
-    def leave(self, model: FleetModel, number: int, *, ran: bool) -> None:
+    def release(self, model: FleetModel, number: int, *, ran: bool) -> None:
         """A request is over, or does not want to wait any longer."""
         gate = self._gates[model.deployment]
         if ran:
             gate.running -= 1
-            gate.pace = gate.pace.ended(self._clock())
+            gate.departures = gate.departures.ended(self._clock())
         else:
-            gate.line.remove(number)
+            gate.queue.remove(number)
             gate.turns.pop(number, None)
         self.advance(model)
 
     def close(self) -> None:
         """Refuse all that wait: the gateway is stopping."""
         for gate in self._gates.values():
-            while entry := gate.line.pop():
+            while entry := gate.queue.pop():
                 error = ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
                 gate.turns.pop(entry.id).set_exception(error)
 
@@ -133,7 +133,7 @@ class Gates:
         return _refusal(self._gates[model.deployment], why)
 
     def _wait(self, gate: _Gate, entry: Entry, turn: "asyncio.Future[None]") -> None:
-        shed = gate.line.offer(entry)
+        shed = gate.queue.offer(entry)
         if shed is None:
             raise _refusal(gate, "Too many requests wait already.")
         gate.turns[entry.id] = turn
@@ -143,12 +143,12 @@ class Gates:
 
 
 def _refusal(gate: _Gate, why: str) -> ApiError:
-    after = gate.pace.wait(len(gate.line) + 1)
+    after = gate.departures.wait(len(gate.queue) + 1)
     return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=after)
 
 
-class Place:
-    """A request's place at a gate.
+class Permit:
+    """A request's permission to run, now or when it is its turn.
 
     Args:
         gates: all of them.
@@ -172,7 +172,7 @@ class Place:
         self._turn = turn
         self._patience = patience
 
-    async def reached(self) -> None:
+    async def granted(self) -> None:
         """Return when it is the request's turn.
 
         Raises:
@@ -187,11 +187,11 @@ class Place:
             why = f"No worker of {self._model.name!r} had room within {self._patience:g} s."
             raise self._gates.refusal(self._model, why) from error
 
-    def leave(self) -> None:
-        """Give the place up, whatever became of the request."""
+    def release(self) -> None:
+        """Give it back, whatever became of the request."""
         turn = self._turn
         ran = turn is None or (turn.done() and turn.exception() is None)
-        self._gates.leave(self._model, self._number, ran=ran)
+        self._gates.release(self._model, self._number, ran=ran)
 
 
 def _patience(queue: FleetQueue, found: FleetClass, *, cold: bool) -> float:

@@ -21,7 +21,7 @@ from penstock_gateway.relay.context import AdmittedRequest, RelayContext
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.exhaustion import StarvedError
-from penstock_gateway.relay.gate import Gates, Place, Room, room_for_all
+from penstock_gateway.relay.gate import Gates, Permit, Room, room_for_all
 from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.leases import Leases
 from penstock_gateway.relay.request import (
@@ -144,7 +144,7 @@ class Relay:
             found = tenant_request.authorize(
                 parsed.model, model, parsed.tier, tokens, parsed.most_tokens
             )
-            place = self.gates.offer(model, found, len(parsed.prompt))
+            permit = self.gates.offer(model, found, len(parsed.prompt))
         except ApiError as error:
             self.metrics.refused(error.code, tenant_request.tenant.id)
             raise
@@ -153,12 +153,12 @@ class Relay:
         admitted = AdmittedRequest(call, body, parsed, model, metrics, tenant_request)
         outcome = Outcome.ERROR
         try:
-            outcome = await self._serve(admitted, place)
+            outcome = await self._serve(admitted, permit)
         except asyncio.CancelledError:
             outcome = Outcome.CANCELLED
             raise
         finally:
-            place.leave()
+            permit.release()
             metrics.ended(outcome, self.clock())
             self.metrics.used(tenant_request.tenant.id, tenant_request.tokens)
 
@@ -183,9 +183,9 @@ class Relay:
         for model in self.directory().fleet.models:
             self.gates.advance(model)
 
-    async def _serve(self, admitted: AdmittedRequest, place: Place) -> Outcome:
+    async def _serve(self, admitted: AdmittedRequest, permit: Permit) -> Outcome:
         """Wait for a worker with room, then give it the request."""
-        await place.reached()
+        await permit.granted()
         admitted.metrics.let_through(self.clock())
         model = admitted.model
         if not self._workers(model):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from penstock_gateway.admission.parts import Place
+from penstock_gateway.admission.processes import Place
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.frames import Message, frame
 from penstock_gateway.siblings.link import Ear, Mouth, free_socket, reach, socket_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from penstock_gateway.admission.parts import Level, Place, has_room
+from penstock_gateway.admission.processes import Level, Place, has_room
 from penstock_gateway.relay.gate import Gates
 from penstock_gateway.siblings.diary import Diary
 from penstock_gateway.siblings.quarantine import SharedQuarantine

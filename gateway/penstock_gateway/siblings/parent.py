@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from penstock_gateway.admission.parts import Place
+from penstock_gateway.admission.processes import Place
 from penstock_gateway.fleet.backoff import pause
 from penstock_gateway.siblings.shelf import Shelf
 

@@ -3,11 +3,11 @@
 Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
 used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
 prompt's size as cost. One turn in eight goes to whoever has waited longest, whatever its priority,
-so nobody waits for ever. Negative priorities may not fill the line: what comes above them finds
+so nobody waits for ever. Negative priorities may not fill the queue: what comes above them finds
 room without anyone being shed, and a refusal is told at once and not after some waiting. Full all
-the same, the line sheds the lowest negative priority for anyone above it, and inside a priority the
-newest of the share that holds most places for a share that holds fewer, so that one who floods the
-line is the one who is refused.
+the same, it sheds the lowest negative priority for anyone above it, and inside a priority the
+newest of the share that holds most places for a share that holds fewer, so that whoever floods
+the queue is the one who is refused.
 """
 
 from collections import OrderedDict, deque
@@ -59,17 +59,17 @@ class _Band:
     """Virtual time: the start of the request that was served last."""
 
 
-class Line:
-    """Bounded in requests and in bytes.
+class FairQueue:
+    """Requests that wait for one model; bounded in number and in bytes.
 
     Args:
-        most_bytes: bytes of prompts that may wait.
+        max_bytes: bytes of prompts that may wait.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most = 0
+    def __init__(self, max_bytes: int) -> None:
+        self.max_requests = 0
         """Requests that may wait."""
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._waiting: OrderedDict[int, Entry] = OrderedDict()  # oldest first
         self._bands: dict[int, _Band] = {}
@@ -127,7 +127,7 @@ class Line:
         First the lowest negative priorities below it, newest first, else those of larger shares.
         """
         requests = self._too_many(entry)
-        size = self._bytes + entry.cost - self._most_bytes
+        size = self._bytes + entry.cost - self._max_bytes
         if requests <= 0 and size <= 0:
             return []
         bar = min(entry.priority, 0)
@@ -142,8 +142,8 @@ class Line:
 
     def _too_many(self, entry: Entry) -> int:
         """Return how many must go for a request, as far as their number is concerned."""
-        places = self.most - len(self._waiting)
-        reserved = entry.priority < 0 and places <= self.most // RESERVE
+        places = self.max_requests - len(self._waiting)
+        reserved = entry.priority < 0 and places <= self.max_requests // RESERVE
         return max(1 - places, int(reserved))
 
     def _of_larger_shares(self, entry: Entry) -> list[Entry] | None:
@@ -152,7 +152,7 @@ class Line:
         places = {name: len(share.entries) for name, share in shares.items() if share.entries}
         own = (places.pop(entry.share, 0) + 1) / entry.weight
         requests = self._too_many(entry)
-        size = self._bytes + entry.cost - self._most_bytes
+        size = self._bytes + entry.cost - self._max_bytes
         victims: list[Entry] = []
         while len(victims) < requests or size > 0:
             held, name = max(

@@ -5,17 +5,16 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.admission.line import OLDEST_EVERY, RESERVE, Entry, Line
-from penstock_gateway.admission.pace import LATEST, SOONEST, Pace
+from penstock_gateway.admission.fair_queue import OLDEST_EVERY, RESERVE, Entry, FairQueue
 
 
-def line(most: int = 1000, most_bytes: int = 1 << 30) -> Line:
-    found = Line(most_bytes)
-    found.most = most
+def queue(max_requests: int = 1000, max_bytes: int = 1 << 30) -> FairQueue:
+    found = FairQueue(max_bytes)
+    found.max_requests = max_requests
     return found
 
 
-def served(found: Line, turns: int = 10_000) -> list[Entry]:
+def served(found: FairQueue, turns: int = 10_000) -> list[Entry]:
     order = []
     while len(order) < turns and (entry := found.pop()):
         order.append(entry)
@@ -40,7 +39,7 @@ offers = st.lists(
 def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
     entries: list[Entry], most: int, most_bytes: int
 ) -> None:
-    found, waiting = line(most, most_bytes), {}
+    found, waiting = queue(most, most_bytes), {}
     for entry in entries:
         shed = found.offer(entry)
         if shed is not None:
@@ -60,7 +59,7 @@ def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
 
 @given(offers, st.integers(1, 20))
 def test_negative_priorities_leave_places_for_the_others(entries: list[Entry], most: int) -> None:
-    found = line(most)
+    found = queue(most)
     for entry in entries:
         before = len(found)
         shed = found.offer(entry)
@@ -69,7 +68,7 @@ def test_negative_priorities_leave_places_for_the_others(entries: list[Entry], m
 
 
 def test_in_a_flood_of_the_lowest_class_nobody_waits_only_to_be_refused() -> None:
-    found = line(most=16)
+    found = queue(max_requests=16)
     for number in range(1000):
         urgent = number % 10 == 0
         shed = found.offer(Entry(id=number, cost=1, priority=10 if urgent else -10))
@@ -80,7 +79,7 @@ def test_in_a_flood_of_the_lowest_class_nobody_waits_only_to_be_refused() -> Non
 
 @given(offers)
 def test_a_refusal_is_never_for_want_of_trying(entries: list[Entry]) -> None:
-    found, waiting = line(most=5), {}
+    found, waiting = queue(max_requests=5), {}
     for entry in entries:
         shed = found.offer(entry)
         if shed is None:
@@ -101,7 +100,7 @@ def test_a_refusal_is_never_for_want_of_trying(entries: list[Entry]) -> None:
 def test_whoever_floods_the_line_is_the_one_who_is_refused(
     most: int, weight: int, shares: list[str]
 ) -> None:
-    found = line(most)
+    found = queue(most)
     waiting: Counter[str] = Counter()
     for number, share in enumerate(shares):
         own = weight if share == "calm" else 1
@@ -118,7 +117,7 @@ def test_whoever_floods_the_line_is_the_one_who_is_refused(
 
 
 def test_of_a_larger_share_the_newest_goes() -> None:
-    found = line(most=3)
+    found = queue(max_requests=3)
     for number in range(3):
         found.offer(Entry(id=number, cost=1, share="flood"))
     shed = found.offer(Entry(id=9, cost=1, share="calm"))
@@ -129,7 +128,7 @@ def test_of_a_larger_share_the_newest_goes() -> None:
 
 @given(offers)
 def test_higher_priorities_go_first_except_for_every_eighth_turn(entries: list[Entry]) -> None:
-    found = line()
+    found = queue()
     for entry in entries:
         found.offer(entry)
     left = {e.id: e for e in entries}
@@ -142,7 +141,7 @@ def test_higher_priorities_go_first_except_for_every_eighth_turn(entries: list[E
 
 
 def test_the_lowest_priority_is_not_starved() -> None:
-    found = line()
+    found = queue()
     found.offer(Entry(id=-1, cost=1, priority=-100))
     for n in range(OLDEST_EVERY * 3):
         found.offer(Entry(id=n, cost=1, priority=100))
@@ -156,7 +155,7 @@ def test_the_lowest_priority_is_not_starved() -> None:
 def test_shares_get_bytes_by_weight_whatever_the_size_of_their_requests(
     one: int, other: int, small: int, large: int
 ) -> None:
-    found = line(most=100_000)
+    found = queue(max_requests=100_000)
     for n in range(2000):
         found.offer(Entry(id=2 * n, cost=small, share="a", weight=one))
         found.offer(Entry(id=2 * n + 1, cost=large, share="b", weight=other))
@@ -171,7 +170,7 @@ def test_shares_get_bytes_by_weight_whatever_the_size_of_their_requests(
 
 
 def test_a_share_that_was_idle_has_no_credit() -> None:
-    found = line()
+    found = queue()
     for n in range(50):
         found.offer(Entry(id=n, cost=100, share="busy"))
         if n < 40:
@@ -182,27 +181,10 @@ def test_a_share_that_was_idle_has_no_credit() -> None:
     assert 4 <= shares.count("busy") <= 10
 
 
-def test_who_leaves_the_line_is_forgotten() -> None:
-    found = line(most=1)
+def test_who_leaves_the_queue_is_forgotten() -> None:
+    found = queue(max_requests=1)
     found.offer(Entry(id=1, cost=1))
     found.remove(1)
     found.remove(1)
     assert found.offer(Entry(id=2, cost=1)) == []
     assert [e.id for e in served(found)] == [2]
-
-
-@given(st.lists(st.floats(0.001, 100), min_size=1, max_size=50), st.integers(0, 10_000))
-def test_a_retry_is_asked_for_between_a_second_and_half_a_minute(
-    gaps: list[float], ahead: int
-) -> None:
-    pace, now = Pace(), 0.0
-    for gap in gaps:
-        pace, now = pace.ended(now), now + gap
-    assert SOONEST <= pace.wait(ahead) <= LATEST
-
-
-def test_the_wait_is_what_the_line_needs_at_the_present_pace() -> None:
-    pace = Pace()
-    for n in range(20):
-        pace = pace.ended(n * 0.5)
-    assert abs(pace.wait(10) - 5.0) < 1e-6

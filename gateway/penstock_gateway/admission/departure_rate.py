@@ -7,7 +7,7 @@ LATEST = 30.0
 """Seconds; SDKs really sleep that long, and much can change meanwhile."""
 
 
-class Pace:
+class DepartureRate:
     """A moving average of the seconds between two requests that end.
 
     Args:
@@ -19,13 +19,13 @@ class Pace:
         self.interval = interval
         self.last = last
 
-    def ended(self, now: float) -> "Pace":
-        """Return the pace after one more request has ended."""
+    def ended(self, now: float) -> "DepartureRate":
+        """Return the rate after one more request has ended."""
         if self.last is None:
-            return Pace(None, now)
+            return DepartureRate(None, now)
         gap = now - self.last
         known = gap if self.interval is None else MEMORY * self.interval + (1 - MEMORY) * gap
-        return Pace(known, now)
+        return DepartureRate(known, now)
 
     def wait(self, ahead: int) -> float:
         """Return the seconds until so many requests that wait will have had their turn."""

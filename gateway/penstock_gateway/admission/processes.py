@@ -19,8 +19,8 @@ class Place(NamedTuple):
     processes: int
 
 
-def part(whole: int, processes: int) -> int:
-    """Return what each process may have of a bound; all together at most `processes - 1` more."""
+def per_process(whole: int, processes: int) -> int:
+    """Return what each process may have of a limit; all together at most `processes - 1` more."""
     return -(-whole // processes)
 
 

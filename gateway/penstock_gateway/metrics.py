@@ -9,15 +9,15 @@ from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
 from penstock_contract.metrics import Fault, Outcome, Prefill
-from penstock_gateway.figures import Figures, Histogram, Number, Series
 from penstock_gateway.fleet.source import FleetHealth
+from penstock_gateway.instruments import Histogram, Instruments, Number, Series
 
 
 class GatewayMetrics:
     """All instruments of a gateway."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._instruments = Figures(registry, declared.GATEWAY)
+        self._instruments = Instruments(registry, declared.GATEWAY)
         self._of_models: dict[str, OfModel] = {}
         self.bodies = self._instruments.gauge(declared.GATEWAY_BODIES).labels()
         """Bytes of request bodies that are held."""
@@ -120,7 +120,7 @@ class OfModel:
     complete: Number
 
     @classmethod
-    def among(cls, i: Figures, model: str) -> "OfModel":
+    def among(cls, i: Instruments, model: str) -> "OfModel":
         """Return those of a model."""
         return cls(
             i.counter(declared.GATEWAY_ARRIVALS).labels(model),
@@ -141,7 +141,7 @@ class OfModel:
 class RequestMetrics:
     """The metrics of one admitted request. Times are monotonic seconds."""
 
-    def __init__(self, instruments: Figures, own: OfModel, model: str, arrived: float) -> None:
+    def __init__(self, instruments: Instruments, own: OfModel, model: str, arrived: float) -> None:
         self._instruments = instruments
         self._own = own
         self._model = model

@@ -14,9 +14,9 @@ import httptools
 import orjson
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.client_timeouts import ClientTimeouts, Verdict
 from penstock_gateway.delegate import Delegate, Head
 from penstock_gateway.delegated import Delegated
-from penstock_gateway.patience import Patience, Verdict
 from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.client_connection import ClientConnection, Headers
@@ -41,7 +41,7 @@ class ClientProtocol:
     Args:
         serve: takes the requests to `paths`.
         paths: POST requests to these are relayed.
-        patience: seconds that a client may take for what it owes.
+        client_timeout: seconds that a client may take for what it owes.
         most: connections; who comes when there are as many is sent away.
         bodies: counts what is held of them.
         state: of uvicorn's server.
@@ -54,7 +54,7 @@ class ClientProtocol:
         *,
         serve: Serve,
         paths: Collection[bytes],
-        patience: float,
+        client_timeout: float,
         most: int,
         bodies: Bodies,
         state: Any,
@@ -69,7 +69,7 @@ class ClientProtocol:
         self._loop = loop
         self._make_delegate = delegate
         self._delegate: Delegate | None = None
-        self._patience = Patience(patience, loop.time())
+        self._timeouts = ClientTimeouts(client_timeout, loop.time())
         self._parser: Any = httptools.HttpRequestParser(self)
         self._connection: ClientConnection
         self._current: PipelinedRequest | None = None
@@ -113,7 +113,7 @@ class ClientProtocol:
         """Parse, and count what belongs to an unfinished head."""
         if self._upgraded:
             return
-        self._patience.heard(self._loop.time())
+        self._timeouts.heard(self._loop.time())
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -133,14 +133,14 @@ class ClientProtocol:
     def pause_writing(self) -> None:
         """The client does not keep up."""
         self._connection.pause()
-        self._patience.unread(self._loop.time())
+        self._timeouts.unread(self._loop.time())
         if self._delegate is not None:
             self._delegate.pause_writing()
 
     def resume_writing(self) -> None:
         """It has read on."""
         self._connection.resume()
-        self._patience.read()
+        self._timeouts.read()
         if self._delegate is not None:
             self._delegate.resume_writing()
 
@@ -150,7 +150,7 @@ class ClientProtocol:
         """A request begins."""
         self._url, self._headers = b"", []
         self._in_head, self._head_bytes, self._expects_continue = True, 0, False
-        self._patience.begins()
+        self._timeouts.begins()
 
     def on_url(self, url: bytes) -> None:
         """A piece of its target."""
@@ -166,7 +166,7 @@ class ClientProtocol:
     def on_headers_complete(self) -> None:
         """Its head is whole."""
         self._in_head = False
-        self._patience.owes_body()
+        self._timeouts.owes_body()
         self._upgraded = self._parser.should_upgrade()
         self._arriving = request = self._parsed()
         if self._current is None:
@@ -178,13 +178,13 @@ class ClientProtocol:
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body has come."""
-        self._patience.got(len(body))
+        self._timeouts.got(len(body))
         if self._arriving is not None:
             self._arriving.feed(body)
 
     def on_message_complete(self) -> None:
         """It is whole."""
-        self._patience.owes_nothing()
+        self._timeouts.owes_nothing()
         if self._arriving is not None:
             self._arriving.complete()
             self._arriving = None
@@ -203,13 +203,13 @@ class ClientProtocol:
         if self._connection.transport.is_closing():
             return
         listens = self._connection.transport.is_reading()
-        match self._patience.judge(now, listens=listens, idle=self._current is None):
+        match self._timeouts.judge(now, listens=listens, idle=self._current is None):
             case Verdict.UNREAD:
                 self._connection.transport.abort()
             case Verdict.IDLE:
                 self._connection.transport.close()
             case Verdict.LATE:
-                message = f"{self._patience.owed} did not come in time"
+                message = f"{self._timeouts.owed} did not come in time"
                 self._refuse(ApiError(ErrorCode.REQUEST_TIMEOUT, message))
 
     def _parsed(self) -> PipelinedRequest:
@@ -242,7 +242,7 @@ class ClientProtocol:
         self._state.total_requests += 1
         if self._connection.transport.is_closing():
             return
-        self._patience.rests(self._loop.time())
+        self._timeouts.rests(self._loop.time())
         if self._waiting:
             self._current = self._waiting.popleft()
             self._current.start()

@@ -22,13 +22,13 @@ from penstock_gateway import traces
 from penstock_gateway.admission.processes import per_process
 from penstock_gateway.app import RELAYED, create_app
 from penstock_gateway.build import is_compiled
+from penstock_gateway.client_timeouts import sweep
 from penstock_gateway.completions import completions
 from penstock_gateway.delegate import Delegate
-from penstock_gateway.figures import Number
 from penstock_gateway.fleet.directory import Present
 from penstock_gateway.fleet.source import FleetFile, FleetSource
+from penstock_gateway.instruments import Number
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.patience import sweep
 from penstock_gateway.protocol import ClientProtocol
 from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.call import Serve
@@ -227,7 +227,7 @@ def _protocol(serve: Serve, options: argparse.Namespace, held: Number, processes
         return ClientProtocol(
             serve=serve,
             paths=paths,
-            patience=options.client_timeout,
+            client_timeout=options.client_timeout,
             most=most,
             bodies=bodies,
             state=server_state,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from penstock_contract import headers
 from penstock_contract.errors import ErrorCode
 from penstock_contract.metrics import Fault, Outcome
-from penstock_gateway.figures import Figures
+from penstock_gateway.instruments import Instruments
 from penstock_gateway.metrics import GatewayMetrics, OfModel, RequestMetrics
 from penstock_gateway.relay.call import Call, Serve
 from penstock_gateway.relay.decisions import Decision, Decisions
@@ -109,7 +109,7 @@ class TracedMetrics(GatewayMetrics):
 class TracedRequest(RequestMetrics):
     """Adds what becomes of a request to its span."""
 
-    def __init__(self, instruments: Figures, own: OfModel, model: str, arrived: float) -> None:
+    def __init__(self, instruments: Instruments, own: OfModel, model: str, arrived: float) -> None:
         super().__init__(instruments, own, model, arrived)
         self._span = _present()
         self._span.set_attribute("gen_ai.request.model", self._model)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stub_worker import OK, StubWorker
 
 from penstock_contract.errors import ApiError
-from penstock_gateway.figures import Number
+from penstock_gateway.instruments import Number
 from penstock_gateway.relay.bodies import Bodies
 
 MOST = 1 << 20

@@ -8,7 +8,7 @@ slowly, and never a request that is whole.
 from typing import Final, Protocol
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_gateway.figures import Number
+from penstock_gateway.instruments import Number
 
 RETRY_AFTER: Final = 1
 """Seconds, as a client is told."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from penstock_contract.fleet import GatewayWorkers
-from penstock_gateway.figures import Series
+from penstock_gateway.instruments import Series
 
 log = logging.getLogger("penstock.gateway.siblings")
 
@@ -20,7 +20,7 @@ log = logging.getLogger("penstock.gateway.siblings")
 class Account(BaseModel):
     """What a process has counted, and what was counted in its place before."""
 
-    figures: Series = {}
+    metrics: Series = {}
     workers: GatewayWorkers = GatewayWorkers()
 
 

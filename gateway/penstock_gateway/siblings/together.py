@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from penstock_contract import metrics as declared
 from penstock_contract.fleet import GatewayWorkers
-from penstock_gateway.figures import Figures
+from penstock_gateway.instruments import Instruments
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.circle import Circle
 from penstock_gateway.siblings.shelf import Account, Shelf
@@ -32,7 +32,7 @@ class Book:
         self._number = number
         self._relay = relay
         before = shelf.get(number) or Account()
-        self._figures = counted(before.figures)
+        self._metrics = counted(before.metrics)
         self._workers = before.workers.workers
         self.put()
 
@@ -40,7 +40,7 @@ class Book:
         """Leave the present account on the shelf; return it."""
         workers = self._relay.workers().workers
         account = Account(
-            figures=added((self._figures, self._relay.metrics.series())),
+            metrics=added((self._metrics, self._relay.metrics.series())),
             workers=GatewayWorkers(
                 workers={
                     name: since(load, self._workers.get(name)) for name, load in workers.items()
@@ -82,9 +82,11 @@ class Together:
         answered = await self._circle.ask(ACCOUNT)
         living, ended = self._accounts()
         registry = CollectorRegistry()
-        figures = Figures(registry, declared.GATEWAY)
-        figures.fill(added([*(a.figures for a in living), *(counted(a.figures) for a in ended)]))
-        told = figures.gauge(declared.GATEWAY_PROCESSES)
+        instruments = Instruments(registry, declared.GATEWAY)
+        instruments.fill(
+            added([*(a.metrics for a in living), *(counted(a.metrics) for a in ended)])
+        )
+        told = instruments.gauge(declared.GATEWAY_PROCESSES)
         told.labels("answering").set(len(answered) + 1)
         told.labels("silent").set(len(self._circle.siblings) - len(answered))
         return generate_latest(registry)

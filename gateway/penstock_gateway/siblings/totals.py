@@ -10,7 +10,7 @@ from typing import Final
 from penstock_contract import metrics as declared
 from penstock_contract.fleet import WorkerLoad, together
 from penstock_contract.metrics import Kind
-from penstock_gateway.figures import Series
+from penstock_gateway.instruments import Series
 
 Loads = Mapping[str, WorkerLoad]
 

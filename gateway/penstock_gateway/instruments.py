@@ -1,4 +1,4 @@
-"""Metrics as plain numbers, made into Prometheus families only when they are asked for.
+"""Instruments that are plain numbers, made into Prometheus families when they are asked for.
 
 prometheus_client's own instruments lock, check and look up labels on every change: microseconds
 each, and a request has a dozen. The gateway has one thread, so adding to a number is enough.
@@ -146,7 +146,7 @@ class Histograms:
         child.counts, child.sum = [int(count) for count in found[:-1]], found[-1]
 
 
-class Figures(Collector):
+class Instruments(Collector):
     """The metrics of this process, looked up by their declaration.
 
     Args:

@@ -1,4 +1,4 @@
-"""Ends connections of clients that take for ever: to send a head or a body, or to read an answer.
+"""Ends connections of slow clients: to send a head or a body, or to read an answer.
 
 One look a second at all of them costs a request no timer of its own. Waiting for a worker is
 nobody's slowness and ends nothing here.
@@ -32,7 +32,7 @@ class Verdict(Enum):
     """Nobody uses it."""
 
 
-class Patience:
+class ClientTimeouts:
     """Knows since when a client has owed something. Times are the event loop's seconds.
 
     Args:

@@ -13,8 +13,8 @@ from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Tally
-from penstock_gateway.siblings.circle import BATCH_SECONDS
-from penstock_gateway.siblings.diary import Diary
+from penstock_gateway.siblings.change_log import ChangeLog
+from penstock_gateway.siblings.mesh import BATCH_SECONDS
 from penstock_gateway.siblings.router import SharedRouter
 
 
@@ -26,8 +26,8 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        self._diaries = [Diary(lambda: None) for _ in range(count)]
-        self._routers = [SharedRouter(PrefixIndex(), diary) for diary in self._diaries]
+        self._change_logs = [ChangeLog(lambda: None) for _ in range(count)]
+        self._routers = [SharedRouter(PrefixIndex(), changes) for changes in self._change_logs]
         self._at: dict[Ticket, SharedRouter] = {}
         self._random = random.Random(2)
         self._one = self._routers[0]
@@ -70,7 +70,7 @@ class Processes:
             return
         self._told = now
         for number, router in enumerate(self._routers):
-            events, workers = self._diaries[number].read()
+            events, workers = self._change_logs[number].read()
             loads = router.loads(workers, now)
             for other in self._routers:
                 if other is not router:

@@ -12,10 +12,10 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
 from penstock_gateway.completions import DIALECTS, bug
+from penstock_gateway.introspection import Introspection
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
-from penstock_gateway.telling import Telling
 from penstock_gateway.tenants.tenancy import sent_key
 from penstock_gateway.tenants.tenant_request import model_not_found
 
@@ -23,7 +23,7 @@ RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
-def create_app(relay: Relay, telling: Telling) -> FastAPI:
+def create_app(relay: Relay, introspection: Introspection) -> FastAPI:
     """Return the gateway's ASGI app."""
     app = FastAPI(
         title="Penstock gateway",
@@ -35,7 +35,7 @@ def create_app(relay: Relay, telling: Telling) -> FastAPI:
     for path in RELAYED:
         app.add_route(path, _only_post, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _model_routes(app, relay)
-    _state_routes(app, relay, telling)
+    _state_routes(app, relay, introspection)
     return app
 
 
@@ -63,7 +63,7 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
         return _json(_model(name, found))
 
 
-def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
+def _state_routes(app: FastAPI, relay: Relay, introspection: Introspection) -> None:
     @app.get("/livez")
     async def livez() -> Response:
         return _json({"status": "ok"})
@@ -86,7 +86,7 @@ def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
     @app.get(GATEWAY_WORKERS_PATH)
     async def workers() -> Response:
         # The operator's; in a cluster, NetworkPolicies decide who else may ask.
-        found = await telling.workers()
+        found = await introspection.workers()
         return Response(found.model_dump_json(), media_type="application/json")
 
     @app.get("/status")
@@ -94,7 +94,7 @@ def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
         allow(relay.tenancy, request.headers.get("authorization"))
         wanted = request.query_params.get("refresh")
         refresh = next((seconds for seconds in page.REFRESH if str(seconds) == wanted), None)
-        text = page.render(await telling.status(), refresh)
+        text = page.render(await introspection.status(), refresh)
         return Response(text, headers=page.HEADERS, media_type="text/html")
 
     @app.get("/version")
@@ -103,7 +103,7 @@ def _state_routes(app: FastAPI, relay: Relay, telling: Telling) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await telling.metrics(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await introspection.metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _error_handlers(app: FastAPI) -> None:

@@ -61,7 +61,7 @@ COMPILED: Final = (
     "routing/speed.py",
     "routing/ticket.py",
     "routing/worker_load.py",
-    "siblings/diary.py",
+    "siblings/change_log.py",
     "siblings/router.py",
     "siblings/tenancy.py",
     "tenants/bucket.py",

@@ -28,6 +28,7 @@ from penstock_gateway.delegate import Delegate
 from penstock_gateway.fleet.directory import Present
 from penstock_gateway.fleet.source import FleetFile, FleetSource
 from penstock_gateway.instruments import Number
+from penstock_gateway.introspection import ProcessIntrospection
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.protocol import ClientProtocol
 from penstock_gateway.relay.bodies import Bodies
@@ -41,7 +42,6 @@ from penstock_gateway.relay.relay import Relay, RelaySettings
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
-from penstock_gateway.telling import Alone
 from penstock_gateway.tenants.registry import TenantRegistry
 from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
 from penstock_gateway.tenants.tenancy import Tenancy
@@ -85,13 +85,13 @@ async def serve(
         gateway.tenancy,
         quarantine=member.quarantine if member else Quarantine(),
         decisions=traces.TracedDecisions() if tracing else Decisions(),
-        room=member.rooms.room if member else room_for_all,
+        room=member.capacity.room if member else room_for_all,
     )
-    telling = member.begin(relay) if member else Alone(relay, registry)
+    introspection = member.begin(relay) if member else ProcessIntrospection(relay, registry)
     answer = tracing.serve(completions(relay)) if tracing else completions(relay)
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
-        create_app(relay, telling),
+        create_app(relay, introspection),
         http=_protocol(answer, options, metrics.bodies, processes),
         log_config=None,
         access_log=False,

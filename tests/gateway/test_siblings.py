@@ -19,7 +19,7 @@ from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prompt, Ticket
-from penstock_gateway.siblings.diary import Diary
+from penstock_gateway.siblings.change_log import ChangeLog
 from penstock_gateway.siblings.frames import Frames, frame
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
@@ -160,12 +160,12 @@ class Routers:
     """Routers that tell each other everything at once."""
 
     def __init__(self, count: int) -> None:
-        self.diaries = [Diary(lambda: None) for _ in range(count)]
-        self.all = [SharedRouter(PrefixIndex(), diary) for diary in self.diaries]
+        self.change_logs = [ChangeLog(lambda: None) for _ in range(count)]
+        self.all = [SharedRouter(PrefixIndex(), changes) for changes in self.change_logs]
 
     def tell(self) -> None:
         for number, router in enumerate(self.all):
-            events, workers = self.diaries[number].read()
+            events, workers = self.change_logs[number].read()
             for other in self.all:
                 if other is not router:
                     for event in events:
@@ -220,13 +220,13 @@ def test_what_a_sibling_has_on_a_worker_sends_requests_elsewhere_until_it_ends()
     assert (fresh[ticket.worker].resident, fresh[ticket.worker].outstanding) == (0, 0)
 
 
-def test_loads_are_right_again_after_news_that_did_not_arrive() -> None:
+def test_loads_are_right_again_after_an_update_that_did_not_arrive() -> None:
     both = Routers(2)
     one, other = both.all
     ticket = send(one, Prompt(size=4000))
     both.tell()
     one.ended(ticket)
-    both.diaries[0].read()  # lost
+    both.change_logs[0].read()  # lost
     other.elsewhere(0, one.loads(None, NOW), whole=True)
     found = other.rank(FLEET, Prompt(), tie=0, now=NOW)
     assert all(choice.candidate.resident == 0 for choice in found)
@@ -305,14 +305,14 @@ def test_a_slow_worker_is_put_aside_once_for_all() -> None:
 
 
 def test_a_request_that_kills_workers_is_kept_away_by_all() -> None:
-    diary = Diary(lambda: None)
-    one, other = SharedQuarantine(diary), SharedQuarantine(Diary(lambda: None))
+    changes = ChangeLog(lambda: None)
+    one, other = SharedQuarantine(changes), SharedQuarantine(ChangeLog(lambda: None))
     one.suspect(7, "a", NOW)
     one.suspect(7, "b", NOW)
     one.suspect(8, "a", NOW)
     one.clear(8)
     assert isinstance(one, Quarantine)
-    for event in diary.read()[0]:
+    for event in changes.read()[0]:
         assert other.hear(event)
     assert other.holds(7, NOW)
     assert not other.hear(["sent", "a"])
@@ -323,7 +323,7 @@ class Processes:
 
     def __init__(self, **limits: int) -> None:
         self.now = NOW
-        self.all = [SharedTenancy(lambda: self.now, Diary(lambda: None)) for _ in range(2)]
+        self.all = [SharedTenancy(lambda: self.now, ChangeLog(lambda: None)) for _ in range(2)]
         tenant = Tenant("t", limits=Limits(**limits))
         for tenancy in self.all:
             tenancy.change(TenantRegistry([(tenant, [hash_of("sk-t")])]))

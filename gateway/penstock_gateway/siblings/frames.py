@@ -1,7 +1,8 @@
 """Messages between processes: JSON, each behind its length. Pure.
 
 {"hello": index}                    who speaks; first on every connection
-{"news": {...}}                     what happened (`circle`)
+{"opening": {...}}                  beside it: all that there is to know (`updates`)
+{"update": {...}}                   what has changed (`updates`)
 {"ask": number, "what": name}       wants an answer
 {"answer": number, "with": value}   to what was asked
 """

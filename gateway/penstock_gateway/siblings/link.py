@@ -64,8 +64,8 @@ class _Framed(asyncio.Protocol):
             self._transport.write(message)
 
 
-class Ear(_Framed):
-    """Hears one sibling.
+class Receiver(_Framed):
+    """The end of a connection that one sibling speaks on.
 
     Args:
         heard: takes what a sibling says, by its number; returns the answer if it asks for one.
@@ -74,8 +74,8 @@ class Ear(_Framed):
 
     def __init__(
         self,
-        heard: "Callable[[int, Message, Ear], Message | None]",
-        gone: "Callable[[int, Ear], None]",
+        heard: "Callable[[int, Message, Receiver], Message | None]",
+        gone: "Callable[[int, Receiver], None]",
     ) -> None:
         super().__init__()
         self._heard = heard
@@ -94,8 +94,8 @@ class Ear(_Framed):
         self._gone(self._sibling, self)
 
 
-class Mouth(_Framed):
-    """Speaks to one sibling, and gets its answers."""
+class Sender(_Framed):
+    """The end of a connection to one sibling, which answers on it when it is asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,12 +134,12 @@ class Mouth(_Framed):
                 found.set_exception(TimeoutError("the process has ended"))
 
 
-async def reach(path: str) -> Mouth:
+async def reach(path: str) -> Sender:
     """Return a connection to a sibling, as soon as it listens."""
     loop = asyncio.get_running_loop()
     while True:
         try:
-            _, mouth = await loop.create_unix_connection(Mouth, path)
-            return mouth
+            _, sender = await loop.create_unix_connection(Sender, path)
+            return sender
         except OSError:
             await asyncio.sleep(AGAIN_SECONDS)

@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.routing.prefix_index import PrefixIndex
-from penstock_gateway.siblings.circle import Circle
-from penstock_gateway.siblings.diary import Diary
-from penstock_gateway.siblings.news import Rooms, Shared
+from penstock_gateway.siblings.account_store import AccountStore
+from penstock_gateway.siblings.capacity import SharedCapacity
+from penstock_gateway.siblings.change_log import ChangeLog
+from penstock_gateway.siblings.introspection import GroupIntrospection, answers
+from penstock_gateway.siblings.mesh import Mesh
+from penstock_gateway.siblings.own_account import OwnAccount
 from penstock_gateway.siblings.parent import Origin
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
-from penstock_gateway.siblings.shelf import Shelf
 from penstock_gateway.siblings.tenancy import SharedTenancy
-from penstock_gateway.siblings.together import Book, Together, answers
+from penstock_gateway.siblings.updates import SharedState
 
 
 class Member:
@@ -30,25 +32,25 @@ class Member:
         self.place = origin.place
         self._origin = origin
         self._clock = clock
-        self._circle: Circle | None = None
-        self._book: Book | None = None
+        self._mesh: Mesh | None = None
+        self._own_account: OwnAccount | None = None
         self._orphaned = False
-        self._diary = Diary(self._wake)
-        self.router = SharedRouter(PrefixIndex(), self._diary)
-        self.tenancy = SharedTenancy(clock, self._diary, keys_required=keys_required)
-        self.quarantine = SharedQuarantine(self._diary)
-        self.rooms = Rooms(origin.place, self._diary, clock)
+        self._changes = ChangeLog(self._wake)
+        self.router = SharedRouter(PrefixIndex(), self._changes)
+        self.tenancy = SharedTenancy(clock, self._changes, keys_required=keys_required)
+        self.quarantine = SharedQuarantine(self._changes)
+        self.capacity = SharedCapacity(origin.place, self._changes, clock)
 
-    def begin(self, relay: Relay) -> Together:
+    def begin(self, relay: Relay) -> GroupIntrospection:
         """Return what tells of all processes; the relay is the one that was made of this."""
         place, folder, _ = self._origin
-        shelf = Shelf(folder)
-        self._book = Book(shelf, place.number, relay)
-        shared = Shared(
-            self._diary, self.router, self.tenancy, self.quarantine, self.rooms, self._clock
+        store = AccountStore(folder)
+        self._own_account = OwnAccount(store, place.number, relay)
+        shared = SharedState(
+            self._changes, self.router, self.tenancy, self.quarantine, self.capacity, self._clock
         )
-        self._circle = Circle(place, folder, shared, relay, answers(self._book, relay))
-        return Together(self._book, shelf, self._circle, relay)
+        self._mesh = Mesh(place, folder, shared, relay, answers(self._own_account, relay))
+        return GroupIntrospection(self._own_account, store, self._mesh, relay)
 
     async def run(self, orphaned: Callable[[], None]) -> None:
         """Speak with the siblings until cancelled.
@@ -56,7 +58,7 @@ class Member:
         Args:
             orphaned: is called when the parent has ended.
         """
-        if self._book is None or self._circle is None:
+        if self._own_account is None or self._mesh is None:
             raise RuntimeError("it has not begun")
         loop = asyncio.get_running_loop()
 
@@ -67,16 +69,16 @@ class Member:
 
         loop.add_reader(self._origin.alive, alone)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._book.keep())
-            group.create_task(self._circle.run())
+            group.create_task(self._own_account.keep())
+            group.create_task(self._mesh.run())
 
     def end(self) -> None:
         """Leave a last account, if there is anybody to read it."""
         if self._orphaned:
             shutil.rmtree(self._origin.folder, ignore_errors=True)
-        elif self._book is not None:
-            self._book.put()
+        elif self._own_account is not None:
+            self._own_account.put()
 
     def _wake(self) -> None:
-        if self._circle is not None:
-            self._circle.wake()
+        if self._mesh is not None:
+            self._mesh.wake()

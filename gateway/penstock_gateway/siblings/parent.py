@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from penstock_gateway.admission.processes import Place
 from penstock_gateway.fleet.backoff import pause
-from penstock_gateway.siblings.shelf import Shelf
+from penstock_gateway.siblings.account_store import AccountStore
 
 log = logging.getLogger("penstock.gateway.processes")
 
@@ -74,7 +74,7 @@ class Parent:
 
     def __post_init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-gateway-", dir=_fast_folder()))
-        self._shelf = Shelf(self._folder)
+        self._store = AccountStore(self._folder)
         self._seats = [_Seat(number) for number in range(self.processes)]
         self._alive, self._alive_end = os.pipe()
 
@@ -149,7 +149,7 @@ class Parent:
         if self._stopping:
             self._failed = self._failed or code not in (0, -signal.SIGTERM)
             return
-        if self._shelf.put_at(seat.number) is None and code > 0:
+        if self._store.put_at(seat.number) is None and code > 0:
             log.error("process %d could not begin: %s", seat.number, how)
             self._stopping = self._failed = True
             self._forward(signal.SIGTERM)
@@ -164,7 +164,7 @@ class Parent:
         """Kill who has not left an account for long, and not at the look before either."""
         now = time.time()
         for seat in self._seats:
-            at = self._shelf.put_at(seat.number)
+            at = self._store.put_at(seat.number)
             hangs = bool(seat.pid) and at is not None and now - at > HUNG_SECONDS
             if hangs and seat.hung and not self._stopping:
                 log.error("process %d (pid %d) hangs and is killed", seat.number, seat.pid)

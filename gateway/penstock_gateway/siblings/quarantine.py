@@ -1,30 +1,30 @@
 """A quarantine that the siblings share: a request that kills workers comes back anywhere."""
 
 from penstock_gateway.routing.quarantine import Quarantine
-from penstock_gateway.siblings.diary import Diary, Event
+from penstock_gateway.siblings.change_log import ChangeLog, Event
 
 
 class SharedQuarantine(Quarantine):
     """The quarantine of one of several processes."""
 
-    def __init__(self, diary: Diary) -> None:
+    def __init__(self, changes: ChangeLog) -> None:
         super().__init__()
-        self._diary = diary
+        self._changes = changes
 
     def suspect(self, request: int, worker: str, now: float) -> bool:
         """See `Quarantine.suspect`."""
-        self._diary.note(["suspected", worker, request, now])
+        self._changes.note(["suspected", worker, request, now])
         return super().suspect(request, worker, now)
 
     def clear(self, request: int) -> None:
         """See `Quarantine.clear`."""
         if request in self._suspicions:
-            self._diary.note(["cleared", "", request])
+            self._changes.note(["cleared", "", request])
         super().clear(request)
 
     def absolve(self, worker: str) -> None:
         """See `Quarantine.absolve`."""
-        self._diary.note(["absolved", worker])
+        self._changes.note(["absolved", worker])
         super().absolve(worker)
 
     def hear(self, event: Event) -> bool:

@@ -16,7 +16,7 @@ from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.router import Router, session_digest
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load
-from penstock_gateway.siblings.diary import Diary, Event
+from penstock_gateway.siblings.change_log import ChangeLog, Event
 
 Loads = dict[str, list[int]]
 """Outstanding tokens, resident requests and tokens of KV, by worker."""
@@ -28,12 +28,12 @@ class SharedRouter(Router):
 
     Args:
         index: of this process.
-        diary: of what the others have to know.
+        changes: of what the others have to know.
     """
 
-    def __init__(self, index: PrefixIndex, diary: Diary) -> None:
+    def __init__(self, index: PrefixIndex, changes: ChangeLog) -> None:
         super().__init__(index)
-        self._diary = diary
+        self._changes = changes
         self._theirs: dict[int, Loads] = {}
         """By sibling."""
 
@@ -46,8 +46,8 @@ class SharedRouter(Router):
         uncached = prompt.size - int(choice.matched * load.bytes_per_token)
         seconds = choice.uncached * load.speed.speed.token
         session = session_digest(prompt.session) if prompt.session else None
-        self._diary.touch(choice.id)
-        self._diary.note(["sent", choice.id, prompt.keys, uncached, seconds, session])
+        self._changes.touch(choice.id)
+        self._changes.note(["sent", choice.id, prompt.keys, uncached, seconds, session])
         return ticket
 
     def answered(
@@ -60,14 +60,14 @@ class SharedRouter(Router):
         was_well = not (load.breaker.failures or load.breaker.errors)
         known = load.epoch
         prediction = super().answered(ticket, now, usage, epoch)
-        self._diary.touch(worker)
+        self._changes.touch(worker)
         if not was_well:
-            self._diary.note(["well", worker])
+            self._changes.note(["well", worker])
         if epoch and epoch != known:
-            self._diary.note(["epoch", worker, epoch.decode("latin-1")])
+            self._changes.note(["epoch", worker, epoch.decode("latin-1")])
         found = observation_of(ticket, now, usage)
         values = [found.behind, found.took, found.size, found.prompt, found.age, found.right]
-        self._diary.note(["answered", worker, *values])
+        self._changes.note(["answered", worker, *values])
         return prediction
 
     def ended(
@@ -86,22 +86,22 @@ class SharedRouter(Router):
         retracted, was_open = failed and ticket.number in load.waiting, load.breaker.open
         super().ended(ticket, counts=counts, failed=failed, down_at=down_at, erred_at=erred_at)
         if retracted:
-            self._diary.note(["retracted", worker, ticket.prompt.keys])
+            self._changes.note(["retracted", worker, ticket.prompt.keys])
         if load.breaker.open and not was_open:
-            self._diary.note(["down", worker, down_at if erred_at is None else erred_at])
-        self._diary.touch(worker)
+            self._changes.note(["down", worker, down_at if erred_at is None else erred_at])
+        self._changes.touch(worker)
 
     def streamed(self, worker: str, mean_pause: float) -> None:
         """See `Router.streamed`."""
         super().streamed(worker, mean_pause)
-        self._diary.note(["streamed", worker, mean_pause])
+        self._changes.note(["streamed", worker, mean_pause])
 
     def put_slow_aside(self, pool: Mapping[str, Iterable[float]], now: float) -> list[str]:
         """See `Router.put_slow_aside`."""
         found = super().put_slow_aside(pool, now)
         for worker in found:
             pace = self._load(worker).pace
-            self._diary.note(["aside", worker, pace.aside_until, pace.ejections])
+            self._changes.note(["aside", worker, pace.aside_until, pace.ejections])
         return found
 
     def loads(self, workers: Iterable[str] | None, now: float) -> Loads:

@@ -6,7 +6,7 @@ a sum since the process began, so that what did not arrive once is made up for b
 
 from collections.abc import Callable, Iterable
 
-from penstock_gateway.siblings.diary import Diary
+from penstock_gateway.siblings.change_log import ChangeLog
 from penstock_gateway.tenants.bucket import Bucket
 from penstock_gateway.tenants.tenancy import Tenancy
 from penstock_gateway.tenants.tenant_request import TenantRequest
@@ -22,15 +22,15 @@ class SharedTenancy(Tenancy):
 
     Args:
         clock: monotonic seconds, the same in all processes.
-        diary: is touched when there is something to tell.
+        changes: is touched when there is something to tell.
         keys_required: let nobody in without a key, even when there is no tenant.
     """
 
     def __init__(
-        self, clock: Callable[[], float], diary: Diary, *, keys_required: bool = False
+        self, clock: Callable[[], float], changes: ChangeLog, *, keys_required: bool = False
     ) -> None:
         super().__init__(clock, keys_required=keys_required)
-        self._diary = diary
+        self._changes = changes
         self._active: set[str] = set()
         self._theirs: dict[int, Usage] = {}
         """By sibling."""
@@ -40,7 +40,7 @@ class SharedTenancy(Tenancy):
         tenant_request = super().request(key)
         if tenant_request.tenant.id:
             self._active.add(tenant_request.tenant.id)
-            self._diary.touched()
+            self._changes.touched()
         return tenant_request
 
     def usage(self) -> Usage:

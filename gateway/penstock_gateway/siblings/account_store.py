@@ -24,7 +24,7 @@ class Account(BaseModel):
     workers: GatewayWorkers = GatewayWorkers()
 
 
-class Shelf:
+class AccountStore:
     """The accounts of all processes.
 
     Args:

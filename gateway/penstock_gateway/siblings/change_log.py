@@ -7,7 +7,7 @@ Event = list[Any]
 """What happened, to what, and more by kind; plain values."""
 
 
-class Diary:
+class ChangeLog:
     """Collects, until it is read.
 
     Args:

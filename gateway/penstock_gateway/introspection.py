@@ -10,7 +10,7 @@ from penstock_gateway.status.collect import collect
 from penstock_gateway.status.snapshot import Status
 
 
-class Telling(Protocol):
+class Introspection(Protocol):
     """Answers to those who run the gateway."""
 
     async def metrics(self) -> bytes:
@@ -23,7 +23,7 @@ class Telling(Protocol):
         """Return what the status page shows."""
 
 
-class Alone:
+class ProcessIntrospection:
     """The only process of a gateway tells what it knows itself."""
 
     def __init__(self, relay: Relay, registry: CollectorRegistry) -> None:
@@ -31,13 +31,13 @@ class Alone:
         self._registry = registry
 
     async def metrics(self) -> bytes:
-        """See `Telling.metrics`."""
+        """See `Introspection.metrics`."""
         return generate_latest(self._registry)
 
     async def workers(self) -> GatewayWorkers:
-        """See `Telling.workers`."""
+        """See `Introspection.workers`."""
         return self._relay.workers()
 
     async def status(self) -> Status:
-        """See `Telling.status`."""
+        """See `Introspection.status`."""
         return collect(self._relay)

@@ -1,4 +1,4 @@
-"""This process among its siblings: who is there, what they are told, and what they answer."""
+"""Connects a process with each of its siblings: tells them of changes, and asks them questions."""
 
 import asyncio
 import logging
@@ -9,13 +9,13 @@ from typing import Any, Final
 from penstock_gateway.admission.processes import Place
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.frames import Message, frame
-from penstock_gateway.siblings.link import Ear, Mouth, free_socket, reach, socket_of
-from penstock_gateway.siblings.news import News, Shared
+from penstock_gateway.siblings.link import Receiver, Sender, free_socket, reach, socket_of
+from penstock_gateway.siblings.updates import SharedState, Update
 
 log = logging.getLogger("penstock.gateway.siblings")
 
 BATCH_SECONDS: Final = 0.005
-"""Between two news, if there are as many."""
+"""Between two updates, if there are as many."""
 WHOLE_SECONDS: Final = 0.25
 """Between two accounts of all that there is, for what did not arrive."""
 SILENT_SECONDS: Final = 1.5
@@ -29,7 +29,7 @@ Answers = Mapping[str, Callable[[], Any]]
 """What can be asked for, by name."""
 
 
-class Circle:
+class Mesh:
     """All processes of a gateway, seen from one of them.
 
     Args:
@@ -41,16 +41,16 @@ class Circle:
     """
 
     def __init__(
-        self, place: Place, folder: Path, shared: Shared, relay: Relay, answers: Answers
+        self, place: Place, folder: Path, shared: SharedState, relay: Relay, answers: Answers
     ) -> None:
         self._place = place
         self._folder = folder
         self._shared = shared
         self._relay = relay
         self._answers = answers
-        self._mouths: dict[int, Mouth] = {}
+        self._senders: dict[int, Sender] = {}
         self._reached = {sibling: asyncio.Event() for sibling in self.siblings}
-        self._ears: dict[int, Ear] = {}
+        self._receivers: dict[int, Receiver] = {}
         self._heard_at: dict[int, float] = {}
         self._told_at = 0.0
         self._told_queues: dict[str, tuple[int, int]] = {}
@@ -72,7 +72,7 @@ class Circle:
             await asyncio.sleep(KNOWN_SECONDS)
         path = free_socket(self._folder, self._place.number)
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: Ear(self._heard, self._gone), path)
+        server = await loop.create_unix_server(lambda: Receiver(self._heard, self._gone), path)
         try:
             async with asyncio.TaskGroup() as group:
                 for sibling in self.siblings:
@@ -89,10 +89,10 @@ class Circle:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     # Where one has just begun, its last account is already too little.
                     await self._reached[sibling].wait()
-                    mouth = self._mouths.get(sibling)
-                    if mouth is None:  # it has ended again
+                    sender = self._senders.get(sibling)
+                    if sender is None:  # it has ended again
                         return None
-                    return sibling, await mouth.ask(what, ANSWER_SECONDS)
+                    return sibling, await sender.ask(what, ANSWER_SECONDS)
             except TimeoutError:
                 return None
 
@@ -102,18 +102,18 @@ class Circle:
     @property
     def there(self) -> set[int]:
         """The siblings that have not ended."""
-        return set(self._mouths)
+        return set(self._senders)
 
     async def _speak_to(self, sibling: int) -> None:
         while True:
-            mouth = await reach(socket_of(self._folder, sibling))
+            sender = await reach(socket_of(self._folder, sibling))
             opening = self._shared.opening(self._relay.gates)
-            mouth.say(frame({"hello": self._place.number, "opening": opening}))
-            self._mouths[sibling] = mouth
+            sender.say(frame({"hello": self._place.number, "opening": opening}))
+            self._senders[sibling] = sender
             self._reached[sibling].set()
-            await mouth.lost
+            await sender.lost
             self._reached[sibling].clear()
-            del self._mouths[sibling]
+            del self._senders[sibling]
 
     async def _repeat(self) -> None:
         now = self._shared.clock
@@ -122,37 +122,37 @@ class Circle:
             self._tell(whole=True)
             for sibling, at in self._heard_at.items():
                 if now() - at > SILENT_SECONDS:
-                    self._shared.rooms.still(sibling)
+                    self._shared.capacity.still(sibling)
 
     def _tell(self, *, whole: bool = False) -> None:
-        news = self._shared.news(self._relay.gates, whole=whole)
-        if whole or self._is_news(news):
+        update = self._shared.next_update(self._relay.gates, whole=whole)
+        if whole or self._has_changes(update):
             self._told_at = asyncio.get_running_loop().time()
-            self._told_queues = news["queues"]
-            message = frame({"news": news})
-            for mouth in self._mouths.values():
-                mouth.say(message)
+            self._told_queues = update["queues"]
+            message = frame({"update": update})
+            for sender in self._senders.values():
+                sender.say(message)
 
-    def _is_news(self, news: News) -> bool:
-        something = news["events"] or news["loads"] or news["tenants"]
-        return bool(something) or news["queues"] != self._told_queues
+    def _has_changes(self, update: Update) -> bool:
+        something = update["events"] or update["loads"] or update["tenants"]
+        return bool(something) or update["queues"] != self._told_queues
 
-    def _heard(self, sibling: int, message: Message, ear: Ear) -> Message | None:
+    def _heard(self, sibling: int, message: Message, receiver: Receiver) -> Message | None:
         self._heard_at[sibling] = self._shared.clock()
         match message:
             case {"ask": number, "what": what}:
                 return {"answer": number, "with": self._answers[what]()}
-            case {"opening": news}:
-                self._ears[sibling] = ear
-                self._shared.begin(sibling, news)
-            case {"news": news}:
-                self._shared.hear(sibling, news)
+            case {"opening": opening}:
+                self._receivers[sibling] = receiver
+                self._shared.begin(sibling, opening)
+            case {"update": update}:
+                self._shared.hear(sibling, update)
                 self._let_through()
         return None
 
-    def _gone(self, sibling: int, ear: Ear) -> None:
-        if self._ears.get(sibling) is ear:
-            del self._ears[sibling], self._heard_at[sibling]
+    def _gone(self, sibling: int, receiver: Receiver) -> None:
+        if self._receivers.get(sibling) is receiver:
+            del self._receivers[sibling], self._heard_at[sibling]
             self._shared.gone(sibling)
             self._let_through()
 

@@ -1,0 +1,78 @@
+"""What one process tells the others at a time, and what takes that over."""
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock_gateway.relay.gate import Gates
+from penstock_gateway.siblings.capacity import SharedCapacity
+from penstock_gateway.siblings.change_log import ChangeLog
+from penstock_gateway.siblings.quarantine import SharedQuarantine
+from penstock_gateway.siblings.router import SharedRouter
+from penstock_gateway.siblings.tenancy import SharedTenancy
+
+Update = dict[str, Any]
+"""    events: what happened since the last update, in order
+        loads, tenants: of the workers and tenants that something has changed for
+        whole: those are all that there is anything to tell of
+        queues: running and waiting requests by deployment, always all
+        left: of the tenants' limits; in the first update on a connection only
+"""
+
+
+class SharedState:
+    """All that the processes of a gateway have in common, as this one sees it."""
+
+    def __init__(
+        self,
+        changes: ChangeLog,
+        router: SharedRouter,
+        tenancy: SharedTenancy,
+        quarantine: SharedQuarantine,
+        capacity: SharedCapacity,
+        clock: Callable[[], float],
+    ) -> None:
+        self.changes = changes
+        self.router = router
+        self.tenancy = tenancy
+        self.quarantine = quarantine
+        self.capacity = capacity
+        self.clock = clock
+
+    def next_update(self, gates: Gates, *, whole: bool) -> Update:
+        """Return what the siblings have to know."""
+        events, workers = self.changes.read()
+        return {
+            "events": events,
+            "loads": self.router.loads(None if whole else workers, self.clock()),
+            "tenants": self.tenancy.usage(),
+            "queues": gates.levels(),
+            "whole": whole,
+        }
+
+    def opening(self, gates: Gates) -> Update:
+        """Return what a sibling has to know that was not told anything yet."""
+        usage, left = self.tenancy.opening()
+        loads, queues = self.router.loads(None, self.clock()), gates.levels()
+        return {"loads": loads, "tenants": usage, "left": left, "queues": queues}
+
+    def begin(self, sibling: int, update: Update) -> None:
+        """Take over a sibling's opening."""
+        self.router.elsewhere(sibling, update["loads"], whole=True)
+        self.tenancy.begin(sibling, update["tenants"], update["left"])
+        self.capacity.hear(sibling, update["queues"])
+
+    def hear(self, sibling: int, update: Update) -> None:
+        """Take over a sibling's update."""
+        now = self.clock()
+        for event in update["events"]:
+            if not self.quarantine.hear(event):
+                self.router.hear(event, now)
+        self.router.elsewhere(sibling, update["loads"], whole=update["whole"])
+        self.tenancy.hear(sibling, update["tenants"], whole=update["whole"])
+        self.capacity.hear(sibling, update["queues"])
+
+    def gone(self, sibling: int) -> None:
+        """A sibling has ended, and what it had on workers with it."""
+        self.router.elsewhere(sibling, {}, whole=True)
+        self.tenancy.gone(sibling)
+        self.capacity.gone(sibling)

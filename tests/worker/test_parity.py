@@ -1,7 +1,7 @@
 """The engine's numbers against transformers: every family, every way of cutting the work.
 
 Covered, for PyTorch's kernels and the native ones: logits within 1e-4 and 32 greedy tokens, for
-every supported family; then, on three that differ most, the same tokens whatever the batch, the
+every supported family; then, on four that differ most, the same tokens whatever the batch, the
 chunk size, the cache, or a preemption; and every stored type. Not covered here: sampled decoding
 (test_sampling), shapes and types that only the native kernels distinguish (test_native).
 """
@@ -49,7 +49,7 @@ def _expected(model: Any, prompt: tuple[int, ...], count: int) -> list[int]:
     return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "mistral-window", "gemma3"])
+@pytest.fixture(scope="module", params=["llama-gqa", "mistral-window", "gemma3", "deepseek-v3"])
 def tiny(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:

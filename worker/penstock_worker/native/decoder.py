@@ -22,6 +22,7 @@ from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 from penstock_worker.native import library as native
 from penstock_worker.native.adapters import NativeAdapters
+from penstock_worker.native.latents import latent_shape, set_expansion
 
 
 class NativeDecoder:
@@ -73,6 +74,7 @@ class NativeDecoder:
             kv_bf16=pool.dtype is torch.bfloat16,
             threads=threads,
             gelu=config.activation == "gelu_tanh",
+            **latent_shape(config.latent),
             eps=config.rms_norm_eps,
             embedding_scale=config.embedding_scale,
             query_scale=config.query_scale,
@@ -86,7 +88,7 @@ class NativeDecoder:
         self._kind = self._kind_of(quantization)
         tables = {
             rope: [
-                self._keep(table) for table in rotary_tables(rope, config.head_dim, max_model_len)
+                self._keep(table) for table in rotary_tables(rope, config.rotary_dim, max_model_len)
             ]
             for rope in {config.rope, config.sliding_rope}
         }
@@ -94,6 +96,10 @@ class NativeDecoder:
             window = config.windows[index]
             rope = config.sliding_rope if window else config.rope
             self._set_layer(index, layer, window, tables[rope])
+            if config.latent:
+                expansion = weights.expansion(index, config.latent)
+                kind = self._kind_of("none")  # small, and not a linear layer as it is used
+                set_expansion(self._library, self._handle, index, kind, expansion)
         self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
         self._adapters = NativeAdapters(self._library, self._handle, adapters, config)
@@ -165,6 +171,8 @@ class NativeDecoder:
             query_key_norm=self._keep(layer.query_key_norm),
             attention_post_norm=self._keep(layer.attention_post_norm),
             mlp_post_norm=self._keep(layer.mlp_post_norm),
+            query_norm=self._keep(layer.latent.query_norm if layer.latent else None),
+            latent_norm=self._keep(layer.latent.norm if layer.latent else None),
             cos=tables[0],
             sin=tables[1],
             keys=self._pool.keys[index].data_ptr(),
@@ -174,6 +182,8 @@ class NativeDecoder:
         self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))
         self._set_linear(index, native.QKV, layer.qkv, layer.qkv_bias)
         self._set_linear(index, native.OUTPUT, layer.output, layer.output_bias)
+        if layer.latent and layer.latent.query_up is not None:
+            self._set_linear(index, native.LATENT_QUERIES, layer.latent.query_up, None)
         if isinstance(layer.mlp, MlpWeights):
             self._set_linear(index, native.GATE, layer.mlp.gate, None)
             self._set_linear(index, native.UP, layer.mlp.up, None)

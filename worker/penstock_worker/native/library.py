@@ -7,7 +7,7 @@ from pathlib import Path
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 """How weights are stored."""
 
-QKV, OUTPUT, GATE, UP, DOWN = range(5)
+QKV, OUTPUT, GATE, UP, DOWN, LATENT_QUERIES = range(6)
 HEAD = -1
 
 
@@ -30,6 +30,11 @@ class Shape(Structure):
                 "kv_bf16",
                 "threads",
                 "gelu",
+                "query_rank",
+                "rank",
+                "plain",
+                "rotary",
+                "value_dim",
             )
         ),
         *((name, c_float) for name in ("eps", "embedding_scale", "query_scale", "score_cap")),
@@ -48,6 +53,8 @@ class Layer(Structure):
                 "query_key_norm",
                 "attention_post_norm",
                 "mlp_post_norm",
+                "query_norm",
+                "latent_norm",
                 "cos",
                 "sin",
                 "keys",
@@ -94,6 +101,8 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_set_layer.argtypes = [c_void_p, c_int32, POINTER(Layer)]
     library.penstock_set_linear.restype = c_int32
     library.penstock_set_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
+    library.penstock_set_expansion.restype = c_int32
+    library.penstock_set_expansion.argtypes = [c_void_p, *[c_int32] * 5, c_void_p]
     library.penstock_set_reduction.restype = c_int32
     library.penstock_set_reduction.argtypes = [c_void_p, *[c_int32] * 4, c_void_p]
     library.penstock_add_expansion.restype = c_int32

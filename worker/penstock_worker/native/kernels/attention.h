@@ -23,8 +23,8 @@ namespace {
 // resumed elsewhere, preempted, or cut into other chunks gives the tokens it would have given.
 class Attention {
  public:
-  static size_t scratch_bytes(int head_dim, int rows) {
-    const size_t wide = padded(head_dim), high = rows + MAX_TILE;
+  static size_t scratch_bytes(int head_dim, int value_dim, int rows) {
+    const size_t wide = padded(value_dim), high = rows + MAX_TILE;
     return 4 * (CHUNK * (head_dim + 2 * wide) + high * (head_dim + wide + 2) + MAX_TILE * CHUNK) + 1024;
   }
 
@@ -36,9 +36,9 @@ class Attention {
   }
 
  private:
-  static int padded(int head_dim) { return (head_dim + PANEL - 1) / PANEL * PANEL; }
+  static int padded(int value_dim) { return (value_dim + PANEL - 1) / PANEL * PANEL; }
 
-  Attention(const Queries& q, float* scratch) : dim_(q.head_dim), wide_(padded(q.head_dim)) {
+  Attention(const Queries& q, float* scratch) : dim_(q.head_dim), value_dim_(q.value_dim), wide_(padded(q.value_dim)) {
     tile_ = tile_rows(q.rows());
     tiles_ = (q.rows() + tile_ - 1) / tile_;
     auto take = [&](size_t count) { return std::exchange(scratch, scratch + (count + 15) / 16 * 16); };
@@ -117,12 +117,12 @@ class Attention {
     for (int first = 0; first < slots.count; first += W) {
       const int end = std::min(first + W, slots.count);
       int d = 0;
-      for (; d + W <= dim_; d += W) {
+      for (; d + W <= value_dim_; d += W) {
         if (d % LINE<T> == 0) fetch(later, later_slots, first, d);
         float* to = value_at(first, d);
         for (int c = first; c < end; c++, to += PANEL) store(to, load_floats(values + slots.at[c] + d));
       }
-      for (; d < dim_; d++)
+      for (; d < value_dim_; d++)
         for (int c = first; c < end; c++) *value_at(c, d) = value_of(values[slots.at[c] + d]);
     }
   }
@@ -173,15 +173,15 @@ class Attention {
     for (int row = 0; row < q.rows(); row++) {
       float* from = outputs_ + size_t(row / tile_) * tile_ * wide_ + row % tile_ * PANEL;
       float* to = q.to(row);
-      for (int d = 0; d < dim_; d += PANEL, from += size_t(tile_) * PANEL) {
+      for (int d = 0; d < value_dim_; d += PANEL, from += size_t(tile_) * PANEL) {
         for (int half = 0; half < PANEL; half += W)
           store(from + half, load<Floats>(from + half) / states_[row].total);
-        copy(from, std::min(PANEL, dim_ - d), to + d);
+        copy(from, std::min(PANEL, value_dim_ - d), to + d);
       }
     }
   }
 
-  int dim_, wide_, tile_ = 1, tiles_ = 1;
+  int dim_, value_dim_, wide_, tile_ = 1, tiles_ = 1;
   float *keys_, *values_, *queries_, *outputs_, *scores_;
   Softmax* states_;
 };

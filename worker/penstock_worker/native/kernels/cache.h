@@ -15,14 +15,14 @@ constexpr int CHUNK = 64;  // KV slots that are scored before they are weighed
 struct Queries {
   const float* query;  // of the first token and head
   float* out;
-  int tokens, group, head_dim;
+  int tokens, group, head_dim, value_dim;
   size_t query_stride, out_stride;  // from token to token
   int first_position, window;  // window: positions that a token sees, 0 for all
   float scale, cap;  // of scores; cap: 0 for none
 
   int rows() const { return tokens * group; }
   const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
-  float* to(int row) const { return out + row / group * out_stride + row % group * head_dim; }
+  float* to(int row) const { return out + row / group * out_stride + row % group * value_dim; }
   // A row sees positions [from, sees).
   int sees(int row) const { return first_position + row / group + 1; }
   int from(int row) const { return window ? std::max(0, sees(row) - window) : 0; }

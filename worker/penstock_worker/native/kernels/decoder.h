@@ -14,6 +14,7 @@
 #include "cache.h"
 #include "functions.h"
 #include "interface.h"
+#include "latents.h"
 #include "linear.h"
 #include "memory.h"
 #include "plan.h"
@@ -29,9 +30,10 @@ constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TI
 
 struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
+  LatentLinears latent;
 
   Linear& linear(int which) {
-    Linear* all[] = {&qkv, &output, &gate, &up, &down};
+    Linear* all[] = {&qkv, &output, &gate, &up, &down, &latent.queries};
     return *all[which];
   }
 };
@@ -45,7 +47,7 @@ class Decoder {
  public:
   explicit Decoder(const PenstockShape& of)
       : shape(of), layers(of.layers), team(of.threads), best_(of.threads),
-        products_(team, plan_, of.hidden, of.eps, attention_scratch()) {}
+        products_(team, plan_, of.hidden, of.eps, attention_scratch()), latents_(shape, team, products_) {}
 
   void step(const PenstockStep& asked) {
     outputs_.reserve(size_t{4} * std::max(1, asked.outputs) * shape.hidden);
@@ -77,18 +79,21 @@ class Decoder {
   int most_ranks = 0;  // of a reduction
 
  private:
+  int value_dim() const { return shape.rank ? shape.rank : shape.head_dim; }
   int query_width() const { return shape.heads * shape.head_dim; }
   int kv_width() const { return shape.kv_heads * shape.head_dim; }
-  int qkv_width() const { return query_width() + 2 * kv_width(); }
+  int qkv_width() const { return shape.rank ? Latents::projected(shape) : query_width() + 2 * kv_width(); }
+  int attended_width() const { return shape.heads * (shape.rank ? shape.value_dim : shape.head_dim); }
 
   size_t attention_scratch() const {
-    return Attention::scratch_bytes(shape.head_dim, std::max(MANY_ROWS, shape.heads / shape.kv_heads));
+    return Attention::scratch_bytes(shape.head_dim, value_dim(), std::max(MANY_ROWS, shape.heads / shape.kv_heads));
   }
 
   void prepare(const PenstockStep& asked, int first, int rows) {
     x_.reserve(size_t{4} * rows * shape.hidden);
     qkv_.reserve(size_t{4} * rows * qkv_width());
-    attended_.reserve(size_t{4} * rows * query_width());
+    attended_.reserve(size_t{4} * rows * attended_width());
+    if (shape.rank) latents_.reserve(rows);
     inner_.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
     plan_.cut(shape, asked, first, rows);
     products_.reserve(rows, most_ranks);
@@ -104,8 +109,11 @@ class Decoder {
         copy(y, count, qkv_.as<float>() + size_t(row) * qkv_width() + column);
       });
       team.each(plan_.pieces.size(), [&](int piece) { place(layer, asked, plan_.pieces[piece]); });
+      if (shape.rank)
+        latents_.absorb(layer, layer.latent, qkv_.as<float>(), asked.positions + first, rows, thread);
       team.each(plan_.tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
-      products_.pack(attended_.as<float>(), query_width(), layer.output.kind, rows);
+      if (shape.rank) latents_.expand(layer.latent, rows, thread, attended_.as<float>());
+      products_.pack(attended_.as<float>(), attended_width(), layer.output.kind, rows);
       products_.reduce(layer.output, attended_.as<float>(), nullptr, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
       products_.pack_normed(x_.as<float>(), shape.hidden, layer.mlp_norm, layer.gate.kind, rows, thread);
@@ -152,10 +160,15 @@ class Decoder {
     for (int t = 0; t < piece.tokens; t++) {
       const int position = piece.position + t;
       float* row = qkv_.as<float>() + size_t(piece.row + t) * qkv_width();
-      for (int h = 0; h < shape.heads + shape.kv_heads; h++)
-        rotate(layer, row + h * shape.head_dim, h, position);
       const size_t slot = size_t(blocks[position / shape.block_size]) * shape.block_size +
                           position % shape.block_size;
+      if (shape.rank) {
+        latents_.begin(layer, row, piece.row + t, position);
+        keep(layer.keys, slot, row + qkv_width() - kv_width());
+        continue;
+      }
+      for (int h = 0; h < shape.heads + shape.kv_heads; h++)
+        rotate(layer, row + h * shape.head_dim, h, position);
       keep(layer.keys, slot, row + query_width());
       keep(layer.values, slot, row + query_width() + kv_width());
     }
@@ -193,10 +206,13 @@ class Decoder {
 
   Queries queries_of(const Layer& layer, const AttentionTask& task) const {
     const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
-    const size_t head = size_t(task.kv_head) * group * dim;
-    return {qkv_.as<float>() + size_t(task.row) * qkv_width() + head,
-            attended_.as<float>() + size_t(task.row) * query_width() + head,
-            task.tokens, group, dim, size_t(qkv_width()), size_t(query_width()),
+    const size_t head = size_t(task.kv_head) * group;
+    const float* query = shape.rank ? latents_.absorbed() : qkv_.as<float>();
+    float* out = shape.rank ? latents_.found() : attended_.as<float>();
+    const size_t query_stride = shape.rank ? query_width() : qkv_width();
+    const size_t out_stride = size_t(shape.heads) * value_dim();
+    return {query + task.row * query_stride + head * dim, out + task.row * out_stride + head * value_dim(),
+            task.tokens, group, dim, value_dim(), query_stride, out_stride,
             task.position, layer.window, shape.query_scale, shape.score_cap};
   }
 
@@ -235,6 +251,7 @@ class Decoder {
   Memory x_, qkv_, attended_, inner_, outputs_;  // rows of a pass
   Plan plan_;
   Products products_;
+  Latents latents_;  // of no use in other models
 };
 
 }  // namespace

@@ -9,7 +9,8 @@
 //   words, tiles                    the innermost loop of every matrix product
 //   inputs, int4, adapters, linear  a linear layer
 //   cache, softmax, attention       attention over the paged KV
-//   rows, plan, products, decoder   the model
+//   rows, plan, products, heads     what a pass does to rows
+//   latents, decoder                the model
 //
 // All of it is one translation unit, compiled once per instruction-set level (see levels.py): W, the
 // number of floats in a vector, and the dot-product instructions follow from the compiler's flags.
@@ -65,6 +66,27 @@ int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t whi
   if (bias) to->set_bias(bias);
   auto work = [&](int) {
     decoder->team.each(to->panels(), [&](int panel) { to->pack(panel, weight); });
+  };
+  decoder->team.run(work);
+  return 0;
+}
+
+// The same of what makes heads' keys or values of latents: [heads][outputs][inputs].
+int32_t penstock_set_expansion(PenstockDecoder* decoder, int32_t layer, int32_t of_values, int32_t kind,
+                               int32_t outputs, int32_t inputs, const float* weight) {
+  LatentLinears& latent = decoder->layers[layer].latent;
+  std::vector<Linear>& heads = of_values ? latent.values : latent.keys;
+  try {
+    heads.resize(decoder->shape.heads);
+    for (Linear& head : heads) head.shape(static_cast<Kind>(kind), outputs, inputs);
+  } catch (const std::exception&) {
+    return 1;
+  }
+  auto work = [&](int) {
+    decoder->team.each(heads.size(), [&](int head) {
+      const float* from = weight + size_t(head) * outputs * inputs;
+      for (int panel = 0; panel < heads[head].panels(); panel++) heads[head].pack(panel, from);
+    });
   };
   decoder->team.run(work);
   return 0;

@@ -1,0 +1,67 @@
+// Products of which every head has its own: inputs and weights.
+
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "inputs.h"
+#include "linear.h"
+#include "products.h"
+#include "team.h"
+#include "tiles.h"
+#include "vectors.h"
+
+namespace {
+
+// Where the inputs of heads lie: those of a row side by side, or with other numbers between them.
+struct HeadRows {
+  const float* from;
+  size_t row_stride, head_stride;
+};
+
+class HeadProducts {
+ public:
+  HeadProducts(Team& team, const Products& products, int heads)
+      : team_(team), products_(products), packed_(heads) {}
+
+  // Multiply each head's part of all rows with its weights; `emit(row, head, column, count, values)`
+  // takes what comes out. Called by every thread of the team, with the same values.
+  template <class F>
+  void multiply(const std::vector<Linear>& linears, const HeadRows& of, int rows, int thread, F emit) {
+    const int heads = static_cast<int>(linears.size()), inputs = linears[0].inputs;
+    team_.each(heads, [&](int head) { packed_[head].shape(linears[head].kind, rows, inputs); });
+    const int tiles = packed_[0].tiles();
+    team_.each(heads * tiles, [&](int task) {
+      const int head = task / tiles, t = task % tiles;
+      const size_t first = size_t(t) * packed_[head].tile;
+      packed_[head].pack(t, of.from + first * of.row_stride + head * of.head_stride, of.row_stride, inputs);
+    });
+    const int panels = linears[0].panels(), blocks = (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
+    team_.each(heads * blocks * panels, [&](int task) {
+      const int head = task / (blocks * panels), panel = task % panels;
+      const int first = task / panels % blocks * BLOCK_TILES;
+      multiply_panel(linears[head], head, panel, first, thread, emit);
+    });
+  }
+
+ private:
+  template <class F>
+  void multiply_panel(const Linear& linear, int head, int panel, int first, int thread, F emit) const {
+    const Inputs& x = packed_[head];
+    const int count = std::min(BLOCK_TILES, x.tiles() - first);
+    float* sums = products_.scratch(thread);
+    linear.multiply(panel, x, first, count, sums, products_.block_of(thread), linear.panel(panel + team_.size()));
+    const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
+    const int end = std::min((first + count) * x.tile, x.rows);
+    for (int row = first * x.tile; row < end; row++, sums += PANEL)
+      emit(row, head, panel * PANEL, columns, sums);
+  }
+
+  Team& team_;
+  const Products& products_;
+  std::vector<Inputs> packed_;  // by head
+};
+
+}  // namespace

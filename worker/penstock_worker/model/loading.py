@@ -65,7 +65,7 @@ def load_model(
             if adapters:
                 raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
             return _gpu_decoder(config, weights, pool, max_model_len, how)
-        if how.kernels is None or (config.experts and any(config.experts.sparse)):
+        if how.kernels is None:
             attention = _attention(config, weights, pool)
             return TorchDecoder(
                 config, weights, attention, max_model_len, how.quantization, adapters

@@ -22,6 +22,7 @@ from penstock_worker.model.quantization import HEAD
 from penstock_worker.model.weights import LayerWeights, Weights
 from penstock_worker.native import library as native
 from penstock_worker.native.adapters import NativeAdapters
+from penstock_worker.native.experts import NativeExperts
 from penstock_worker.native.latents import latent_shape, set_expansion
 
 
@@ -188,6 +189,9 @@ class NativeDecoder:
             self._set_linear(index, native.GATE, layer.mlp.gate, None)
             self._set_linear(index, native.UP, layer.mlp.up, None)
             self._set_linear(index, native.DOWN, layer.mlp.down, None)
+        else:
+            experts = NativeExperts(self._library, self._handle, self._kind, self._keep)
+            experts.set(index, layer.mlp)
 
     def _set_linear(self, layer: int, which: int, weight: Tensor, bias: Tensor | None) -> None:
         weight = weight.float().contiguous()

@@ -65,6 +65,30 @@ class Layer(Structure):
     )
 
 
+class Experts(Structure):
+    """PenstockExperts."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in (
+                "count",
+                "per_token",
+                "inner",
+                "shared_inner",
+                "sigmoid",
+                "normalized",
+                "groups",
+                "chosen_groups",
+                "group_best",
+                "shared_gated",
+            )
+        ),
+        ("scaling", c_float),
+        ("correction_bias", c_void_p),
+    )
+
+
 class Step(Structure):
     """PenstockStep."""
 
@@ -99,6 +123,10 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_set_tables.argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
     library.penstock_set_layer.restype = None
     library.penstock_set_layer.argtypes = [c_void_p, c_int32, POINTER(Layer)]
+    library.penstock_set_experts.restype = c_int32
+    library.penstock_set_experts.argtypes = [c_void_p, c_int32, POINTER(Experts)]
+    library.penstock_set_expert.restype = c_int32
+    library.penstock_set_expert.argtypes = [c_void_p, *[c_int32] * 6, c_void_p]
     library.penstock_set_linear.restype = c_int32
     library.penstock_set_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
     library.penstock_set_expansion.restype = c_int32

@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "bfloat16.h"
 #include "cache.h"
+#include "experts.h"
 #include "functions.h"
 #include "interface.h"
 #include "latents.h"
@@ -20,6 +21,7 @@
 #include "plan.h"
 #include "products.h"
 #include "rows.h"
+#include "sparse.h"
 #include "team.h"
 
 namespace {
@@ -31,6 +33,7 @@ constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TI
 struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
   LatentLinears latent;
+  Experts experts;  // in the place of gate, up, down
 
   Linear& linear(int which) {
     Linear* all[] = {&qkv, &output, &gate, &up, &down, &latent.queries};
@@ -47,7 +50,8 @@ class Decoder {
  public:
   explicit Decoder(const PenstockShape& of)
       : shape(of), layers(of.layers), team(of.threads), best_(of.threads),
-        products_(team, plan_, of.hidden, of.eps, attention_scratch()), latents_(shape, team, products_) {}
+        products_(team, plan_, of.hidden, of.eps, attention_scratch()), latents_(shape, team, products_),
+        sparse_(team, products_, of.hidden, of.eps, of.gelu) {}
 
   void step(const PenstockStep& asked) {
     outputs_.reserve(size_t{4} * std::max(1, asked.outputs) * shape.hidden);
@@ -97,6 +101,8 @@ class Decoder {
     inner_.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
     plan_.cut(shape, asked, first, rows);
     products_.reserve(rows, most_ranks);
+    for (const Layer& layer : layers)
+      if (layer.experts) sparse_.reserve(layer.experts, rows);
   }
 
   // What every thread of the team does in a pass.
@@ -116,6 +122,10 @@ class Decoder {
       products_.pack(attended_.as<float>(), attended_width(), layer.output.kind, rows);
       products_.reduce(layer.output, attended_.as<float>(), nullptr, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
+      if (layer.experts) {
+        sparse_.add(layer.experts, layer.mlp_norm, x_.as<float>(), rows, thread);
+        continue;
+      }
       products_.pack_normed(x_.as<float>(), shape.hidden, layer.mlp_norm, layer.gate.kind, rows, thread);
       products_.reduce(layer.gate, x_.as<float>(), layer.mlp_norm, thread);
       products_.multiply_gated(layer.gate, layer.up, shape.gelu, thread, inner_.as<float>());
@@ -252,6 +262,7 @@ class Decoder {
   Plan plan_;
   Products products_;
   Latents latents_;  // of no use in other models
+  Sparse sparse_;
 };
 
 }  // namespace

@@ -61,7 +61,7 @@ class HeadProducts {
 
   Team& team_;
   const Products& products_;
-  std::vector<Inputs> packed_;  // by head
+  std::vector<OwnInputs> packed_;  // by head
 };
 
 }  // namespace

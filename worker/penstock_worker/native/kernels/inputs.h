@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -16,24 +17,28 @@
 
 namespace {
 
-// Inputs of a product, packed for one kind of weights.
+constexpr int BLOCK_TILES = 8;  // tiles that a block of weights is used for before it is left
+
+// Inputs of a product, packed for one kind of weights, in memory that somebody else keeps.
 struct Inputs {
-  Memory data, scales;  // [tiles][words][tile rows]; int8: a factor per row
+  uint32_t* data = nullptr;  // [tiles][words][tile rows]
+  float* scales = nullptr;   // of bytes: a factor per row
   Kind kind = Kind::FLOAT32;
   int rows = 0, tile = 1, words = 0;
 
   int tiles() const { return (rows + tile - 1) / tile; }
+  int blocks() const { return (tiles() + BLOCK_TILES - 1) / BLOCK_TILES; }
+  size_t padded_rows() const { return size_t(tiles()) * tile; }
+  size_t size() const { return padded_rows() * words; }  // of data, in words
 
   void shape(Kind as, int row_count, int columns) {
     kind = as;
     rows = row_count;
     tile = tile_rows(row_count);
     words = (columns + per_word(as) - 1) / per_word(as);
-    data.reserve(size_t{4} * words * tiles() * tile);
-    scales.reserve(size_t{4} * tiles() * tile);
   }
 
-  uint32_t* at(int index) const { return data.as<uint32_t>() + size_t(index) * words * tile; }
+  uint32_t* at(int index) const { return data + size_t(index) * words * tile; }
 
   // Pack the rows of one tile, `stride` floats apart; those that the last tile lacks become zero.
   void pack(int index, const float* from, size_t stride, int columns) const {
@@ -86,9 +91,23 @@ struct Inputs {
     for (; k + W <= columns; k += W) high = max(high, max(load<Floats>(x + k), -load<Floats>(x + k)));
     float top = largest(high);
     for (; k < columns; k++) top = std::max(top, std::fabs(x[k]));
-    scales.as<float>()[row] = top / 127.0f;
+    scales[row] = top / 127.0f;
     return 127.0f / top;
   }
+};
+
+// The same in memory of its own.
+struct OwnInputs : Inputs {
+  void shape(Kind as, int row_count, int columns) {
+    Inputs::shape(as, row_count, columns);
+    data_.reserve(size_t{4} * size());
+    scales_.reserve(size_t{4} * padded_rows());
+    data = data_.as<uint32_t>();
+    scales = scales_.as<float>();
+  }
+
+ private:
+  Memory data_, scales_;
 };
 
 }  // namespace

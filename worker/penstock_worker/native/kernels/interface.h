@@ -23,6 +23,13 @@ struct PenstockLayer {
   int32_t window;       // positions that a token sees, 0 for all
 };
 
+struct PenstockExperts {  // of a layer
+  int32_t count, per_token, inner, shared_inner;  // shared_inner: 0 where none are shared
+  int32_t sigmoid, normalized, groups, chosen_groups, group_best, shared_gated;
+  float scaling;
+  const float* correction_bias;  // [count], null where there is none
+};
+
 struct PenstockStep {
   int32_t rows, sequences, outputs, block_columns;
   const int32_t *tokens, *positions;         // [rows]

@@ -10,6 +10,7 @@
 //   inputs, int4, adapters, linear  a linear layer
 //   cache, softmax, attention       attention over the paged KV
 //   rows, plan, products, heads     what a pass does to rows
+//   experts, sparse                 layers with experts
 //   latents, decoder                the model
 //
 // All of it is one translation unit, compiled once per instruction-set level (see levels.py): W, the
@@ -28,6 +29,20 @@
 
 struct PenstockDecoder : Decoder {
   using Decoder::Decoder;
+
+  int32_t set(Linear& to, int32_t kind, int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
+    try {
+      to.shape(static_cast<Kind>(kind), outputs, inputs);
+    } catch (const std::exception&) {
+      return 1;
+    }
+    if (bias) to.set_bias(bias);
+    auto work = [&](int) {
+      team.each(to.panels(), [&](int panel) { to.pack(panel, weight); });
+    };
+    team.run(work);
+    return 0;
+  }
 };
 
 extern "C" {
@@ -54,21 +69,29 @@ void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const PenstockL
   static_cast<PenstockLayer&>(decoder->layers[layer]) = *of;
 }
 
-// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
-int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
-                            int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
-  Linear* to = which < 0 ? &decoder->head : &decoder->layers[layer].linear(which);
+// The layer has experts; their weights follow.
+int32_t penstock_set_experts(PenstockDecoder* decoder, int32_t layer, const PenstockExperts* of) {
   try {
-    to->shape(static_cast<Kind>(kind), outputs, inputs);
+    decoder->layers[layer].experts.set(*of);
+    return 0;
   } catch (const std::exception&) {
     return 1;
   }
-  if (bias) to->set_bias(bias);
-  auto work = [&](int) {
-    decoder->team.each(to->panels(), [&](int panel) { to->pack(panel, weight); });
-  };
-  decoder->team.run(work);
-  return 0;
+}
+
+// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
+int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
+                            int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
+  Linear& to = which < 0 ? decoder->head : decoder->layers[layer].linear(which);
+  return decoder->set(to, kind, outputs, inputs, weight, bias);
+}
+
+// The same of an expert's gate, up or down, the shared one being the last; expert -1 is the router.
+int32_t penstock_set_expert(PenstockDecoder* decoder, int32_t layer, int32_t expert, int32_t which,
+                            int32_t kind, int32_t outputs, int32_t inputs, const float* weight) {
+  Experts& experts = decoder->layers[layer].experts;
+  Linear& to = expert < 0 ? experts.router : experts.all[expert].linear(which);
+  return decoder->set(to, kind, outputs, inputs, weight, nullptr);
 }
 
 // The same of what makes heads' keys or values of latents: [heads][outputs][inputs].

@@ -21,7 +21,6 @@ namespace {
 
 constexpr int BLOCK_WORDS = 512;  // inner dimension per pass: a panel's block stays in L1 or L2
 constexpr int AHEAD_WORDS = 48;   // how far weights are fetched ahead where they are used once
-constexpr int BLOCK_TILES = 8;    // tiles that a block of weights is used for before it is left
 static_assert(BLOCK_WORDS % GROUP == 0);
 
 // y = x W' + b with packed weights. An int8 column has one scale.
@@ -144,7 +143,7 @@ class Linear {
         if (kind == Kind::INT8) {
           const Ints whole = std::bit_cast<Ints>(value) + load<Ints>(&offsets_[column + half]);
           value = __builtin_convertvector(whole, Floats) * load<Floats>(&scales_[column + half]) *
-                  x.scales.as<float>()[first * x.tile + row];
+                  x.scales[first * x.tile + row];
         }
         store(sums + half, value + load<Floats>(&bias_[column + half]));
       }

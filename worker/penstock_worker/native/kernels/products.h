@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "adapters.h"
@@ -62,46 +63,56 @@ class Products {
   // Multiply the packed rows; `emit(row, column, count, values)` takes what comes out.
   template <class F>
   void multiply(const Linear& linear, int thread, F emit) {
-    const int blocks = (packed_.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
-    team_.each(blocks * linear.panels(), [&](int task) {
-      const int panel = task % linear.panels(), first = task / linear.panels() * BLOCK_TILES;
-      const int count = std::min(BLOCK_TILES, packed_.tiles() - first);
-      float* sums = scratch(thread);
-      linear.multiply(panel, packed_, first, count, sums, block_of(thread),
-                      linear.panel(panel + team_.size()));
-      const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
-      const int end = std::min((first + count) * packed_.tile, packed_.rows);
-      for (int row = first * packed_.tile; row < end; row++, sums += PANEL) {
-        expand(linear, row, panel, sums);
-        emit(row, panel * PANEL, columns, sums);
-      }
+    const int panels = linear.panels();
+    team_.each(packed_.blocks() * panels, [&](int task) {
+      const int panel = task % panels;
+      multiply_panel(linear, packed_, panel, task / panels, linear.panel(panel + team_.size()), thread, emit);
     });
   }
 
-  // to = act(x G') * (x U'), both products in one task, so that neither is ever stored.
+  // to = act(x G') * (x U') for the packed rows.
   void multiply_gated(const Linear& gates, const Linear& ups, bool by_gelu, int thread, float* to) {
     const int panels = gates.panels();
-    const int blocks = (packed_.tiles() + BLOCK_TILES - 1) / BLOCK_TILES;
-    team_.each(blocks * panels, [&](int task) {
-      const int panel = task % panels, first = task / panels * BLOCK_TILES;
-      const int count = std::min(BLOCK_TILES, packed_.tiles() - first);
-      float* gate = scratch(thread);
-      float* up = gate + BLOCK_TILES * MAX_TILE * PANEL;
-      gates.multiply(panel, packed_, first, count, gate, block_of(thread), ups.panel(panel));
-      ups.multiply(panel, packed_, first, count, up, block_of(thread), gates.panel(panel + team_.size()));
-      const int columns = std::min(PANEL, gates.outputs - panel * PANEL);
-      const int end = std::min((first + count) * packed_.tile, packed_.rows);
-      for (int row = first * packed_.tile; row < end; row++, gate += PANEL, up += PANEL) {
-        expand(gates, row, panel, gate);
-        expand(ups, row, panel, up);
-        for (int half = 0; half < PANEL; half += W) {
-          const Floats g = load<Floats>(gate + half);
-          const Floats active = by_gelu ? gelu(g) : g / (1.0f + exp(-g));
-          store(gate + half, active * load<Floats>(up + half));
-        }
-        copy(gate, columns, to + size_t(row) * gates.outputs + panel * PANEL);
-      }
+    team_.each(packed_.blocks() * panels, [&](int task) {
+      const int panel = task % panels;
+      gate_panel(gates, ups, packed_, panel, task / panels, gates.panel(panel + team_.size()), by_gelu, thread, to);
     });
+  }
+
+  // A panel of a product, for a block of its inputs' tiles. `next` are the weights that this thread
+  // will probably read after these. This and the next are tasks of one thread.
+  template <class F>
+  void multiply_panel(const Linear& linear, const Inputs& x, int panel, int block, const uint32_t* next,
+                      int thread, F emit) const {
+    const Block tiles(x, block);
+    float* sums = scratch(thread);
+    linear.multiply(panel, x, tiles.first, tiles.count, sums, block_of(thread), next);
+    const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
+    for (int row = tiles.first * x.tile; row < tiles.end_row; row++, sums += PANEL) {
+      expand(linear, row, panel, sums);
+      emit(row, panel * PANEL, columns, sums);
+    }
+  }
+
+  // The same of act(x G') * (x U'): both products in one task, so that neither is ever stored.
+  void gate_panel(const Linear& gates, const Linear& ups, const Inputs& x, int panel, int block,
+                  const uint32_t* next, bool by_gelu, int thread, float* to) const {
+    const Block tiles(x, block);
+    float* gate = scratch(thread);
+    float* up = gate + BLOCK_TILES * MAX_TILE * PANEL;
+    gates.multiply(panel, x, tiles.first, tiles.count, gate, block_of(thread), ups.panel(panel));
+    ups.multiply(panel, x, tiles.first, tiles.count, up, block_of(thread), next);
+    const int columns = std::min(PANEL, gates.outputs - panel * PANEL);
+    for (int row = tiles.first * x.tile; row < tiles.end_row; row++, gate += PANEL, up += PANEL) {
+      expand(gates, row, panel, gate);
+      expand(ups, row, panel, up);
+      for (int half = 0; half < PANEL; half += W) {
+        const Floats g = load<Floats>(gate + half);
+        const Floats active = by_gelu ? gelu(g) : g / (1.0f + exp(-g));
+        store(gate + half, active * load<Floats>(up + half));
+      }
+      copy(gate, columns, to + size_t(row) * gates.outputs + panel * PANEL);
+    }
   }
 
   // A x of the rows that have an adapter, for a layer and those that share its input, which is
@@ -126,6 +137,15 @@ class Products {
   }
 
  private:
+  // Tiles of inputs that share what is read of the weights.
+  struct Block {
+    int first, count, end_row;
+
+    Block(const Inputs& x, int index)
+        : first(index * BLOCK_TILES), count(std::min(BLOCK_TILES, x.tiles() - first)),
+          end_row(std::min((first + count) * x.tile, x.rows)) {}
+  };
+
   // One thread shapes the buffer; the barrier shows it to the others.
   void shape_inputs(Kind kind, int rows, int width) {
     team_.each(1, [&](int) { packed_.shape(kind, rows, width); });
@@ -146,7 +166,7 @@ class Products {
   const Plan& plan_;
   const float eps_;
   std::vector<Memory> scratch_;  // per thread
-  Inputs packed_;
+  OwnInputs packed_;
   Memory reduced_;  // [rows][most_ranks]
   int most_ranks_ = 0;
 };

@@ -80,6 +80,7 @@ CONDITIONS: Final = (
             Reason.NO_READY_WORKERS,
             Reason.SCALED_TO_ZERO,
             Reason.ROUTER_NOT_READY,
+            Reason.NAME_TAKEN,
         ),
     ),
     Declared(
@@ -103,8 +104,8 @@ CONDITIONS: Final = (
     ),
     Declared(
         ConditionType.ROUTER_READY,
-        "A gateway answers.",
-        (Reason.ROUTER_SERVING, Reason.ROUTER_NOT_READY),
+        "A gateway answers, and passes requests for one of the served names on to this deployment.",
+        (Reason.ROUTER_SERVING, Reason.ROUTER_NOT_READY, Reason.NAME_TAKEN),
     ),
     Declared(
         ConditionType.ROLLOUT_COMPLETE,

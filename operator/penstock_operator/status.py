@@ -78,6 +78,10 @@ class Snapshot:
     """Why the model cannot be found; empty: it can, as far as is known."""
     scaling: "ScalingReport | None" = None
     """What the autoscaler says; None: there is none for this deployment."""
+    names_taken: str = ""
+    """Which of its served names another deployment has; empty: it has them all."""
+    nameless: bool = False
+    """No name is left for its model, so that no client reaches it."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,11 @@ def _model(snapshot: Snapshot) -> Finding:
 
 
 def _router(snapshot: Snapshot) -> Finding:
-    if snapshot.router_ready:
-        return Finding(True, Reason.ROUTER_SERVING)
-    return Finding(False, Reason.ROUTER_NOT_READY, "no gateway answers yet")
+    if not snapshot.router_ready:
+        return Finding(False, Reason.ROUTER_NOT_READY, "no gateway answers yet")
+    if snapshot.nameless:
+        return Finding(False, Reason.NAME_TAKEN, snapshot.names_taken)
+    return Finding(True, Reason.ROUTER_SERVING, snapshot.names_taken)
 
 
 def _ready(

@@ -125,8 +125,8 @@ def parse(document: Any, source: str = "the object") -> Manifest:
         raise InvalidManifest(source, [Problem("", "not an object with apiVersion and kind")])
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise InvalidManifest(source, [Problem("kind", f"{kind!r} is unknown; known: {known}")])
+        what = "missing" if kind is None else f"{kind!r} is unknown"
+        raise InvalidManifest(source, [Problem("kind", f"{what}; known: {', '.join(KINDS)}")])
     if document.get("apiVersion") != API_VERSION:
         raise InvalidManifest(source, [Problem("apiVersion", f"must be {API_VERSION}")])
     model = KINDS[kind]

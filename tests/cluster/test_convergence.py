@@ -133,6 +133,25 @@ def test_deployments_whose_objects_would_have_one_name_do_not_fight(site: Site) 
     assert state(site.kube)[f"Service/{POOL}"] == before[f"Service/{POOL}"]
 
 
+def test_the_younger_of_two_deployments_with_one_served_name_is_told(site: Site) -> None:
+    model = {"uri": "file:///model", "name": "shared"}
+    site.apply(model=model)
+    site.settle()
+    site.kube.apply(site.manifest(name="other", model=model))
+    words = f"spec.model.name: 'shared' is served for {site.kube.namespace}/{NAME}, which is older"
+
+    def told(name: str, kind: str) -> tuple[str, str]:
+        found = site.condition(kind, name)
+        return found.get("status", ""), found.get("reason", "")
+
+    eventually(lambda: told("other", "Ready") == ("False", "NameTaken"), "told")
+    assert site.condition("RouterReady", "other")["message"].startswith(words)
+    assert told("other", "PoolsReady") == ("True", "AsDesired")
+    assert told(NAME, "Ready") == ("True", "Serving")
+    site.kube.delete("InferenceDeployment", NAME)
+    eventually(lambda: told("other", "Ready") == ("True", "Serving"), "the name is handed over")
+
+
 POOLS: list[tuple[Object, ...]] = [
     ({"name": "default", "replicas": 1},),
     ({"name": "default", "replicas": 3},),

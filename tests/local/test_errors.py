@@ -57,6 +57,38 @@ def test_a_missing_model_folder_is_named(machine: Any, manifest: Write) -> None:
     assert str(path.parent / "nothing") in said
 
 
+def test_a_model_folder_that_lacks_a_file_is_told_which(
+    machine: Any, manifest: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text("{}")
+    path = manifest()
+    text = path.read_text()
+    half = f"file://{tmp_path / 'half'}"
+    path.write_text(text[: text.index("file://")] + half + text[text.index('", name') :])
+    assert "missing: tokenizer.json, *.safetensors" in machine.run("up", path, code=2)
+
+
+def test_one_name_twice_in_a_file_is_refused(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    text = path.read_text()
+    path.write_text(f"{text}\n---\n{text}")
+    assert "is there twice" in machine.run("up", path, code=2)
+
+
+def test_two_deployments_cannot_answer_to_one_name(machine: Any, manifest: Write) -> None:
+    path = manifest()
+    text = path.read_text()
+    path.write_text(f"{text}\n---\n{text.replace('metadata: {name: ', 'metadata: {name: other-')}")
+    said = machine.run("up", path, code=2)
+    assert "set spec.model.name" in said
+
+
+def test_a_file_without_a_kind_is_told_which_there_are(machine: Any, manifest: Write) -> None:
+    said = machine.run("validate", manifest("a: b\n"), code=2)
+    assert "kind: missing; known: InferenceDeployment" in said
+
+
 def test_a_model_on_a_claim_is_refused(machine: Any, manifest: Write) -> None:
     path = manifest()
     text = path.read_text()

@@ -40,3 +40,19 @@ def test_a_secret_that_is_not_there_is_named() -> None:
     words = 'secret "hf-token" not found'
     found = seen({"waiting": {"reason": "CreateContainerConfigError", "message": words}})
     assert found.waiting == f"download: CreateContainerConfigError: {words}"
+
+
+def test_a_crash_loop_is_told_while_it_is_tried_once_more() -> None:
+    again = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    ended = {"terminated": ENDED}
+    assert "exited with code 1, 3 times" in seen(again, lastState=ended, started=False).failing
+    assert seen(again, lastState=ended, started=True).failing == "", "it has recovered"
+    assert seen(again, lastState=ended, started=False, restartCount=1).failing == ""
+
+
+def test_a_container_that_runs_out_of_memory_is_told_what_to_raise() -> None:
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "starting"}}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    assert seen(waiting, lastState=killed, restartCount=1).failing == (
+        "download ran out of memory, once: raise resources.limits.memory of the pool"
+    )

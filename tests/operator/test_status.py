@@ -39,6 +39,7 @@ def test_a_deployment_whose_workers_all_serve_is_ready() -> None:
     [
         seen(),
         seen(router_ready=False),
+        seen(names_taken="m is served for a/b", nameless=True),
         seen(PoolSnapshot("default", 0)),
         seen(PoolSnapshot("default", 2)),
         seen(PoolSnapshot("default", 2, failure="exit 1")),
@@ -57,6 +58,20 @@ def test_every_reason_is_a_declared_one(declared: Any, snapshot: Snapshot) -> No
         assert declared.type not in found, "nothing is sized: nothing is told of it"
     else:
         assert found[declared.type].reason in declared.reasons
+
+
+def test_a_deployment_that_no_name_leads_to_is_not_ready() -> None:
+    words = "spec.model.name: 'm' is served for a/b, which is older; choose another name"
+    found = conditions(seen(names_taken=words, nameless=True))
+    for kind in ("Ready", "RouterReady"):
+        assert (found[kind].status, found[kind].reason) == ("False", "NameTaken")
+        assert found[kind].message == words
+
+
+def test_a_deployment_that_lacks_an_alias_is_ready_and_told() -> None:
+    found = conditions(seen(names_taken="spec.model.aliases[0]: taken"))
+    assert {c.status for c in found.values()} == {"True"}
+    assert found["RouterReady"].message == "spec.model.aliases[0]: taken"
 
 
 def test_a_change_of_size_stays_in_the_status_until_the_next_one() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from penstock_contract.fleet import (
     WorkerState,
 )
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
+from penstock_contract.served_names import Asked, asked, by_age, holders
 
 Object = Mapping[str, Any]
 
@@ -27,16 +27,9 @@ PORT_NAME = "http"
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An InferenceDeployment and the served names that it asks for, its main one first."""
+class Claim(Asked):
+    """An InferenceDeployment: the served names that it asks for, and how to serve it."""
 
-    deployment: str
-    """`namespace/name`: a name alone is not unique in a cluster."""
-    names: tuple[str, ...]
-    created: int
-    """Unix seconds."""
-    adapters: tuple[str, ...] = ()
-    """Names of LoRA adapters."""
     canary: FleetCanary | None = None
     queue: FleetQueue | None = None
     policy: str = "PrefixAware"
@@ -60,13 +53,12 @@ class Conflict:
 
 def claim(found: Object) -> Claim:
     """Return what an InferenceDeployment asks for."""
-    meta, model = found["metadata"], found.get("spec", {}).get("model", {})
-    names = [model.get("name") or meta["name"], *model.get("aliases", [])]
+    names = asked(found)
     return Claim(
-        deployment=f"{meta['namespace']}/{meta['name']}",
-        names=tuple(dict.fromkeys(names)),
-        created=int(datetime.fromisoformat(meta["creationTimestamp"]).timestamp()),
-        adapters=tuple(dict.fromkeys(found["name"] for found in model.get("adapters", []))),
+        deployment=names.deployment,
+        names=names.names,
+        created=names.created,
+        adapters=names.adapters,
         canary=_canary(found.get("status", {}).get("canary")),
         queue=_queue(found.get("spec", {})),
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
@@ -104,18 +96,15 @@ def fleet(
     claims: Iterable[Claim], workers: Iterable[FleetWorker], generation: int
 ) -> tuple[Fleet, tuple[Conflict, ...]]:
     """Return the fleet, and the claims of names that went to an older InferenceDeployment."""
-    holders: dict[str, str] = {}
+    oldest_first = sorted(claims, key=by_age)
+    held = holders(oldest_first)
     models: list[FleetModel] = []
     conflicts: list[Conflict] = []
-    for found in sorted(claims, key=lambda c: (c.created, c.deployment)):
-        asked = dict.fromkeys((*found.names, *found.adapters))
-        conflicts += [
-            Conflict(name, holders[name], found.deployment) for name in asked if name in holders
-        ]
-        own = [name for name in asked if name not in holders]
-        names = [name for name in own if name in found.names]
-        if names:
-            holders |= dict.fromkeys(own, found.deployment)
+    for found in oldest_first:
+        own = [name for name in found.all if held.get(name) == found.deployment]
+        lost = [name for name in found.all if held.get(name, found.deployment) != found.deployment]
+        conflicts += [Conflict(name, held[name], found.deployment) for name in lost]
+        if names := [name for name in own if name in found.names]:
             models.append(_model(found, names, own))
     ordered = sorted(workers, key=lambda w: w.id)
     known = Fleet(generation=generation, models=tuple(models), workers=tuple(ordered))

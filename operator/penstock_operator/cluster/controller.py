@@ -18,6 +18,7 @@ from penstock_operator.cluster.kinds import POD, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.reading import read_deployment, read_pools, refreshed
+from penstock_operator.cluster.served_names import ServedNames
 from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import Pod, World, pod
@@ -62,6 +63,7 @@ class Controller:
         self._parsed: dict[Key, tuple[str, InferenceDeployment | None, str]] = {}
         self._drains: dict[Key, float] = {}
         self._refused: dict[Key, Obstacle] = {}
+        self._names = ServedNames()
         self._scaling: Callable[[Key], ScalingReport | None] = lambda _: None
 
     def scaled_by(self, report: Callable[[Key], ScalingReport | None]) -> None:
@@ -122,7 +124,9 @@ class Controller:
             self._refused.pop(key, None)
             self._starting.forget(key)
             self._since.pop(key, None)
+            self.changed(self._names.forget(key))
             return None
+        self.changed(self._names.note(key, raw))
         well = False
         try:
             pods = (pod(found) for found in self._cache.of(POD.name, key))
@@ -195,6 +199,7 @@ class Controller:
             gateways=self._gateways.view(draining, self._drains.get(key)),
             served=self._served,
             scaling=self._scaling(key),
+            names_lost=self._names.lost(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             since=self._remember(key, workloads, pools.values(), draining, now),

@@ -13,6 +13,7 @@ from penstock_operator.cluster.model_access import model_missing
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.pool_step import PoolStep, pool_step
 from penstock_operator.cluster.reading import read_status
+from penstock_operator.cluster.served_names import is_nameless, names_taken
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Settings, deployment_objects
 from penstock_operator.plan import Plan, plan
@@ -157,6 +158,8 @@ def _snapshot(
         canary=next(trials, None),
         model_missing=model_missing(deployment, world.pods),
         scaling=world.scaling,
+        names_taken=names_taken(deployment, world.names_lost),
+        nameless=is_nameless(deployment, world.names_lost),
     )
 
 

@@ -10,7 +10,7 @@ from penstock_operator.manifests import Object
 from penstock_operator.status import Obstacle, ScalingReport
 
 GIVES_UP_AFTER = 2
-"""Restarts after which a container that is down again counts as failing."""
+"""Restarts after which a container that has not started again counts as failing."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class World:
     """Why something could not be made when it was tried last."""
     scaling: ScalingReport | None = None
     """What the autoscaler says."""
+    names_lost: Mapping[str, str] = field(default_factory=dict)
+    """Served names that it asks for → the older InferenceDeployment that has them."""
     now: float = 0.0
     time: str = "1970-01-01T00:00:00Z"
     """The same moment for people, RFC 3339."""
@@ -130,16 +132,26 @@ def _containers(state: Object) -> list[Object]:
 
 
 def _failing(container: Object) -> str:
-    """A crash may happen; one that happens again and again is the revision's fault."""
+    """A crash may happen; one that happens again and again is the revision's fault.
+
+    Until it has started once more, another try changes nothing.
+    """
     restarts = container.get("restartCount", 0)
-    ended = container.get("lastState", {}).get("terminated")
     looping = container.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
-    down = looping or "terminated" in container.get("state", {})
-    if container.get("ready") or not (looping or (restarts >= GIVES_UP_AFTER and down)):
+    states = (container.get("lastState", {}), container.get("state", {}))
+    ended = next((s["terminated"] for s in states if "terminated" in s), None)
+    again = ended is not None and restarts >= GIVES_UP_AFTER and not container.get("started")
+    if container.get("ready") or not (looping or again):
         return ""
-    ended = ended or container.get("state", {}).get("terminated") or {}
+    return _end(container["name"], ended or {}, restarts)
+
+
+def _end(name: str, ended: Object, restarts: int) -> str:
+    often = "once" if restarts == 1 else f"{restarts} times"
+    if ended.get("reason") == "OOMKilled":
+        return f"{name} ran out of memory, {often}: raise resources.limits.memory of the pool"
     said = str(ended.get("message", "")).strip().splitlines()
-    words = f"{container['name']} exited with code {ended.get('exitCode', '?')}, {restarts} times"
+    words = f"{name} exited with code {ended.get('exitCode', '?')}, {often}"
     return f"{words}: {said[-1]}" if said else words
 
 

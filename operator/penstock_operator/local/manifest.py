@@ -2,6 +2,7 @@
 needs on top: a model that is here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def read_manifest(file: Path) -> Wishes:
     if pools:
         name = f"{pools[0].kind} {pools[0].metadata.name}"
         raise UserError(f"{file}: {name}: pools are made from InferenceDeployments; take it out")
+    for kind in (InferenceDeployment, Tenant):
+        names = [one.metadata.name for one in found if isinstance(one, kind)]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise UserError(f"{file}: {kind.__name__} {twice} is there twice; rename one of them")
     folder = file.absolute().parent
     deployments = [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
     tenants = [tenant for tenant in found if isinstance(tenant, Tenant)]
@@ -102,13 +107,39 @@ def model_folder(deployment: InferenceDeployment) -> Path:
     return Path(deployment.spec.model.uri.removeprefix(FILE))
 
 
+def check_names(
+    deployments: Iterable[InferenceDeployment], running: Iterable[InferenceDeployment]
+) -> None:
+    """See that no two deployments would answer to one name.
+
+    Args:
+        deployments: what is to be served.
+        running: what is served already; of one that is in both, the new one counts.
+
+    Raises:
+        UserError: two would.
+    """
+    wanted = {deployment.metadata.name: deployment for deployment in (*running, *deployments)}
+    holders: dict[str, str] = {}
+    for name, deployment in wanted.items():
+        model = deployment.spec.model
+        adapters = [adapter.name for adapter in model.adapters]
+        for served in {deployment.served_name, *model.aliases, *adapters}:
+            if served in holders:
+                raise UserError(
+                    f"InferenceDeployment {name}: spec.model: the name {served!r} is that of "
+                    f"{holders[served]}; set spec.model.name (or the alias) to another"
+                )
+            holders[served] = name
+
+
 def missing_model(deployment: InferenceDeployment) -> str:
     """Return why the model of an anchored deployment cannot be loaded; nothing when it is there."""
     folder = model_folder(deployment)
-    if not (folder / "config.json").is_file():
+    if missing := [file for file in _needed(deployment) if not any(folder.glob(file))]:
         return (
             f"spec.model.uri: there is no model in {folder} (a folder with config.json, "
-            "tokenizer.json and *.safetensors is expected)"
+            f"tokenizer.json and *.safetensors is expected; missing: {', '.join(missing)})"
         )
     for index, path in enumerate(local_adapters(deployment).values()):
         if not (Path(path) / "adapter_config.json").is_file():
@@ -117,6 +148,12 @@ def missing_model(deployment: InferenceDeployment) -> str:
                 "adapter_config.json and adapter_model.safetensors is expected)"
             )
     return ""
+
+
+def _needed(deployment: InferenceDeployment) -> tuple[str, ...]:
+    """Return patterns of files that the engine cannot do without; vLLM reads other forms, too."""
+    own = deployment.spec.engine.type is EngineType.PENSTOCK
+    return ("config.json", "tokenizer.json", "*.safetensors") if own else ("config.json",)
 
 
 def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeployment:

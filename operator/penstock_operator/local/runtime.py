@@ -169,7 +169,7 @@ class Runtime:
 
     def _note_end(self, member: Member, ended: str, now: float) -> None:
         """Record an end; one that nobody asked for counts as a failure of its pool."""
-        if member.observed().leaving:
+        if self._stopping or member.observed().leaving:
             self._journal.tell(member.id, f"stopped: it {ended}")
             return
         before = self._backoffs.get(member.key, Backoff())

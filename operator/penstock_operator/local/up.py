@@ -17,6 +17,7 @@ from penstock_operator.local.home import Home
 from penstock_operator.local.manifest import (
     check_engines,
     check_models,
+    check_names,
     check_tenants,
     read_manifest,
 )
@@ -62,6 +63,7 @@ def up(
     tenants = check_tenants(wishes.tenants)
     wanted = check_engines(wishes.deployments, vllm_venv)
     deployments = check_models([fetched(deployment, cache, show) for deployment in wanted])
+    check_names(deployments, [])
     try:
         lock = RuntimeLock.take(home)
     except AlreadyRunning:
@@ -95,7 +97,9 @@ def _apply(
             f"already running at {status['endpoint']}; leave out --port to apply the file there, "
             "or stop it first: penstock down"
         )
-    applied = _put(Store(home.objects), deployments)
+    store = Store(home.objects)
+    check_names(deployments, store.list(InferenceDeployment))
+    applied = _put(store, deployments)
     _put_tenants(home, tenants)
     names = [*applied, *(tenant.metadata.name for tenant in tenants)]
     show(f"applied to what is running: {', '.join(names)}")

@@ -98,6 +98,7 @@ def _load(how: Computation) -> Model:
         num_blocks=BLOCKS * DECODED,
         block_size=BLOCK_SIZE,
         dtype=how.dtype,
+        latent_rank=config.latent_rank,
     )
     return load_model(EXAMPLE, config, pool, WINDOW, how)
 

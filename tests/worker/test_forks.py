@@ -178,11 +178,12 @@ def test_no_tokens_at_all_only_computes_the_prompt() -> None:
     assert len(output.prompt_logprobs) == 8
 
 
+@pytest.mark.parametrize("family", ["llama-gqa", "deepseek-v2"])
 def test_real_choices_are_what_they_would_be_alone(
-    how: Computation, tmp_path_factory: pytest.TempPathFactory
+    family: str, how: Computation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_models.make("llama-gqa", folder)
+    tiny_models.make(family, folder)
     asked = choices([5, 9, 2] * 7, 4, 20)
     wanted = [run(torch_engine(folder, how=how), [message])[0] for message in asked]
     assert run(torch_engine(folder, how=how), asked) == wanted

@@ -68,7 +68,8 @@ def test_the_pool_has_as_many_blocks_as_its_memory_holds_latents(tmp_path: Path)
     folder = checkpoint(tmp_path)
     engine = EngineConfig(str(folder), kv_cache_bytes=1 << 20, kernels="torch", threads=1)
     _, ready = build_engine(engine)
-    assert ready.num_blocks == (1 << 20) // (16 * 4 * 3 * (24 + 8))
+    assert ready.kv_bytes_per_token == 4 * 3 * (24 + 8)
+    assert ready.num_blocks == (1 << 20) // (16 * ready.kv_bytes_per_token)
 
 
 def test_a_copied_block_has_the_same_latents(tmp_path: Path) -> None:

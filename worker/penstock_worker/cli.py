@@ -140,12 +140,13 @@ class _Runner:
         service.metrics.loaded(ready, now - self._began)
         log.info(
             "ready after %.1f s, of which the first token took %.3f s: on %s, "
-            "%d KV blocks of %d tokens, context %d",
+            "%d KV blocks of %d tokens (%.1f KiB per token), context %d",
             now - self._began,
             now - loaded,
             ready.device,
             ready.num_blocks,
             ready.block_size,
+            ready.kv_bytes_per_token / 1024,
             ready.max_model_len,
         )
         await service.client.died.wait()

@@ -92,6 +92,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
         device=_name(how.device),
+        kv_bytes_per_token=block_bytes // config.block_size,
     )
 
 

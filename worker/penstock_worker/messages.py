@@ -232,6 +232,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """Seconds per term of `penstock_contract.step_cost.StepCost`, as measured at start."""
     device: str = "cpu"
     """cpu, or the name of a GPU."""
+    kv_bytes_per_token: int = 0
+    """Memory that the KV of a token takes, over all layers."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -69,6 +69,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         load_seconds=time.monotonic() - began,
         prefix_caching=config.prefix_caching,
         step_cost=asdict(simulation.cost),
+        kv_bytes_per_token=shape.kv_bytes_per_token // 2,  # as bfloat16
     )
 
 

@@ -29,9 +29,9 @@ from report import line, tell
 
 from penstock_contract.step_cost import StepCost
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.exposition import page
+from penstock_operator.autoscaling.exposition import parse
 from penstock_operator.autoscaling.learned import Steps
-from penstock_operator.autoscaling.page import Page, Pair
+from penstock_operator.autoscaling.scrape import Scrape, ScrapePair
 from penstock_operator.autoscaling.steps import new_steps
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.fleet import Fleet
@@ -72,13 +72,13 @@ def main() -> None:
         flags += ["--threads", str(threads)]
         with worker(Path(folder) / "log", *flags) as served:
             eventually(lambda: served.health() == (200, "ok"), "the worker is ready")
-            opening = _page(served)
+            opening = _scrape(served)
             alone = asyncio.run(_one_by_one(served, ALONE))
-            overhead = _overhead(alone, Pair(_page(served), opening))
+            overhead = _overhead(alone, ScrapePair(_scrape(served), opening))
             asyncio.run(_rehearse(served, wanted[:REHEARSED]))
             trace = scaled(wanted, options.load / _load(wanted, _learned(served, opening)))
             _say(f"{len(trace)} requests in {trace[-1].time:.0f} s, {len(wanted)} of the trace")
-            before = _page(served)
+            before = _scrape(served)
             began = time.monotonic()
             real = asyncio.run(_replay(served, trace))
             _say(f"served after {time.monotonic() - began:.0f} s")
@@ -136,7 +136,7 @@ def _load(trace: list[Arrival], curve: ServiceCurve) -> float:
     return work / trace[-1].time
 
 
-def _overhead(alone: list[Timed], told: Pair) -> float:
+def _overhead(alone: list[Timed], told: ScrapePair) -> float:
     """Return what first tokens took beyond the step that made them, when nobody else was there."""
     _, totals = new_steps([told])
     return max(0.0, median(t.ttft for t in alone) - totals.seconds / totals.steps)
@@ -153,20 +153,20 @@ def _simulated(trace: list[Arrival], curve: ServiceCurve, overhead: float) -> li
     ]
 
 
-def _page(served: WorkerProcess) -> Page:
-    return page(httpx.get(f"{served.url}/metrics").text, names.WORKER_FAMILIES, time.time())
+def _scrape(served: WorkerProcess) -> Scrape:
+    return parse(httpx.get(f"{served.url}/metrics").text, names.WORKER_FAMILIES, time.time())
 
 
-def _measured(found: Page) -> StepCost:
+def _measured(found: Scrape) -> StepCost:
     """Return what the worker measured of itself when it started."""
     terms = {dict(labels)["term"]: v for labels, v in found.series(names.STEP_COST)}
     return StepCost(terms["step"], terms["prefill_token"], terms["sequence"], terms["kv_token"])
 
 
-def _learned(served: WorkerProcess, before: Page) -> ServiceCurve:
-    """Return the curve that the autoscaler learns from the worker's metrics since a page of it."""
-    now = _page(served)
-    pairs = [Pair(now, before)]
+def _learned(served: WorkerProcess, before: Scrape) -> ServiceCurve:
+    """Return the curve that the autoscaler learns from a worker's metrics since a scrape of it."""
+    now = _scrape(served)
+    pairs = [ScrapePair(now, before)]
     steps = Steps().after(*new_steps(pairs), 0.0)
     curve = steps.curve(_measured(now), KV_TOKENS)
     if curve is None:

@@ -1,7 +1,7 @@
 """Broken metrics: nothing shrinks because of a fault, and whoever is truly idle still shrinks.
 
 Every fault strikes a fleet whose demand rises, is flat, falls, or ends, while the autoscaler sees
-pages of metrics only.
+scrapes of metrics only.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ import pytest
 from exported import GATEWAY, Exported
 
 from penstock_contract.api import Role
-from penstock_operator.autoscaling.brain import Memory, think
-from penstock_operator.autoscaling.page import Page
+from penstock_operator.autoscaling.evaluation import Memory, evaluate
+from penstock_operator.autoscaling.scrape import Scrape
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
 
-Pages = Mapping[str, Page]
-Fault = Callable[[Pages, int], Pages]
+Scrapes = Mapping[str, Scrape]
+Fault = Callable[[Scrapes, int], Scrapes]
 INTERVAL = 15.0
 SPEC = ScalingSpec(
     pools=(PoolBounds("default", Role.UNIFIED, minimum=1, maximum=40),),
@@ -31,52 +31,54 @@ SPEC = ScalingSpec(
 
 def everywhere(change: Callable[[float], float]) -> Fault:
     """Return a fault that changes every value."""
-    return lambda pages, _: {
-        target: Page(page.time, {series: change(v) for series, v in page.values.items()})
-        for target, page in pages.items()
+    return lambda scrapes, _: {
+        target: Scrape(scrape.time, {series: change(v) for series, v in scrape.values.items()})
+        for target, scrape in scrapes.items()
     }
 
 
 def only(target: str, fault: Fault) -> Fault:
     """Return a fault of one target."""
-    return lambda pages, tick: {**pages, **fault({target: pages[target]}, tick)}
+    return lambda scrapes, tick: {**scrapes, **fault({target: scrapes[target]}, tick)}
 
 
-def gone(_pages: Pages, _tick: int) -> Pages:
+def gone(_pages: Scrapes, _tick: int) -> Scrapes:
     return {}
 
 
-def half(pages: Pages, _tick: int) -> Pages:
-    workers = sorted(target for target in pages if target != GATEWAY)
-    return {t: page for t, page in pages.items() if t not in workers[: (len(workers) + 1) // 2]}
+def half(scrapes: Scrapes, _tick: int) -> Scrapes:
+    workers = sorted(target for target in scrapes if target != GATEWAY)
+    return {
+        t: scrape for t, scrape in scrapes.items() if t not in workers[: (len(workers) + 1) // 2]
+    }
 
 
-def no_gateway(pages: Pages, _tick: int) -> Pages:
-    return {target: page for target, page in pages.items() if target != GATEWAY}
+def no_gateway(scrapes: Scrapes, _tick: int) -> Scrapes:
+    return {target: scrape for target, scrape in scrapes.items() if target != GATEWAY}
 
 
-def lag(pages: Pages, _tick: int) -> Pages:
+def lag(scrapes: Scrapes, _tick: int) -> Scrapes:
     """Everything is an hour old."""
-    return {target: replace(page, time=page.time - 3600) for target, page in pages.items()}
+    return {target: replace(scrape, time=scrape.time - 3600) for target, scrape in scrapes.items()}
 
 
-def future(pages: Pages, _tick: int) -> Pages:
-    return {target: replace(page, time=page.time + 3600) for target, page in pages.items()}
+def future(scrapes: Scrapes, _tick: int) -> Scrapes:
+    return {target: replace(scrape, time=scrape.time + 3600) for target, scrape in scrapes.items()}
 
 
-def frozen_time(pages: Pages, _tick: int) -> Pages:
-    """The same page again and again: Prometheus does not scrape any more."""
-    return {target: replace(page, time=1_000_000.0) for target, page in pages.items()}
+def frozen_time(scrapes: Scrapes, _tick: int) -> Scrapes:
+    """The same scrape again and again: Prometheus does not scrape any more."""
+    return {target: replace(scrape, time=1_000_000.0) for target, scrape in scrapes.items()}
 
 
 def without(*parts: str) -> Fault:
     """Return a fault that loses series."""
-    return lambda pages, _: {
-        target: Page(
-            page.time,
-            {s: v for s, v in page.values.items() if not any(part in s[0] for part in parts)},
+    return lambda scrapes, _: {
+        target: Scrape(
+            scrape.time,
+            {s: v for s, v in scrape.values.items() if not any(part in s[0] for part in parts)},
         )
-        for target, page in pages.items()
+        for target, scrape in scrapes.items()
     }
 
 
@@ -114,13 +116,13 @@ class Live:
             self.tick += 1
             self.fleet.rate *= growth
             self.fleet.pass_time(INTERVAL)
-            pages: Pages = self.fleet.pages()
+            scrapes: Scrapes = self.fleet.scrapes()
             if fault is not None:
-                pages = fault(pages, self.tick)
-            self.memory, thought = think(
-                self.memory, self.fleet.scene(), pages, SPEC, self.fleet.time
+                scrapes = fault(scrapes, self.tick)
+            self.memory, evaluation = evaluate(
+                self.memory, self.fleet.topology(), scrapes, SPEC, self.fleet.time
             )
-            size = thought.record.decisions.pools["default"].replicas
+            size = evaluation.record.decisions.pools["default"].replicas
             self.fleet.workers = [f"worker-{number + 1}" for number in range(size)]
             sizes.append(size)
         return sizes
@@ -198,8 +200,8 @@ def test_ghosts_count_for_nothing(settled: tuple[Memory, Exported, int]) -> None
     live = again(settled)
     ghost = live.fleet.worker("worker-1")
 
-    def haunted(pages: Pages, _: int) -> Pages:
-        return {**pages, "worker-99": ghost, "worker-98": ghost}
+    def haunted(scrapes: Scrapes, _: int) -> Scrapes:
+        return {**scrapes, "worker-99": ghost, "worker-98": ghost}
 
     assert set(live.run(20, fault=haunted)) == {4}
 
@@ -217,13 +219,13 @@ def test_the_law_holds_for_sound_metrics_and_not_for_wrong_ones() -> None:
     assert difference is not None
     assert difference < 0.05
 
-    def halved(pages: Pages, _: int) -> Pages:
-        page = pages[GATEWAY]
+    def halved(scrapes: Scrapes, _: int) -> Scrapes:
+        scrape = scrapes[GATEWAY]
         values = {
             series: value / 2 if "in_flight" in series[0] else value
-            for series, value in page.values.items()
+            for series, value in scrape.values.items()
         }
-        return {**pages, GATEWAY: Page(page.time, values)}
+        return {**scrapes, GATEWAY: Scrape(scrape.time, values)}
 
     live.run(60, fault=halved)
     difference = live.memory.law.difference

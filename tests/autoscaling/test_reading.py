@@ -1,4 +1,4 @@
-"""Pages, signals and what is learned from them."""
+"""Scrapes, signals and what is learned from them."""
 
 from math import isnan
 
@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.brain import Memory, think
-from penstock_operator.autoscaling.exposition import page
+from penstock_operator.autoscaling.evaluation import Memory, evaluate
+from penstock_operator.autoscaling.exposition import parse
 from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Mean, Steps
-from penstock_operator.autoscaling.page import Page, Pair, label
+from penstock_operator.autoscaling.scrape import Scrape, ScrapePair, label
 from penstock_operator.autoscaling.steps import new_steps
 from penstock_operator.scaling.signal import Health
 from penstock_operator.scaling.spec import ScalingSpec
@@ -21,12 +21,12 @@ from penstock_operator.scaling.spec import ScalingSpec
 NONE: frozenset[tuple[str, str]] = frozenset()
 
 
-def pages(*values: dict[str, float], step: float = 10.0) -> Pair:
-    """Return the pair of the last two of some pages, `step` seconds apart."""
-    pair: Pair | None = None
+def scrapes(*values: dict[str, float], step: float = 10.0) -> ScrapePair:
+    """Return the pair of the last two of some scrapes, `step` seconds apart."""
+    pair: ScrapePair | None = None
     for number, value in enumerate(values):
-        new = Page(number * step, {(name, NONE): v for name, v in value.items()})
-        pair = pair.turned(new) if pair else Pair(new)
+        new = Scrape(number * step, {(name, NONE): v for name, v in value.items()})
+        pair = pair.advanced(new) if pair else ScrapePair(new)
     assert pair is not None
     return pair
 
@@ -36,7 +36,7 @@ def test_what_processes_export_is_read_back() -> None:
     made = Instruments(registry, declared.GATEWAY)
     made.counter(declared.GATEWAY_ARRIVALS).labels("a").inc(3)
     made.histogram(declared.GATEWAY_QUEUE_SECONDS).labels("a").observe(0.4)
-    found = page(generate_latest(registry).decode(), names.GATEWAY_FAMILIES, 5.0)
+    found = parse(generate_latest(registry).decode(), names.GATEWAY_FAMILIES, 5.0)
     assert found.time == 5.0
     assert found.total(names.ARRIVALS, label(model="a")) == 3
     assert found.total([names.QUEUE_SECONDS + "_count"]) == 1
@@ -47,36 +47,36 @@ def test_a_histogram_whose_name_ends_like_a_counter_is_read() -> None:
     registry = CollectorRegistry()
     made = Instruments(registry, declared.WORKER)
     made.histogram(declared.VLLM_STEP_TOKENS).labels("m", "0").observe(17)
-    found = page(generate_latest(registry).decode(), names.WORKER_FAMILIES, 0.0)
+    found = parse(generate_latest(registry).decode(), names.WORKER_FAMILIES, 0.0)
     assert found.total(names.STEP_TOKENS) == 17
     assert found.total(names.STEPS) == 1
 
 
 def test_the_old_name_is_taken_where_the_new_one_is_missing() -> None:
-    old = Page(0.0, {("vllm:gpu_cache_usage_perc", NONE): 0.5})
+    old = Scrape(0.0, {("vllm:gpu_cache_usage_perc", NONE): 0.5})
     assert old.total(names.KV_USAGE) == 0.5
-    both = Page(0.0, {**old.values, ("vllm:kv_cache_usage_perc", NONE): 0.7})
+    both = Scrape(0.0, {**old.values, ("vllm:kv_cache_usage_perc", NONE): 0.7})
     assert both.total(names.KV_USAGE) == 0.7
 
 
 def test_a_counter_that_fell_rose_by_its_new_value() -> None:
-    assert pages({"c": 100.0}, {"c": 103.0}).increase(["c"]) == 3
-    assert pages({"c": 100.0}, {"c": 4.0}).increase(["c"]) == 4
+    assert scrapes({"c": 100.0}, {"c": 103.0}).increase(["c"]) == 3
+    assert scrapes({"c": 100.0}, {"c": 4.0}).increase(["c"]) == 4
 
 
 def test_a_new_target_has_no_rate_and_an_old_page_changes_nothing() -> None:
-    new = Pair(Page(10.0, {("c", NONE): 5.0}))
+    new = ScrapePair(Scrape(10.0, {("c", NONE): 5.0}))
     assert new.increase(["c"]) is None
-    assert new.turned(Page(9.0)) is new
-    assert new.turned(Page(10.0)) is new
+    assert new.advanced(Scrape(9.0)) is new
+    assert new.advanced(Scrape(10.0)) is new
 
 
 def test_a_series_that_appears_rose_from_nothing() -> None:
-    assert pages({}, {"c": 2.0}).increase(["c"]) == 2
+    assert scrapes({}, {"c": 2.0}).increase(["c"]) == 2
 
 
 def test_signals_tell_age_and_coverage() -> None:
-    fresh, older = pages({"g": 1.0}, {"g": 2.0}), pages({"g": 3.0})
+    fresh, older = scrapes({"g": 1.0}, {"g": 2.0}), scrapes({"g": 3.0})
     signal = gather([fresh, older, None], level(["g"], NONE), now=12.0)
     assert (signal.value, signal.age) == (5.0, 12.0)
     assert signal.coverage == pytest.approx(2 / 3)
@@ -84,8 +84,8 @@ def test_signals_tell_age_and_coverage() -> None:
 
 
 def test_a_target_that_fell_silent_does_not_age_the_others() -> None:
-    silent = Pair(Page(0.0, {("g", NONE): 9.0}))
-    fresh = [Pair(Page(100.0, {("g", NONE): 1.0})) for _ in range(9)]
+    silent = ScrapePair(Scrape(0.0, {("g", NONE): 9.0}))
+    fresh = [ScrapePair(Scrape(100.0, {("g", NONE): 1.0})) for _ in range(9)]
     signal = gather([silent, *fresh], level(["g"], NONE), now=101.0)
     assert (signal.value, signal.age, signal.coverage) == (9.0, 1.0, 0.9)
     assert signal.fresh
@@ -93,19 +93,19 @@ def test_a_target_that_fell_silent_does_not_age_the_others() -> None:
 
 def test_nobody_is_absent_and_an_impossible_value_is_invalid() -> None:
     assert gather([], level(["g"], NONE), 0.0).health is Health.ABSENT
-    assert gather([pages({})], level(["g"], NONE), 0.0).health is Health.ABSENT
-    wrong = gather([pages({"g": -1.0}), pages({"g": 5.0})], level(["g"], NONE), 0.0)
+    assert gather([scrapes({})], level(["g"], NONE), 0.0).health is Health.ABSENT
+    wrong = gather([scrapes({"g": -1.0}), scrapes({"g": 5.0})], level(["g"], NONE), 0.0)
     assert wrong.health is Health.INVALID
 
 
 def test_a_rate_is_over_the_time_between_pages_not_between_looks() -> None:
-    pair = pages({"c": 0.0}, {"c": 30.0}, step=15.0)
+    pair = scrapes({"c": 0.0}, {"c": 30.0}, step=15.0)
     assert gather([pair], rate(["c"], NONE), now=20.0).value == 2.0
 
 
-def histogram(counts: dict[str, float]) -> Pair:
+def histogram(counts: dict[str, float]) -> ScrapePair:
     new = {("h_bucket", frozenset({("le", edge)})): count for edge, count in counts.items()}
-    return Pair(Page(10.0, new), Page(0.0, dict.fromkeys(new, 0.0)))
+    return ScrapePair(Scrape(10.0, new), Scrape(0.0, dict.fromkeys(new, 0.0)))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_fully_cached_prompts_have_nothing_to_compute() -> None:
 def test_the_cost_of_steps_is_found() -> None:
     live = Exported(rate=20.0)
     live.pass_time(60.0)
-    before = live.pages()
+    before = live.scrapes()
     live.pass_time(60.0)
-    pair = Pair(live.pages()["worker-1"], before["worker-1"])
+    pair = ScrapePair(live.scrapes()["worker-1"], before["worker-1"])
     steps = Steps().after(*new_steps([pair]), 60.0)
     curve = steps.curve(None, 400_000.0)
     assert curve is not None
@@ -157,8 +157,10 @@ def test_without_steps_what_the_workers_measured_themselves_is_believed() -> Non
     memory = Memory()
     for _ in range(2):
         live.pass_time(10.0)
-        memory, thought = think(memory, live.scene(), live.pages(), ScalingSpec(()), live.time)
-    curve = thought.record.seen.pools["default"].curve
+        memory, evaluation = evaluate(
+            memory, live.topology(), live.scrapes(), ScalingSpec(()), live.time
+        )
+    curve = evaluation.record.seen.pools["default"].curve
     assert curve is not None
     assert (curve.a, curve.b_p) == pytest.approx((COST.step, COST.prefill_token))
     assert curve.kv_tokens == 400_000
@@ -169,8 +171,10 @@ def test_observations_are_what_the_fleet_does() -> None:
     memory = Memory()
     for _ in range(3):
         live.pass_time(10.0)
-        memory, thought = think(memory, live.scene(), live.pages(), ScalingSpec(()), live.time)
-    traffic, pool = thought.record.seen.traffic, thought.record.seen.pools["default"]
+        memory, evaluation = evaluate(
+            memory, live.topology(), live.scrapes(), ScalingSpec(()), live.time
+        )
+    traffic, pool = evaluation.record.seen.traffic, evaluation.record.seen.pools["default"]
     assert traffic.arrivals.value == pytest.approx(20)
     assert traffic.uncached_tokens.value == pytest.approx(20_000)
     assert traffic.input_tokens.value == pytest.approx(1000)
@@ -183,11 +187,11 @@ def test_observations_are_what_the_fleet_does() -> None:
 def test_a_worker_without_the_metrics_is_named() -> None:
     live = Exported(rate=1.0)
     live.pass_time(10.0)
-    found = {**live.pages(), "worker-2": Page(live.time, {("vllm:something_else", NONE): 1.0})}
-    _, thought = think(Memory(), live.scene(), found, ScalingSpec(()), live.time)
-    assert thought.problems
-    assert all("worker-2 exports none of vllm:" in problem for problem in thought.problems)
-    assert any("vllm:gpu_cache_usage_perc" in problem for problem in thought.problems)
+    found = {**live.scrapes(), "worker-2": Scrape(live.time, {("vllm:something_else", NONE): 1.0})}
+    _, evaluation = evaluate(Memory(), live.topology(), found, ScalingSpec(()), live.time)
+    assert evaluation.problems
+    assert all("worker-2 exports none of vllm:" in problem for problem in evaluation.problems)
+    assert any("vllm:gpu_cache_usage_perc" in problem for problem in evaluation.problems)
 
 
 def test_other_models_of_the_same_gateway_do_not_count() -> None:
@@ -195,14 +199,14 @@ def test_other_models_of_the_same_gateway_do_not_count() -> None:
     memory = Memory()
     for _ in range(2):
         live.pass_time(10.0)
-        read = live.pages()
+        read = live.scrapes()
         other = ("penstock_gateway_arrivals_total", frozenset({("model", "other")}))
-        gateway = Page(live.time, {**read[GATEWAY].values, other: live.time})
+        gateway = Scrape(live.time, {**read[GATEWAY].values, other: live.time})
         read = {**read, GATEWAY: gateway}
-        memory, thought = think(memory, live.scene(), read, ScalingSpec(()), live.time)
-    assert thought.record.seen.traffic.arrivals.value == pytest.approx(5)
+        memory, evaluation = evaluate(memory, live.topology(), read, ScalingSpec(()), live.time)
+    assert evaluation.record.seen.traffic.arrivals.value == pytest.approx(5)
     assert MODEL != "other"
 
 
 def test_what_cannot_be_added_up_is_not_a_number() -> None:
-    assert isnan(Page(0.0, {("g", NONE): float("inf")}).total(["g"]) or 0.0)
+    assert isnan(Scrape(0.0, {("g", NONE): float("inf")}).total(["g"]) or 0.0)

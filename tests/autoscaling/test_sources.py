@@ -1,4 +1,4 @@
-"""Pages read from real processes: by scraping them, and through a real Prometheus."""
+"""Scrapes read from real processes: by scraping them, and through a real Prometheus."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ from worker_process import NAME, WorkerProcess, eventually, worker
 from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
 from penstock_operator.autoscaling import names, prometheus
-from penstock_operator.autoscaling.brain import Memory, think
-from penstock_operator.autoscaling.page import label
+from penstock_operator.autoscaling.evaluation import Memory, evaluate
 from penstock_operator.autoscaling.prometheus import Prometheus
-from penstock_operator.autoscaling.scene import PoolScene, Scene
-from penstock_operator.autoscaling.sources import Scrape, Source, SourceError, Target
+from penstock_operator.autoscaling.scrape import label
+from penstock_operator.autoscaling.sources import Scraper, Source, SourceError, Target
+from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +31,8 @@ SPEC = ScalingSpec(
     ttft=Objective(0.9, 1.0),
     tpot=Objective(0.9, 0.1),
 )
-SCENE = Scene(
-    NAME, ("gateway",), (PoolScene("default", Role.UNIFIED, 1, workers=("worker",), ready=1),)
+TOPOLOGY = Topology(
+    NAME, ("gateway",), (PoolTopology("default", Role.UNIFIED, 1, workers=("worker",), ready=1),)
 )
 
 
@@ -112,21 +112,21 @@ async def ask(gateway: GatewayProcess, times: int) -> None:
 async def test_what_is_scraped_becomes_an_observation(
     gateway: GatewayProcess, targets: list[Target], http: httpx.AsyncClient
 ) -> None:
-    source, memory = Scrape(http), Memory()
+    source, memory = Scraper(http), Memory()
     for requests in (1, 6):
         await ask(gateway, requests)
-        pages = await source.read(targets)
-        assert pages.keys() == {"gateway", "worker"}
-        now = max(page.time for page in pages.values())
-        memory, thought = think(memory, SCENE, pages, SPEC, now)
-    seen = thought.record.seen
+        scrapes = await source.read(targets)
+        assert scrapes.keys() == {"gateway", "worker"}
+        now = max(scrape.time for scrape in scrapes.values())
+        memory, evaluation = evaluate(memory, TOPOLOGY, scrapes, SPEC, now)
+    seen = evaluation.record.seen
     assert seen.traffic.arrivals.value is not None
     assert seen.traffic.arrivals.value > 0
     assert seen.traffic.output_tokens.value == 8
     curve = seen.pools["default"].curve
     assert curve is not None
     assert curve.kv_tokens > 1000
-    assert not thought.problems
+    assert not evaluation.problems
 
 
 async def test_a_model_without_requests_has_counters_that_stand_at_zero(
@@ -134,16 +134,16 @@ async def test_a_model_without_requests_has_counters_that_stand_at_zero(
 ) -> None:
     """Idleness needs evidence: a counter that is there, and does not move."""
     await ask(gateway, 1)
-    page = (await Scrape(http).read(targets))["gateway"]
+    scrape = (await Scraper(http).read(targets))["gateway"]
     for family in (names.ARRIVALS, names.QUEUED, names.IN_FLIGHT):
-        assert page.total(family, label(model=NAME)) is not None
+        assert scrape.total(family, label(model=NAME)) is not None
 
 
 async def test_who_cannot_be_scraped_is_left_out(
     targets: list[Target], http: httpx.AsyncClient
 ) -> None:
     gone = Target("gone", "http://127.0.0.1:9", names.WORKER_FAMILIES)
-    assert (await Scrape(http).read([*targets, gone])).keys() == {"gateway", "worker"}
+    assert (await Scraper(http).read([*targets, gone])).keys() == {"gateway", "worker"}
 
 
 async def test_prometheus_says_the_same_as_the_processes(
@@ -154,14 +154,14 @@ async def test_prometheus_says_the_same_as_the_processes(
 ) -> None:
     """Also where two jobs scrape every pod: nothing is counted twice."""
     await ask(gateway, 3)
-    direct = await Scrape(http).read(targets)
+    direct = await Scraper(http).read(targets)
     source = Prometheus(http, server.url)
 
     async def says_the_same() -> bool:
         """Whether the last scrape was after the last request."""
-        pages = await source.read(targets)
+        scrapes = await source.read(targets)
         return all(
-            pages[target].values.get(series) == value
+            scrapes[target].values.get(series) == value
             for target in ("gateway", "worker")
             for series, value in direct[target].values.items()
             if "step" not in series[0]  # the engine may take one more, empty step
@@ -181,14 +181,14 @@ async def test_decisions_through_prometheus_are_those_of_a_scrape(
     for _ in range(4):
         await ask(gateway, 3)
         await asyncio.sleep(1.1)  # a scrape later
-        pages = await source.read(targets)
-        now = max(page.time for page in pages.values())
-        memory, thought = think(memory, SCENE, pages, SPEC, now)
-    arrivals = thought.record.seen.traffic.arrivals
+        scrapes = await source.read(targets)
+        now = max(scrape.time for scrape in scrapes.values())
+        memory, evaluation = evaluate(memory, TOPOLOGY, scrapes, SPEC, now)
+    arrivals = evaluation.record.seen.traffic.arrivals
     assert arrivals.fresh
     assert arrivals.value is not None
     assert arrivals.value > 0
-    assert thought.record.decisions.pools["default"].replicas == 1
+    assert evaluation.record.decisions.pools["default"].replicas == 1
 
 
 async def test_pods_of_another_namespace_are_not_taken(

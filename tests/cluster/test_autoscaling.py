@@ -12,7 +12,7 @@ from operated import NAME, Site
 from operated import site as open_site
 from waiting import eventually
 
-from penstock_operator.autoscaling.page import Page
+from penstock_operator.autoscaling.scrape import Scrape
 
 POOL = f"{NAME}-default"
 SCALED: Object = {"name": "default", "scaling": {"minReplicas": 1, "maxReplicas": 8}}
@@ -45,7 +45,7 @@ class Loaded:
         self.fleet.pass_time(max(0.0, time.time() - self.fleet.time))
         return self.fleet
 
-    def _worker(self, pod: str) -> Page:
+    def _worker(self, pod: str) -> Scrape:
         if pod not in self.fleet.workers:
             self.fleet.workers = [w for w in self.fleet.workers if w != "nobody"] + [pod]
         return self._now().worker(pod)

@@ -1,12 +1,12 @@
-"""A made-up fleet that exports metrics like real ones: for the autoscaler, page by page."""
+"""A made-up fleet that exports metrics like real ones: for the autoscaler, scrape by scrape."""
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 
 from penstock_contract.api import Role
 from penstock_contract.step_cost import StepCost, StepMoments, Totals
-from penstock_operator.autoscaling.page import Page, Series
-from penstock_operator.autoscaling.scene import PoolScene, Scene
+from penstock_operator.autoscaling.scrape import Scrape, Series
+from penstock_operator.autoscaling.topology import PoolTopology, Topology
 
 MODEL = "m"
 GATEWAY = "gateway-1"
@@ -66,14 +66,14 @@ class Exported:
         """Return the requests in the workers."""
         return self.rate * self.residence
 
-    def pages(self) -> dict[str, Page]:
+    def scrapes(self) -> dict[str, Scrape]:
         """Return what everybody exports now."""
         return {GATEWAY: self.gateway(), **{w: self.worker(w) for w in self.workers}}
 
-    def gateway(self) -> Page:
-        """Return the gateway's page."""
+    def gateway(self) -> Scrape:
+        """Return the gateway's scrape."""
         model = {"model": MODEL}
-        return Page(
+        return Scrape(
             self.time,
             _series(
                 ("penstock_gateway_arrivals_total", model, self.arrivals),
@@ -84,8 +84,8 @@ class Exported:
             ),
         )
 
-    def worker(self, name: str) -> Page:
-        """Return a worker's page."""
+    def worker(self, name: str) -> Scrape:
+        """Return a worker's scrape."""
         served = self.served.get(name, 0.0)
         running = self.in_flight / len(self.workers)
         moments = self.moments.get(name, StepMoments()).sums
@@ -98,7 +98,7 @@ class Exported:
             "kv_token": COST.kv_token,
         }
         used = running * (GIVEN + TAKEN / 2) / (BLOCKS * BLOCK)
-        return Page(
+        return Scrape(
             self.time,
             _series(
                 ("vllm:num_requests_running", _VLLM, running),
@@ -128,17 +128,17 @@ class Exported:
             ),
         )
 
-    def scene(self, desired: int | None = None) -> Scene:
+    def topology(self, desired: int | None = None) -> Topology:
         """Return who is there."""
         count = len(self.workers)
-        pool = PoolScene(
+        pool = PoolTopology(
             "default",
             Role.UNIFIED,
             desired=count if desired is None else desired,
             workers=tuple(self.workers),
             ready=count,
         )
-        return Scene(MODEL, (GATEWAY,), (pool,))
+        return Topology(MODEL, (GATEWAY,), (pool,))
 
 
 _OWN = {"model_name": MODEL}
@@ -149,10 +149,10 @@ def _series(*samples: tuple[str, Mapping[str, str], float]) -> dict[Series, floa
     return {(name, frozenset(labels.items())): value for name, labels, value in samples}
 
 
-def exposition(page: Page) -> str:
-    """Return a page as `/metrics` says it."""
+def exposition(scrape: Scrape) -> str:
+    """Return a scrape as `/metrics` says it."""
     lines = []
-    for (name, labels), value in page.values.items():
+    for (name, labels), value in scrape.values.items():
         inside = ",".join(f'{key}="{text}"' for key, text in sorted(labels))
         lines.append(f"{name}{{{inside}}} {value}")
     return "\n".join(lines) + "\n"

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from penstock_contract.api import InferenceDeployment
-from penstock_operator.autoscaling.brain import Memory, Thought, think
 from penstock_operator.autoscaling.clock import steady_wall_clock
-from penstock_operator.autoscaling.lead import lead
-from penstock_operator.autoscaling.scene import Scene
+from penstock_operator.autoscaling.evaluation import Evaluation, Memory, evaluate
+from penstock_operator.autoscaling.lead_time import lead_time
 from penstock_operator.autoscaling.sources import Source, SourceError, Target
+from penstock_operator.autoscaling.topology import Topology
 from penstock_operator.scaling.spec import scaling_spec
 
 Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
-class Pace:
+class Timing:
     """How fast things go where it runs, in seconds."""
 
     interval: float
@@ -46,12 +46,12 @@ class Advisor(Generic[Name]):
 
     Args:
         source: reads the metrics.
-        pace: of the place.
+        timing: of where it runs.
     """
 
-    def __init__(self, source: Source, pace: Pace) -> None:
+    def __init__(self, source: Source, timing: Timing) -> None:
         self._source = source
-        self._pace = pace
+        self._timing = timing
         self._clock = steady_wall_clock()
         self._known: dict[Name, _Known] = {}
 
@@ -77,26 +77,32 @@ class Advisor(Generic[Name]):
         self._known = {name: known for name, known in self._known.items() if name in names}
 
     async def advise(
-        self, name: Name, deployment: InferenceDeployment, scene: Scene, targets: Sequence[Target]
-    ) -> Thought | None:
+        self,
+        name: Name,
+        deployment: InferenceDeployment,
+        topology: Topology,
+        targets: Sequence[Target],
+    ) -> Evaluation | None:
         """Return what to do about a deployment; None: it is not its time yet.
 
         One that has no worker is looked at each time it is asked about: somebody may wait for one.
         """
         known = self._known.setdefault(name, _Known())
-        if time.monotonic() < known.due and scene.workers:
+        if time.monotonic() < known.due and topology.workers:
             return None
-        known.due = time.monotonic() + self._pace.interval
+        known.due = time.monotonic() + self._timing.interval
         problem = ""
         try:
-            pages = await self._source.read(list(targets))
+            scrapes = await self._source.read(list(targets))
         except SourceError as error:
-            pages, problem = {}, str(error)
-        spec = scaling_spec(deployment, self._lead(known.memory, scene))
-        known.memory, thought = think(known.memory, scene, pages, spec, self._clock(), problem)
-        return thought
+            scrapes, problem = {}, str(error)
+        spec = scaling_spec(deployment, self._lead_time(known.memory, topology))
+        known.memory, evaluation = evaluate(
+            known.memory, topology, scrapes, spec, self._clock(), problem
+        )
+        return evaluation
 
-    def _lead(self, memory: Memory, scene: Scene) -> float:
-        pairs = [pair for w in scene.workers if (pair := memory.pages.pairs.get(w))]
-        pace = self._pace
-        return lead(pairs, pace.interval, pace.overhead, pace.unknown_start)
+    def _lead_time(self, memory: Memory, topology: Topology) -> float:
+        pairs = [pair for w in topology.workers if (pair := memory.scrapes.pairs.get(w))]
+        timing = self._timing
+        return lead_time(pairs, timing.interval, timing.overhead, timing.unknown_start)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from penstock_contract.api import InferenceDeploymentStatus, PoolStatus, Role
 from penstock_contract.conditions import ConditionType
-from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.autoscaling.evaluation import Evaluation
 from penstock_operator.autoscaling.report import NEEDED
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decision import Decision
@@ -15,12 +15,17 @@ from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
 Row = tuple[str, str, str]
 
 
-def explanations(deployment: str, thought: Thought) -> str:
+def explanations(deployment: str, evaluation: Evaluation) -> str:
     """Return why the pools of a deployment have their sizes."""
-    record = thought.record
+    record = evaluation.record
     return "\n\n".join(
         explain(
-            deployment, record.seen, record.spec, decision, thought.problems, thought.difference
+            deployment,
+            record.seen,
+            record.spec,
+            decision,
+            evaluation.problems,
+            evaluation.difference,
         )
         for decision in record.decisions.pools.values()
     )

@@ -1,15 +1,15 @@
-"""Reads the text format that `/metrics` speaks into a page; keeps only what is asked for. Pure."""
+"""Parses the text format of `/metrics` into a scrape; keeps only what is asked for. Pure."""
 
 from collections.abc import Container
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock_operator.autoscaling.page import Page, Series
+from penstock_operator.autoscaling.scrape import Scrape, Series
 
 SUFFIXES = ("_bucket", "_sum", "_count", "_total")
 
 
-def page(text: str, names: Container[str], time: float) -> Page:
+def parse(text: str, names: Container[str], time: float) -> Scrape:
     """Return the samples whose family is one of `names`.
 
     Raises:
@@ -20,7 +20,7 @@ def page(text: str, names: Container[str], time: float) -> Page:
     for family in text_string_to_metric_families(wanted + "\n"):
         for sample in family.samples:
             values[sample.name, frozenset(sample.labels.items())] = float(sample.value)
-    return Page(time, values)
+    return Scrape(time, values)
 
 
 def _family(line: str) -> str:

@@ -1,6 +1,6 @@
-"""From pages of many targets to one signal: value, age, coverage. Pure.
+"""From scrapes of many targets to one signal: value, age, coverage. Pure.
 
-A target reports when its page is fresh and holds the series; what a few do not report lowers the
+A target reports when its scrape is fresh and holds the series; what a few do not report lowers the
 coverage, what nobody reports is absent, and a value that cannot be (NaN, infinite, negative) makes
 the whole sum invalid, because a sum would hide it.
 """
@@ -8,13 +8,13 @@ the whole sum invalid, because a sum would hide it.
 from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 
-from penstock_operator.autoscaling.page import Labels, Pair
+from penstock_operator.autoscaling.scrape import Labels, ScrapePair
 from penstock_operator.scaling.signal import ABSENT, MAX_AGE, Signal
 
-Value = Callable[[Pair], float | None]
+Value = Callable[[ScrapePair], float | None]
 
 
-def gather(pairs: Sequence[Pair | None], value: Value, now: float) -> Signal:
+def gather(pairs: Sequence[ScrapePair | None], value: Value, now: float) -> Signal:
     """Return the sum of a value over targets.
 
     Args:
@@ -49,14 +49,16 @@ def rate(names: Iterable[str], where: Labels) -> Value:
     """Return how to read a counter, per second."""
     wanted = tuple(names)
 
-    def value(pair: Pair) -> float | None:
+    def value(pair: ScrapePair) -> float | None:
         rise = pair.increase(wanted, where)
         return None if rise is None else rise / pair.seconds
 
     return value
 
 
-def late_share(pairs: Iterable[Pair | None], name: str, where: Labels, limit: float) -> Signal:
+def late_share(
+    pairs: Iterable[ScrapePair | None], name: str, where: Labels, limit: float
+) -> Signal:
     """Return the share of a histogram's new observations above a limit, between its buckets
     interpolated; absent where nothing was observed."""
     rises: dict[str, float] = {}

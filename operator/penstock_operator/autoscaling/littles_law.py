@@ -32,7 +32,7 @@ class LittlesLaw:
     now: float = 0.0
     """Requests that are there now."""
     seen: float = 0.0
-    """Requests that were there when a page was read, summed over pages."""
+    """Requests that were there when a scrape was read, summed over scrapes."""
 
     def after(
         self,

@@ -1,6 +1,6 @@
 """The autoscaler's memory as JSON, so that a restart forgets nothing. Pure.
 
-Pages are not kept: they are minutes old by then, and the first new ones replace them.
+Scrapes are not kept: they are minutes old by then, and the first new ones replace them.
 """
 
 import json
@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from penstock_operator.autoscaling.brain import Memory
-from penstock_operator.autoscaling.scene import Pages
+from penstock_operator.autoscaling.evaluation import Memory
+from penstock_operator.autoscaling.scrape import Scrapes
 from penstock_operator.scaling.state import PoolState, ScalingState
 
 OLDEST = 3600.0
@@ -26,7 +26,7 @@ ERRORS = 64
 def dump(memory: Memory) -> str:
     """Return a memory as JSON of a few KiB."""
     pools = {name: _thinned(pool) for name, pool in memory.state.pools.items()}
-    kept = replace(memory, state=replace(memory.state, pools=pools), pages=Pages())
+    kept = replace(memory, state=replace(memory.state, pools=pools), scrapes=Scrapes())
     return json.dumps(_rounded(asdict(kept)), separators=(",", ":"))
 
 

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry
 
 from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
-from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.autoscaling.evaluation import Evaluation
 from penstock_operator.scaling.signal import Health
 
 
@@ -14,13 +14,15 @@ class AutoscalerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._made = Instruments(registry, declared.AUTOSCALER)
 
-    def decided(self, namespace: str, deployment: str, thought: Thought) -> None:
+    def decided(self, namespace: str, deployment: str, evaluation: Evaluation) -> None:
         """Tell of the decisions about a deployment."""
         made, place = self._made, (namespace, deployment)
-        arrivals = thought.record.seen.traffic.arrivals.value
+        arrivals = evaluation.record.seen.traffic.arrivals.value
         made.gauge(declared.AUTOSCALER_ARRIVALS).labels(*place).set(_number(arrivals))
-        made.gauge(declared.AUTOSCALER_DIFFERENCE).labels(*place).set(_number(thought.difference))
-        for name, decision in thought.record.decisions.pools.items():
+        made.gauge(declared.AUTOSCALER_DIFFERENCE).labels(*place).set(
+            _number(evaluation.difference)
+        )
+        for name, decision in evaluation.record.decisions.pools.items():
             pool = (*place, name)
             made.gauge(declared.AUTOSCALER_WANTED).labels(*pool).set(decision.replicas)
             healthy = decision.health is Health.FRESH

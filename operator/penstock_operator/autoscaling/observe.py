@@ -1,4 +1,4 @@
-"""From pages to what the autoscaler decides by. Pure.
+"""From scrapes to what the autoscaler decides by. Pure.
 
 Arrivals are counted at the gateways: what is offered, not what is served. What a request is worth
 comes from the workers: its mean lengths, and what their steps cost.
@@ -12,9 +12,9 @@ from penstock_contract.step_cost import StepCost
 from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Learned, Lengths, Mean, Steps
-from penstock_operator.autoscaling.page import Labels, Pair, label
-from penstock_operator.autoscaling.scene import Pages, PoolScene, Scene
+from penstock_operator.autoscaling.scrape import Labels, ScrapePair, Scrapes, label
 from penstock_operator.autoscaling.steps import kv_capacity, new_steps, own_totals
+from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic
 from penstock_operator.scaling.signal import ABSENT, Signal
@@ -33,43 +33,48 @@ class Observed:
 
 
 def observe(
-    scene: Scene, pages: Pages, turned: Pages, learned: Learned, spec: ScalingSpec, now: float
+    topology: Topology,
+    scrapes: Scrapes,
+    earlier: Scrapes,
+    learned: Learned,
+    spec: ScalingSpec,
+    now: float,
 ) -> Observed:
     """Return what is seen of a deployment.
 
     Args:
-        scene: who is there.
-        pages: the pages of all targets now.
-        turned: those before: a target whose page is newer than there teaches something.
+        topology: who is there.
+        scrapes: the scrapes of all targets now.
+        earlier: those before: a target whose scrape is newer than there teaches something.
         learned: what the last call returned.
         spec: the objectives that requests are compared with.
         now: seconds of the wall clock.
     """
     news = {
         target: pair
-        for target, pair in pages.pairs.items()
-        if pair.before is not None and pair != turned.pairs.get(target)
+        for target, pair in scrapes.pairs.items()
+        if pair.before is not None and pair != earlier.pairs.get(target)
     }
     elapsed = now - learned.time if learned.time is not None else 0.0
-    lengths = _lengths(learned.lengths, [news[w] for w in scene.workers if w in news])
+    lengths = _lengths(learned.lengths, [news[w] for w in topology.workers if w in news])
     steps, curves = dict[str, Steps](), dict(learned.curves)
-    for pool in scene.pools:
+    for pool in topology.pools:
         before = learned.steps.get(pool.name, Steps())
         pairs = [news[worker] for worker in pool.workers if worker in news]
         steps[pool.name] = before.after(*new_steps(pairs), elapsed)
-        known = [pair for w in pool.workers if (pair := pages.pairs.get(w))]
+        known = [pair for w in pool.workers if (pair := scrapes.pairs.get(w))]
         if curve := steps[pool.name].curve(_prior(known), kv_capacity(known)):
             curves[pool.name] = curve
-    views = {p.name: _view(p, pages, curves.get(p.name), lengths, now) for p in scene.pools}
-    traffic = _traffic(scene, pages, lengths, spec, now)
+    views = {p.name: _view(p, scrapes, curves.get(p.name), lengths, now) for p in topology.pools}
+    traffic = _traffic(topology, scrapes, lengths, spec, now)
     return Observed(
         Observation(traffic, views),
         Learned(lengths, steps, curves, now),
-        _problems(scene, pages),
+        _problems(topology, scrapes),
     )
 
 
-def _lengths(before: Lengths, news: Sequence[Pair]) -> Lengths:
+def _lengths(before: Lengths, news: Sequence[ScrapePair]) -> Lengths:
     def after(mean: Mean, total: tuple[str, ...], count: tuple[str, ...]) -> Mean:
         for pair in news:
             mean = mean.after(pair.increase(total), pair.increase(count))
@@ -82,7 +87,7 @@ def _lengths(before: Lengths, news: Sequence[Pair]) -> Lengths:
     )
 
 
-def _prior(pairs: Sequence[Pair]) -> StepCost | None:
+def _prior(pairs: Sequence[ScrapePair]) -> StepCost | None:
     """Return what the workers measured when they started: the mean over them."""
     costs = [
         {dict(labels)["term"]: value for labels, value in pair.latest.series(names.STEP_COST)}
@@ -99,13 +104,13 @@ def _prior(pairs: Sequence[Pair]) -> StepCost | None:
 
 
 def _view(
-    pool: PoolScene, pages: Pages, curve: ServiceCurve | None, lengths: Lengths, now: float
+    pool: PoolTopology, scrapes: Scrapes, curve: ServiceCurve | None, lengths: Lengths, now: float
 ) -> PoolView:
-    pairs = [pages.pairs.get(worker) for worker in pool.workers]
+    pairs = [scrapes.pairs.get(worker) for worker in pool.workers]
     capacity = curve.kv_tokens if curve else 0.0
     computed = lengths.computed.known or lengths.given.known or 0.0
 
-    def kv(pair: Pair) -> float | None:
+    def kv(pair: ScrapePair) -> float | None:
         usage = pair.latest.total(names.KV_USAGE)
         return None if usage is None else usage * (kv_capacity([pair]) or capacity)
 
@@ -126,7 +131,7 @@ def _view(
     return replace(view, decode_share=gather(pairs, lambda p: _decoding(p, curve), now))
 
 
-def _step_seconds(pair: Pair) -> float | None:
+def _step_seconds(pair: ScrapePair) -> float | None:
     for total, count in (
         (names.OWN_STEP_SUM, names.OWN_STEP_COUNT),
         (names.ITL_SUM, names.ITL_COUNT),
@@ -137,7 +142,7 @@ def _step_seconds(pair: Pair) -> float | None:
     return None
 
 
-def _decoding(pair: Pair, curve: ServiceCurve) -> float | None:
+def _decoding(pair: ScrapePair, curve: ServiceCurve) -> float | None:
     """Return the share of a worker's time that went into generating."""
     if pair.before is None:
         return None
@@ -151,15 +156,15 @@ def _decoding(pair: Pair, curve: ServiceCurve) -> float | None:
 
 
 def _traffic(
-    scene: Scene, pages: Pages, lengths: Lengths, spec: ScalingSpec, now: float
+    topology: Topology, scrapes: Scrapes, lengths: Lengths, spec: ScalingSpec, now: float
 ) -> Traffic:
-    model = label(model=scene.model)
-    gateways = [pages.pairs.get(gateway) for gateway in scene.gateways]
+    model = label(model=topology.model)
+    gateways = [scrapes.pairs.get(gateway) for gateway in topology.gateways]
     arrivals = gather(gateways, rate(names.ARRIVALS, model), now)
     queued = gather(gateways, level(names.QUEUED, model), now)
     given, taken = lengths.given.known, lengths.taken.known
     computed = lengths.computed.known if lengths.computed.known is not None else given
-    late_ttft, late_tpot = _late(scene, pages, spec, gateways, model)
+    late_ttft, late_tpot = _late(topology, scrapes, spec, gateways, model)
     return Traffic(
         arrivals=arrivals,
         uncached_tokens=_times(arrivals, computed or 0.0),
@@ -174,14 +179,14 @@ def _traffic(
 
 
 def _late(
-    scene: Scene,
-    pages: Pages,
+    topology: Topology,
+    scrapes: Scrapes,
     spec: ScalingSpec,
-    gateways: Sequence[Pair | None],
+    gateways: Sequence[ScrapePair | None],
     model: Labels,
 ) -> tuple[Signal, Signal]:
     """Return the shares of requests that missed TTFT and TPOT; absent without an objective."""
-    workers = [pages.pairs.get(worker) for worker in scene.workers]
+    workers = [scrapes.pairs.get(worker) for worker in topology.workers]
     ttft, tpot = ABSENT, ABSENT
     if spec.ttft:
         ttft = _worst(
@@ -203,12 +208,12 @@ def _times(signal: Signal, factor: float) -> Signal:
     return signal if signal.value is None else replace(signal, value=signal.value * factor)
 
 
-def _problems(scene: Scene, pages: Pages) -> tuple[str, ...]:
+def _problems(topology: Topology, scrapes: Scrapes) -> tuple[str, ...]:
     """A worker that exports none of the names that are needed is no idle worker."""
     return tuple(
         f"{worker} exports none of {', '.join(wanted)}"
-        for worker in scene.workers
-        if (pair := pages.pairs.get(worker))
+        for worker in topology.workers
+        if (pair := scrapes.pairs.get(worker))
         for wanted in names.NEEDED
         if pair.latest.total(wanted) is None
     )

@@ -1,4 +1,4 @@
-"""Reads pages from a Prometheus server, over its HTTP API.
+"""Reads scrapes from a Prometheus server, over its HTTP API.
 
 One query asks for the raw samples of the last minutes of all targets: their own times tell how old
 they are, whatever the server's evaluation says, and counters are differenced here as they are for a
@@ -16,7 +16,7 @@ from penstock_contract import metrics as declared
 from penstock_contract.metrics import Kind
 from penstock_operator.autoscaling.exposition import base
 from penstock_operator.autoscaling.names import series_of
-from penstock_operator.autoscaling.page import Page, Series
+from penstock_operator.autoscaling.scrape import Scrape, Series
 from penstock_operator.autoscaling.sources import SourceError, Target
 from penstock_operator.scaling.signal import MAX_AGE
 
@@ -41,7 +41,7 @@ class Prometheus:
         self._http = http
         self._url = url.rstrip("/")
 
-    async def read(self, targets: list[Target]) -> Mapping[str, Page]:
+    async def read(self, targets: list[Target]) -> Mapping[str, Scrape]:
         """See `Source.read`."""
         if not targets:
             return {}
@@ -56,7 +56,7 @@ class Prometheus:
                 found = samples.setdefault(pod, {})
                 if series not in found or found[series][0] < time:
                     found[series] = time, value
-        return {pod: _page(found) for pod, found in samples.items()}
+        return {pod: _scrape(found) for pod, found in samples.items()}
 
     async def _ask(self, query: str) -> list[dict[str, Any]]:
         try:
@@ -94,6 +94,6 @@ def _series(labels: Mapping[str, str]) -> Series:
     return name, frozenset((key, value) for key, value in labels.items() if key in known)
 
 
-def _page(samples: Mapping[Series, tuple[float, float]]) -> Page:
+def _scrape(samples: Mapping[Series, tuple[float, float]]) -> Scrape:
     newest = max(time for time, _ in samples.values())
-    return Page(newest, {series: value for series, (_, value) in samples.items()})
+    return Scrape(newest, {series: value for series, (_, value) in samples.items()})

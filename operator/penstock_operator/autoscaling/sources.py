@@ -1,4 +1,4 @@
-"""Where pages come from. A target that cannot be read is left out: its last page grows old."""
+"""Where scrapes come from. A target that cannot be read is left out: its last scrape grows old."""
 
 import asyncio
 import logging
@@ -9,8 +9,8 @@ from typing import Protocol
 
 import httpx
 
-from penstock_operator.autoscaling.exposition import page
-from penstock_operator.autoscaling.page import Page
+from penstock_operator.autoscaling.exposition import parse
+from penstock_operator.autoscaling.scrape import Scrape
 
 log = logging.getLogger("penstock.autoscaler")
 
@@ -24,7 +24,7 @@ class Target:
     """One process that exports metrics."""
 
     id: str
-    """As in the scene: a pod's name in a cluster."""
+    """As in the topology: a pod's name in a cluster."""
     url: str
     """Its base URL."""
     families: Container[str]
@@ -40,30 +40,30 @@ class SourceError(Exception):
 class Source(Protocol):
     """Reads targets."""
 
-    async def read(self, targets: list[Target]) -> Mapping[str, Page]:
-        """Return the pages of those that could be read, by target.
+    async def read(self, targets: list[Target]) -> Mapping[str, Scrape]:
+        """Return the scrapes of those that could be read, by target.
 
         Raises:
             SourceError: none could, because the source itself fails.
         """
 
 
-class Scrape:
+class Scraper:
     """Asks every target itself."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def read(self, targets: list[Target]) -> Mapping[str, Page]:
+    async def read(self, targets: list[Target]) -> Mapping[str, Scrape]:
         """See `Source.read`."""
-        pages = await asyncio.gather(*(self._one(target) for target in targets))
-        return {t.id: found for t, found in zip(targets, pages, strict=True) if found is not None}
+        scrapes = await asyncio.gather(*(self._one(target) for target in targets))
+        return {t.id: found for t, found in zip(targets, scrapes, strict=True) if found is not None}
 
-    async def _one(self, target: Target) -> Page | None:
+    async def _one(self, target: Target) -> Scrape | None:
         try:
             async with asyncio.timeout(TIMEOUT):
                 text = await self._get(f"{target.url}/metrics")
-            return page(text, target.families, time.time())
+            return parse(text, target.families, time.time())
         except (httpx.HTTPError, TimeoutError, ValueError) as error:
             log.debug("%s: %s", target.id, error)
             return None

@@ -1,4 +1,4 @@
-"""What pages tell of engine steps. Pure.
+"""What scrapes tell of engine steps. Pure.
 
 Penstock's workers export the sums that a fit of their cost needs. Of others the mean step of each
 interval is seen from outside, so that the cost is known after intervals of different load.
@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 from penstock_contract.step_cost import Totals, moments
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.page import Pair
+from penstock_operator.autoscaling.scrape import ScrapePair
 
 
-def new_steps(pairs: Sequence[Pair]) -> tuple[dict[str, float], Totals]:
+def new_steps(pairs: Sequence[ScrapePair]) -> tuple[dict[str, float], Totals]:
     """Return the rises of `STEP_MOMENTS` over all workers, and what their steps came to."""
     rises: dict[str, float] = {}
     each = []
@@ -26,7 +26,7 @@ def new_steps(pairs: Sequence[Pair]) -> tuple[dict[str, float], Totals]:
     return rises, Totals(**{name: sum(one[name] for one in each) for name in asdict(Totals())})
 
 
-def own_totals(pair: Pair) -> Totals | None:
+def own_totals(pair: ScrapePair) -> Totals | None:
     """Return what a worker tells of its steps; None: it does not."""
     steps, seconds = pair.increase(names.OWN_STEP_COUNT), pair.increase(names.OWN_STEP_SUM)
     context = pair.increase(names.OWN_STEP_CONTEXT)
@@ -36,7 +36,7 @@ def own_totals(pair: Pair) -> Totals | None:
     return Totals(steps, seconds, tokens.get("prefill", 0.0), tokens.get("decode", 0.0), context)
 
 
-def _own_moments(pair: Pair) -> dict[str, float]:
+def _own_moments(pair: ScrapePair) -> dict[str, float]:
     return pair.by_label(names.MOMENTS, "product")
 
 
@@ -48,7 +48,7 @@ def _like_their_mean(totals: Totals | None) -> dict[str, float]:
     return {n: totals.steps * v for n, v in moments(*(value / totals.steps for value in values))}
 
 
-def _outside_totals(pair: Pair) -> Totals | None:
+def _outside_totals(pair: ScrapePair) -> Totals | None:
     """Return what vLLM tells: it counts steps and tokens, and times what is between two tokens."""
     steps = pair.increase(names.STEPS)
     gaps, between = pair.increase(names.ITL_COUNT), pair.increase(names.ITL_SUM)
@@ -61,7 +61,7 @@ def _outside_totals(pair: Pair) -> Totals | None:
     return Totals(steps, steps * between / gaps, max(0.0, tokens - decoded), decoded, context)
 
 
-def kv_capacity(pairs: Sequence[Pair]) -> float | None:
+def kv_capacity(pairs: Sequence[ScrapePair]) -> float | None:
     """Return the KV tokens of one worker: the least of all, should they differ."""
     found = []
     for pair in pairs:

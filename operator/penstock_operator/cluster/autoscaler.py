@@ -15,14 +15,14 @@ from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import Reason
 from penstock_contract.labels import API_VERSION, SCALING_MEMORY
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.advisor import Advisor, Pace
-from penstock_operator.autoscaling.brain import Memory, Thought
+from penstock_operator.autoscaling.advisor import Advisor, Timing
+from penstock_operator.autoscaling.evaluation import Evaluation, Memory
 from penstock_operator.autoscaling.explain import explanations
 from penstock_operator.autoscaling.memory import dump, load
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
 from penstock_operator.autoscaling.report import last_scale, reason
-from penstock_operator.autoscaling.scene import PoolScene, Scene
 from penstock_operator.autoscaling.sources import Source, Target
+from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.gateways import base_url
@@ -76,7 +76,7 @@ class Autoscaler:
     ) -> None:
         self._api = api
         self._cache = cache
-        self._advisor: Advisor[Key] = Advisor(source, Pace(interval, POD_START, UNKNOWN_START))
+        self._advisor: Advisor[Key] = Advisor(source, Timing(interval, POD_START, UNKNOWN_START))
         self._gateways = gateways
         self._changed = changed
         self._metrics = metrics
@@ -131,13 +131,13 @@ class Autoscaler:
             self._advisor.remember(key, _remembered(list(pools.values()), self._advisor.now))
         pods = [pod(found) for found in self._cache.of(POD.name, key)]
         gateways = self._gateways()
-        scene = _scene(deployment, list(pools.values()), pods, gateways)
+        topology = _topology(deployment, list(pools.values()), pods, gateways)
         targets = [*gateways, *_targets(key, pods)]
-        thought = await self._advisor.advise(key, deployment, scene, targets)
-        if thought is not None:
-            self._metrics.decided(key.namespace, key.name, thought)
-            self._explanations[key] = explanations(key.name, thought)
-            await self._apply(key, pools, thought)
+        evaluation = await self._advisor.advise(key, deployment, topology, targets)
+        if evaluation is not None:
+            self._metrics.decided(key.namespace, key.name, evaluation)
+            self._explanations[key] = explanations(key.name, evaluation)
+            await self._apply(key, pools, evaluation)
 
     def _deployment(self, key: Key) -> InferenceDeployment | None:
         """Return the spec, read once per generation."""
@@ -150,10 +150,10 @@ class Autoscaler:
             known = self._parsed[key] = (identity, read_deployment(raw)[0])
         return known[1]
 
-    async def _apply(self, key: Key, pools: dict[str, EnginePool], thought: Thought) -> None:
-        decisions = thought.record.decisions.pools.values()
+    async def _apply(self, key: Key, pools: dict[str, EnginePool], evaluation: Evaluation) -> None:
+        decisions = evaluation.record.decisions.pools.values()
         last: dict[str, LastScale] = {}
-        found = reason(decisions, thought.problems)
+        found = reason(decisions, evaluation.problems)
         for decision in decisions:
             if decision.replicas == decision.current:
                 continue
@@ -208,20 +208,20 @@ def _named(pools: dict[str, EnginePool], pool: str) -> EnginePool:
     return next(found for found in pools.values() if found.spec.pool == pool)
 
 
-def _scene(
+def _topology(
     deployment: InferenceDeployment,
     pools: Sequence[EnginePool],
     pods: Sequence[Pod],
     gateways: Sequence[Target],
-) -> Scene:
-    scenes = tuple(_pool(pool, [p for p in pods if p.pool == pool.spec.pool]) for pool in pools)
-    return Scene(deployment.served_name, tuple(found.id for found in gateways), scenes)
+) -> Topology:
+    topologies = tuple(_pool(pool, [p for p in pods if p.pool == pool.spec.pool]) for pool in pools)
+    return Topology(deployment.served_name, tuple(found.id for found in gateways), topologies)
 
 
-def _pool(pool: EnginePool, pods: Sequence[Pod]) -> PoolScene:
+def _pool(pool: EnginePool, pods: Sequence[Pod]) -> PoolTopology:
     serving = [found for found in pods if found.ready]
     leaving = [found for found in pods if found.draining or found.deleting]
-    return PoolScene(
+    return PoolTopology(
         name=pool.spec.pool,
         role=pool.spec.role,
         desired=pool.spec.replicas,

@@ -21,7 +21,7 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
 from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.prometheus import Prometheus
-from penstock_operator.autoscaling.sources import Scrape, Source, Target
+from penstock_operator.autoscaling.sources import Scraper, Source, Target
 from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
 from penstock_operator.cluster.api import Api, ApiError, configuration
@@ -217,7 +217,7 @@ class _Operator:
 
     def _source(self, http: httpx.AsyncClient) -> Source:
         url = self._options.prometheus_url
-        return Prometheus(http, url) if url else Scrape(http)
+        return Prometheus(http, url) if url else Scraper(http)
 
     def _explain(self, namespace: str, name: str) -> str | None:
         """Only who leads knows; what another knew before it lost the lease is out of date."""

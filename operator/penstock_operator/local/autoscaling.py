@@ -9,13 +9,13 @@ import httpx
 from penstock_contract.api import InferenceDeployment
 from penstock_contract.api.status import LastScale
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.advisor import Advisor, Pace
-from penstock_operator.autoscaling.brain import Thought
+from penstock_operator.autoscaling.advisor import Advisor, Timing
+from penstock_operator.autoscaling.evaluation import Evaluation
 from penstock_operator.autoscaling.explain import explanations
 from penstock_operator.autoscaling.record import write
 from penstock_operator.autoscaling.report import last_scale, reason
-from penstock_operator.autoscaling.scene import PoolScene, Scene
-from penstock_operator.autoscaling.sources import Scrape, Target
+from penstock_operator.autoscaling.sources import Scraper, Target
+from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.local.decide import Phase
 from penstock_operator.local.desired import Desired, PlannedPool
 from penstock_operator.local.errors import UserError
@@ -29,7 +29,7 @@ from penstock_operator.status import ScalingReport
 
 log = logging.getLogger("penstock.autoscaler")
 
-PACE = Pace(interval=5.0, overhead=0.0, unknown_start=10.0)
+TIMING = Timing(interval=5.0, overhead=0.0, unknown_start=10.0)
 LOOK = 0.5
 """Seconds between two looks at who is due; and at a deployment that has no worker."""
 SERVING = (Phase.READY, Phase.DRAINING, Phase.TERMINATING)
@@ -57,7 +57,7 @@ class Autoscaler:
         now_text: Callable[[], str],
     ) -> None:
         self._home = home
-        self._advisor: Advisor[str] = Advisor(Scrape(http), PACE)
+        self._advisor: Advisor[str] = Advisor(Scraper(http), TIMING)
         self._journal = journal
         self._desired = desired
         self._members = members
@@ -99,26 +99,26 @@ class Autoscaler:
 
     async def _consider(self, deployment: InferenceDeployment) -> None:
         name = deployment.metadata.name
-        scene = self._scene(deployment)
-        targets = _targets(scene, {member.id: member for member in self._members()})
-        thought = await self._advisor.advise(name, deployment, scene, targets)
-        if thought is not None:
-            write_text(self._home.explanation(name), explanations(name, thought) + "\n")
-            self._apply(name, thought)
+        topology = self._topology(deployment)
+        targets = _targets(topology, {member.id: member for member in self._members()})
+        evaluation = await self._advisor.advise(name, deployment, topology, targets)
+        if evaluation is not None:
+            write_text(self._home.explanation(name), explanations(name, evaluation) + "\n")
+            self._apply(name, evaluation)
 
-    def _apply(self, name: str, thought: Thought) -> None:
+    def _apply(self, name: str, evaluation: Evaluation) -> None:
         """Do what was decided, and keep the record of what was done."""
-        decisions = thought.record.decisions.pools.values()
+        decisions = evaluation.record.decisions.pools.values()
         changes = [decision for decision in decisions if decision.replicas != decision.current]
         done = [decision for decision in changes if self._size(name, decision)]
         if done:
             with self._home.decisions(name).open("a") as records:
-                records.write(write(thought.record) + "\n")
+                records.write(write(evaluation.record) + "\n")
         last: dict[str, LastScale] = {}
         if before := self._reports.get(name):
             last |= before.last
         last |= {decision.pool: last_scale(decision, self._now()) for decision in done}
-        self._reports[name] = ScalingReport(*reason(decisions, thought.problems), last)
+        self._reports[name] = ScalingReport(*reason(decisions, evaluation.problems), last)
 
     def _size(self, deployment: str, decision: Decision) -> bool:
         target = f"{deployment}/{decision.pool}"
@@ -131,7 +131,7 @@ class Autoscaler:
         self._journal.tell(target, words)
         return True
 
-    def _scene(self, deployment: InferenceDeployment) -> Scene:
+    def _topology(self, deployment: InferenceDeployment) -> Topology:
         name, members = deployment.metadata.name, self._members()
         gateways = [m.id for m in members if m.role is None and m.phase in SERVING]
         pools = []
@@ -139,15 +139,15 @@ class Autoscaler:
             if planned.key.deployment == name:
                 mine = [member for member in members if member.key == planned.key]
                 pools.append(_pool(planned, mine))
-        return Scene(deployment.served_name, tuple(gateways), tuple(pools))
+        return Topology(deployment.served_name, tuple(gateways), tuple(pools))
 
 
-def _pool(planned: PlannedPool, members: Sequence[Member]) -> PoolScene:
+def _pool(planned: PlannedPool, members: Sequence[Member]) -> PoolTopology:
     def count(*phases: Phase) -> int:
         return sum(1 for member in members if member.phase in phases)
 
     spec = planned.pool.spec
-    return PoolScene(
+    return PoolTopology(
         name=spec.pool,
         role=spec.role,
         desired=spec.replicas,
@@ -158,6 +158,6 @@ def _pool(planned: PlannedPool, members: Sequence[Member]) -> PoolScene:
     )
 
 
-def _targets(scene: Scene, members: Mapping[str, Member]) -> list[Target]:
-    gateways = [Target(g, members[g].url, names.GATEWAY_FAMILIES) for g in scene.gateways]
-    return gateways + [Target(w, members[w].url, names.WORKER_FAMILIES) for w in scene.workers]
+def _targets(topology: Topology, members: Mapping[str, Member]) -> list[Target]:
+    gateways = [Target(g, members[g].url, names.GATEWAY_FAMILIES) for g in topology.gateways]
+    return gateways + [Target(w, members[w].url, names.WORKER_FAMILIES) for w in topology.workers]

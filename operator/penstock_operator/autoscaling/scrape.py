@@ -1,11 +1,11 @@
 """What one process exported at one moment, and how it differs from the moment before. Pure.
 
 A target that restarted counts again from zero (a counter that fell rose by its new value, as in
-Prometheus); one that has no page before has no rate yet, because nobody knows since when it counts.
+Prometheus); one without a scrape before has no rate yet, because nobody knows since when it counts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 
 Labels = frozenset[tuple[str, str]]
@@ -13,7 +13,7 @@ Series = tuple[str, Labels]
 
 
 @dataclass(frozen=True)
-class Page:
+class Scrape:
     """All samples of a target at `time`, in seconds of the wall clock."""
 
     time: float
@@ -43,20 +43,20 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The two latest pages of a target; `before` is None for one that is new."""
+class ScrapePair:
+    """The two latest scrapes of a target; `before` is None for one that is new."""
 
-    latest: Page
-    before: Page | None = None
+    latest: Scrape
+    before: Scrape | None = None
 
     @property
     def seconds(self) -> float:
         """Return the time between them."""
         return self.latest.time - self.before.time if self.before else 0.0
 
-    def turned(self, page: Page) -> "Pair":
-        """Return the pair with a newer page; an older one, or the same again, changes nothing."""
-        return Pair(page, self.latest) if page.time > self.latest.time else self
+    def advanced(self, scrape: Scrape) -> "ScrapePair":
+        """Return the pair with a newer scrape; an older one, or the same again, changes nothing."""
+        return ScrapePair(scrape, self.latest) if scrape.time > self.latest.time else self
 
     def increase(self, names: Iterable[str], where: Labels = frozenset()) -> float | None:
         """Return by how much a counter rose; None: not known."""
@@ -79,6 +79,22 @@ class Pair:
             value = dict(labels).get(label, "")
             rises[value] = rises.get(value, 0.0) + _rise(old.get(labels, 0.0), now)
         return rises
+
+
+@dataclass(frozen=True)
+class Scrapes:
+    """The two latest scrapes of every target."""
+
+    pairs: Mapping[str, ScrapePair] = field(default_factory=dict)
+
+    def advanced(self, found: Mapping[str, Scrape], known: frozenset[str]) -> "Scrapes":
+        """Return the scrapes with what was just read; targets that are gone are forgotten."""
+        pairs = {target: pair for target, pair in self.pairs.items() if target in known}
+        for target, scrape in found.items():
+            if target in known:
+                pair = pairs.get(target)
+                pairs[target] = pair.advanced(scrape) if pair else ScrapePair(scrape)
+        return replace(self, pairs=pairs)
 
 
 def _rise(before: float, now: float) -> float:

@@ -14,7 +14,7 @@ from penstock_contract.api import (
     Role,
 )
 from penstock_contract.conditions import ConditionType, Reason
-from penstock_operator.autoscaling.brain import Memory, Thought, think
+from penstock_operator.autoscaling.evaluation import Evaluation, Memory, evaluate
 from penstock_operator.autoscaling.explain import explain, recount
 from penstock_operator.autoscaling.memory import dump, load
 from penstock_operator.autoscaling.record import read, write
@@ -31,18 +31,18 @@ SPEC = ScalingSpec(
 
 def thought_after(
     ticks: int, rate: float = 20.0, spec: ScalingSpec = SPEC
-) -> tuple[Memory, Thought]:
+) -> tuple[Memory, Evaluation]:
     live, memory = Exported(rate=rate), Memory()
     for _ in range(ticks):
         live.pass_time(15.0)
-        memory, thought = think(memory, live.scene(), live.pages(), spec, live.time)
-    return memory, thought
+        memory, evaluation = evaluate(memory, live.topology(), live.scrapes(), spec, live.time)
+    return memory, evaluation
 
 
 def test_an_explanation_can_be_followed_by_hand() -> None:
-    _, thought = thought_after(60)
-    decision = thought.record.decisions.pools["default"]
-    text = explain("chat", thought.record.seen, SPEC, decision, (), thought.difference)
+    _, evaluation = thought_after(60)
+    decision = evaluation.record.decisions.pools["default"]
+    text = explain("chat", evaluation.record.seen, SPEC, decision, (), evaluation.difference)
     assert text.startswith("chat/default: from 2 to 4 (tpot needs 3.")
     for words in (
         "λ, arrivals", "20/s", "prefill 1000 tokens · 100 µs = 100 ms",
@@ -55,9 +55,9 @@ def test_an_explanation_can_be_followed_by_hand() -> None:
 def test_an_explanation_says_what_is_missing() -> None:
     live = Exported(rate=5.0)
     live.pass_time(15.0)
-    _, thought = think(Memory(), live.scene(), {}, SPEC, live.time)
-    decision = thought.record.decisions.pools["default"]
-    text = explain("chat", thought.record.seen, SPEC, decision, ["the scrape fails"])
+    _, evaluation = evaluate(Memory(), live.topology(), {}, SPEC, live.time)
+    decision = evaluation.record.decisions.pools["default"]
+    text = explain("chat", evaluation.record.seen, SPEC, decision, ["the scrape fails"])
     assert "unknown" in text
     assert "nothing shrinks" in text
     assert "the scrape fails" in text
@@ -89,8 +89,8 @@ def test_recorded_decisions_of_a_real_run_are_made_again() -> None:
 
 
 def test_memory_survives_and_a_restart_never_shrinks() -> None:
-    memory, thought = thought_after(60)
-    now = thought.record.now
+    memory, evaluation = thought_after(60)
+    now = evaluation.record.now
     back = load(dump(memory), now + 30)
     before, after = (m.state.pools["default"].forecast for m in (memory, back))
     assert after.level == pytest.approx(before.level)
@@ -100,8 +100,8 @@ def test_memory_survives_and_a_restart_never_shrinks() -> None:
     idle = Exported(["worker-1", "worker-2", "worker-3", "worker-4"], time=now + 30)
     for _ in range(10):
         idle.pass_time(15.0)
-        back, thought = think(back, idle.scene(), idle.pages(), SPEC, idle.time)
-        assert thought.record.decisions.pools["default"].replicas >= 4
+        back, evaluation = evaluate(back, idle.topology(), idle.scrapes(), SPEC, idle.time)
+        assert evaluation.record.decisions.pools["default"].replicas >= 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": 3}'])
@@ -110,8 +110,8 @@ def test_a_damaged_memory_is_a_new_one(text: str) -> None:
 
 
 def test_an_old_memory_keeps_what_requests_are_worth_only() -> None:
-    memory, thought = thought_after(30)
-    back = load(dump(memory), thought.record.now + 86_400)
+    memory, evaluation = thought_after(30)
+    back = load(dump(memory), evaluation.record.now + 86_400)
     assert back.learned.curves["default"].a == pytest.approx(memory.learned.curves["default"].a)
     assert back.state == Memory().state
 

@@ -1,7 +1,6 @@
-"""One deployment's autoscaler: pages in, decisions out, everything remembered in between. Pure.
+"""One deployment's autoscaler: scrapes in, decisions out, everything remembered in between. Pure.
 
-What reads the pages and what writes the sizes differs between a cluster and one machine; this does
-not.
+What reads metrics and what writes sizes differs between a cluster and one machine; this does not.
 """
 
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.learned import Learned
 from penstock_operator.autoscaling.littles_law import LittlesLaw
 from penstock_operator.autoscaling.observe import observe
-from penstock_operator.autoscaling.page import Labels, Page, label
 from penstock_operator.autoscaling.record import Record
-from penstock_operator.autoscaling.scene import Pages, Scene
+from penstock_operator.autoscaling.scrape import Labels, Scrape, Scrapes, label
+from penstock_operator.autoscaling.topology import Topology
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.spec import ScalingSpec
 from penstock_operator.scaling.state import ScalingState
@@ -29,11 +28,11 @@ class Memory:
     state: ScalingState = field(default_factory=ScalingState)
     learned: Learned = field(default_factory=Learned)
     law: LittlesLaw = field(default_factory=LittlesLaw)
-    pages: Pages = field(default_factory=Pages)
+    scrapes: Scrapes = field(default_factory=Scrapes)
 
 
 @dataclass(frozen=True)
-class Thought:
+class Evaluation:
     """One decision with its grounds."""
 
     record: Record
@@ -42,43 +41,43 @@ class Thought:
     """Of L and λ·W."""
 
 
-def think(
+def evaluate(
     memory: Memory,
-    scene: Scene,
-    read: Mapping[str, Page],
+    topology: Topology,
+    read: Mapping[str, Scrape],
     spec: ScalingSpec,
     now: float,
     problem: str = "",
-) -> tuple[Memory, Thought]:
+) -> tuple[Memory, Evaluation]:
     """Return the new memory, and what to do.
 
     Args:
         memory: what the last call returned.
-        scene: who is there.
-        read: pages by target; a target that could not be read is left out.
+        topology: who is there.
+        read: scrapes by target; a target that could not be read is left out.
         spec: what the user asked for.
         now: seconds of the wall clock, from a source that never goes back.
         problem: why nothing could be read, if nothing could.
     """
-    known = frozenset((*scene.gateways, *scene.workers))
-    # A page from the future is none, and would keep the next ones out.
-    sane = {target: page for target, page in read.items() if page.time <= now + SKEW}
-    pages = memory.pages.turned(sane, known)
-    found = observe(scene, pages, memory.pages, memory.learned, spec, now)
+    known = frozenset((*topology.gateways, *topology.workers))
+    # A scrape from the future is none, and would keep the next ones out.
+    sane = {target: scrape for target, scrape in read.items() if scrape.time <= now + SKEW}
+    scrapes = memory.scrapes.advanced(sane, known)
+    found = observe(topology, scrapes, memory.scrapes, memory.learned, spec, now)
     state, decisions = decide(memory.state, found.observation, spec, now)
-    law = _law(memory, scene, pages)
+    law = _law(memory, topology, scrapes)
     record = Record(now, memory.state, found.observation, spec, decisions)
-    after = replace(memory, state=state, learned=found.learned, law=law, pages=pages)
+    after = replace(memory, state=state, learned=found.learned, law=law, scrapes=scrapes)
     problems = (problem,) if problem else found.problems
-    return after, Thought(record, problems, law.difference)
+    return after, Evaluation(record, problems, law.difference)
 
 
-def _law(memory: Memory, scene: Scene, pages: Pages) -> LittlesLaw:
-    """Add what passed at the gateways since the last pages."""
-    law, model = memory.law, label(model=scene.model)
-    for gateway in scene.gateways:
-        pair = pages.pairs.get(gateway)
-        if pair is None or pair.before is None or pair == memory.pages.pairs.get(gateway):
+def _law(memory: Memory, topology: Topology, scrapes: Scrapes) -> LittlesLaw:
+    """Add what passed at the gateways since the last scrapes."""
+    law, model = memory.law, label(model=topology.model)
+    for gateway in topology.gateways:
+        pair = scrapes.pairs.get(gateway)
+        if pair is None or pair.before is None or pair == memory.scrapes.pairs.get(gateway):
             continue
         before, now = _present(pair.before, model), _present(pair.latest, model)
         law = law.after(
@@ -91,7 +90,7 @@ def _law(memory: Memory, scene: Scene, pages: Pages) -> LittlesLaw:
     return law
 
 
-def _present(page: Page, model: Labels) -> float | None:
+def _present(scrape: Scrape, model: Labels) -> float | None:
     """Return the requests in a gateway."""
-    queued, sent = page.total(names.QUEUED, model), page.total(names.IN_FLIGHT, model)
+    queued, sent = scrape.total(names.QUEUED, model), scrape.total(names.IN_FLIGHT, model)
     return None if queued is None or sent is None else queued + sent

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 
 from penstock_operator.autoscaling import names
-from penstock_operator.autoscaling.page import Pair
+from penstock_operator.autoscaling.scrape import ScrapePair
 
 
-def lead(pairs: Iterable[Pair], interval: float, overhead: float, unknown: float) -> float:
+def lead_time(
+    pairs: Iterable[ScrapePair], interval: float, overhead: float, unknown: float
+) -> float:
     """Return the seconds from a change in demand to a new worker that serves.
 
     Args:

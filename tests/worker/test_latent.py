@@ -152,6 +152,47 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
         last_logits(folder, Computation(), 101, beside=0)
 
 
+def test_what_the_authors_of_v2_lite_published_is_read(tmp_path: Path) -> None:
+    published = {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "first_k_dense_replace": 1,
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 163840,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_attention_heads": 16,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": 27,
+        "num_key_value_heads": 16,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rope_scaling": {
+            "type": "yarn",
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+            "original_max_position_embeddings": 4096,
+        },
+        "rope_theta": 10000,
+        "torch_dtype": "bfloat16",
+        "v_head_dim": 128,
+        "vocab_size": 102400,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    config = read_config(tmp_path)
+    assert config.kv_bytes_per_token == 4 * 27 * (512 + 64)
+    # modeling_deepseek.py: 192 ** -0.5 * yarn_get_mscale(40, 0.707) ** 2
+    assert config.query_scale == pytest.approx(192**-0.5 * 1.2608**2, rel=1e-4)
+    assert config.rope.attention_factor == 1.0
+    assert config.max_position == 163840
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "attention_bias": {"attention_bias": True},
     "kv_lora_rank must be a positive integer": {"kv_lora_rank": None},

@@ -86,6 +86,19 @@ WINDOW = 20
 
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
 
+LATENT_EXPERTS: dict[str, Any] = {
+    **LATENT,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 12,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "routed_scaling_factor": 1.5,
+    "n_group": 4,
+    "topk_group": 2,
+}
+"""Latent attention and experts, the first layer having a plain MLP."""
+
 FAMILIES: dict[str, Any] = {
     "llama-gqa": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "llama-mha": lambda: LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_key_value_heads": 4})),
@@ -145,6 +158,11 @@ FAMILIES: dict[str, Any] = {
     "deepseek-v3-halved": lambda: DeepseekV3ForCausalLM(
         DeepseekV3Config(**LATENT, rope_interleave=False)
     ),
+    "deepseek-v2-experts": lambda: DeepseekV2ForCausalLM(DeepseekV2Config(**LATENT_EXPERTS)),
+    "deepseek-v2-grouped": lambda: DeepseekV2ForCausalLM(
+        DeepseekV2Config(**LATENT_EXPERTS, topk_method="group_limited_greedy")
+    ),
+    "deepseek-v3-experts": lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**LATENT_EXPERTS)),
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(
             **{**SHAPE, **NARROW},
@@ -166,5 +184,8 @@ def make(family: str, folder: Path) -> Any:
             torch.nn.init.normal_(parameter, std=0.5)
         elif "norm" in name:
             torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.2)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            torch.nn.init.normal_(buffer, std=0.3)
     model.save_pretrained(folder)
     return model

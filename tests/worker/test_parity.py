@@ -1,7 +1,7 @@
 """The engine's numbers against transformers: every family, every way of cutting the work.
 
 Covered, for PyTorch's kernels and the native ones: logits within 1e-4 and 32 greedy tokens, for
-every supported family; then, on four that differ most, the same tokens whatever the batch, the
+every supported family; then, on five that differ most, the same tokens whatever the batch, the
 chunk size, the cache, or a preemption; and every stored type. Not covered here: sampled decoding
 (test_sampling), shapes and types that only the native kernels distinguish (test_native).
 """
@@ -24,6 +24,7 @@ from penstock_worker.model.loading import Computation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
+TINY = ["llama-gqa", "mistral-window", "gemma3", "qwen2-moe", "deepseek-v3-experts"]
 
 
 def prompts(*lengths: int, vocab: int = 320) -> list[list[int]]:
@@ -49,7 +50,7 @@ def _expected(model: Any, prompt: tuple[int, ...], count: int) -> list[int]:
     return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "mistral-window", "gemma3", "deepseek-v3"])
+@pytest.fixture(scope="module", params=TINY)
 def tiny(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:

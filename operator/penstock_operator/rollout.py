@@ -41,7 +41,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Situation:
+class RolloutState:
     """A pool at one moment. Times are in seconds of one clock."""
 
     replicas: int
@@ -88,7 +88,7 @@ class Advance:
     """Seconds after which time alone changes the answer."""
 
 
-def advance(at: Situation) -> Advance:
+def advance(at: RolloutState) -> Advance:
     """Return the next step towards `at.replicas` workers of the right revision."""
     rejected = at.rejected if at.rejected == at.wanted else ""
     why = "" if rejected else failure(at)
@@ -113,7 +113,7 @@ def advance(at: Situation) -> Advance:
     )
 
 
-def failure(at: Situation) -> str:
+def failure(at: RolloutState) -> str:
     """Return why the wanted revision must not replace the stable one; empty: it may."""
     if not at.stable or at.wanted == at.stable or at.stable not in at.sizes:
         return ""
@@ -140,7 +140,7 @@ class _Trial:
     left: float | None = None
 
 
-def _trial(at: Situation, target: str) -> _Trial:
+def _trial(at: RolloutState, target: str) -> _Trial:
     plain = not at.canary or not at.stable or target in (at.stable, at.rejected)
     if at.canary is None or plain or not any(_staying(at, at.stable)):
         return _Trial()
@@ -156,7 +156,7 @@ def _trial(at: Situation, target: str) -> _Trial:
     return _Trial(at.canary.weight, workers, since, left)
 
 
-def _moves(at: Situation, target: str, limit: int, rejected: str) -> tuple[list[str], list[str]]:
+def _moves(at: RolloutState, target: str, limit: int, rejected: str) -> tuple[list[str], list[str]]:
     """Return whom to give work again, and whom to take it from."""
     mine = [w for w in at.workers if w.revision == target]
     staying = [w for w in mine if not w.draining]
@@ -198,7 +198,7 @@ def _within(
 
 
 def _sizes(
-    at: Situation,
+    at: RolloutState,
     target: str,
     limit: int,
     undrain: list[str],
@@ -226,7 +226,7 @@ def _sizes(
     return sizes
 
 
-def _others(at: Situation, revision: str, missing: int) -> tuple[int, int]:
+def _others(at: RolloutState, revision: str, missing: int) -> tuple[int, int]:
     """Return the size of a revision that is on its way out, and how many of it stay for now."""
     workers = [w for w in at.workers if w.revision == revision]
     gone = sum(w.removable for w in workers)
@@ -237,7 +237,7 @@ def _others(at: Situation, revision: str, missing: int) -> tuple[int, int]:
     return len(workers) - gone + coming, stays
 
 
-def _staying(at: Situation, revision: str) -> list[Worker]:
+def _staying(at: RolloutState, revision: str) -> list[Worker]:
     return [w for w in at.workers if w.revision == revision and not w.draining]
 
 
@@ -245,7 +245,7 @@ def _emptiest(worker: Worker) -> tuple[bool, float, float, str]:
     return (worker.ready, worker.outstanding, worker.age, worker.id)
 
 
-def _phase(at: Situation, target: str, rejected: str, trial: _Trial) -> str:
+def _phase(at: RolloutState, target: str, rejected: str, trial: _Trial) -> str:
     others = any(w.revision != target for w in at.workers) or any(
         size for revision, size in at.sizes.items() if revision != target
     )
@@ -256,7 +256,9 @@ def _phase(at: Situation, target: str, rejected: str, trial: _Trial) -> str:
     return "Updating" if others else "Stable"
 
 
-def _reason(at: Situation, target: str, rejected: str, why: str, phase: str, trial: _Trial) -> str:
+def _reason(
+    at: RolloutState, target: str, rejected: str, why: str, phase: str, trial: _Trial
+) -> str:
     if why:
         return f"rolled back to {target}: {why}"
     if rejected:
@@ -273,7 +275,7 @@ def _reason(at: Situation, target: str, rejected: str, why: str, phase: str, tri
     return ""
 
 
-def _again_in(at: Situation, trial: _Trial) -> float | None:
+def _again_in(at: RolloutState, trial: _Trial) -> float | None:
     if trial.left is not None:
         return trial.left
     unready = any(w.revision == at.wanted and not w.ready for w in at.workers)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from penstock_operator.cluster.act import Actor
-from penstock_operator.cluster.actions import Action, Merge, Report, Tell
+from penstock_operator.cluster.actions import Action, Merge, RecordEvent, WriteStatus
 from penstock_operator.cluster.api import Api
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.events import Events
@@ -14,7 +14,7 @@ from penstock_operator.manifests import Object
 
 pytestmark = pytest.mark.anyio
 KEY = Key("models", "chat")
-REPORT = Report("EnginePool", "chat-default", {"replicas": 2})
+REPORT = WriteStatus("EnginePool", "chat-default", {"replicas": 2})
 
 
 @pytest.fixture
@@ -65,4 +65,4 @@ async def test_what_the_watch_told_first_is_no_news() -> None:
 
 
 async def test_an_event_is_for_people_only() -> None:
-    assert not await act(Tell("Draining", "pool default"), knows=1, answers=2)
+    assert not await act(RecordEvent("Draining", "pool default"), knows=1, answers=2)

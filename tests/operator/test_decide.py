@@ -21,11 +21,11 @@ from penstock_operator.cluster.actions import (
     Delete,
     Mark,
     Merge,
-    Report,
-    Tell,
+    RecordEvent,
+    WriteStatus,
 )
 from penstock_operator.cluster.decide import decide
-from penstock_operator.cluster.situation import COSTS_COUNT, UNREADY_WITHIN
+from penstock_operator.cluster.rollout_state import COSTS_COUNT, UNREADY_WITHIN
 from penstock_operator.cluster.world import Gateways, World, pod
 from penstock_operator.manifests import Settings
 
@@ -48,7 +48,7 @@ class Store:
         self.served = served
         self._serial = itertools.count(1)
         self.objects: dict[tuple[str, str], Object] = {}
-        self.told: list[Tell] = []
+        self.told: list[RecordEvent] = []
         self.now = 0.0
         self.spec(wanted)
 
@@ -118,9 +118,9 @@ class Store:
                 meta = self.objects[kind, name]["metadata"]
                 assert (meta["uid"], meta["resourceVersion"]) == (uid, version)
                 self._collect(kind, name)
-            case Report(kind, name, status):
+            case WriteStatus(kind, name, status):
                 self._put({**self.objects[kind, name], "status": status})
-            case Tell():
+            case RecordEvent():
                 self.told.append(action)
 
     def _collect(self, kind: str, name: str) -> None:

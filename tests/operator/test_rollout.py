@@ -10,7 +10,7 @@ from penstock_contract.api.inference import Canary
 from penstock_operator.error_budget import over_budget
 from penstock_operator.rollout import (
     Advance,
-    Situation,
+    RolloutState,
     Worker,
     advance,
 )
@@ -22,13 +22,13 @@ def workers(revision: str, count: int, **how: object) -> tuple[Worker, ...]:
 
 
 def test_a_new_pool_starts_at_its_size() -> None:
-    step = advance(Situation(3, "a"))
+    step = advance(RolloutState(3, "a"))
     assert step.sizes == {"a": 3}
     assert step.phase == "Stable"
 
 
 def test_a_quiet_pool_stays_as_it_is() -> None:
-    at = Situation(2, "a", "a", sizes={"a": 2}, workers=workers("a", 2))
+    at = RolloutState(2, "a", "a", sizes={"a": 2}, workers=workers("a", 2))
     step = advance(at)
     assert (dict(step.sizes), step.drain, step.undrain, step.reason) == ({"a": 2}, (), (), "")
 
@@ -36,7 +36,7 @@ def test_a_quiet_pool_stays_as_it_is() -> None:
 def test_scaling_down_drains_the_emptiest_and_shrinks_only_when_gateways_confirmed() -> None:
     busy = replace(workers("a", 1)[0], outstanding=500.0)
     idle = Worker("idle", "a", ready=True, outstanding=3.0)
-    at = Situation(1, "a", "a", sizes={"a": 2}, workers=(busy, idle))
+    at = RolloutState(1, "a", "a", sizes={"a": 2}, workers=(busy, idle))
     assert advance(at).drain == ("idle",)
     assert advance(at).sizes == {"a": 2}
     draining = replace(idle, draining=True)
@@ -47,20 +47,20 @@ def test_scaling_down_drains_the_emptiest_and_shrinks_only_when_gateways_confirm
 
 def test_a_shrink_is_not_asked_for_twice_while_the_pod_still_shows() -> None:
     leaving = Worker("x", "a", ready=False, draining=True, confirmed=True)
-    at = Situation(1, "a", "a", sizes={"a": 1}, workers=(*workers("a", 1), leaving))
+    at = RolloutState(1, "a", "a", sizes={"a": 1}, workers=(*workers("a", 1), leaving))
     assert advance(at).sizes == {"a": 1}
 
 
 def test_scaling_up_again_takes_back_a_drain_before_starting_another() -> None:
     leaving = Worker("x", "a", ready=True, draining=True)
-    at = Situation(2, "a", "a", sizes={"a": 2}, workers=(*workers("a", 1), leaving))
+    at = RolloutState(2, "a", "a", sizes={"a": 2}, workers=(*workers("a", 1), leaving))
     step = advance(at)
     assert step.undrain == ("x",)
     assert step.sizes == {"a": 2}
 
 
 def test_a_new_revision_surges_before_an_old_worker_is_drained() -> None:
-    at = Situation(2, "b", "a", sizes={"a": 2}, workers=workers("a", 2))
+    at = RolloutState(2, "b", "a", sizes={"a": 2}, workers=workers("a", 2))
     step = advance(at)
     assert step.sizes == {"a": 2, "b": 1}
     assert step.drain == ()
@@ -71,7 +71,7 @@ def test_a_new_revision_surges_before_an_old_worker_is_drained() -> None:
 
 def test_a_revision_that_keeps_crashing_is_rolled_back_and_stays_out() -> None:
     broken = Worker("b0", "b", ready=False, failing="exited with code 1, 3 times")
-    at = Situation(
+    at = RolloutState(
         2, "b", "a", sizes={"a": 2, "b": 1}, workers=(*workers("a", 2), broken), updating_since=0
     )
     step = advance(at)
@@ -87,7 +87,7 @@ def test_a_revision_that_keeps_crashing_is_rolled_back_and_stays_out() -> None:
 
 def test_a_pool_that_shrinks_while_its_rollout_hangs_gives_back_what_hangs() -> None:
     hanging = tuple(Worker(f"b{i}", "b", ready=False) for i in range(2))
-    at = Situation(
+    at = RolloutState(
         2, "b", "a", sizes={"a": 2, "b": 2}, workers=(*workers("a", 2), *hanging), updating_since=0
     )
     assert advance(at).drain == ("b0",)  # one more than wanted may stay
@@ -98,14 +98,16 @@ def test_a_pool_that_shrinks_while_its_rollout_hangs_gives_back_what_hangs() -> 
 
 def test_a_first_revision_has_nothing_to_go_back_to() -> None:
     broken = Worker("a0", "a", ready=False, failing="exited with code 1, 3 times")
-    step = advance(Situation(1, "a", sizes={"a": 1}, workers=(broken,), updating_since=0, now=9e9))
+    step = advance(
+        RolloutState(1, "a", sizes={"a": 1}, workers=(broken,), updating_since=0, now=9e9)
+    )
     assert step.rejected == ""
     assert step.sizes == {"a": 1}
 
 
 def test_waiting_for_a_place_is_no_failure_of_the_revision() -> None:
     homeless = Worker("b0", "b", ready=False, unschedulable=True)
-    at = Situation(
+    at = RolloutState(
         1, "b", "a", sizes={"a": 1, "b": 1}, workers=(*workers("a", 1), homeless),
         updating_since=0.0, now=1e6,
     )  # fmt: skip
@@ -116,7 +118,7 @@ def test_waiting_for_a_place_is_no_failure_of_the_revision() -> None:
 
 def test_a_canary_gets_its_share_waits_and_takes_over() -> None:
     canary = Canary(weight=10, pause="5m")
-    at = Situation(4, "b", "a", sizes={"a": 4}, workers=workers("a", 4), canary=canary)
+    at = RolloutState(4, "b", "a", sizes={"a": 4}, workers=workers("a", 4), canary=canary)
     assert advance(at).sizes == {"a": 4, "b": 1}
     on_trial = replace(
         at, sizes={"a": 4, "b": 1}, workers=(*workers("a", 4), *workers("b", 1)), now=100.0
@@ -132,7 +134,7 @@ def test_a_canary_gets_its_share_waits_and_takes_over() -> None:
 
 
 def test_a_canary_that_fails_its_requests_is_rolled_back() -> None:
-    at = Situation(
+    at = RolloutState(
         4, "b", "a", sizes={"a": 4, "b": 1}, workers=(*workers("a", 4), *workers("b", 1)),
         canary=Canary(weight=10), canary_since=0.0, now=50.0,
         counts={"a": (900, 0), "b": (40, 8)},
@@ -181,9 +183,9 @@ class Cluster:
     pods: dict[str, Worker] = field(default_factory=dict)
     serial: int = 0
 
-    def situation(self) -> Situation:
+    def state(self) -> RolloutState:
         """Return what the operator sees."""
-        return Situation(
+        return RolloutState(
             self.replicas, self.wanted, self.stable, self.rejected, dict(self.sizes),
             tuple(self.pods.values()), self.max_surge, self.max_unavailable, self.canary, 60.0,
             self.canary_since, {}, 600.0, self.made.get(self.wanted), self.now,
@@ -191,7 +193,7 @@ class Cluster:
 
     def act(self) -> Advance:
         """Do what the operator decides, with its promises checked."""
-        at = self.situation()
+        at = self.state()
         step = advance(at)
         before = {name: pod for name, pod in self.pods.items() if pod.ready and not pod.draining}
         floor = at.replicas - at.max_unavailable
@@ -220,7 +222,7 @@ class Cluster:
             there = sum(pod.revision == self.rejected for pod in self.pods.values())
             assert step.sizes.get(self.rejected, 0) <= there, "a rejected revision got a pod"
         if not step.drain and not step.undrain:
-            again = advance(self.situation())
+            again = advance(self.state())
             asked_for = [{r: n for r, n in s.sizes.items() if n} for s in (step, again)]
             assert asked_for[0] == asked_for[1], "asked again at once, it wants other sizes"
             assert not again.drain, "asked again at once, it drains more"

@@ -6,7 +6,7 @@ from typing import Any
 from deployments import manifest
 
 from penstock_contract.api import EnginePool, InferenceDeployment
-from penstock_operator.cluster.actions import Apply, Create, Decision, Merge, Report
+from penstock_operator.cluster.actions import Apply, Create, Decision, Merge, WriteStatus
 from penstock_operator.cluster.decide import decide
 from penstock_operator.cluster.world import Gateways, Pod, World
 from penstock_operator.manifests import Settings
@@ -54,10 +54,10 @@ def done(world: World, decision: Decision) -> World:
             before = workloads[action.name]
             spec = {**before["spec"], **action.patch.get("spec", {})}
             workloads[action.name] = {**before, "spec": spec}
-        elif isinstance(action, Report) and action.kind == "EnginePool":
+        elif isinstance(action, WriteStatus) and action.kind == "EnginePool":
             pool = {**pools[action.name].to_json(), "status": action.status}
             pools[action.name] = EnginePool.model_validate(pool)
-        elif isinstance(action, Report) and deployment is not None:
+        elif isinstance(action, WriteStatus) and deployment is not None:
             body = {**deployment.to_json(), "status": action.status}
             deployment = InferenceDeployment.model_validate(body)
     return replace(

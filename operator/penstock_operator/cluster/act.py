@@ -15,15 +15,15 @@ from penstock_operator.cluster.actions import (
     Delete,
     Mark,
     Merge,
-    Report,
-    Tell,
+    RecordEvent,
+    WriteStatus,
 )
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.events import Events
 from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, POD, Kind
-from penstock_operator.cluster.recheck import in_the_way, owner_stays
+from penstock_operator.cluster.preconditions import in_the_way, owner_stays
 from penstock_operator.manifests import Object
 from penstock_operator.manifests.engines import PORT
 from penstock_operator.status import Obstacle
@@ -116,15 +116,15 @@ class Actor:
             case Delete(kind_name, name, uid, version, reason):
                 await self._api.delete(self._kind(kind_name), space, name, uid, version)
                 changed = False  # until it is gone, which the watch tells
-            case Report(kind_name, name, status):
-                return await self._report(self._kind(kind_name), space, name, status)
-            case Tell(reason, message, warning):
+            case WriteStatus(kind_name, name, status):
+                return await self._write_status(self._kind(kind_name), space, name, status)
+            case RecordEvent(reason, message, warning):
                 await self._events.tell(raw, reason, message, warning=warning)
                 return False
         log.info("%s: %s: %s", key, type(action).__name__.lower(), reason)
         return changed
 
-    async def _report(self, kind: Kind, namespace: str, name: str, status: Object) -> bool:
+    async def _write_status(self, kind: Kind, namespace: str, name: str, status: Object) -> bool:
         there = self._cache.get(kind.name, namespace, name)
         if there is None:  # it went meanwhile
             return False

@@ -57,7 +57,7 @@ class Delete:
 
 
 @dataclass(frozen=True)
-class Report:
+class WriteStatus:
     """Write a status."""
 
     kind: str
@@ -66,7 +66,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Tell:
+class RecordEvent:
     """Tell people of something, as an Event on the InferenceDeployment."""
 
     reason: str
@@ -74,7 +74,7 @@ class Tell:
     warning: bool = False
 
 
-Action = Create | Apply | Merge | Mark | Delete | Report | Tell
+Action = Create | Apply | Merge | Mark | Delete | WriteStatus | RecordEvent
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ actions were done, it answers with what is still missing; when nothing is, with 
 
 from penstock_contract.api import EnginePool, InferenceDeployment, InferenceDeploymentStatus
 from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_REPLICAS
-from penstock_operator.cluster.actions import Action, Create, Decision, Merge, Report, Tell
+from penstock_operator.cluster.actions import (
+    Action,
+    Create,
+    Decision,
+    Merge,
+    RecordEvent,
+    WriteStatus,
+)
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.model_access import model_missing
@@ -168,7 +175,7 @@ def _pool_report(pool: EnginePool, step: PoolStep) -> list[Action]:
         return []
     before = pool.status.to_json() if pool.status else {}
     now = step.status.to_json()
-    return [Report("EnginePool", pool.metadata.name, now)] if now != before else []
+    return [WriteStatus("EnginePool", pool.metadata.name, now)] if now != before else []
 
 
 def _report(
@@ -178,7 +185,7 @@ def _report(
     if before is not None and now.to_json() == before.to_json():
         return []
     name = world.raw["metadata"]["name"]
-    actions: list[Action] = [Report("InferenceDeployment", name, now.to_json())]
+    actions: list[Action] = [WriteStatus("InferenceDeployment", name, now.to_json())]
     known = {c.type: c for c in before.conditions} if before else {}
     for condition in now.conditions:
         old = known.get(condition.type)
@@ -186,7 +193,7 @@ def _report(
             words = f"{condition.type} is {condition.status}"
             words += f": {condition.message}" if condition.message else ""
             warning = condition.status == "False" and condition.reason in _WARNINGS
-            actions.append(Tell(condition.reason, words[:1000], warning))
+            actions.append(RecordEvent(condition.reason, words[:1000], warning))
     return actions
 
 

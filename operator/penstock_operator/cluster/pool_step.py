@@ -6,11 +6,11 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.pool import EnginePoolStatus
 from penstock_contract.api.revision import CanaryStatus, Revision
 from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
-from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, Tell
+from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, RecordEvent
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import missing
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
-from penstock_operator.cluster.situation import UNREADY_WITHIN, goes_first, situation
+from penstock_operator.cluster.rollout_state import UNREADY_WITHIN, goes_first, rollout_state
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import (
     Object,
@@ -63,7 +63,7 @@ def pool_step(
     """
     owner = Owner.of(pool)
     around, held_up = children(world, pool_objects(pool, settings).values(), owner)
-    at = situation(world, deployment, pool, leaving=leaving)
+    at = rollout_state(world, deployment, pool, leaving=leaving)
     step = advance(at)
     unsupported: Unsupported | None = None
     try:
@@ -82,9 +82,9 @@ def pool_step(
         meta = pool.metadata
         why = "the pool is not in the spec any more, and its workers are gone"
         gone = [Delete("EnginePool", meta.name, meta.uid or "", meta.resource_version or "", why)]
-    told = _news(pool, step, marks)
+    events = _events(pool, step, marks)
     return PoolStep(
-        actions=(*around, *workloads, *marks, *told, *gone),
+        actions=(*around, *workloads, *marks, *events, *gone),
         snapshot=_snapshot(world, pool, step, leaving=leaving),
         status=None if leaving else _status(world, pool, step, unsupported),
         again_in=FRESH_IN if held else _again_in(world, pool, step),
@@ -173,17 +173,17 @@ def _marks(world: World, pool: EnginePool, step: Advance) -> list[Action]:
     return actions
 
 
-def _news(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action]:
+def _events(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action]:
     """Return what people should hear of, once."""
-    news: list[Action] = []
+    events: list[Action] = []
     name = pool.spec.pool
     before = pool.status.revision.rejected if pool.status else ""
     if step.rejected and step.rejected != before:
-        news.append(Tell("RolledBack", f"pool {name}: {step.reason}", warning=True))
+        events.append(RecordEvent("RolledBack", f"pool {name}: {step.reason}", warning=True))
     drained = [m.reason for m in marks if isinstance(m, Mark) and m.draining]
     if drained:
-        news.append(Tell("Draining", f"pool {name}: {'; '.join(drained)}"[:1000]))
-    return news
+        events.append(RecordEvent("Draining", f"pool {name}: {'; '.join(drained)}"[:1000]))
+    return events
 
 
 def _again_in(world: World, pool: EnginePool, step: Advance) -> float | None:

@@ -4,7 +4,7 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.base import seconds
 from penstock_contract.api.pool import EnginePoolStatus
 from penstock_operator.cluster.world import Pod, World
-from penstock_operator.rollout import Situation, Worker
+from penstock_operator.rollout import RolloutState, Worker
 
 COSTS_COUNT = "policy/v1/PodDisruptionBudget"
 """Came with Kubernetes 1.21, as pod-deletion-cost did."""
@@ -12,9 +12,9 @@ UNREADY_WITHIN = 30.0
 """Seconds after which a worker that drains should be seen not to be ready."""
 
 
-def situation(
+def rollout_state(
     world: World, deployment: InferenceDeployment, pool: EnginePool, *, leaving: bool
-) -> Situation:
+) -> RolloutState:
     """Return a pool's workers and sizes as its rollout looks at them."""
     spec, before = deployment.spec.rollout, pool.status or EnginePoolStatus()
     workloads = world.workloads_of(pool.spec.pool)
@@ -22,7 +22,7 @@ def situation(
     wanted = pool.spec.rollout_hash
     current = workloads.get(wanted)
     canary = before.canary if before.canary and before.canary.revision == wanted else None
-    return Situation(
+    return RolloutState(
         replicas=0 if leaving else pool.spec.replicas,
         wanted=wanted,
         stable=before.revision.current,

@@ -8,7 +8,7 @@ from penstock_contract.labels import DEPLOYMENT, MANAGED_BY
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.kinds import Kind
-from penstock_operator.cluster.recheck import in_the_way, owner_stays
+from penstock_operator.cluster.preconditions import in_the_way, owner_stays
 from penstock_operator.manifests import Object
 
 pytestmark = pytest.mark.anyio

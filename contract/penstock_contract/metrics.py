@@ -255,6 +255,53 @@ WORKER_KV_LEASES: Final = _counter(
 WORKER_KV_LEASED_BLOCKS: Final = _gauge(
     "penstock_worker_kv_leased_blocks", "KV blocks that are kept for other workers.", _M
 )
+WORKER_TIER_QUERIES: Final = _counter(
+    "penstock_worker_kv_tier_queries",
+    "Prompt tokens that the prefix cache did not have, looked up in a slower tier.",
+    _M,
+    "medium",
+)
+WORKER_TIER_HITS: Final = _counter(
+    "penstock_worker_kv_tier_hits",
+    "Of them, those whose KV was loaded; they are hits of the prefix cache, too.",
+    _M,
+    "medium",
+)
+WORKER_TIER_LOADS: Final = _counter(
+    "penstock_worker_kv_tier_loads",
+    "Prompts of which a slower tier had blocks, by what became of it.",
+    _M,
+    "medium",
+    "outcome",
+)
+WORKER_TIER_LOADED_BYTES: Final = _counter(
+    "penstock_worker_kv_tier_loaded_bytes", "KV loaded from a slower tier.", _M, "medium"
+)
+WORKER_TIER_LOAD_SECONDS: Final = _counter(
+    "penstock_worker_kv_tier_load_seconds", "Time that these loads took.", _M, "medium"
+)
+WORKER_TIER_STORED_BYTES: Final = _counter(
+    "penstock_worker_kv_tier_stored_bytes", "KV written to a slower tier.", _M, "medium"
+)
+WORKER_TIER_SKIPPED: Final = _counter(
+    "penstock_worker_kv_tier_skipped_blocks",
+    "Blocks that left the prefix cache and were not kept, by reason.",
+    _M,
+    "medium",
+    "reason",
+)
+WORKER_TIER_CORRUPT: Final = _counter(
+    "penstock_worker_kv_tier_corrupt_blocks",
+    "Blocks found damaged in a slower tier: removed, and computed instead.",
+    _M,
+    "medium",
+)
+WORKER_TIER_USED: Final = _gauge(
+    "penstock_worker_kv_tier_used_bytes", "What blocks take of a slower tier.", _M, "medium"
+)
+WORKER_TIER_CAPACITY: Final = _gauge(
+    "penstock_worker_kv_tier_capacity_bytes", "What they may take.", _M, "medium"
+)
 
 WORKER: Final = (
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV_USAGE, VLLM_PREFIX_QUERIES, VLLM_PREFIX_HITS,
@@ -268,6 +315,9 @@ WORKER: Final = (
     WORKER_STEP_MOMENTS, WORKER_STEP_COST, WORKER_IGNORED_FIELDS, WORKER_DRAINING,
     WORKER_LOAD_SECONDS, WORKER_KV_PULLS, WORKER_KV_PULLED_BYTES, WORKER_KV_PULL_SECONDS,
     WORKER_KV_LEASES, WORKER_KV_LEASED_BLOCKS, WORKER_BOUNDED_STEPS,
+    WORKER_TIER_QUERIES, WORKER_TIER_HITS, WORKER_TIER_LOADS, WORKER_TIER_LOADED_BYTES,
+    WORKER_TIER_LOAD_SECONDS, WORKER_TIER_STORED_BYTES, WORKER_TIER_SKIPPED, WORKER_TIER_CORRUPT,
+    WORKER_TIER_USED, WORKER_TIER_CAPACITY,
 )  # fmt: skip
 """What a worker exports. Label model_name is the served name."""
 

@@ -40,7 +40,7 @@ class MemoryRunner:
         self._budget = budget
         self._draw = draw
         self._window = window
-        self._slots: dict[tuple[int, int], int] = {}
+        self.slots: dict[tuple[int, int], int] = {}
 
     def run(
         self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
@@ -48,7 +48,7 @@ class MemoryRunner:
         """See `Runner.run`."""
         for source, target in copies:
             for offset in range(self._block_size):
-                self._slots[target, offset] = self._slots.get((source, offset), -1)
+                self.slots[target, offset] = self.slots.get((source, offset), -1)
         self.copied += len(copies)
         tokens = sum(part.count + len(part.drafts) for part in slices)
         assert 0 < tokens <= self._budget
@@ -65,7 +65,7 @@ class MemoryRunner:
         assert part.samples or not part.drafts
         known = request.tokens[part.start : part.start + part.count]
         for place, token in enumerate([*known, *part.drafts], part.start):
-            self._slots[self._slot(request, place)] = token
+            self.slots[self._slot(request, place)] = token
 
     def _slot(self, request: Request, place: int) -> tuple[int, int]:
         return request.blocks[place // self._block_size], place % self._block_size
@@ -79,6 +79,6 @@ class MemoryRunner:
         # From where the first computed token looks: that is as far back as any of them does.
         first = max(0, part.start + 1 - self._window) if self._window else 0
         places = range(first, len(everything))
-        assert [self._slots[self._slot(request, place)] for place in places] == everything[first:]
+        assert [self.slots[self._slot(request, place)] for place in places] == everything[first:]
         ends = range(len(request.tokens), len(everything) + 1)
         return Computed([Draw(self._draw(everything[:end], request)) for end in ends], scores)

@@ -15,6 +15,7 @@ behind a sliding window.
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from penstock_worker.kv_events.log import CacheLog
 
@@ -30,6 +31,13 @@ class Counts:
     used: int
     cached: int
     free: int
+
+
+class Spill(Protocol):
+    """Where blocks go that leave the cache."""
+
+    def evicted(self, name: bytes, block: int) -> None:
+        """A block is given away; its content is there until this returns."""
 
 
 class BlockPool:
@@ -56,6 +64,7 @@ class BlockPool:
         self.block_size = block_size
         self.caching = caching
         self.log = log
+        self.spill: Spill | None = None
         self._references = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
@@ -85,6 +94,10 @@ class BlockPool:
     def lookup(self, names: Iterable[bytes]) -> list[int | None]:
         """Return the block of each name, None for those that are not known. Takes nothing."""
         return [self._by_name.get(name) for name in names]
+
+    def cached(self) -> list[tuple[bytes, int]]:
+        """Return names and blocks that nobody holds, the least recently used first."""
+        return [(name, block) for block in self._cached if (name := self._name_of[block])]
 
     def idle(self, blocks: Sequence[int]) -> int:
         """Return how many of these blocks are cached, so that holding them uses up `available`."""
@@ -161,6 +174,8 @@ class BlockPool:
         name = self._name_of[block]
         if name is not None:
             del self._by_name[name]
+            if self.spill is not None:
+                self.spill.evicted(name, block)
             if self.log is not None:
                 self.log.removed(name)
         self._name_of[block] = None

@@ -29,6 +29,7 @@ from penstock_worker.step import Slice, Step
 from penstock_worker.validation import problem
 
 if TYPE_CHECKING:
+    from penstock_worker.tiers.tier import Tier
     from penstock_worker.transfer.handoff import Handoff  # it needs what most engines do not
 
 
@@ -79,6 +80,7 @@ class Engine:
         self._adapters = adapters
         self.handoff: Handoff | None = None
         """Keeps blocks for other workers and gets theirs; set before `start`."""
+        self._tier: Tier | None = None
         self.stalled = False
         """The latest step had nothing to compute: what waits needs blocks that others keep."""
         self._clock = clock
@@ -88,6 +90,10 @@ class Engine:
     def busy(self) -> bool:
         """Whether there is anything to compute."""
         return bool(self.scheduler.running or self.scheduler.num_waiting)
+
+    def use(self, tier: "Tier") -> None:
+        """Keep in a slower tier what leaves the prefix cache; before `start`."""
+        self._tier = self.pool.spill = self.scheduler.fetcher = tier
 
     def add(self, message: AddRequest) -> Output | None:
         """Accept a request; an Output is a refusal, with the reason."""
@@ -122,11 +128,20 @@ class Engine:
         self.scheduler.abort(ids)
         if self.handoff is not None:
             self.handoff.cancel(ids)
+        if self._tier is not None:
+            self._tier.cancel(ids)
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Let hand-offs begin; `wake` is called from other threads when `settle` is due."""
+        """Let hand-offs and tiers begin; `wake` is called from other threads for `settle`."""
         if self.handoff is not None:
             self.handoff.start(wake)
+        if self._tier is not None:
+            self._tier.start(wake)
+
+    def close(self) -> None:
+        """Keep for later what a tier keeps; the engine is of no use afterwards."""
+        if self._tier is not None:
+            self._tier.close()
 
     def release(self, leases: list[str]) -> None:
         """End leases that nobody will pull."""
@@ -134,9 +149,9 @@ class Engine:
             self.handoff.release(leases)
 
     def settle(self) -> None:
-        """Take note of what hand-offs have brought, or have given back."""
-        if self.handoff is not None:
-            for request in self.handoff.settle():
+        """Take note of what hand-offs and tiers have brought, or have given back."""
+        for source in (self.handoff, self._tier):
+            for request in source.settle() if source is not None else ():
                 self.scheduler.unpark(request)
 
     def patience(self) -> float | None:
@@ -192,6 +207,7 @@ class Engine:
             kv_tokens=sum(part.start for part in slices),
             drafted=guessed,
             handoff=self.handoff.stats() if self.handoff is not None else None,
+            tier=self._tier.stats() if self._tier is not None else None,
         )
 
     def _expire(self, now: float) -> list[Output]:

@@ -82,6 +82,11 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
     epoch = secrets.token_hex(8)
     engine = _engine(config, runner, shape, num_blocks, max_model_len, cost)
     engine.handoff = _handoff(config, shape, engine.pool, pool, epoch, tokens)
+    if config.tier is not None:
+        from penstock_worker.tiers.opening import open_tier
+
+        identity = _fingerprint(config, shape, pool)
+        engine.use(open_tier(config.tier, engine.pool, pool, identity, shape.window, cost))
     return engine, Ready(
         epoch=epoch,
         num_blocks=num_blocks,
@@ -146,17 +151,21 @@ def _handoff(
     # It brings pydantic, which takes a tenth of a second that most engines need not spend.
     from penstock_worker.transfer.opening import open_handoff
 
-    identity = fingerprint(
+    identity = _fingerprint(config, shape, pool)
+    memory = block_memory(pool)
+    return open_handoff(
+        config.transfer, blocks, memory, epoch=epoch, fingerprint=identity, tokens=tokens
+    )
+
+
+def _fingerprint(config: EngineConfig, shape: ModelConfig, pool: KVPool) -> bytes:
+    return fingerprint(
         shape,
         weight_files(Path(config.model)),
         block_size=config.block_size,
         dtype=str(pool.dtype),
         quantization=config.quantization,
         adapters={name: Path(at) for name, at in config.adapters.items()},
-    )
-    memory = block_memory(pool)
-    return open_handoff(
-        config.transfer, blocks, memory, epoch=epoch, fingerprint=identity, tokens=tokens
     )
 
 

@@ -36,6 +36,15 @@ class TransferConfig(msgspec.Struct, frozen=True):
     """Unique over time, such as the pod's uid."""
 
 
+class TierConfig(msgspec.Struct, frozen=True):
+    """A tier below the engine's own memory."""
+
+    folder: str
+    """Where blocks are kept as files."""
+    capacity: int
+    """Bytes that they may take."""
+
+
 class SimulationConfig(msgspec.Struct, frozen=True):
     """How long the steps of an engine take that computes nothing, and what its cache would hold."""
 
@@ -80,6 +89,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     kv_events: KVEventsConfig | None = None
     transfer: TransferConfig | None = None
     """None: no KV is handed over."""
+    tier: TierConfig | None = None
+    """None: what leaves the prefix cache is forgotten."""
     simulation: SimulationConfig | None = None
     """Set where nothing is to be computed."""
     self_benchmark: bool = False

@@ -50,6 +50,7 @@ def run_engine(connection: socket.socket, config: EngineConfig, build: Build) ->
         with _publishing(config.kv_events, ready.epoch) as publish:
             _send(connection, ready)
             _serve(connection, inbox, engine, publish)
+        engine.close()
     except ConnectionError:
         return 0  # the server has gone
     except Exception as error:

@@ -168,6 +168,27 @@ class HandoffStats(msgspec.Struct, frozen=True, omit_defaults=True):
     pull_seconds: float = 0.0
 
 
+class TierStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV that a slower tier keeps, and what it was good for; since the engine's start."""
+
+    queries: int = 0
+    """Prompt tokens looked up there: the prefix cache did not have them."""
+    hits: int = 0
+    """Of them, those whose KV came from there."""
+    loads: dict[str, int] = {}
+    """By `penstock_contract.tiers.LoadOutcome`."""
+    loaded_bytes: int = 0
+    load_seconds: float = 0.0
+    stored_bytes: int = 0
+    skipped: dict[str, int] = {}
+    """Blocks, by `penstock_contract.tiers.Skipped`."""
+    corrupt: int = 0
+    """Files that were not the block that they should have been."""
+    used_bytes: int = 0
+    """Now."""
+    capacity_bytes: int = 0
+
+
 class Drafted(msgspec.Struct, frozen=True, array_like=True):
     """What a step's guesses were worth."""
 
@@ -208,6 +229,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Of this step, where tokens were guessed."""
     handoff: HandoffStats | None = None
     """None where it is off."""
+    tier: TierStats | None = None
+    """None where there is none."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag="batch"):

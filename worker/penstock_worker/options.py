@@ -14,6 +14,7 @@ from penstock_worker.engine_config import (
     EngineConfig,
     KVEventsConfig,
     SimulationConfig,
+    TierConfig,
     TransferConfig,
 )
 
@@ -39,6 +40,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         threads=options.threads,
         kv_events=_kv_events(options),
         transfer=_transfer(options),
+        tier=_tier(options),
         self_benchmark=options.self_benchmark,
         simulation=_simulation(options),
     )
@@ -73,6 +75,12 @@ def _transfer(options: argparse.Namespace) -> TransferConfig | None:
         lease_seconds=options.kv_transfer_lease,
         worker=options.worker_id,
     )
+
+
+def _tier(options: argparse.Namespace) -> TierConfig | None:
+    if options.kv_tier_disk is None:
+        return None
+    return TierConfig(str(options.kv_tier_disk.resolve()), options.kv_tier_disk_capacity)
 
 
 def _reachable(host: str) -> str:
@@ -176,6 +184,18 @@ def parser() -> argparse.ArgumentParser:
         type=duration_flag,
         default=30.0,
         help="how long blocks are kept for another worker, like 30s",
+    )
+    add(
+        "--kv-tier-disk",
+        type=Path,
+        metavar="FOLDER",
+        help="keep KV that leaves the prefix cache in a folder, which workers may share",
+    )
+    add(
+        "--kv-tier-disk-capacity",
+        type=quantity_flag,
+        default=10 << 30,
+        help="what its files may take together, like 20Gi (default: 10Gi)",
     )
     add(
         "--self-benchmark",

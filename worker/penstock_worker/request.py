@@ -64,6 +64,8 @@ class Request:
     """Time until first scheduled."""
     keep: bool = False
     """When it ends, its prompt's blocks are kept for another worker."""
+    asked: bool = False
+    """Whether a slower tier was asked for its blocks since it began to wait."""
     pulled_tokens: int = 0
     """Prompt tokens whose KV was brought into the cache for this request: no hits of it."""
 

@@ -11,6 +11,7 @@ blocks are released and it is computed again later (recompute, Kwon et al., "Pag
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.block_tables import BlockTables
@@ -19,6 +20,16 @@ from penstock_worker.pace import Pace
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
 from penstock_worker.waiting import WaitingQueue
+
+
+class Fetcher(Protocol):
+    """Gets KV from a slower tier."""
+
+    def fetch(self, request: Request) -> bool:
+        """Begin to bring KV of a waiting request into the pool; False: it is not to wait for any.
+
+        Else the request is kept beside until `unpark`.
+        """
 
 
 class Scheduler:
@@ -46,6 +57,7 @@ class Scheduler:
         self.bounded_steps = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
+        self.fetcher: Fetcher | None = None
         self._max_num_seqs = max_num_seqs
         self._budget = max_num_batched_tokens
         self._waiting = WaitingQueue()
@@ -182,6 +194,9 @@ class Scheduler:
             return  # blocks are short: admitting now would only preempt again
         while budget and self._waiting and len(self.running) < self._max_num_seqs:
             request = self._waiting.first()
+            if self.fetcher is not None and self.fetcher.fetch(request):
+                self._waiting.pop()  # those behind it need not wait meanwhile
+                continue
             count = self._admit(request, budget, step)
             if not count:
                 break
@@ -236,6 +251,7 @@ class Scheduler:
         """Send the least urgent running request back to wait. It has no slice in this step yet."""
         victim = self.running.pop()
         self._tables.release(victim)
+        victim.asked = False
         self._waiting.push(victim)
         step.preempted.append(victim)
         self.preemptions += 1

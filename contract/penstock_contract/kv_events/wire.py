@@ -27,6 +27,9 @@ END: Final = (-1).to_bytes(8, "big", signed=True)
 MEDIUM: Final = "GPU"
 """The tier: the engine's own memory, whatever it is made of (vLLM says so on CPUs as well)."""
 
+STORAGE: Final = "STORAGE"
+"""A tier on a disk, in vLLM's words. Its blocks are told of by their hashes alone."""
+
 BlockHash = bytes | int
 """Ours are 16 bytes (penstock_contract.blocks); others send 32 bytes or integers."""
 
@@ -36,9 +39,9 @@ class BlockStored(msgspec.Struct, frozen=True, tag=True):
 
     block_hashes: list[BlockHash]
     parent_block_hash: BlockHash | None
-    """None where the first of them begins a prompt."""
+    """None where the first of them begins a prompt, and where it is not known."""
     token_ids: list[int]
-    """Of all these blocks together."""
+    """Of all these blocks together; none where they are not known."""
     block_size: int
     lora_id: int | None = None
     medium: str | None = MEDIUM

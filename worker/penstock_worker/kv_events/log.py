@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from penstock_contract.kv_events.wire import BlockRemoved, BlockStored, Event
+from penstock_contract.kv_events.wire import MEDIUM, STORAGE, BlockRemoved, BlockStored, Event
 
 
 class CacheLog:
@@ -26,7 +26,11 @@ class CacheLog:
         block = tokens[start : start + self._block_size]
         parent = names[index - 1] if index else None
         last = self._events[-1] if self._events else None
-        if isinstance(last, BlockStored) and last.block_hashes[-1] == parent:
+        if (
+            isinstance(last, BlockStored)
+            and last.medium == MEDIUM
+            and last.block_hashes[-1] == parent
+        ):
             last.block_hashes.append(names[index])
             last.token_ids.extend(block)
         else:
@@ -42,13 +46,29 @@ class CacheLog:
 
     def removed(self, name: bytes) -> None:
         """A block was given away for other content."""
+        self._removed(name, MEDIUM)
+
+    def tier(self, name: bytes, *, here: bool) -> None:
+        """A block came to a disk tier, or left it.
+
+        As vLLM does where it knows no more than a block's hash, without its tokens.
+        """
         last = self._events[-1] if self._events else None
-        if isinstance(last, BlockRemoved):
+        if not here:
+            self._removed(name, STORAGE)
+        elif isinstance(last, BlockStored) and last.medium == STORAGE:
             last.block_hashes.append(name)
         else:
-            self._events.append(BlockRemoved([name]))
+            self._events.append(BlockStored([name], None, [], 0, medium=STORAGE))
 
     def take(self) -> list[Event]:
         """Return the changes and forget them."""
         taken, self._events = self._events, []
         return taken
+
+    def _removed(self, name: bytes, medium: str) -> None:
+        last = self._events[-1] if self._events else None
+        if isinstance(last, BlockRemoved) and last.medium == medium:
+            last.block_hashes.append(name)
+        else:
+            self._events.append(BlockRemoved([name], medium))

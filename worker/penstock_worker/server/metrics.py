@@ -7,7 +7,8 @@ from penstock_contract.handoff import LeaseOutcome, PullOutcome
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Metric
 from penstock_contract.step_cost import moments
-from penstock_worker.messages import Batch, Drafted, HandoffStats, Output, Ready, Stats
+from penstock_contract.tiers import LoadOutcome, Medium, Skipped
+from penstock_worker.messages import Batch, Drafted, HandoffStats, Output, Ready, Stats, TierStats
 
 
 class _Series:
@@ -35,11 +36,11 @@ class _Series:
         for gauge in self._gauges[key]:
             gauge.set(value)
 
-    def add(self, metric: Metric, value: float, own: str = "") -> None:
-        """Add to a counter; `own` is the value of its last label, where it has one of its own."""
-        key = (metric.name, own)
+    def add(self, metric: Metric, value: float, *own: str) -> None:
+        """Add to a counter; `own` are the values of its last labels, where it has its own."""
+        key = (metric.name, "/".join(own))
         if key not in self._counters:
-            last = {metric.labels[-1]: own} if own else {}
+            last = dict(zip(reversed(metric.labels), reversed(own), strict=False))
             self._counters[key] = tuple(
                 self._instruments.counter(one).labels(**self._labels(one, last))
                 for one in _names(metric)
@@ -79,6 +80,7 @@ class WorkerMetrics:
         self._last: Stats | None = None
         self._series.set(declared.WORKER_DRAINING, 0)
         self._handoff(HandoffStats(), HandoffStats())
+        self._tier(TierStats(), TierStats())
         self._drafted(Drafted(0, 0, [0]))
         self.ignored(0)
 
@@ -116,6 +118,9 @@ class WorkerMetrics:
         handed = (last and last.handoff) or HandoffStats()
         if stats.handoff is not None and stats.handoff != handed:
             self._handoff(stats.handoff, handed)
+        kept = (last and last.tier) or TierStats()
+        if stats.tier is not None and stats.tier != kept:
+            self._tier(stats.tier, kept)
         if stats.drafted is not None:
             self._drafted(stats.drafted)
         tokens = sum(len(output.tokens) for output in batch.outputs)
@@ -160,6 +165,26 @@ class WorkerMetrics:
             )
         series.add(declared.WORKER_KV_PULLED_BYTES, now.pulled_bytes - before.pulled_bytes)
         series.add(declared.WORKER_KV_PULL_SECONDS, now.pull_seconds - before.pull_seconds)
+
+    def _tier(self, now: TierStats, before: TierStats) -> None:
+        series, medium = self._series, str(Medium.DISK)
+        series.set(declared.WORKER_TIER_USED, now.used_bytes, medium=medium)
+        series.set(declared.WORKER_TIER_CAPACITY, now.capacity_bytes, medium=medium)
+        for metric, increase in (
+            (declared.WORKER_TIER_QUERIES, now.queries - before.queries),
+            (declared.WORKER_TIER_HITS, now.hits - before.hits),
+            (declared.WORKER_TIER_LOADED_BYTES, now.loaded_bytes - before.loaded_bytes),
+            (declared.WORKER_TIER_LOAD_SECONDS, now.load_seconds - before.load_seconds),
+            (declared.WORKER_TIER_STORED_BYTES, now.stored_bytes - before.stored_bytes),
+            (declared.WORKER_TIER_CORRUPT, now.corrupt - before.corrupt),
+        ):
+            series.add(metric, increase, medium)
+        for outcome in LoadOutcome:
+            ended = now.loads.get(outcome, 0) - before.loads.get(outcome, 0)
+            series.add(declared.WORKER_TIER_LOADS, ended, medium, outcome)
+        for reason in Skipped:
+            skipped = now.skipped.get(reason, 0) - before.skipped.get(reason, 0)
+            series.add(declared.WORKER_TIER_SKIPPED, skipped, medium, reason)
 
     def _step(self, stats: Stats) -> None:
         prefill, decode, seconds = stats.prefill_tokens, stats.decode_tokens, stats.step_seconds

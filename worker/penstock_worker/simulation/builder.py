@@ -33,6 +33,8 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         ValueError: the KV cache cannot hold one context.
     """
     began = time.monotonic()
+    if config.tier is not None:
+        raise ValueError("--kv-tier-disk: --runner sim computes no KV that could be kept")
     simulation = config.simulation or SimulationConfig()
     shape = read_config(Path(config.model))
     max_model_len = config.max_model_len or shape.max_position

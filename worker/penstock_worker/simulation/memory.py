@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from penstock_worker.transfer.memory import Buffer
+
 
 class SimulatedMemory:
     """Blocks without content.
@@ -21,6 +23,6 @@ class SimulatedMemory:
         """See `BlockMemory.read`."""
         return [memoryview(bytes(self.block_bytes))]
 
-    def write(self, block: int, data: bytearray) -> None:  # noqa: ARG002
+    def write(self, block: int, data: Buffer) -> None:  # noqa: ARG002
         """See `BlockMemory.write`."""
         self._sleep(self._seconds)

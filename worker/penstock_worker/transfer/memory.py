@@ -7,6 +7,8 @@ no lock is needed.
 from collections.abc import Sequence
 from typing import Protocol
 
+Buffer = bytes | bytearray | memoryview
+
 
 class BlockMemory(Protocol):
     """Where the bytes of blocks are."""
@@ -16,5 +18,5 @@ class BlockMemory(Protocol):
     def read(self, block: int) -> Sequence[memoryview]:
         """Return the bytes of a block, in pieces, as they are now."""
 
-    def write(self, block: int, data: bytearray) -> None:
+    def write(self, block: int, data: Buffer) -> None:
         """Put a block's bytes in."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from penstock_worker.attention.pool import KVPool
-from penstock_worker.transfer.memory import BlockMemory
+from penstock_worker.transfer.memory import BlockMemory, Buffer
 
 
 def block_memory(pool: KVPool) -> BlockMemory:
@@ -33,7 +33,7 @@ class PoolMemory:
             for buffer, size in zip(self._buffers, self._sizes, strict=True)
         ]
 
-    def write(self, block: int, data: bytearray) -> None:
+    def write(self, block: int, data: Buffer) -> None:
         """See `BlockMemory.write`."""
         start = 0
         for piece in self.read(block):
@@ -60,7 +60,7 @@ class DevicePoolMemory:
         """See `BlockMemory.read`."""
         return [_bytes_of(torch.cat([piece.flatten() for piece in self._pieces(block)]).cpu())]
 
-    def write(self, block: int, data: bytearray) -> None:
+    def write(self, block: int, data: Buffer) -> None:
         """See `BlockMemory.write`."""
         arrived = torch.frombuffer(data, dtype=self._dtype).to(self._tensors[0].device)
         parts = torch.split(arrived, self._sizes)

@@ -1,0 +1,268 @@
+"""A tier on a disk: bounded, shared, and nobody waits for it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Event
+
+import pytest
+from tiered import files
+from worker_process import eventually
+
+from penstock_contract.tiers import Skipped
+from penstock_worker.tiers import disk as module
+from penstock_worker.tiers.disk import DiskTier
+from penstock_worker.tiers.folder import BlockFolder, Key
+from penstock_worker.transfer.memory import Buffer
+
+BLOCK = 1000
+FILE = 4096
+"""Bytes that a block takes on the disk."""
+FINGERPRINT = b"f" * 32
+
+
+class SlowFolder(BlockFolder):
+    """Writes when it is told to, or refuses."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.go = Event()
+        self.refuses = False
+
+    def write(self, key: Key, kv: Sequence[Buffer]) -> int:
+        self.go.wait()
+        if self.refuses:
+            raise OSError(28, "No space left on device")
+        return super().write(key, kv)
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Iterator[Callable[..., DiskTier]]:
+    made: list[DiskTier] = []
+
+    def make(
+        folder: BlockFolder | None = None,
+        blocks: int = 100,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> DiskTier:
+        found = DiskTier(
+            folder or BlockFolder(tmp_path / "kv"),
+            FINGERPRINT,
+            block_bytes=BLOCK,
+            capacity=blocks * FILE,
+            clock=clock,
+        )
+        found.start()
+        made.append(found)
+        return found
+
+    yield make
+    for one in made:
+        one.close(0.0)
+
+
+def name(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def kv(number: int) -> bytes:
+    return bytes([number % 256]) * BLOCK
+
+
+def put(found: DiskTier, *numbers: int) -> None:
+    for number in numbers:
+        if found.wants(name(number)):
+            found.put(name(number), kv(number))
+
+
+def stored(found: DiskTier) -> None:
+    eventually(lambda: not found.pending, "everything is written")
+
+
+def read(found: DiskTier, number: int) -> bytes | None:
+    data = found.read(name(number), found.buffer())
+    return None if data is None else bytes(data)
+
+
+def test_a_block_comes_back(tier: Callable[..., DiskTier]) -> None:
+    found = tier()
+    put(found, 1)
+    stored(found)
+    assert found.has([name(1), name(2)]) == [True, False]
+    assert read(found, 1) == kv(1)
+    assert (found.used, found.stored_bytes) == (FILE, BLOCK)
+    assert found.changes() == [(name(1), True)]
+    assert found.changes() == []
+
+
+def test_a_known_block_is_not_written_again(tier: Callable[..., DiskTier]) -> None:
+    found = tier()
+    put(found, 1, 1)
+    stored(found)
+    put(found, 1)
+    stored(found)
+    assert found.stored_bytes == BLOCK
+
+
+def test_what_waits_to_be_written_can_be_read(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    folder = SlowFolder(tmp_path)
+    found = tier(folder)
+    put(found, 1, 2)
+    assert found.has([name(1), name(2)]) == [True, True]
+    assert [read(found, 1), read(found, 2)] == [kv(1), kv(2)]
+    folder.go.set()
+    stored(found)
+
+
+def test_a_disk_that_does_not_keep_up_loses_the_oldest(
+    tier: Callable[..., DiskTier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUEUE_BYTES", 3 * BLOCK)
+    folder = SlowFolder(tmp_path)
+    found = tier(folder)
+    put(found, 0)
+    eventually(lambda: read(found, 0) is not None and found.pending == 1, "one is being written")
+    put(found, 1, 2, 3, 4, 5)
+    assert found.skipped[Skipped.DROPPED] >= 2
+    assert found.has([name(5), name(4)]) == [True, True]
+    assert not found.has([name(1)])[0]
+    folder.go.set()
+    stored(found)
+
+
+def test_files_take_no_more_than_the_capacity(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    found = tier(blocks=5)
+    for number in range(20):
+        for _ in range(2):
+            found.see([name(number)])
+        put(found, number)
+        stored(found)
+    eventually(lambda: len(list(files(tmp_path))) == 5, "the least recently used were removed")
+    assert found.used == 5 * FILE
+    assert found.has([name(19), name(0)]) == [True, False]
+    changes = found.changes()
+    assert sum(1 if here else -1 for _, here in changes) == 5
+
+
+def test_a_full_tier_declines_what_nobody_asked_for_twice(tier: Callable[..., DiskTier]) -> None:
+    found = tier(blocks=2)
+    for number in (1, 2):
+        put(found, number)
+    put(found, *range(10, 30))
+    stored(found)
+    assert found.skipped[Skipped.DECLINED] >= 19
+
+
+def test_a_full_disk_stops_writing_for_a_while_and_nothing_else(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    now = 0.0
+    folder = SlowFolder(tmp_path)
+    found = tier(folder, clock=lambda: now)
+    folder.refuses = True
+    folder.go.set()
+    put(found, 1)
+    eventually(lambda: found.skipped[Skipped.FAILED] == 1, "the disk refuses")
+    stored(found)
+    put(found, 2)
+    assert found.skipped[Skipped.FAILED] == 2
+    assert found.has([name(1), name(2)]) == [False, False]
+    folder.refuses = False
+    now = module.PAUSE_SECONDS
+    put(found, 3)
+    stored(found)
+    assert read(found, 3) == kv(3)
+
+
+def test_a_damaged_block_is_a_miss_and_is_forgotten(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    found = tier()
+    put(found, 1, 2)
+    stored(found)
+    for path in files(tmp_path):
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+    assert read(found, 1) is None
+    assert found.corrupt == 1
+    assert found.has([name(1)]) == [False]
+    put(found, 1)  # it was computed again
+    stored(found)
+    assert read(found, 1) == kv(1)
+
+
+def test_a_restarted_worker_finds_what_was_there(tier: Callable[..., DiskTier]) -> None:
+    first = tier()
+    put(first, 1, 2, 3)
+    stored(first)
+    second = tier()
+    eventually(lambda: second.used == 3 * FILE, "the folder was scanned")
+    assert read(second, 2) == kv(2)
+    assert sorted(second.changes()) == [(name(n), True) for n in (1, 2, 3)]
+
+
+def test_after_a_restart_the_least_recently_used_still_leaves_first(
+    tier: Callable[..., DiskTier],
+) -> None:
+    first = tier()
+    for number in (1, 2, 3):
+        put(first, number)
+        stored(first)
+    assert read(first, 1) == kv(1)
+    second = tier(blocks=2)
+    eventually(lambda: second.used == 2 * FILE, "it was scanned, and one was removed")
+    assert second.has([name(1), name(2), name(3)]) == [True, False, True]
+
+
+def test_workers_share_a_folder(
+    tier: Callable[..., DiskTier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_SECONDS", 0.02)
+    first, second = tier(), tier()
+    put(first, 1, 2)
+    put(second, 3, 2)
+    for one in (first, second):
+        eventually(lambda one=one: one.used == 3 * FILE, "each sees the other's blocks")
+        assert [read(one, number) for number in (1, 2, 3)] == [kv(1), kv(2), kv(3)]
+
+
+def test_what_another_worker_removed_is_a_miss(
+    tier: Callable[..., DiskTier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tier()
+    put(found, 1)
+    stored(found)
+    for path in files(tmp_path):
+        path.unlink()
+    assert read(found, 1) is None
+    assert found.has([name(1)]) == [False]
+    assert found.corrupt == 0
+
+
+def test_another_models_blocks_count_and_leave_but_are_never_read(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    folder = BlockFolder(tmp_path / "kv")
+    folder.write(Key(b"g" * 32, name(1)), [kv(1)])
+    found = tier(folder, blocks=1)
+    eventually(lambda: found.used == FILE, "it was scanned")
+    assert found.has([name(1)]) == [False]
+    found.see([name(2)])
+    found.see([name(2)])
+    put(found, 2)
+    stored(found)
+    eventually(lambda: found.used == FILE, "the older one was removed")
+    assert read(found, 2) == kv(2)
+    assert found.changes() == [(name(2), True)]
+
+
+def test_closing_writes_what_waits(tier: Callable[..., DiskTier]) -> None:
+    first = tier()
+    put(first, *range(20))
+    first.close(60.0)
+    second = tier()
+    eventually(lambda: second.used == 20 * FILE, "all were written")

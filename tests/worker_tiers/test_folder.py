@@ -1,0 +1,110 @@
+"""Blocks as files, which come whole, go alone, and may be anybody's."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiered import files
+
+from penstock_worker.tiers.block_file import OVERHEAD
+from penstock_worker.tiers.folder import ABANDONED_SECONDS, BlockFolder, Corrupt, Key, disk_size
+
+KEY = Key(b"f" * 32, b"n" * 16)
+KV = bytes(range(256)) * 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> BlockFolder:
+    return BlockFolder(tmp_path / "kv")
+
+
+def read(folder: BlockFolder, key: Key = KEY) -> bytes | None:
+    kv = folder.read(key, bytearray(len(KV) + OVERHEAD))
+    return None if kv is None else bytes(kv)
+
+
+def test_a_block_is_written_found_and_removed(folder: BlockFolder) -> None:
+    assert read(folder) is None
+    size = folder.write(KEY, [KV[:100], KV[100:]])
+    assert read(folder) == KV
+    (found,) = folder.scan()
+    assert (found.key, found.size) == (KEY, size)
+    assert size == disk_size(len(KV) + OVERHEAD)
+    folder.remove(KEY)
+    folder.remove(KEY)  # somebody else was sooner
+    assert read(folder) is None
+    assert list(folder.scan()) == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_removed(
+    folder: BlockFolder, tmp_path: Path, data: st.DataObject
+) -> None:
+    folder.write(KEY, [KV])
+    (path,) = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(data.draw(st.sampled_from([content, content[:place], content + b"x"])))
+    with pytest.raises(Corrupt):
+        read(folder)
+    assert read(folder) is None
+    assert not list(files(tmp_path))
+
+
+def test_a_folder_in_a_files_place_is_damage_too(folder: BlockFolder, tmp_path: Path) -> None:
+    folder.write(KEY, [KV])
+    (path,) = files(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(Corrupt):
+        read(folder)
+
+
+def test_a_write_that_fails_leaves_nothing(folder: BlockFolder, tmp_path: Path) -> None:
+    (tmp_path / "kv" / KEY.fingerprint.hex()).write_text("in the way")
+    with pytest.raises(OSError, match="Not a directory"):
+        folder.write(KEY, [KV])
+    assert len(list(files(tmp_path))) == 1
+
+
+def test_what_a_dead_worker_left_unfinished_is_removed(folder: BlockFolder, tmp_path: Path) -> None:
+    folder.write(KEY, [KV])
+    (path,) = files(tmp_path)
+    old, fresh = path.with_name(".old.1.tmp"), path.with_name(".fresh.2.tmp")
+    for one in (old, fresh):
+        one.write_bytes(b"half")
+    then = time.time() - 2 * ABANDONED_SECONDS
+    os.utime(old, (then, then))
+    assert [found.key for found in folder.scan()] == [KEY]
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_strange_files_are_left_alone(folder: BlockFolder, tmp_path: Path) -> None:
+    for name in ("notes.txt", "ab", "zz" * 16):
+        place = tmp_path / "kv" / KEY.fingerprint.hex() / "ab"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("mine")
+    assert list(folder.scan()) == []
+    assert len(list(files(tmp_path))) == 3
+
+
+def test_only_its_owner_reads_a_folder(folder: BlockFolder, tmp_path: Path) -> None:
+    folder.write(KEY, [KV])
+    assert (tmp_path / "kv").stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files(tmp_path))
+
+
+def test_a_use_is_noted_for_later(folder: BlockFolder) -> None:
+    folder.write(KEY, [KV])
+    (before,) = folder.scan()
+    folder.touch(Key(KEY.fingerprint, b"m" * 16))  # it has gone
+    time.sleep(0.01)
+    folder.touch(KEY)
+    (after,) = folder.scan()
+    assert after.used_at > before.used_at

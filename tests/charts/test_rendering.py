@@ -139,6 +139,23 @@ def test_workers_on_gpus_have_an_image_of_their_own() -> None:
     assert argument({"worker": {"gpuImage": "other/gpu:4"}}) == "other/gpu:4"
 
 
+def test_secrets_of_a_private_registry_are_for_workers_too() -> None:
+    found = pods(render({"image": {"pullSecrets": [{"name": "pull"}]}}))
+    for pod in found.values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    operator = found["penstock-operator"]["spec"]["containers"][0]
+    assert "--image-pull-secret=pull" in operator["args"]
+
+
+def test_pods_are_placed_and_given_volumes_as_the_values_say() -> None:
+    asked = EVERYTHING["gateway"]
+    spec = pods(render(EVERYTHING))["penstock-gateway"]["spec"]
+    assert spec["affinity"] == asked["affinity"]
+    assert spec["topologySpreadConstraints"] == asked["topologySpreadConstraints"]
+    assert {volume["name"] for volume in spec["volumes"]} == {"tmp", "ca"}
+    assert asked["extraVolumeMounts"][0] in spec["containers"][0]["volumeMounts"]
+
+
 def test_gateway_and_operator_show_the_token_that_workers_ask_for() -> None:
     key = {"secretKeyRef": {"name": "workers", "key": "token"}}
     shown = {"name": ENVIRONMENT, "valueFrom": key}

@@ -60,8 +60,10 @@ def test_every_object_is_closed() -> None:
         for path, schema in found
         if schema.get("type") == "object" and schema.get("additionalProperties", True) is True
     }
-    # What Helm itself passes down, and Kubernetes' own EnvVarSource.
-    assert open_ones == {".global", "#env.valueFrom"}
+    # What Helm itself passes down, and Kubernetes' own EnvVarSource, volumes, terms and selectors.
+    terms = {f"#affinity.{kind}" for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")}
+    ours = {".global", "#env.valueFrom", "#volume", "#spread.labelSelector", *terms}
+    assert open_ones == ours
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,10 @@ def test_every_object_is_closed() -> None:
         {"networkPolicy": {"clients": [{"pods": {}}]}},
         {"watchNamespaces": ["Team A"]},
         {"metrics": {"serviceMonitor": {}}},
+        {"gateway": {"affinity": {"antiAffinity": {}}}},
+        {"gateway": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
+        {"operator": {"extraVolumeMounts": [{"name": "ca", "path": "/etc/ca"}]}},
+        {"operator": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}]}},
         {"gateway": {"ingress": {"enabled": True}}},
         {"gateway": {"ingress": {"enabled": True, "hosts": ["http://llm.example.com"]}}},
         {"gateway": {"httpRoute": {"enabled": True}}},
@@ -95,7 +101,7 @@ def test_other_keys_than_the_obvious_ones_are_explained_where_they_stand() -> No
         "autoscaling", "disruptionBudget", "resources", "requests", "port", "annotations",
         "minReplicas", "maxReplicas", "targetCPUUtilizationPercentage", "podLabels", "enabled",
         "podAnnotations", "priorityClassName", "nodeSelector", "tolerations", "interval",
-        "grafana_dashboard", "limits", "labels", "ingress", "httpRoute",
+        "extraVolumeMounts", "grafana_dashboard", "limits", "labels", "ingress", "httpRoute",
     }  # fmt: skip
     lines = documented((CHART / "values.yaml").read_text())
     assert [key for key, above in lines if not above and key not in plain] == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import helm
 import pytest
 from chart_values import EVERYTHING
-from kube import Kube
+from kube import Kube, Object
 
 pytestmark = pytest.mark.skipif(helm.binary() is None, reason=helm.MISSING)
 MADE = {
@@ -42,3 +42,27 @@ def test_a_release_comes_and_goes_with_everything_in_it(kubeconfig: Path, kube: 
     done = helm.helm("uninstall", *place)
     assert done.returncode == 0, done.stderr
     assert {kind: kube.list(kind, mine) for kind in MADE} == {kind: [] for kind in MADE}
+
+
+def notes(kubeconfig: Path, values: Object) -> str:
+    done = helm.helm(
+        "install", "release", str(helm.CHART), "--namespace", "llm", "--dry-run",
+        "--kubeconfig", str(kubeconfig), values={"crds": {"install": False}, **values},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("\nNOTES:\n")[2]
+
+
+def test_helm_tells_where_to_ask(kubeconfig: Path) -> None:
+    assert "http://release-gateway.llm/v1" in notes(kubeconfig, {})
+    assert "llm:8080/v1" in notes(kubeconfig, {"gateway": {"service": {"port": 8080}}})
+    ingress = {"enabled": True, "hosts": ["llm.example.com"], "tlsSecret": "llm-tls"}
+    assert "https://llm.example.com/v1" in notes(kubeconfig, {"gateway": {"ingress": ingress}})
+    route = {"enabled": True, "parentRefs": [{"name": "x"}], "hostnames": ["llm.example.com"]}
+    assert "/v1 of llm.example.com" in notes(kubeconfig, {"gateway": {"httpRoute": route}})
+
+
+def test_helm_calls_an_open_gateway_open(kubeconfig: Path) -> None:
+    warning = "Whoever reaches the gateway may use it"
+    assert warning in notes(kubeconfig, {})
+    assert warning not in notes(kubeconfig, {"gateway": {"tenants": {"required": True}}})

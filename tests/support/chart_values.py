@@ -34,6 +34,18 @@ EVERYTHING: Object = {
         "autoscaling": {"enabled": True},
         "disruptionBudget": {"maxUnavailable": "25%"},
         "priorityClassName": "high",
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/company", "readOnly": True}],
+        "affinity": {
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}
+                ]
+            }
+        },
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
+        ],
     },
     "worker": {"tokenSecret": "worker-token"},
     "networkPolicy": {

@@ -21,6 +21,9 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 affinity:
+{{- with $values.affinity }}
+  {{- toYaml . | nindent 2 }}
+{{- else }}
   podAntiAffinity:
     preferredDuringSchedulingIgnoredDuringExecution:
     - weight: 100
@@ -29,13 +32,18 @@ affinity:
         labelSelector:
           matchLabels:
             {{- include "penstock.selector" . | nindent 12 }}
+{{- end }}
 topologySpreadConstraints:
+{{- with $values.topologySpreadConstraints }}
+{{- toYaml . | nindent 0 }}
+{{- else }}
 - maxSkew: 1
   topologyKey: topology.kubernetes.io/zone
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels:
       {{- include "penstock.selector" . | nindent 6 }}
+{{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 10001
@@ -46,6 +54,9 @@ securityContext:
 volumes:
 - name: tmp
   emptyDir: {}
+{{- with $values.extraVolumes }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end }}
 
 {{- define "penstock.podMetadata" -}}
@@ -90,4 +101,7 @@ securityContext:
 volumeMounts:
 - name: tmp
   mountPath: /tmp
+{{- with $values.extraVolumeMounts }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end }}

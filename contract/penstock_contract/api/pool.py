@@ -20,6 +20,7 @@ from penstock_contract.api.base import (
     quantity,
     rules,
 )
+from penstock_contract.api.model import LocalRef
 from penstock_contract.api.revision import CanaryStatus, Revision
 
 GPU = "nvidia.com/gpu"
@@ -90,6 +91,8 @@ class PodTemplate(ApiModel):
     """Scheduling priority."""
     runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
     """Container runtime."""
+    image_pull_secrets: Annotated[list[LocalRef], Field(max_length=8)] = []
+    """Secrets for a private registry, in place of those that the installation names."""
     env: Annotated[dict[str, str], Field(max_length=64)] = {}
     """Extra environment variables of the worker; secrets belong into `model.secretRef`."""
 

@@ -88,6 +88,7 @@ class _Operator:
             worker_image=options.worker_image,
             worker_gpu_image=options.worker_gpu_image,
             vllm_image=options.vllm_image,
+            image_pull_secrets=tuple(options.image_pull_secret),
             worker_token_secret=options.worker_token_secret,
         )
 
@@ -255,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cluster-domain", default=defaults.cluster_domain)
     add("--worker-image", default=defaults.worker_image, help="for new revisions")
     add("--worker-gpu-image", default=defaults.worker_gpu_image, help="for pools with GPUs")
+    add("--image-pull-secret", action="append", default=[], help="of workers; may be repeated")
     add("--worker-token-secret", default="", help="with the token that new revisions ask for")
     add("--vllm-image", default=defaults.vllm_image, help="for new revisions with engine VLLM")
     add("--lease-name", default="penstock-operator")

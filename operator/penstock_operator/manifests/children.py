@@ -19,13 +19,18 @@ NAMESPACE_NAME = "kubernetes.io/metadata.name"
 def pool_objects(pool: EnginePool, settings: Settings) -> dict[str, Object]:
     """Return, by kind, what a pool needs beside its workers."""
     return {
-        "ServiceAccount": pool_object(
-            "v1", "ServiceAccount", pool, automountServiceAccountToken=False
-        ),
+        "ServiceAccount": _service_account(pool, settings),
         "Service": _headless_service(pool),
         "PodDisruptionBudget": _disruption_budget(pool),
         "NetworkPolicy": _network_policy(pool, settings),
     }
+
+
+def _service_account(pool: EnginePool, settings: Settings) -> Object:
+    """What images are pulled with is said here, so that changing it needs no new revision."""
+    secrets = [{"name": name} for name in settings.image_pull_secrets]
+    more = {"imagePullSecrets": secrets} if secrets else {}  # none: those of others stay
+    return pool_object("v1", "ServiceAccount", pool, automountServiceAccountToken=False, **more)
 
 
 def deployment_objects(deployment: InferenceDeployment, settings: Settings) -> dict[str, Object]:

@@ -84,6 +84,7 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
         ("affinity", template.affinity),
         ("priorityClassName", template.priority_class_name),
         ("runtimeClassName", template.runtime_class_name),
+        ("imagePullSecrets", [{"name": one.name} for one in template.image_pull_secrets]),
     ):
         if value:
             spec[field] = value

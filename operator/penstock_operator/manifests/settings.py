@@ -17,5 +17,7 @@ class Settings:
     worker_gpu_image: str = "ghcr.io/penstock-dev/penstock-worker-gpu:0.1.0"
     vllm_image: str = "docker.io/vllm/vllm-openai:v0.32.0"
     """The default images serve new revisions only: a running one keeps what it was made with."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets, in the namespace of each pool, for a private registry."""
     worker_token_secret: str = ""
     """Secret, in the namespace of each pool, with the token that workers ask for; empty: none."""

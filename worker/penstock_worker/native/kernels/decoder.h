@@ -215,20 +215,20 @@ class Decoder {
   }
 
   Queries queries_of(const Layer& layer, const AttentionTask& task) const {
-    const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
-    const size_t head = size_t(task.kv_head) * group;
+    const int dim = shape.head_dim;
+    const size_t head = task.head;
     const float* query = shape.rank ? latents_.absorbed() : qkv_.as<float>();
     float* out = shape.rank ? latents_.found() : attended_.as<float>();
     const size_t query_stride = shape.rank ? query_width() : qkv_width();
     const size_t out_stride = size_t(shape.heads) * value_dim();
     return {query + task.row * query_stride + head * dim, out + task.row * out_stride + head * value_dim(),
-            task.tokens, group, dim, value_dim(), query_stride, out_stride,
+            task.tokens, task.heads, dim, value_dim(), query_stride, out_stride,
             task.position, layer.window, shape.query_scale, shape.score_cap};
   }
 
   template <class T>
   Cache<T> cache_of(const Layer& layer, const PenstockStep& asked, const AttentionTask& task) const {
-    const size_t offset = size_t(task.kv_head) * shape.head_dim;
+    const size_t offset = size_t(task.head / (shape.heads / shape.kv_heads)) * shape.head_dim;
     return {static_cast<const T*>(layer.keys) + offset, static_cast<const T*>(layer.values) + offset,
             asked.blocks + size_t(task.sequence) * asked.block_columns, shape.block_size, size_t(kv_width())};
   }

@@ -10,13 +10,15 @@
 namespace {
 
 constexpr int MANY_ROWS = 128;  // queries of a task, that share what was packed
+constexpr int FEW_HEADS = 8;    // that no thread packs KV for alone
 
 struct Piece {  // of a sequence, within a pass
   int sequence, row, tokens, position;
 };
 
 struct AttentionTask {
-  int sequence, row, tokens, position, kv_head;
+  int sequence, row, tokens, position;
+  int head, heads;  // query heads that share a KV head
 };
 
 struct Plan {
@@ -42,17 +44,25 @@ struct Plan {
           adapter_of[row] = asked.adapters[s];
           adapted.push_back(row);
         }
-      cut_attention(shape, pieces.back());
     }
+    const int heads = heads_of_task(shape);
+    for (const Piece& piece : pieces) cut_attention(shape, piece, heads);
   }
 
  private:
-  void cut_attention(const PenstockShape& shape, const Piece& piece) {
-    const int most = std::max(1, MANY_ROWS / (shape.heads / shape.kv_heads));
+  // All heads that share a KV head, unless that would leave threads without work.
+  int heads_of_task(const PenstockShape& shape) const {
+    const int group = shape.heads / shape.kv_heads;
+    const int parts = std::max<int>(1, shape.threads / std::max<int>(1, pieces.size() * shape.kv_heads));
+    return std::min(group, std::max(FEW_HEADS, (group + parts - 1) / parts));
+  }
+
+  void cut_attention(const PenstockShape& shape, const Piece& piece, int heads) {
+    const int group = shape.heads / shape.kv_heads, most = std::max(1, MANY_ROWS / heads);
     for (int token = 0; token < piece.tokens; token += most)
-      for (int head = 0; head < shape.kv_heads; head++)
+      for (int head = 0; head < shape.heads; head += std::min(heads, group - head % group))
         tasks.push_back({piece.sequence, piece.row + token, std::min(most, piece.tokens - token),
-                         piece.position + token, head});
+                         piece.position + token, head, std::min(heads, group - head % group)});
   }
 };
 

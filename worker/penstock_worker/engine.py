@@ -19,7 +19,7 @@ from penstock_worker.messages import (
     Output,
     Stats,
 )
-from penstock_worker.pace import Pace
+from penstock_worker.prefill_budget import PrefillBudget
 from penstock_worker.progress import advance, drafted
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Runner
@@ -68,9 +68,13 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
-        self._pace = Pace(cost)
+        self._prefill_budget = PrefillBudget(cost)
         self.scheduler = Scheduler(
-            pool, max_num_seqs, max_num_batched_tokens, window=window, pace=self._pace
+            pool,
+            max_num_seqs,
+            max_num_batched_tokens,
+            window=window,
+            prefill_budget=self._prefill_budget,
         )
         self._runner = runner
         self._vocab_size = vocab_size
@@ -178,7 +182,7 @@ class Engine:
         reports = list(map(self._report, step.slices, computed))
         outputs = [output for output in reports if output is not None]
         stats = self.stats(step, self._clock() - began, drafted(step.slices, reports))
-        self._pace.learn(
+        self._prefill_budget.learn(
             stats.step_seconds, stats.prefill_tokens, stats.decode_tokens, stats.kv_tokens
         )
         return Batch(expired + lost + outputs, stats)

@@ -16,7 +16,7 @@ from typing import Protocol
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.block_tables import BlockTables
 from penstock_worker.forks import Forks
-from penstock_worker.pace import Pace
+from penstock_worker.prefill_budget import PrefillBudget
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
 from penstock_worker.waiting import WaitingQueue
@@ -40,7 +40,7 @@ class Scheduler:
         max_num_seqs: requests that run at once.
         max_num_batched_tokens: token budget of a step.
         window: tokens that the model's widest layer sees; 0 for all.
-        pace: bounds the prompt tokens of a step.
+        prefill_budget: bounds the prompt tokens of a step.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         window: int = 0,
-        pace: Pace | None = None,
+        prefill_budget: PrefillBudget | None = None,
     ) -> None:
         self.pool = pool
         self.running: list[Request] = []  # most urgent first
@@ -65,7 +65,7 @@ class Scheduler:
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
         self._tables = BlockTables(pool, window)
-        self._pace = pace or Pace()
+        self._prefill_budget = prefill_budget or PrefillBudget()
 
     @property
     def num_waiting(self) -> int:
@@ -136,7 +136,7 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Choose the slices of the next step and give them their blocks."""
-        step = Step(prompts=self._pace.room(self.running))
+        step = Step(prompts=self._prefill_budget.room(self.running))
         budget = self._schedule_running(step, self._budget)
         self._schedule_waiting(step, budget)
         self.bounded_steps += step.cut

@@ -16,14 +16,14 @@ from penstock_worker.request import Request
 
 UNBOUNDED = sys.maxsize
 
-LESSON = 64
+REFIT_EVERY = 64
 """Steps after which the cost is fitted again, and what was learned before counts for half."""
 
 WORTH = 8.0
 """Steps that the previous cost counts for in a fit."""
 
 
-class Pace:
+class PrefillBudget:
     """Bounds the prompt tokens of steps.
 
     Args:
@@ -67,7 +67,7 @@ class Pace:
             then.kv + context,
         )
         self._steps += 1
-        if self._steps % LESSON == 0:
+        if self._steps % REFIT_EVERY == 0:
             sums = self._moments.sums
             self.cost = scaled(fit(sums, self.cost, WORTH), self._totals)
             self._moments = StepMoments({name: total / 2 for name, total in sums.items()})

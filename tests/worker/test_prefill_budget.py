@@ -12,7 +12,7 @@ from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, Sampling, Stats
-from penstock_worker.pace import LESSON, UNBOUNDED, Pace
+from penstock_worker.prefill_budget import REFIT_EVERY, UNBOUNDED, PrefillBudget
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.step import Slice
@@ -131,13 +131,13 @@ def test_what_steps_really_cost_is_learned_from_those_that_are_bounded(scatter: 
     ask(busy, "decodes", 16, 30_000, 0.05)
     busy.step()
     took = []
-    for number in range(10 * LESSON):
+    for number in range(10 * REFIT_EVERY):
         ask(busy, f"prompt-{number}", 2000, 1, first=number)
         took.append(busy.step().stats.step_seconds)
         if number % 20 == 19:
             busy.abort([f"prompt-{old}" for old in range(number + 1)])
-    assert sum(took[:LESSON]) / LESSON > 0.1
-    learned = took[4 * LESSON :]
+    assert sum(took[:REFIT_EVERY]) / REFIT_EVERY > 0.1
+    learned = took[4 * REFIT_EVERY :]
     assert sum(learned) / len(learned) == pytest.approx(0.05, rel=0.05)
 
 
@@ -173,7 +173,7 @@ def decoding(tpot: float, prompt: int = 10) -> Request:
 
 @given(st.lists(st.floats(0.001, 1.0) | st.just(inf), max_size=8))
 def test_the_room_for_prompts_is_that_of_the_strictest(paces: list[float]) -> None:
-    room = Pace(COST).room(decoding(pace) for pace in paces)
+    room = PrefillBudget(COST).room(decoding(pace) for pace in paces)
     finite = [pace for pace in paces if pace < inf]
     if not finite:
         assert room == UNBOUNDED

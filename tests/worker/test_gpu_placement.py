@@ -27,7 +27,7 @@ from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.gpu.decoder import GpuDecoder
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.weights import Weights
-from penstock_worker.penalties import Past
+from penstock_worker.penalties import TokenHistory
 from penstock_worker.sampling import Row, choose
 
 _setup_privateuseone_for_python_backend("pretended")
@@ -146,7 +146,7 @@ FILTERED = Sampling(temperature=0.5, top_k=4, top_p=0.9, min_p=0.1)
 def test_tokens_are_drawn_on_the_device(sampling: Sampling) -> None:
     # Two of everything: single numbers are followed by value, and there is no such device.
     rows = [
-        Row(wanted, 2, forbidden, allowed, Past(2).follow([1, 2, 3, 4]))
+        Row(wanted, 2, forbidden, allowed, TokenHistory(2).follow([1, 2, 3, 4]))
         for wanted, forbidden, allowed in (
             (Sampling(temperature=1.0), (), b""),
             (Sampling(temperature=2.0), (), b""),

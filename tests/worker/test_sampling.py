@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penstock_worker.drawing import draw as draw_rows
 from penstock_worker.drawing import uniform
 from penstock_worker.messages import Sampling
-from penstock_worker.penalties import Past, penalised
+from penstock_worker.penalties import TokenHistory, penalised
 from penstock_worker.sampling import Row, sample
 
 VOCAB = 12
@@ -19,12 +19,12 @@ VOCAB = 12
 
 def row(position: int = 0, forbidden: tuple[int, ...] = (), **options: Any) -> Row:
     wanted = Sampling(**options)
-    had = past([1, 2, *range(position)], 2) if penalised(wanted) else None
-    return Row(wanted, position, forbidden, past=had)
+    had = history([1, 2, *range(position)], 2) if penalised(wanted) else None
+    return Row(wanted, position, forbidden, history=had)
 
 
-def past(tokens: list[int], prompt_length: int) -> Past:
-    return Past(prompt_length).follow(tokens)
+def history(tokens: list[int], prompt_length: int) -> TokenHistory:
+    return TokenHistory(prompt_length).follow(tokens)
 
 
 def logits(rows: int = 1) -> torch.Tensor:
@@ -97,11 +97,13 @@ def test_penalties_push_seen_tokens_down() -> None:
     # Output 0..10: with a strong presence penalty only 11 is unseen there.
     greedy = {"temperature": 0.0, "position": 12}
     assert sample(logits(), [row(**greedy, frequency_penalty=0.0)])[0] == [11]
-    unseen = Row(Sampling(temperature=0.0, presence_penalty=2.0), 3, past=past([11, 10, 9], 0))
+    unseen = Row(
+        Sampling(temperature=0.0, presence_penalty=2.0), 3, history=history([11, 10, 9], 0)
+    )
     assert sample(logits(), [unseen])[0] == [8]
-    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), 2, past=past([11, 11], 0))
+    twice = Row(Sampling(temperature=0.0, frequency_penalty=0.3), 2, history=history([11, 11], 0))
     assert sample(logits(), [twice])[0] == [10]
-    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), 0, past=past([11, 10], 2))
+    prompt = Row(Sampling(temperature=0.0, repetition_penalty=2.0), 0, history=history([11, 10], 2))
     assert sample(logits(), [prompt])[0] == [9]
 
 
@@ -126,20 +128,20 @@ def test_what_was_there_is_counted_as_it_grows(
 ) -> None:
     wanted = Sampling(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.25)
     tokens: list[int] = []
-    growing = Past(prompt_length)
+    growing = TokenHistory(prompt_length)
     for token, looked_at in steps:
         tokens.append(token)
         if looked_at:
             growing.follow(tokens)
     growing.follow(tokens)
 
-    def applied(to: Past) -> list[float]:
+    def applied(to: TokenHistory) -> list[float]:
         row = torch.linspace(-2, 2, 6)
         to.apply(wanted, row)
         return row.tolist()
 
-    assert applied(growing.beyond(drafts)) == applied(past(tokens + drafts, prompt_length))
-    assert applied(growing) == applied(past(tokens, prompt_length))
+    assert applied(growing.beyond(drafts)) == applied(history(tokens + drafts, prompt_length))
+    assert applied(growing) == applied(history(tokens, prompt_length))
     counts = Counter(tokens[prompt_length:])
     for token, value in enumerate(torch.linspace(-2, 2, 6).tolist()):
         if token in tokens:

@@ -14,7 +14,7 @@ from torch import Tensor
 from penstock_worker.messages import Sampling
 
 
-class Past:
+class TokenHistory:
     """The different tokens of a prompt and its output, and how often they came in the output.
 
     Args:
@@ -28,7 +28,7 @@ class Past:
         self._tokens = array("q")
         self._counts = array("f")
 
-    def follow(self, tokens: Sequence[int]) -> "Past":
+    def follow(self, tokens: Sequence[int]) -> "TokenHistory":
         """Take in all tokens so far, which are those that are known and perhaps more."""
         for position, token in enumerate(tokens[self._length :], self._length):
             place = self._place.setdefault(token, len(self._tokens))
@@ -40,9 +40,9 @@ class Past:
         self._length = len(tokens)
         return self
 
-    def beyond(self, drafts: Sequence[int]) -> "Past":
+    def beyond(self, drafts: Sequence[int]) -> "TokenHistory":
         """Return what it would be if these tokens came next."""
-        found = Past(self._prompt_length - self._length)
+        found = TokenHistory(self._prompt_length - self._length)
         found._place = dict(self._place)
         found._tokens, found._counts = self._tokens[:], self._counts[:]
         return found.follow(drafts)

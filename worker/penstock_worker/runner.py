@@ -11,7 +11,7 @@ from penstock_worker.attention import interface
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
-from penstock_worker.penalties import Past, penalised
+from penstock_worker.penalties import TokenHistory, penalised
 from penstock_worker.request import Request
 from penstock_worker.runner_interface import Computed, Draw
 from penstock_worker.sampling import Row, sample, score
@@ -29,7 +29,7 @@ class ModelRunner:
     def __init__(self, model: Model, pool: KVPool) -> None:
         self._model = model
         self._pool = pool
-        self._pasts: WeakKeyDictionary[Request, Past] = WeakKeyDictionary()
+        self._histories: WeakKeyDictionary[Request, TokenHistory] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def run(
@@ -39,21 +39,21 @@ class ModelRunner:
         for source, target in copies:
             self._pool.copy(source, target)
         batch = _batch(slices)
-        rows = [_rows(part, self._past(part.request)) for part in slices]
+        rows = [_rows(part, self._history(part.request)) for part in slices]
         plain = all(row.plain for found in rows for row in found)
         if plain and not any(part.request.unscored for part in slices):
             likeliest = map(Draw, self._model.greedy(batch))
             return [Computed(list(islice(likeliest, len(found)))) for found in rows]
         return _drawn(self._model.logits(batch), slices, rows)
 
-    def _past(self, request: Request) -> Past | None:
+    def _history(self, request: Request) -> TokenHistory | None:
         """Return what penalties look at, if the request asks for any."""
         if not penalised(request.sampling):
             return None
-        past = self._pasts.get(request)
-        if past is None:
-            past = self._pasts[request] = Past(request.prompt_length)
-        return past.follow(request.tokens)
+        history = self._histories.get(request)
+        if history is None:
+            history = self._histories[request] = TokenHistory(request.prompt_length)
+        return history.follow(request.tokens)
 
 
 def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> list[Computed]:
@@ -99,18 +99,18 @@ def _batch(slices: Sequence[Slice]) -> Batch:
     return batch
 
 
-def _rows(part: Slice, past: Past | None) -> list[Row]:
+def _rows(part: Slice, history: TokenHistory | None) -> list[Row]:
     """Return what each draw of a slice is made with: as if the drafts before it were known."""
     if not part.samples:
         return []
-    rows = [_row(part, 0, past)]
+    rows = [_row(part, 0, history)]
     for count in range(1, len(part.drafts) + 1):
-        guessed = None if past is None else past.beyond(part.drafts[:count])
+        guessed = None if history is None else history.beyond(part.drafts[:count])
         rows.append(_row(part, count, guessed))
     return rows
 
 
-def _row(part: Slice, guessed: int, past: Past | None) -> Row:
+def _row(part: Slice, guessed: int, history: TokenHistory | None) -> Row:
     request = part.request
     position = request.output_length + guessed
     return Row(
@@ -118,5 +118,5 @@ def _row(part: Slice, guessed: int, past: Past | None) -> Row:
         position=position,
         forbidden=tuple(request.stop_tokens) if position < request.min_tokens else (),
         allowed=request.allowed[guessed] if request.allowed else b"",
-        past=past,
+        history=history,
     )

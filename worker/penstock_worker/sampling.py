@@ -13,7 +13,7 @@ from torch import Tensor
 
 from penstock_worker.drawing import draw
 from penstock_worker.messages import Sampling, TokenLogprobs
-from penstock_worker.penalties import Past, penalised
+from penstock_worker.penalties import TokenHistory, penalised
 
 GREEDY_BELOW = 1e-5
 """Lower temperatures would overflow; what they would draw is the likeliest token."""
@@ -30,7 +30,7 @@ class Row:
     """Tokens that must not be drawn (stop tokens before `min_tokens`)."""
     allowed: bytes = b""
     """A bit for each token that a grammar allows, the lowest first; empty allows all."""
-    past: Past | None = None
+    history: TokenHistory | None = None
     """Where penalties are asked for."""
 
     @property
@@ -91,8 +91,8 @@ def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogpro
 def _adjust(logits: Tensor, row: Row) -> None:
     """Apply penalties, bias and bans to one row. Order as in vLLM; most rows have none of them."""
     wanted = row.sampling
-    if row.past is not None:
-        row.past.apply(wanted, logits)
+    if row.history is not None:
+        row.history.apply(wanted, logits)
     for token, bias in wanted.logit_bias.items():
         logits[token] += bias
     if row.allowed:

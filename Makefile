@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
 install: $(VENV)/.installed  ## Make the virtual environment with everything in it
 
 .PHONY: demo
-demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: the whole line in a minute
+demo: $(VENV)/.installed  ## Two workers, real answers, one worker killed: all of it in a minute
 	@$(BIN)/python examples/demo.py
 
 .PHONY: demo-autoscale

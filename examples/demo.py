@@ -1,4 +1,4 @@
-"""The whole line in a minute: start, ask, stream, kill a worker, ask again, shut down.
+"""All of Penstock in a minute: start, ask, stream, kill a worker, ask again, shut down.
 
 Run it with `make demo`. Everything is real: the processes are those that `penstock up` starts, the
 questions go through the gateway with the official `openai` client, and the state lives in a

@@ -73,3 +73,20 @@ def test_a_small_context_is_no_error() -> None:
     cost, clock = found(TRUTH, budget=0.4, num_blocks=4, context=64)
     assert clock.steps > 0
     assert cost.step > 0
+
+
+def test_prompts_are_of_many_tokens_as_experts_are_chosen_by_token() -> None:
+    class Varied(Clock):
+        fewest = 1.0
+
+        def run(
+            self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
+        ) -> list[Computed]:
+            for part in slices:
+                prompt = part.request.tokens[: part.request.prompt_length]
+                self.fewest = min(self.fewest, len(set(prompt)) / min(len(prompt), 100))
+            return super().run(slices, copies)
+
+    clock = Varied(TRUTH)
+    measure(engine(clock), vocab_size=100, clock=clock, budget=0.4)
+    assert clock.fewest > 0.9

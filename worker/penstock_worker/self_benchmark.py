@@ -13,6 +13,9 @@ from penstock_worker.messages import AddRequest, Sampling
 SHAPES = ((16, 1), (64, 2), (32, 8), (256, 1), (128, 4), (64, 16), (512, 2))
 """(prompt tokens, requests): each gives a step of prompts and some of decoding behind them."""
 
+STRIDE = 7919
+"""From token to token of a prompt; a prime, so that few repeat."""
+
 DECODES = 3
 GROWTH = 4.0
 """A shape is tried when the time left is so many times what the one before took."""
@@ -46,8 +49,10 @@ def measure(
 
 def _add(engine: Engine, number: int, prompt: int, requests: int, vocab_size: int) -> None:
     for request in range(requests):
-        # No prompt begins like another one, or the cache would save its computation.
-        tokens = [(number * 37 + request) % vocab_size, *([request % vocab_size] * (prompt - 1))]
+        # No prompt begins like another one, or the cache would save its computation. Tokens differ,
+        # as equal ones would all choose the same experts, whose weights a step reads once.
+        first, others = number * 37 + request, range(request, request + STRIDE * prompt, STRIDE)
+        tokens = [token % vocab_size for token in (first, *others[1:])]
         name, greedy = f"measure-{number}-{request}", Sampling(temperature=0.0)
         # What does not fit into a small context or cache is refused, and not measured.
         engine.add(AddRequest(name, tokens, max_tokens=1 + DECODES, sampling=greedy))

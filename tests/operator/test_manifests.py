@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from deployments import deployment, deployments
+from deployments import UNIFIED, deployment, deployments
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pod_security import violations
@@ -297,6 +297,16 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
             "pools": [{"name": "p", "replicas": 1, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
         },
         {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
+        {"engine": {"type": "VLLM", "kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]}},
+        {"engine": {"kvTiers": [{"medium": "Disk", "capacity": "1Mi"}]}},
+        {
+            "engine": {"kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]},
+            "pools": [{**UNIFIED, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
+        },
+        {  # kubelet would evict it
+            "engine": {"kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]},
+            "pools": [{**UNIFIED, "resources": {"limits": {"ephemeral-storage": "1Gi"}}}],
+        },
         {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
         {"disaggregation": {"transfer": {"onFailure": "Fail"}}},
         {"routing": {"prefixIndex": "Exact"}},
@@ -327,6 +337,49 @@ def test_a_proposer_of_tokens_is_asked_of_the_worker() -> None:
     assert arguments[arguments.index("--speculative") + 1] == "ngram"
     assert arguments[arguments.index("--speculative-tokens") + 1] == "6"
     assert "--speculative" not in worker_arguments(deployment())
+
+
+def pod_with_tier(resources: dict[str, Any] | None = None, **tier: Any) -> dict[str, Any]:
+    """Return the spec of a pod whose engine has a tier of 16 GiB."""
+    engine = {"kvTiers": [{"medium": "Disk", "capacity": "16Gi", **tier}]}
+    wanted = deployment({**UNIFIED, "resources": resources or {}}, engine=engine)
+    found = workload(wanted, plan(wanted, {}).pools[0], Settings(), 1)
+    return dict(found["spec"]["template"]["spec"])
+
+
+def test_a_tier_lies_in_a_bounded_folder_of_the_pod() -> None:
+    found = pod_with_tier()
+    (container,) = found["containers"]
+    begin = container["args"].index("--kv-tier-disk")
+    assert container["args"][begin : begin + 4] == [
+        *("--kv-tier-disk", "/kv"),
+        *("--kv-tier-disk-capacity", "16Gi"),
+    ]
+    assert {"name": "kv", "mountPath": "/kv"} in container["volumeMounts"]
+    room = "17472Mi"  # a sixteenth more, and 64 MiB
+    assert {"name": "kv", "emptyDir": {"sizeLimit": room}} in found["volumes"]
+    assert container["resources"]["requests"]["ephemeral-storage"] == room
+    assert "ephemeral-storage" not in container["resources"]["limits"]
+    assert violations(found) == []
+
+
+def test_what_a_pool_says_of_its_storage_stays() -> None:
+    found = pod_with_tier({"limits": {"ephemeral-storage": "20Gi"}})
+    asked = found["containers"][0]["resources"]
+    assert asked["requests"] == asked["limits"] == {"ephemeral-storage": "20Gi"}
+
+
+def test_a_tier_on_a_claim_takes_nothing_of_the_node() -> None:
+    found = pod_with_tier(claimName="kv-cache")
+    volume = {"name": "kv", "persistentVolumeClaim": {"claimName": "kv-cache"}}
+    assert volume in found["volumes"]
+    assert "ephemeral-storage" not in found["containers"][0]["resources"]["requests"]
+
+
+def test_without_a_tier_nothing_is_mounted() -> None:
+    wanted = deployment()
+    found = workload(wanted, plan(wanted, {}).pools[0], Settings(), 1)["spec"]["template"]["spec"]
+    assert "/kv" not in str(found)
 
 
 def test_a_model_on_somebodys_machine_is_no_model_in_a_cluster() -> None:

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from penstock_contract.api.base import (
-    ApiModel,
-)
+from penstock_contract.api.base import ApiModel, Quantity, list_map, rules
+from penstock_contract.tiers import Medium
 
 
 class EngineType(StrEnum):
@@ -79,8 +78,30 @@ class Speculative(ApiModel):
     """Draft tokens per step."""
 
 
+class KvTier(ApiModel):
+    """Where KV is kept that leaves the prefix cache."""
+
+    medium: Medium
+    """What it is made of."""
+    capacity: Quantity
+    """What it may hold, in each worker."""
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """A PersistentVolumeClaim, which outlives pods and may be shared; default: the pod's own."""
+
+
 class Engine(ApiModel):
     """How the engine runs; every field is part of the rollout hash."""
+
+    model_config = rules(
+        (
+            "self.kvTiers.size() == 0 || self.prefixCaching",
+            "kvTiers needs prefixCaching: blocks are found by their names",
+        ),
+        (
+            "self.kvTiers.size() == 0 || !(self.task in ['Embed', 'Score'])",
+            "kvTiers is for models that generate: others keep no KV",
+        ),
+    )
 
     type: EngineType = EngineType.PENSTOCK
     """Penstock's own engine, or vLLM behind the same gateway."""
@@ -102,6 +123,10 @@ class Engine(ApiModel):
     """Token budget of one step."""
     prefix_caching: bool = True
     """Reuse KV blocks of equal prefixes."""
+    kv_tiers: Annotated[
+        list[KvTier], Field(max_length=1, json_schema_extra=list_map("medium"))
+    ] = []
+    """Slower tiers below the prefix cache; blocks come back from them by copy."""
     speculative: Speculative = Speculative()
     """Speculative decoding."""
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []

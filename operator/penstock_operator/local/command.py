@@ -11,6 +11,7 @@ from penstock_operator.manifests.sources import MODELS
 
 HOST = "127.0.0.1"
 KV_TRANSFER = "--kv-transfer"
+KV_TIER = "--kv-tier-disk"
 CONTAINERS_OWN = frozenset({"HOME", "USER", "XDG_CACHE_HOME"})
 """Variables that make up for what a container lacks and a machine has."""
 
@@ -28,6 +29,7 @@ def worker_command(
     *,
     port: int,
     model: str,
+    tier: str = "",
     programs: Mapping[str, str] | None = None,
 ) -> Command:
     """Return how to run a planned container as a process.
@@ -36,6 +38,7 @@ def worker_command(
         container: the engine's container in the planned pod template.
         port: where it listens, on 127.0.0.1.
         model: folder of the model on this machine; it stands where the container has /models.
+        tier: folder for KV that leaves the prefix cache, where it is to be kept.
         programs: paths of programs that are not Penstock's own, by name.
     """
     argv = [*container.get("command", []), *container.get("args", [])]
@@ -44,6 +47,8 @@ def worker_command(
         argv = with_flag(argv, flag, value)
     if KV_TRANSFER in argv:
         argv = with_flag(argv, KV_TRANSFER, f"{HOST}:0")  # it tells others which port it got
+    if KV_TIER in argv:
+        argv = with_flag(argv, KV_TIER, tier)
     argv[0] = (programs or {}).get(argv[0], argv[0])
     fixed = {
         variable["name"]: variable["value"]

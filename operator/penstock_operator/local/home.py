@@ -65,6 +65,10 @@ class Home:
         """What the autoscaler has written down, by deployment."""
         return self.root / "autoscaling"
 
+    def tier(self, deployment: str) -> Path:
+        """Return the folder where a deployment's workers keep KV, if they are to."""
+        return self.root / "kv" / deployment
+
     def explanation(self, deployment: str) -> Path:
         """Return the file that says why the pools of a deployment have their sizes."""
         return self.autoscaling / f"{deployment}.txt"

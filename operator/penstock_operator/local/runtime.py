@@ -207,7 +207,11 @@ class Runtime:
         recipe = Recipe(
             wanted=planned.wanted,
             command=worker_command(
-                planned.container, port=port, model=planned.model_folder, programs=self._programs()
+                planned.container,
+                port=port,
+                model=planned.model_folder,
+                tier=str(self._home.tier(key.deployment)),
+                programs=self._programs(),
             ),
             port=port,
             role=planned.pool.spec.role,

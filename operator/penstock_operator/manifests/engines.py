@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from penstock_contract import handoff, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.engine import SpeculativeMethod, WeightQuantization
+from penstock_contract.api.engine import KvTier, SpeculativeMethod, WeightQuantization
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
 PORT = 8000
+TIER = "/kv"
+"""Where a worker sees the volume of a tier on a disk."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class EngineContainer:
     token_variable: str = worker_token.ENVIRONMENT
     """Environment variable by which the engine learns whom to answer."""
     shared_memory: bool = False
+    tier: KvTier | None = None
+    """What needs a volume at `TIER`."""
     before_stop: Object | None = None
     """What has to happen before the engine is told to end; None: it drains by itself."""
 
@@ -65,10 +69,12 @@ def engine_container(
             # Said, not found out: a GPU worker without a driver must not serve from its CPU.
             "--device", "cuda" if gpus else "cpu",
             *_handoff(deployment, pool),
+            *_tier(deployment.spec.engine),
             *(f"--adapter={name}={folder}" for name, folder in adapters.items()),
             *worker_arguments(deployment),
         ),
         ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
+        tier=next(iter(deployment.spec.engine.kv_tiers), None),
         # A worker of ours says that it is well only after its engine has generated a token.
         probe={"httpGet": {"path": "/health", "port": "http"}},
     )  # fmt: skip
@@ -84,6 +90,14 @@ def _handoff(deployment: InferenceDeployment, pool: EnginePool) -> list[str]:
         return []
     lease = deployment.spec.disaggregation.transfer.lease_seconds
     return ["--kv-transfer", f"0.0.0.0:{handoff.PORT}", "--kv-transfer-lease", f"{lease}s"]
+
+
+def _tier(engine: Engine) -> list[str]:
+    return [
+        argument
+        for tier in engine.kv_tiers
+        for argument in ("--kv-tier-disk", TIER, "--kv-tier-disk-capacity", str(tier.capacity))
+    ]
 
 
 def worker_arguments(deployment: InferenceDeployment) -> list[str]:

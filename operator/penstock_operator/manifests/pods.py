@@ -1,6 +1,6 @@
 """The pod of a worker, and its container: what meets the `restricted` Pod Security Standard."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import floor
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
@@ -16,6 +16,7 @@ from penstock_operator.manifests.engines import EngineContainer, engine_containe
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import MODELS, Source, download, source
+from penstock_operator.manifests.tiers import tier_mount, tier_request, tier_volume
 from penstock_operator.manifests.unsupported import refuse_unsupported
 
 USER = 10001
@@ -103,6 +104,10 @@ def _container(
         {"name": name, "mountPath": mount, "readOnly": True} for name, mount in seen.items()
     ]
     mounts.append({"name": "tmp", "mountPath": _TMP})
+    asked = dict(limits.requests)
+    if engine.tier is not None:
+        mounts.append(tier_mount())
+        asked |= tier_request(engine.tier, limits)
     if engine.shared_memory:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - NCCL's
     return {
@@ -119,7 +124,7 @@ def _container(
             {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in engine.ports.items()
         ],
-        "resources": _resources(limits),
+        "resources": _resources(limits.limits, asked),
         # Only when it has succeeded do the others begin.
         "startupProbe": {**engine.probe, "periodSeconds": 2, "failureThreshold": LOADING // 2},
         "readinessProbe": {
@@ -150,6 +155,8 @@ def _volumes(sources: Iterable[Source], engine: EngineContainer) -> list[Object]
     """Return each volume once: what is downloaded shares one."""
     seen = {one.volume["name"]: one.volume for one in sources if one.volume is not None}
     volumes: list[Object] = [*seen.values(), {"name": "tmp", "emptyDir": {}}]
+    if engine.tier is not None:
+        volumes.append(tier_volume(engine.tier))
     if engine.shared_memory:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     return volumes
@@ -164,9 +171,9 @@ def _confined() -> Object:
     }
 
 
-def _resources(resources: Resources) -> Object:
-    limits = {name: str(value) for name, value in resources.limits.items()}
-    requests = {name: str(value) for name, value in resources.requests.items()}
+def _resources(most: Mapping[str, str | int], asked: Mapping[str, str | int]) -> Object:
+    limits = {name: str(value) for name, value in most.items()}
+    requests = {name: str(value) for name, value in asked.items()}
     return {"limits": limits, "requests": {**limits, **requests}}
 
 

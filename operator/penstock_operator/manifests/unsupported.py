@@ -1,8 +1,10 @@
 """What a spec may ask for and this version does not build."""
 
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Role
+from penstock_contract.api.base import quantity
 from penstock_contract.api.engine import Dtype, WeightQuantization
 from penstock_contract.api.pool import GPU
+from penstock_operator.manifests.tiers import EPHEMERAL, LEAST, exceeds_limit
 
 
 class Unsupported(Exception):
@@ -25,6 +27,7 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
         name = f"{deployment.served_name} is the model's own name"
         raise Unsupported("spec.model.adapters", f"{name}: choose another")
     weights = engine.quantization.weights is not WeightQuantization.NONE
+    tiers, disk = engine.kv_tiers, f"spec.pools[{pool.spec.pool}].resources.limits[{EPHEMERAL}]"
     for refused, field, fix in (
         (ours and engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto or bfloat16"),
         (
@@ -36,6 +39,22 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             bool(gpus) and weights,
             "spec.engine.quantization.weights",
             "use none where a pool has GPUs",
+        ),
+        (
+            not ours and bool(tiers),
+            "spec.engine.kvTiers",
+            "vLLM's own begin with host memory, and bound no disk: use spec.engine.extraArgs",
+        ),
+        (bool(gpus) and bool(tiers), "spec.engine.kvTiers", "use none where a pool has GPUs"),
+        (
+            any(quantity(tier.capacity) < LEAST for tier in tiers),
+            "spec.engine.kvTiers.capacity",
+            "use 64Mi or more",
+        ),
+        (
+            any(exceeds_limit(tier, pool) for tier in tiers),
+            disk,
+            "raise it above the capacity of spec.engine.kvTiers, by a sixteenth and 64Mi",
         ),
         (gpus > 1, limits, "use 1, or engine.type VLLM"),
         (

@@ -25,7 +25,7 @@ BLOCK_BYTES = 3 * 16 * (24 + 8) * 4  # layers, tokens, latent and rotary key, fl
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tiny_models.make("deepseek-v3", folder)
+    tiny_models.make("deepseek-v3-experts", folder)
     return folder
 
 

@@ -12,7 +12,9 @@ RERANK: Final = ("/v1/rerank", "/v2/rerank")
 
 POOLING_PATHS: Final = (EMBEDDINGS, SCORE, *RERANK)
 
-GENERATION: Final = ("/v1/chat/completions", "/v1/completions")
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+GENERATION: Final = (CHAT, COMPLETIONS)
 
 ROUTES: Final = {
     Task.GENERATE: GENERATION,

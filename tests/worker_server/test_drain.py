@@ -14,7 +14,7 @@ from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worke
 from penstock_worker.grammar import Grammars
 from penstock_worker.messages import FinishReason
 from penstock_worker.server.engine_client import EngineDied
-from penstock_worker.server.probe import generate_one_token
+from penstock_worker.server.probe import prove
 from penstock_worker.server.served import Served
 from penstock_worker.text.chat_template import ChatTemplate
 from penstock_worker.text.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ async def test_a_worker_is_not_ready_before_its_engine_has_generated_a_token() -
     client = FakeEngineClient()
     await client.start()
     client.engine.ready(vocab_size=512)
-    probing = asyncio.create_task(generate_one_token(client, model()))
+    probing = asyncio.create_task(prove(client, model()))
     request = await client.engine.added.get()
     assert request.max_tokens == 1
     assert not probing.done()
@@ -116,7 +116,7 @@ async def test_an_engine_that_refuses_the_probe_is_no_engine() -> None:
     client = FakeEngineClient()
     await client.start()
     client.engine.ready(vocab_size=512)
-    probing = asyncio.create_task(generate_one_token(client, model()))
+    probing = asyncio.create_task(prove(client, model()))
     client.engine.refuse(await client.engine.added.get(), "no room")
     with pytest.raises(EngineDied, match="no room"):
         await asyncio.wait_for(probing, 10)

@@ -21,13 +21,15 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.grammar import Grammars
 from penstock_worker.lora.config import UnsupportedAdapter, read_adapter_config
-from penstock_worker.model.config import UnsupportedModel, read_config
+from penstock_worker.model.config import ModelConfig, UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
 from penstock_worker.options import engine_config, parser
+from penstock_worker.pooling.shape import PoolingShape, read_shape
+from penstock_worker.pooling.task import task_of
 from penstock_worker.server.app import create_app
 from penstock_worker.server.engine_client import EngineClient, EngineDied
 from penstock_worker.server.metrics import WorkerMetrics
-from penstock_worker.server.probe import generate_one_token
+from penstock_worker.server.probe import prove
 from penstock_worker.server.served import Served
 from penstock_worker.server.service import Service
 from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
@@ -55,7 +57,11 @@ def main() -> None:
     if tokens.values and options.kv_events:
         log.warning("--kv-events: whoever reaches that port may follow, without a token")
     try:
-        shape = read_config(folder)
+        options.task = task_of(folder, options.task)
+        pooling = read_shape(folder, options.task) if options.task.is_pooling else None
+        shape: ModelConfig | PoolingShape = pooling or read_config(folder)
+        if pooling is not None and (flag := _generating_only(options)):
+            raise UnsupportedModel(f"{flag} is for models that generate; this one does not")
         if options.runner == "model":
             weight_files(folder)
         tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
@@ -78,6 +84,7 @@ def main() -> None:
             shape.vocab_size,
             Grammars(folder, shape.vocab_size, shape.eos_token_ids),
             adapters,
+            pooling,
         )
 
     runner = _Runner(options, names, listener, began, tokens)
@@ -129,7 +136,7 @@ class _Runner:
         try:
             ready = await asyncio.shield(service.client.ready)
             model, loaded = served(ready.max_model_len), time.monotonic()
-            await generate_one_token(service.client, model)
+            await prove(service.client, model)
         except EngineDied as error:
             service.client.failure = service.client.failure or str(error)
             self._failed = True
@@ -139,9 +146,10 @@ class _Runner:
         service.epoch, service.served = ready.epoch, model
         service.metrics.loaded(ready, now - self._began)
         log.info(
-            "ready after %.1f s, of which the first token took %.3f s: on %s, "
+            "ready after %.1f s, of which the first %s took %.3f s: on %s, "
             "%d KV blocks of %d tokens (%.1f KiB per token), context %d",
             now - self._began,
+            "token" if model.pooling is None else "input",
             now - loaded,
             ready.device,
             ready.num_blocks,
@@ -202,6 +210,20 @@ def _adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> tuple[s
             sys.exit(_complaint(f"--adapter {name}={folder}: {error}"))
         found.append(name)
     return tuple(found)
+
+
+def _generating_only(options: argparse.Namespace) -> str:
+    """Return a flag that was given and means nothing to a model that embeds or scores."""
+    for flag, given in (
+        ("--adapter", options.adapter),
+        ("--kv-events", options.kv_events is not None),
+        ("--kv-transfer", options.kv_transfer is not None),
+        ("--speculative", options.speculative != "none"),
+        ("--runner sim", options.runner == "sim"),
+    ):
+        if given:
+            return flag
+    return ""
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -31,13 +31,18 @@ def computation(config: EngineConfig, shape: ModelConfig) -> Computation:
     ):
         if value not in known:
             raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
-    device = _device(config.device)
+    device = device_of(config.device)
     if device.type == "cuda" or config.kernels == "triton":
         return _on_gpu(config, shape, device)
     return _on_cpu(config, shape)
 
 
-def _device(asked: str) -> torch.device:
+def device_of(asked: str) -> torch.device:
+    """Return where to compute.
+
+    Raises:
+        ValueError: a GPU was asked for, and there is none.
+    """
     there = torch.cuda.is_available()
     if asked == "cpu" or (asked == "auto" and not there):
         return torch.device("cpu")
@@ -47,6 +52,11 @@ def _device(asked: str) -> torch.device:
             "driver and device must be in the container (nvidia.com/gpu in its limits)"
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def device_name(device: torch.device) -> str:
+    """Return cpu, or what a GPU is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Computation:
@@ -72,7 +82,7 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> C
             name = torch.cuda.get_device_name(device)
             raise ValueError(f"device cuda: {name} is older than compute capability 8.0 (Ampere)")
     return Computation(
-        DTYPES[config.dtype] or _stored(shape),
+        DTYPES[config.dtype] or stored_type(shape.dtype),
         triton=True,
         device=device,
         max_num_seqs=config.max_num_seqs,
@@ -93,13 +103,13 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig) -> Computation:
     if dtype is None:
         # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
         # kernels are faster in it on all, as a step is bound by reading the weights.
-        dtype = torch.float32 if kernels is None else _stored(shape)
+        dtype = torch.float32 if kernels is None else stored_type(shape.dtype)
     return Computation(dtype, config.quantization, kernels, config.threads or _threads())
 
 
-def _stored(shape: ModelConfig) -> torch.dtype:
-    """Return the checkpoint's own type, if it is one that is computed in."""
-    return torch.bfloat16 if shape.dtype == "bfloat16" else torch.float32
+def stored_type(name: str) -> torch.dtype:
+    """Return a checkpoint's own type, if it is one that is computed in."""
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 def _threads() -> int:

@@ -6,12 +6,13 @@ in one screen.
 
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.grammar import GrammarError, Grammars, Matcher
 from penstock_worker.messages import (
+    AddInputs,
     AddRequest,
     Batch,
     Drafted,
@@ -99,8 +100,10 @@ class Engine:
         """Keep in a slower tier what leaves the prefix cache; before `start`."""
         self._tier = self.pool.spill = self.scheduler.fetcher = tier
 
-    def add(self, message: AddRequest) -> Output | None:
+    def add(self, message: AddRequest | AddInputs) -> Output | None:
         """Accept a request; an Output is a refusal, with the reason."""
+        if isinstance(message, AddInputs):
+            return _gave_up(message.id, "this model generates: it embeds and scores nothing")
         wrong = problem(
             message,
             vocab_size=self._vocab_size,
@@ -161,6 +164,14 @@ class Engine:
     def patience(self) -> float | None:
         """Return the seconds until `settle` is due by the clock; None for never."""
         return None if self.handoff is None else self.handoff.patience()
+
+    def check(self) -> None:
+        """Raise if the pool's books are wrong."""
+        self.pool.check()
+
+    def cache_changes(self) -> list[Any]:
+        """Return what the prefix cache took in and gave up since the last call, for KV events."""
+        return self.pool.log.take() if self.pool.log else []
 
     def give_up(self, reason: str) -> Batch:
         """End every request with an error; for when a step has failed."""

@@ -12,7 +12,7 @@ from penstock_contract.step_cost import StepCost
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
-from penstock_worker.computing import computation
+from penstock_worker.computing import computation, device_name
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.gpu_memory import DeviceMemory, kv_room
@@ -96,7 +96,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         load_seconds=time.monotonic() - began,
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
-        device=_name(how.device),
+        device=device_name(how.device),
         kv_bytes_per_token=block_bytes // config.block_size,
     )
 
@@ -209,10 +209,6 @@ def _gpu_room(config: EngineConfig, shape: ModelConfig, how: Computation) -> int
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _available_memory() -> int:

@@ -59,6 +59,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
 
     model: str
     """Folder of the checkpoint."""
+    task: str = "Generate"
+    """What it is for: Generate, Embed or Score (`penstock_contract.api.engine.Task`)."""
     dtype: str = "auto"
     """float32, bfloat16, or auto: the checkpoint's own where that is fast, else float32."""
     quantization: str = "none"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from penstock_contract.kv_events.wire import Topic
-from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig, KVEventsConfig
+from penstock_worker.engine_interface import Engine
 from penstock_worker.messages import (
     Abort,
+    AddInputs,
     AddRequest,
     Batch,
     Command,
@@ -86,7 +87,7 @@ def _publishing(config: KVEventsConfig | None, epoch: str) -> Iterator[Publish]:
 
     publisher = Publisher(config, Topic(config.worker, epoch, config.model))
     try:
-        yield lambda engine: publisher.publish(engine.pool.log.take() if engine.pool.log else [])
+        yield lambda engine: publisher.publish(engine.cache_changes())
     finally:
         publisher.close()
 
@@ -98,7 +99,7 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
         refused: list[Output] = []
         for message in _messages(inbox, engine):
             match message:
-                case AddRequest():
+                case AddRequest() | AddInputs():
                     refusal = engine.add(message)
                     if refusal is not None:
                         refused.append(refusal)
@@ -117,7 +118,7 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
             _send(connection, _step(connection, engine))
             publish(engine)
         if not engine.busy:
-            engine.pool.check()
+            engine.check()
             _send(connection, Batch([], engine.stats()))
 
 

@@ -12,9 +12,10 @@ import sys
 
 import msgspec
 
+from penstock_contract.api.engine import Task
 from penstock_contract.worker_token import WorkerTokens
-from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.engine_interface import Engine
 from penstock_worker.engine_loop import run_engine
 from penstock_worker.messages import Ready
 
@@ -31,6 +32,10 @@ def main() -> None:
 
 def _build(config: EngineConfig) -> tuple[Engine, Ready]:
     # torch takes a second to import: by now commands are already being read.
+    if Task(config.task).is_pooling:
+        from penstock_worker.pooling.builder import build_pooling_engine
+
+        return build_pooling_engine(config)
     from penstock_worker.engine_builder import build_engine
 
     return build_engine(config, WorkerTokens.of(os.environ))

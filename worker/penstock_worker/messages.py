@@ -90,6 +90,20 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Get the prompt's KV from there; what does not come is computed."""
 
 
+class AddInputs(msgspec.Struct, frozen=True, tag="inputs", omit_defaults=True):
+    """Compute inputs, for a model that embeds or scores; no token comes of them."""
+
+    id: str
+    inputs: list[list[int]]
+    """Token ids of each."""
+    seconds: list[int] = []
+    """Where each pair's second text begins; empty for single texts."""
+    priority: int = 0
+    """Higher is computed first."""
+    deadline: float | None = None
+    """Seconds from arrival after which the request is given up."""
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Forget requests and free their blocks; no further output follows for them."""
 
@@ -106,7 +120,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the engine process."""
 
 
-Command = AddRequest | Abort | Release | Stop
+Command = AddRequest | AddInputs | Abort | Release | Stop
 
 
 class FinishReason(StrEnum):
@@ -149,6 +163,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     """Time until first scheduled; set with the first output."""
     error: str = ""
     """For people, with ABORT."""
+    vectors: dict[int, bytes] = {}
+    """What came of inputs, by their index: float32, little-endian; a score is a single number."""
     kept: dict[str, Any] | None = None
     """Where another worker finds the prompt's blocks, as `kv_transfer_params` tells it."""
 

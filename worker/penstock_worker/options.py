@@ -6,6 +6,7 @@ from dataclasses import asdict
 from math import inf, nan
 from pathlib import Path
 
+from penstock_contract.api.engine import Task
 from penstock_contract.flags import duration_flag, quantity_flag
 from penstock_contract.handoff import PORT
 from penstock_contract.headers import REQUEST_ID_PATTERN
@@ -23,6 +24,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
     """Return what the engine is to know of the options."""
     return EngineConfig(
         model=str(Path(options.model).resolve()),
+        task=options.task,
         dtype=options.dtype,
         quantization=options.quantization,
         device=options.device,
@@ -107,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
         type=_adapter,
         metavar="NAME=FOLDER",
         help="a LoRA adapter that PEFT saved, served as a model of this name; repeat it for more",
+    )
+    add(
+        "--task",
+        type=_task,
+        default=Task.AUTO,
+        metavar="auto|generate|embed|score",
+        help="what the model is for (default: auto, as its files tell)",
     )
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
@@ -226,6 +235,10 @@ def parser() -> argparse.ArgumentParser:
     add("--drain-timeout", type=duration_flag, default=120.0, help="like 120s")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
+
+
+def _task(text: str) -> Task:
+    return Task(text.capitalize())
 
 
 def _cost(text: str) -> StepCost:

@@ -137,12 +137,12 @@ def read_config(folder: Path) -> ModelConfig:
         UnsupportedModel: the file is missing, damaged, or describes another kind of model.
     """
     raw = _read_json(folder / "config.json")
-    architecture = next(iter(raw.get("architectures") or ["(none)"]))
+    named = architecture = next(iter(raw.get("architectures") or ["(none)"]))
+    if named.endswith("Model"):  # exported without a head, to be pooled
+        architecture = named.removesuffix("Model") + "ForCausalLM"
     if architecture not in _FAMILIES:
         known = ", ".join(sorted(_FAMILIES))
-        raise UnsupportedModel(
-            f"config.json: architectures is {architecture}; this engine runs {known}"
-        )
+        raise UnsupportedModel(f"config.json: architectures is {named}; this engine runs {known}")
     family = _FAMILIES[architecture]
     _refuse(raw, family)
     heads = _positive(raw, "num_attention_heads")

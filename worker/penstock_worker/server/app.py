@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -14,9 +15,16 @@ from pydantic import BaseModel, ValidationError
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.handoff import LEASES_PATH
+from penstock_contract.tasks import EMBEDDINGS, RERANK, SCORE
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.server import errors
 from penstock_worker.server.authorization import Authorization
+from penstock_worker.server.pooling_protocol import (
+    EmbeddingRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from penstock_worker.server.prompts import chat_prompt
 from penstock_worker.server.protocol import (
     MAX_BODY_BYTES,
@@ -35,6 +43,7 @@ from penstock_worker.server.trusted import Trusted
 _JSON = re.compile(r"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 
 Body = TypeVar("Body", bound=BaseModel)
+Pooling = TypeVar("Pooling", bound=PoolingRequest)
 
 
 def create_app(
@@ -46,6 +55,7 @@ def create_app(
     app.add_middleware(Authorization, tokens=tokens or WorkerTokens())
     app.add_middleware(RequestId)
     _completion_routes(app, service)
+    _pooling_routes(app, service)
     _text_routes(app, service)
     _state_routes(app, service, registry)
     return app
@@ -59,6 +69,29 @@ def _completion_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await _complete(service, request, await _body(request, CompletionRequest))
+
+
+def _pooling_routes(app: FastAPI, service: Service) -> None:
+    # Their answers are made with numpy, which a worker that generates need not load.
+    @app.post(EMBEDDINGS)
+    async def embed(request: Request) -> Response:
+        from penstock_worker.server.pooling import embeddings
+
+        return await _pool(service, request, EmbeddingRequest, embeddings)
+
+    @app.post(SCORE)
+    async def score(request: Request) -> Response:
+        from penstock_worker.server.pooling import scores
+
+        return await _pool(service, request, ScoreRequest, scores)
+
+    async def rerank(request: Request) -> Response:
+        from penstock_worker.server.pooling import ranking
+
+        return await _pool(service, request, RerankRequest, ranking)
+
+    for path in RERANK:
+        app.add_api_route(path, rerank, methods=["POST"])
 
 
 def _text_routes(app: FastAPI, service: Service) -> None:
@@ -169,6 +202,23 @@ async def _complete(
         service.client.release(answer.kept["remote_request_id"])  # the client has gone
     own[headers.PROCESSING_MS] = str(round((time.perf_counter() - began) * 1000))
     return Reply(result, headers=own)
+
+
+async def _pool(
+    service: Service,
+    request: Request,
+    kind: type[Pooling],
+    answer: Callable[[Service, Pooling, Trusted], Awaitable[bytes]],
+) -> Response:
+    began = time.perf_counter()
+    body = await _body(request, kind)
+    service.metrics.ignored(len(body.ignored))
+    trusted = Trusted.of(request.headers)
+    found = await unless_disconnected(request, lambda: answer(service, body, trusted))
+    took = round((time.perf_counter() - began) * 1000)
+    own = {headers.EPOCH: service.epoch, headers.PROCESSING_MS: str(took)}
+    # Nobody reads what a client is told that has gone.
+    return Response(found or b"{}", 200, own, "application/json")
 
 
 async def _body(request: Request, kind: type[Body]) -> Body:

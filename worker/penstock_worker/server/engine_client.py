@@ -3,13 +3,14 @@
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
     Abort,
+    AddInputs,
     AddRequest,
     Batch,
     Failed,
@@ -87,7 +88,9 @@ class EngineClient:
         if self._process is not None:
             await self._process.wait()
 
-    async def generate(self, requests: list[AddRequest]) -> AsyncGenerator[Output, None]:
+    async def generate(
+        self, requests: Sequence[AddRequest | AddInputs]
+    ) -> AsyncGenerator[Output, None]:
         """Yield the outputs of all requests as they come, until each has finished.
 
         Whoever stops iterating early must close the generator: that aborts what is unfinished.
@@ -138,7 +141,7 @@ class EngineClient:
         if live and not self.died.is_set():
             self._send(Abort(live))
 
-    def _send(self, *messages: AddRequest | Abort | Release) -> None:
+    def _send(self, *messages: AddRequest | AddInputs | Abort | Release) -> None:
         if self._writer is not None:
             self._writer.write(b"".join(map(encode, messages)))
 

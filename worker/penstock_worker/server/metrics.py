@@ -138,7 +138,7 @@ class WorkerMetrics:
         self._series.set(declared.VLLM_RUNNING, stats.running)
         self._series.set(declared.VLLM_WAITING, stats.waiting)
         total = stats.blocks_free + stats.blocks_cached + stats.blocks_used
-        self._series.set(declared.VLLM_KV_USAGE, stats.blocks_used / total)
+        self._series.set(declared.VLLM_KV_USAGE, stats.blocks_used / max(1, total))
         for state, count in (
             ("free", stats.blocks_free),
             ("cached", stats.blocks_cached),
@@ -220,6 +220,11 @@ class RequestMetrics:
             self._series.observe(declared.VLLM_ITL, now - self._latest)
         self._latest = now
         self._tokens += len(output.tokens)
+
+    def computed(self, queue_seconds: float, now: float) -> None:
+        """All inputs are computed, which is to them what the first token is to generation."""
+        self._first = self._latest = now
+        self._begun(Output("", [], queue_seconds=queue_seconds), now)
 
     def finished(self, reason: str, now: float) -> None:
         """Close the request; `reason` is stop, length or abort."""

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from penstock_contract.api.engine import Task
 from penstock_worker.grammar import Grammars
+from penstock_worker.pooling.shape import PoolingShape
 from penstock_worker.text.chat_template import ChatTemplate
 from penstock_worker.text.tokenizer import Tokenizer
 
@@ -20,3 +22,10 @@ class Served:
     grammars: Grammars
     adapters: tuple[str, ...] = ()
     """Names that stand for an adapter on it."""
+    pooling: PoolingShape | None = None
+    """Of a model that embeds or scores."""
+
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        return Task.GENERATE if self.pooling is None else self.pooling.task

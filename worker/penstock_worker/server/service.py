@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock_contract import handoff, journal
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.tasks import CHAT, COMPLETIONS, refuse_other_task
 from penstock_worker.server.answer import Answer, Delta, Stopping
 from penstock_worker.server.bodies import Bodies, ChatBodies, CompletionBodies, Head, Shown
 from penstock_worker.server.engine_client import EngineClient
@@ -156,6 +157,8 @@ class Service:
     ) -> tuple[Answer, Bodies, int]:
         """Return the answer to a request, how it is shaped, and its number of choices."""
         served = self.model(request.model)
+        chat = isinstance(request, ChatRequest)
+        refuse_other_task(request.model, served.task, CHAT if chat else COMPLETIONS)
         refuse_unsupported(request)
         check_limits(served, request)
         tools = _tools(served, request)
@@ -163,7 +166,6 @@ class Service:
         with self.in_flight():
             wanted = await self._grammar(served, request, tools)
             prompts = await asyncio.to_thread(_prompts, served, request, tools)
-        chat = isinstance(request, ChatRequest)
         request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         resume = request.penstock_resume
         seed = resume.seed if resume else random.getrandbits(63)

@@ -29,6 +29,9 @@ class Tokenizer:
             self._inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise TokenizerError(f"{path} is damaged: {error}") from error
+        # Some are saved with both; how long a text may be is not the tokenizer's to decide.
+        self._inner.no_truncation()
+        self._inner.no_padding()
         self._byte_level = "ByteLevel" in str(json.loads(self._inner.to_str())["decoder"])
         self.vocab_size = self._inner.get_vocab_size(with_added_tokens=True)
         self.longest = max(map(len, self._inner.get_vocab(with_added_tokens=True)))
@@ -38,6 +41,37 @@ class Tokenizer:
         """Return the token ids of a text."""
         ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def encode_texts(
+        self, texts: Sequence[str], *, add_special_tokens: bool, most: int | None = None
+    ) -> list[list[int]]:
+        """Return the token ids of each text; of a longer one, the first `most`, marks included."""
+        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        marks = self._inner.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
+        if most is not None:
+            for one in found:
+                one.truncate(max(0, most - marks))
+        whole = (self._inner.post_process(one, None, add_special_tokens) for one in found)
+        return [one.ids for one in whole]
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, most: int | None = None
+    ) -> list[tuple[list[int], int]]:
+        """Return the token ids of each pair, and where its second text begins if that is marked.
+
+        A pair longer than `most` loses the end of its second text.
+        """
+        firsts = self._inner.encode_batch([one for one, _ in pairs], add_special_tokens=False)
+        seconds = self._inner.encode_batch([two for _, two in pairs], add_special_tokens=False)
+        marks = self._inner.num_special_tokens_to_add(is_pair=True)
+        found = []
+        for first, second in zip(firsts, seconds, strict=True):
+            if most is not None:
+                second.truncate(max(0, most - marks - len(first.ids)))
+            whole = self._inner.post_process(first, second, True)
+            types = whole.type_ids
+            found.append((whole.ids, types.index(1) if 1 in types else 0))
+        return found
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""

@@ -91,7 +91,7 @@ class Attempt:
         counts = failed = down = False  # a client that leaves says nothing about the worker
         try:
             connection, response = await send(
-                self._context, self._admitted.metrics, self._worker, self._data()
+                self._context, self._admitted.metrics, self._worker, self._request_bytes()
             )
             outcome = await self._relay(response, connection)
             counts, failed = True, response.status >= _SERVER_ERRORS
@@ -102,7 +102,7 @@ class Attempt:
             raise
         finally:
             self._account(self._ticket, counts=counts, failed=failed, down=down)
-            self._let_go()
+            self._return_unused_lease()
             if connection is not None:
                 self._context.watchdog.end(self._worker.id, connection)
                 self._context.pool.give_back(self._worker.url, connection)
@@ -119,13 +119,13 @@ class Attempt:
             erred_at=now if counts and failed and fair else None,
         )
 
-    def _let_go(self) -> None:
+    def _return_unused_lease(self) -> None:
         """KV that was not used at once will not be."""
         handoff, self._progress.handoff = self._progress.handoff, None
         if handoff is not None and not self.begun:
             self._context.leases.give_back(handoff)
 
-    def _data(self) -> bytes:
+    def _request_bytes(self) -> bytes:
         """Return the request, or what is left of it, as it goes to the worker."""
         admitted, path = self._admitted, self._admitted.call.path
         body, own = admitted.body, [*self._context.token, *admitted.tenant_request.trusted_headers]
@@ -146,10 +146,10 @@ class Attempt:
 
     async def _relay(self, response: Response, connection: Connection) -> Outcome:
         if response.status == 200 and is_stream(response):
-            return await self._stream(response, connection)
-        return await self._whole(response, connection)
+            return await self._relay_stream(response, connection)
+        return await self._relay_whole(response, connection)
 
-    async def _stream(self, response: Response, connection: Connection) -> Outcome:
+    async def _relay_stream(self, response: Response, connection: Connection) -> Outcome:
         """Relay a stream, event by event."""
         record, client = self._progress.record, self._client
 
@@ -169,9 +169,9 @@ class Attempt:
         if record.done:
             client.end()
             return Outcome.COMPLETE
-        return self._stopped(response)
+        return self._relay_error(response)
 
-    def _stopped(self, response: Response) -> Outcome:
+    def _relay_error(self, response: Response) -> Outcome:
         """Pass on the error with which a worker ended a stream, if that is the request's own."""
         record = self._progress.record
         if record.error is None:
@@ -184,7 +184,7 @@ class Attempt:
         self._client.pass_on(record.error)
         return Outcome.ERROR
 
-    async def _whole(self, response: Response, connection: Connection) -> Outcome:
+    async def _relay_whole(self, response: Response, connection: Connection) -> Outcome:
         """Relay an answer that is not streamed."""
         if self._client.begun:
             reason = f"it answered with status {response.status} when asked to go on"

@@ -64,9 +64,9 @@ class Exchange:
         request_id = headers.request_id(admitted.call.header(_REQUEST_ID))
         self._progress = RequestProgress(request_id, self._prompt())
         self._tried: list[Choice] = []
-        self._spent = 0
+        self._failures = 0
         self._revision = ""
-        self._poisonous = False
+        self._quarantined = False
 
     async def run(self) -> Outcome:
         """Have the request answered.
@@ -83,7 +83,7 @@ class Exchange:
         while True:
             choice = self._choose(workers)
             worker = next(worker for worker in workers if worker.id == choice.id)
-            attempt = self._attempt(client, worker, choice)
+            attempt = self._start_attempt(client, worker, choice)
             try:
                 return await attempt.run()
             except StarvedError as error:  # no other worker could do better
@@ -92,8 +92,8 @@ class Exchange:
                 client.break_off(error)
                 return Outcome.ERROR
             except UpstreamError as error:
-                self._broken(choice, error)
-                workers = await self._others(client)
+                self._note_failure(choice, error)
+                workers = await self._candidates(client)
                 if not workers:
                     return await self._give_up(client, error)
                 if not client.begun:
@@ -109,7 +109,7 @@ class Exchange:
         progress.handoff = await hand_over(context, admitted, progress, elsewhere, decode)
         return list(self._workers()) or workers
 
-    def _attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
+    def _start_attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
         context, admitted, progress = self._context, self._admitted, self._progress
         progress.number += 1
         progress.record.restart()
@@ -121,25 +121,25 @@ class Exchange:
         context.decisions.note(Decision(now, progress.id, name, progress.number, choice))
         return Attempt(context, admitted, client, progress, worker, choice)
 
-    def _broken(self, choice: Choice, error: UpstreamError) -> None:
+    def _note_failure(self, choice: Choice, error: UpstreamError) -> None:
         log.warning("worker %s did not finish a request: %s", choice.id, error)
         self._admitted.metrics.fault(error.fault)
         self._progress.broken_at = self._context.clock()
         self._progress.fault = error.fault
-        self._spent += error.fault is not Fault.LEAVING
+        self._failures += error.fault is not Fault.LEAVING
         if error.fault in DEADLY:
             suspected, now = self._admitted.fingerprint, self._progress.broken_at
-            self._poisonous = self._context.quarantine.suspect(suspected, choice.id, now)
+            self._quarantined = self._context.quarantine.suspect(suspected, choice.id, now)
 
-    async def _others(self, client: Client) -> list[FleetWorker]:
+    async def _candidates(self, client: Client) -> list[FleetWorker]:
         """Return the workers that may go on with the request; none when it ends here."""
         most = self._admitted.model.attempts
-        if self._poisonous:
+        if self._quarantined:
             return []
         if not client.begun:
-            found = self._untried() if self._spent < most else []
-            return found if found and self._affordable() else []
-        if self._progress.record.resume() is None or self._spent >= max(most, STREAM_ATTEMPTS):
+            found = self._untried() if self._failures < most else []
+            return found if found and self._within_retry_budget() else []
+        if self._progress.record.resume() is None or self._failures >= max(most, STREAM_ATTEMPTS):
             return []
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
@@ -149,7 +149,7 @@ class Exchange:
         # Another revision may be another model: better than no answer, worse than the same.
         return [worker for worker in found if worker.revision == self._revision] or found
 
-    def _affordable(self) -> bool:
+    def _within_retry_budget(self) -> bool:
         """Return whether a request may be sent once more without a storm of retries."""
         if self._progress.fault is Fault.LEAVING or self._context.budget.spend():
             return True

@@ -7,11 +7,11 @@
 
 `uncached` is what of the prompt the worker has probably not cached, `resident` the sequences that
 it is working on, β what one more costs each of them, `recent` what it was given to compute lately.
-Computing weighs more than waiting, because it
-is not this request's time alone: the requests behind it wait for it too, and a prefix that is
-cached once more pushes another one out. A hot prefix therefore attracts requests until the queue in
-front of it outweighs that, and never when the first token would come `STICKINESS` seconds later
-than elsewhere. A worker that has no room for the request's KV comes after those that have.
+Computing weighs more than waiting, because it is not this request's time alone: the requests behind
+it wait for it too, and a prefix that is cached once more pushes another one out. A hot prefix
+therefore attracts requests until the queue in front of it outweighs that, and never when the first
+token would come `STICKINESS` seconds later than elsewhere. A worker that has no room for the
+request's KV comes after those that have.
 """
 
 import math

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
 from penstock_contract.api import ApiModel, EnginePool, InferenceDeployment, Tenant
+from penstock_contract.api.stored import as_stored
 from penstock_contract.labels import API_VERSION
 
 Manifest = InferenceDeployment | EnginePool | Tenant
@@ -115,8 +116,13 @@ def _name(document: dict[str, Any]) -> str:
     return f"{document['kind']} {name}".rstrip()
 
 
-def parse(document: Any, source: str = "the object") -> Manifest:
+def parse(document: Any, source: str = "the object", *, stored: bool = False) -> Manifest:
     """Return one object from its JSON form, checked by types and rules.
+
+    Args:
+        document: the JSON form.
+        source: its name, for messages.
+        stored: it comes from an API server, which may know more fields than this version.
 
     Raises:
         InvalidManifest: it is not a valid object of a known kind.
@@ -130,9 +136,13 @@ def parse(document: Any, source: str = "the object") -> Manifest:
     if document.get("apiVersion") != API_VERSION:
         raise InvalidManifest(source, [Problem("apiVersion", f"must be {API_VERSION}")])
     model = KINDS[kind]
+
+    def strict(body: Any) -> Manifest:
+        """As strict as an API server: nothing is coerced, a quoted number is a string."""
+        return model.model_validate_json(json.dumps(body, default=str), strict=True)
+
     try:
-        # As strict as an API server: nothing is coerced, a quoted number is a string.
-        found = model.model_validate_json(json.dumps(document, default=str), strict=True)
+        found = as_stored(strict, document) if stored else strict(document)
     except ValidationError as error:
         problems = [_problem(e, model) for e in error.errors()]
         # A union reports every choice that failed; the first says enough.

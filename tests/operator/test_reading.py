@@ -22,8 +22,32 @@ def test_a_spec_that_breaks_a_rule_of_the_crd_is_told_by_field() -> None:
     assert "spec.pools" in wrong
 
 
+def test_fields_of_a_newer_version_are_left_out_as_the_api_server_adds_their_defaults() -> None:
+    pools = [
+        {**pool, "mood": "good", "template": {"hats": [], "labels": {"a": "b"}}}
+        for pool in STORED["spec"]["pools"]
+    ]
+    found, wrong = read_deployment({**STORED, "spec": {**STORED["spec"], "pools": pools}})
+    assert wrong == ""
+    assert found is not None
+    assert found.spec.pools[0].template.labels == {"a": "b"}
+    assert read_pools([stored_pool(mood="good")])[1] == ""
+    status = {"poolsSummary": "1/1", "mood": "good", "conditions": []}
+    known = read_status({**STORED, "status": status})
+    assert known is not None
+    assert known.pools_summary == "1/1"
+
+
+def test_another_mistake_beside_a_newer_field_is_still_told() -> None:
+    pools = [{"name": "a", "mood": "good", "replicas": "two"}]
+    found, wrong = read_deployment({**STORED, "spec": {**STORED["spec"], "pools": pools}})
+    assert found is None
+    assert "spec.pools[0].replicas" in wrong
+    assert "mood" not in wrong
+
+
 def test_a_status_of_another_version_counts_as_none() -> None:
-    alien = {**STORED, "status": {"conditions": [], "mood": "good"}}
+    alien = {**STORED, "status": {"conditions": "good"}}
     assert read_status(alien) is None
     found, wrong = read_deployment(alien)
     assert found is not None
@@ -49,6 +73,6 @@ def test_a_pool_that_was_spoilt_by_hand_is_named_with_its_field() -> None:
 
 
 def test_a_pools_status_of_another_version_counts_as_none() -> None:
-    pools, wrong = read_pools([{**stored_pool(), "status": {"mood": "good"}}])
+    pools, wrong = read_pools([{**stored_pool(), "status": {"conditions": "good"}}])
     assert wrong == ""
     assert pools["chat-default"].status is None

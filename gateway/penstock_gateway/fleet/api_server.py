@@ -22,7 +22,10 @@ GONE = 410
 WATCH_SECONDS = 240
 """A watch is renewed by then; the server would end it at some time of its own."""
 QUIET_SECONDS = 100.0
-"""Bookmarks come every minute: a watch that is silent for longer may be dead."""
+"""Bookmarks come every minute: a watch that is silent for longer may be dead, and is begun again.
+
+Older servers send none of a kind of which nothing has changed since they were started.
+"""
 _KEEPALIVE = (
     # A peer that vanished without a word is noticed in half a minute instead of two hours.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -131,6 +134,8 @@ class ApiServer:
                 opened()
                 async for line in answer.aiter_lines():
                     yield _event(collection, line)
+        except httpx.ReadTimeout:
+            return  # whether the server is away, the next attempt tells
         except httpx.HTTPError as error:
             raise _unreachable(collection, error) from error
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from penstock_contract.api import Tenant as Manifest
+from penstock_contract.api.stored import as_stored
 from penstock_contract.api_keys import is_hash
 from penstock_contract.labels import API_VERSION
 from penstock_gateway.fleet.api_server import ApiServer, Collection, Object
@@ -88,7 +89,7 @@ class ClusterTenants:
 def manifest_of(tenant: Object) -> Manifest | NotUnderstood:
     """Return a Tenant, or why it is none."""
     try:
-        return Manifest.model_validate(tenant)
+        return as_stored(Manifest.model_validate, tenant)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])

@@ -15,6 +15,7 @@ from penstock_contract.api import (
     ObjectMeta,
 )
 from penstock_contract.api.pool import EnginePoolStatus
+from penstock_contract.api.stored import as_stored
 from penstock_operator.manifests import Object
 from penstock_operator.validation import InvalidManifest, parse
 
@@ -22,7 +23,7 @@ from penstock_operator.validation import InvalidManifest, parse
 def read_deployment(raw: Object) -> tuple[InferenceDeployment | None, str]:
     """Return an InferenceDeployment without its status, or None and what is wrong, by field."""
     try:
-        found = parse({key: value for key, value in raw.items() if key != "status"})
+        found = parse({k: v for k, v in raw.items() if k != "status"}, stored=True)
     except InvalidManifest as error:
         return None, "; ".join(str(problem) for problem in error.problems)
     return (found, "") if isinstance(found, InferenceDeployment) else (None, "kind: not known")
@@ -36,8 +37,9 @@ def refreshed(deployment: InferenceDeployment, raw: Object) -> InferenceDeployme
 
 def read_status(raw: Object) -> InferenceDeploymentStatus | None:
     """Return an InferenceDeployment's status; None: there is none that this version knows."""
+    validate = InferenceDeploymentStatus.model_validate
     try:
-        return InferenceDeploymentStatus.model_validate(raw["status"]) if "status" in raw else None
+        return as_stored(validate, raw["status"]) if "status" in raw else None
     except ValidationError:
         return None
 
@@ -49,7 +51,8 @@ def read_pools(found: Iterable[Object]) -> tuple[dict[str, EnginePool], str]:
     for raw in found:
         name = raw["metadata"]["name"]
         try:
-            pool = EnginePool.model_validate({k: v for k, v in raw.items() if k != "status"})
+            body = {k: v for k, v in raw.items() if k != "status"}
+            pool = as_stored(EnginePool.model_validate, body)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
@@ -60,7 +63,8 @@ def read_pools(found: Iterable[Object]) -> tuple[dict[str, EnginePool], str]:
 
 
 def _pool_status(raw: Object) -> EnginePoolStatus | None:
+    validate = EnginePoolStatus.model_validate
     try:
-        return EnginePoolStatus.model_validate(raw["status"]) if "status" in raw else None
+        return as_stored(validate, raw["status"]) if "status" in raw else None
     except ValidationError:
         return None

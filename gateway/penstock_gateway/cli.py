@@ -72,7 +72,7 @@ def _serve_together(options: argparse.Namespace, tokens: WorkerTokens) -> NoRetu
 
 
 def _name_in_log(origin: "Origin") -> None:
-    form = logging.Formatter(LOG.format(f"[{origin.place.number}]"))
+    form = logging.Formatter(LOG.format(f"[{origin.process.number}]"))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(form)
 

@@ -69,7 +69,7 @@ async def serve(
     registry = CollectorRegistry()
     tracing = traces.Tracing() if traces.wanted() else None
     metrics = traces.TracedMetrics(registry) if tracing else GatewayMetrics(registry)
-    processes = member.place.processes if member else 1
+    processes = member.process.total if member else 1
     gateway = Gateway(
         *_sources(options, metrics),
         metrics,

@@ -13,7 +13,7 @@ from penstock_contract.api import Role
 from penstock_contract.api.tenant import Limits
 from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetWorker, WorkerLoad, WorkerState
-from penstock_gateway.admission.processes import Level, Place, has_room, per_process
+from penstock_gateway.admission.processes import Level, ProcessIndex, has_room, per_process
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.quarantine import Quarantine
@@ -62,7 +62,7 @@ def who_has_room(found: list[tuple[int, int]], capacity: int, turn: int) -> list
     told = {number: Level(*level) for number, level in enumerate(found)}
     return [
         has_room(
-            Place(number, len(found)),
+            ProcessIndex(number, len(found)),
             capacity,
             level.running,
             {other: its for other, its in told.items() if other != number},

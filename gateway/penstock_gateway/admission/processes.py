@@ -11,12 +11,12 @@ class Level(NamedTuple):
     waiting: int
 
 
-class Place(NamedTuple):
+class ProcessIndex(NamedTuple):
     """One of a gateway's processes."""
 
     number: int
     """From 0."""
-    processes: int
+    total: int
 
 
 def per_process(whole: int, processes: int) -> int:
@@ -25,7 +25,7 @@ def per_process(whole: int, processes: int) -> int:
 
 
 def has_room(
-    place: Place, capacity: int, running: int, others: Mapping[int, Level], turn: int
+    process: ProcessIndex, capacity: int, running: int, others: Mapping[int, Level], turn: int
 ) -> bool:
     """Return whether a process may let one more request through to a model's workers.
 
@@ -33,7 +33,7 @@ def has_room(
     has less than that goes before who has more.
 
     Args:
-        place: of the process.
+        process: which one it is.
         capacity: requests that the workers can run, of all processes.
         running: those of this process.
         others: what the other processes told last, by number.
@@ -41,15 +41,16 @@ def has_room(
     """
     if running + sum(level.running for level in others.values()) >= capacity:
         return False
-    if running < _equal(place, capacity, turn):
+    if running < _equal_share(process, capacity, turn):
         return True
     return not any(
-        level.waiting and level.running < _equal(Place(number, place.processes), capacity, turn)
+        level.waiting
+        and level.running < _equal_share(ProcessIndex(number, process.total), capacity, turn)
         for number, level in others.items()
     )
 
 
-def _equal(place: Place, capacity: int, turn: int) -> int:
+def _equal_share(process: ProcessIndex, capacity: int, turn: int) -> int:
     """Return an equal part; over all processes they add up to the capacity."""
-    each, over = divmod(capacity, place.processes)
-    return each + ((place.number + turn) % place.processes < over)
+    each, over = divmod(capacity, process.total)
+    return each + ((process.number + turn) % process.total < over)

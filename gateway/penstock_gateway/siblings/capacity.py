@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 
-from penstock_gateway.admission.processes import Level, Place, has_room
+from penstock_gateway.admission.processes import Level, ProcessIndex, has_room
 from penstock_gateway.siblings.change_log import ChangeLog
 
 
 class SharedCapacity:
     """Knows how many requests the siblings run, and so whether there is room for one more."""
 
-    def __init__(self, place: Place, changes: ChangeLog, clock: Callable[[], float]) -> None:
-        self._place = place
+    def __init__(
+        self, process: ProcessIndex, changes: ChangeLog, clock: Callable[[], float]
+    ) -> None:
+        self._process = process
         self._changes = changes
         self._clock = clock
         self._told: dict[int, dict[str, Level]] = {}
@@ -23,7 +25,7 @@ class SharedCapacity:
             for number, levels in self._told.items()
             if deployment in levels
         }
-        return has_room(self._place, capacity, running, others, int(self._clock()))
+        return has_room(self._process, capacity, running, others, int(self._clock()))
 
     def hear(self, sibling: int, queues: dict[str, list[int]]) -> None:
         """Take over what a sibling runs."""

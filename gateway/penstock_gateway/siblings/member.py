@@ -29,7 +29,7 @@ class Member:
     """
 
     def __init__(self, origin: Origin, clock: Callable[[], float], *, keys_required: bool) -> None:
-        self.place = origin.place
+        self.process = origin.process
         self._origin = origin
         self._clock = clock
         self._mesh: Mesh | None = None
@@ -39,17 +39,17 @@ class Member:
         self.router = SharedRouter(PrefixIndex(), self._changes)
         self.tenancy = SharedTenancy(clock, self._changes, keys_required=keys_required)
         self.quarantine = SharedQuarantine(self._changes)
-        self.capacity = SharedCapacity(origin.place, self._changes, clock)
+        self.capacity = SharedCapacity(origin.process, self._changes, clock)
 
     def begin(self, relay: Relay) -> GroupIntrospection:
         """Return what tells of all processes; the relay is the one that was made of this."""
-        place, folder, _ = self._origin
+        process, folder, _ = self._origin
         store = AccountStore(folder)
-        self._own_account = OwnAccount(store, place.number, relay)
+        self._own_account = OwnAccount(store, process.number, relay)
         shared = SharedState(
             self._changes, self.router, self.tenancy, self.quarantine, self.capacity, self._clock
         )
-        self._mesh = Mesh(place, folder, shared, relay, answers(self._own_account, relay))
+        self._mesh = Mesh(process, folder, shared, relay, answers(self._own_account, relay))
         return GroupIntrospection(self._own_account, store, self._mesh, relay)
 
     async def run(self, orphaned: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from penstock_gateway.admission.processes import Place
+from penstock_gateway.admission.processes import ProcessIndex
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.frames import Message, frame
 from penstock_gateway.siblings.link import Receiver, Sender, free_socket, reach, socket_of
@@ -33,7 +33,7 @@ class Mesh:
     """All processes of a gateway, seen from one of them.
 
     Args:
-        place: of this process.
+        process: which one it is.
         folder: in which the others listen.
         shared: what they have in common.
         relay: of this process.
@@ -41,9 +41,14 @@ class Mesh:
     """
 
     def __init__(
-        self, place: Place, folder: Path, shared: SharedState, relay: Relay, answers: Answers
+        self,
+        process: ProcessIndex,
+        folder: Path,
+        shared: SharedState,
+        relay: Relay,
+        answers: Answers,
     ) -> None:
-        self._place = place
+        self._process = process
         self._folder = folder
         self._shared = shared
         self._relay = relay
@@ -58,7 +63,7 @@ class Mesh:
     @property
     def siblings(self) -> list[int]:
         """The numbers of the others, there or not."""
-        return [n for n in range(self._place.processes) if n != self._place.number]
+        return [n for n in range(self._process.total) if n != self._process.number]
 
     def wake(self) -> None:
         """There is something to tell, soon."""
@@ -70,7 +75,7 @@ class Mesh:
         # What siblings say of tenants would be lost before.
         while not self._shared.tenancy.known:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(KNOWN_SECONDS)
-        path = free_socket(self._folder, self._place.number)
+        path = free_socket(self._folder, self._process.number)
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(lambda: Receiver(self._heard, self._gone), path)
         try:
@@ -108,7 +113,7 @@ class Mesh:
         while True:
             sender = await reach(socket_of(self._folder, sibling))
             opening = self._shared.opening(self._relay.gates)
-            sender.say(frame({"hello": self._place.number, "opening": opening}))
+            sender.say(frame({"hello": self._process.number, "opening": opening}))
             self._senders[sibling] = sender
             self._reached[sibling].set()
             await sender.lost

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from penstock_gateway.admission.processes import Place
+from penstock_gateway.admission.processes import ProcessIndex
 from penstock_gateway.fleet.backoff import pause
 from penstock_gateway.siblings.account_store import AccountStore
 
@@ -36,7 +36,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
 class Origin(NamedTuple):
     """What a process gets from its parent."""
 
-    place: Place
+    process: ProcessIndex
     folder: Path
     alive: int
     """A file descriptor that ends with the parent."""
@@ -111,7 +111,7 @@ class Parent:
         os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's to pass on
         os.close(self._alive_end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        return Origin(Place(number, self.processes), self._folder, self._alive)
+        return Origin(ProcessIndex(number, self.processes), self._folder, self._alive)
 
     def _wait(self) -> None:
         """Wait for a signal, or until somebody is due or looked after."""

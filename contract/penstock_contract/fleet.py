@@ -143,6 +143,8 @@ class FleetModel(BaseModel):
     """Of use where there are prefill workers."""
     tpot: float | None = None
     """Seconds between two tokens, by spec.slo.tpot; None: nothing is asked for."""
+    ttft: float | None = None
+    """Seconds to the first token, by spec.slo.ttft; None: nothing is asked for."""
     task: Task = Task.AUTO
     """By spec.engine.task; Auto: its workers know what it is for."""
 

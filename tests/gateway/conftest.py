@@ -45,6 +45,7 @@ class Gateway(GatewayProcess):
         queue: FleetQueue | None = None,
         disaggregation: FleetDisaggregation | None = None,
         tpot: float | None = None,
+        ttft: float | None = None,
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
@@ -57,6 +58,7 @@ class Gateway(GatewayProcess):
             queue=queue,
             disaggregation=disaggregation or FleetDisaggregation(),
             tpot=tpot,
+            ttft=ttft,
         )
         Fleet(
             generation=self.generation,

@@ -188,3 +188,45 @@ def test_who_leaves_the_queue_is_forgotten() -> None:
     found.remove(1)
     assert found.offer(Entry(id=2, cost=1)) == []
     assert [e.id for e in served(found)] == [2]
+
+
+def test_who_can_still_be_in_time_goes_before_who_cannot() -> None:
+    found = queue()
+    for number, latest in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
+        found.offer(Entry(number, cost=1, latest=latest))
+    order = [entry.id for _ in range(5) if (entry := found.pop(now=2.5))]
+    assert order == [2, 3, 4, 0, 1]
+
+
+def test_who_is_late_goes_when_it_has_waited_longest_in_its_turn() -> None:
+    found, order = queue(), []
+    found.offer(Entry(-1, cost=1, latest=0.0))
+    for turn in range(OLDEST_EVERY):
+        found.offer(Entry(turn, cost=1, latest=100.0))
+        entry = found.pop(now=1.0)
+        assert entry is not None
+        order.append(entry.id)
+    assert order[-1] == -1
+
+
+def test_being_late_costs_a_share_nothing_against_another() -> None:
+    found = queue()
+    for number in range(40):
+        found.offer(Entry(number, cost=1, share="late", latest=0.0))
+        found.offer(Entry(100 + number, cost=1, share="in time", latest=9.0))
+    first = [entry.share for _ in range(40) if (entry := found.pop(now=1.0))]
+    assert 18 <= first.count("late") <= 22
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.booleans()), max_size=40))
+def test_whatever_is_late_everybody_leaves_once(entries: list[tuple[float, bool]]) -> None:
+    found = queue()
+    for number, (latest, _) in enumerate(entries):
+        found.offer(Entry(number, cost=1, latest=latest))
+    left = [number for number, (_, stays) in enumerate(entries) if not stays]
+    for now, number in enumerate(left):
+        if now % 2 and (entry := found.pop(now=now)):
+            found.offer(entry)
+        found.remove(number)
+    stayed = {number for number, (_, stays) in enumerate(entries) if stays}
+    assert {entry.id for entry in served(found)} == stayed

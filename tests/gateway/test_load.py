@@ -112,3 +112,30 @@ class Loads(RuleBasedStateMachine):
 
 
 TestLoads = Loads.TestCase
+
+
+def test_a_worker_wants_prompts_until_it_has_enough_of_them() -> None:
+    router, long = Router(PrefixIndex()), b"x" * 20_000
+    only = [worker("a")]
+
+    def give() -> Ticket:
+        prompt = Prompt(size=len(long))
+        return router.take(router.rank(only, prompt, tie=0.0, now=NOW)[0], prompt, NOW)
+
+    assert router.wants_prompt(only, 0.25, NOW), "nothing is known of it"
+    first = give()
+    assert router.wants_prompt(only, 0.25, NOW), "one prompt is too few, however long"
+    second = give()
+    assert not router.wants_prompt(only, 0.25, NOW)
+    assert router.wants_prompt(only, 30.0, NOW)
+    assert router.wants_prompt(FLEET, 0.25, NOW), "others are free"
+    router.answered(first, NOW + 0.5)
+    assert router.wants_prompt(only, 0.25, NOW)
+    third = give()
+    assert not router.wants_prompt(only, 0.25, NOW)
+    router.ended(second, failed=True, down_at=NOW)
+    give()
+    assert router.wants_prompt(only, 0.25, NOW), "nobody waits for a worker that is down"
+    assert router.prompt_seconds(only, len(long)) > 0
+    assert router.prompt_seconds([], len(long)) == 0
+    router.ended(third)

@@ -170,14 +170,18 @@ claims = st.lists(
 
 @pytest.mark.parametrize(
     ("slo", "seconds"),
-    [({"tpot": {"target": "50ms"}}, 0.05), ({"ttft": {"target": "1s"}}, None), ({"tpot": 1}, None)],
+    [
+        ({"tpot": {"target": "50ms"}}, (0.05, None)),
+        ({"ttft": {"target": "1s"}}, (None, 1.0)),
+        ({"tpot": 1}, (None, None)),
+    ],
 )
-def test_the_pace_of_answers_is_told_from_the_spec(
-    slo: dict[str, Any], seconds: float | None
+def test_the_objectives_are_told_from_the_spec(
+    slo: dict[str, Any], seconds: tuple[float | None, float | None]
 ) -> None:
     found = claim(deployment(spec={"model": {}, "slo": slo}))
     known, _ = fleet([found], [], 1)
-    assert [model.tpot for model in known.models] == [seconds]
+    assert [(model.tpot, model.ttft) for model in known.models] == [seconds]
 
 
 @given(claims, st.randoms())

@@ -44,7 +44,8 @@ class Turnstile(StubWorker):
 
     async def _gated(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         await self.tickets.acquire()
-        return await self._json(reader, writer)
+        stream = b'"stream"' in self.seen[-1].body
+        return await (self._stream if stream else self._json)(reader, writer)
 
 
 async def waiting(gateway: Any, count: int) -> None:
@@ -168,3 +169,57 @@ async def test_at_the_end_of_the_gateway_those_who_wait_are_told(
         assert (answer.status, answer.json()["error"]["code"]) == (503, "shutting_down")
     finally:
         hurried.stop()
+
+
+LONG = "word " * 4000
+"""A prompt of half a second, by what is believed of a worker that nothing is known of."""
+
+
+async def test_with_an_objective_for_first_tokens_prompts_wait_here_for_those_before_them(
+    gateway: Any,
+) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue(per_worker=100), ttft=2.0)
+        body = {"model": "m", "prompt": LONG, "stream": True}
+        asking = [asyncio.create_task(record(gateway.url, CHAT, body)) for _ in range(3)]
+        await waiting(gateway, 1)
+
+        async def given() -> bool:
+            return len(worker.seen) == 2  # as many as are given ahead, however long they take
+
+        await gateway.until(given)
+        worker.tickets.release()
+        await waiting(gateway, 0)
+        for _ in range(2):
+            worker.tickets.release()
+        assert [found.status for found in await asyncio.gather(*asking)] == [200] * 3
+        assert len(worker.seen) == 3
+
+
+async def test_without_one_a_worker_gets_all_that_it_can_run(gateway: Any) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue(per_worker=100))
+        body = {"model": "m", "prompt": LONG, "stream": True}
+        asking = [asyncio.create_task(record(gateway.url, CHAT, body)) for _ in range(3)]
+
+        async def arrived() -> bool:
+            return len(worker.seen) == 3
+
+        await gateway.until(arrived)
+        for _ in range(3):
+            worker.tickets.release()
+        await asyncio.gather(*asking)
+
+
+async def test_nobody_waits_for_an_answer_whose_first_token_cannot_be_seen(gateway: Any) -> None:
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue(per_worker=100), ttft=2.0)
+        asking = [asyncio.create_task(ask(gateway, prompt=LONG)) for _ in range(4)]
+
+        async def arrived() -> bool:
+            return len(worker.seen) == 4  # none of them was answered
+
+        await gateway.until(arrived)
+        for _ in range(4):
+            worker.tickets.release()
+        assert [(await found).body for found in asking] == [OK] * 4

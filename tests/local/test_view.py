@@ -24,10 +24,14 @@ def deployment(**spec: object) -> InferenceDeployment:
 
 @pytest.mark.parametrize(
     ("slo", "seconds"),
-    [({"tpot": {"target": "50ms"}}, 0.05), ({"ttft": {"target": "1s"}}, None), ({}, None)],
+    [
+        ({"tpot": {"target": "50ms"}}, (0.05, None)),
+        ({"ttft": {"target": "1s"}}, (None, 1.0)),
+        ({}, (None, None)),
+    ],
 )
-def test_the_gateway_hears_the_pace_that_a_deployment_asks_for(
-    slo: dict[str, object], seconds: float | None
+def test_the_gateway_hears_the_objectives_that_a_deployment_asks_for(
+    slo: dict[str, object], seconds: tuple[float | None, float | None]
 ) -> None:
     told = fleet(Desired((deployment(slo=slo),)), (), generation=1)
-    assert [model.tpot for model in told.models] == [seconds]
+    assert [(model.tpot, model.ttft) for model in told.models] == [seconds]

@@ -67,6 +67,11 @@ class Slo(ApiModel):
     """Time per output token."""
 
     @property
+    def ttft_seconds(self) -> float | None:
+        """Return the bound on the time to the first token, if there is one."""
+        return None if self.ttft is None else seconds(self.ttft.target)
+
+    @property
     def tpot_seconds(self) -> float | None:
         """Return the bound on the time per output token, if there is one."""
         return None if self.tpot is None else seconds(self.tpot.target)

@@ -2,20 +2,22 @@
 
 Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
 used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
-prompt's size as cost. One turn in eight goes to whoever has waited longest, whatever its priority,
-so nobody waits for ever. Negative priorities may not fill the queue: what comes above them finds
-room without anyone being shed, and a refusal is told at once and not after some waiting. Full all
-the same, it sheds the lowest negative priority for anyone above it, and inside a priority the
-newest of the share that holds most places for a share that holds fewer, so that whoever floods
+prompt's size as cost. Inside a share, who can still be in time goes before who is late already,
+each in the order of their coming. One turn in eight goes to whoever has waited longest, whatever
+its priority, so nobody waits for ever. Negative priorities may not fill the queue: what comes above
+them finds room without anyone being shed, and a refusal is told at once and not after some waiting.
+Full all the same, it sheds the lowest negative priority for anyone above it, and inside a priority
+the newest of the share that holds most places for a share that holds fewer, so that whoever floods
 the queue is the one who is refused.
 """
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
-OLDEST_EVERY = 8
-"""One turn in so many goes to the oldest request."""
+from penstock_contract.first_token import OLDEST_EVERY
+
 RESERVE = 4
 """One place in so many is not for negative priorities."""
 
@@ -33,6 +35,8 @@ class Entry:
     """Whom it counts for inside its priority."""
     weight: int = 1
     """Of that share."""
+    latest: float = inf
+    """Until when it must go to be in time, in seconds of the clock of `FairQueue.pop`."""
 
 
 class Waiting(NamedTuple):
@@ -46,8 +50,35 @@ class Waiting(NamedTuple):
 @dataclass
 class _Share:
     entries: deque[Entry] = field(default_factory=deque)
+    late: deque[Entry] = field(default_factory=deque)
+    """Those of them that cannot be in time any more."""
     start: float = 0.0
     """Virtual time at which its next request begins."""
+    weight: int = 1
+    """Of its newest request."""
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.late)
+
+    def next(self, now: float) -> Entry:
+        """Return whose turn it is: the first that can be in time, else the first."""
+        while self.entries and self.entries[0].latest < now:
+            self.late.append(self.entries.popleft())
+        return self.entries[0] if self.entries else self.late[0]
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a request; it is mostly the next one."""
+        for found in (self.entries, self.late):
+            if found and found[0] is entry:
+                found.popleft()
+                return
+        (self.late if entry in self.late else self.entries).remove(entry)
+
+    def newest(self, number: int) -> Entry:
+        """Return the request that has so many of its own before it."""
+        if number < len(self.late):
+            return self.late[number]
+        return self.entries[number - len(self.late)]
 
 
 @dataclass
@@ -81,10 +112,10 @@ class FairQueue:
     def shares(self) -> list[Waiting]:
         """Return who waits, the highest priority first."""
         return [
-            Waiting(priority, name, len(share.entries))
+            Waiting(priority, name, len(share))
             for priority, band in sorted(self._bands.items(), reverse=True)
             for name, share in band.shares.items()
-            if share.entries
+            if len(share)
         ]
 
     def offer(self, entry: Entry) -> list[Entry] | None:
@@ -97,15 +128,15 @@ class FairQueue:
         self._add(entry)
         return shed
 
-    def pop(self) -> Entry | None:
-        """Return the request whose turn it is."""
+    def pop(self, now: float = 0.0) -> Entry | None:
+        """Return the request whose turn it is; now is in seconds of the clock of `Entry.latest`."""
         if not self._waiting:
             return None
         self._turns += 1
         if self._turns % OLDEST_EVERY == 0:
             entry = next(iter(self._waiting.values()))
         else:
-            entry = self._fairest(max(self._bands))
+            entry = self._fairest(max(self._bands), now)
         self._charge(entry)
         self.remove(entry.id)
         return entry
@@ -117,8 +148,8 @@ class FairQueue:
             return
         self._bytes -= entry.cost
         band = self._bands[entry.priority]
-        band.shares[entry.share].entries.remove(entry)
-        if not any(share.entries for share in band.shares.values()):
+        band.shares[entry.share].remove(entry)
+        if not any(len(share) for share in band.shares.values()):
             del self._bands[entry.priority]
 
     def _victims(self, entry: Entry) -> list[Entry] | None:
@@ -149,20 +180,20 @@ class FairQueue:
     def _of_larger_shares(self, entry: Entry) -> list[Entry] | None:
         """Return who must go so that no share holds more than others by having come first."""
         shares = self._bands.get(entry.priority, _Band()).shares
-        places = {name: len(share.entries) for name, share in shares.items() if share.entries}
+        places = {name: len(share) for name, share in shares.items() if len(share)}
         own = (places.pop(entry.share, 0) + 1) / entry.weight
         requests = self._too_many(entry)
         size = self._bytes + entry.cost - self._max_bytes
         victims: list[Entry] = []
         while len(victims) < requests or size > 0:
             held, name = max(
-                ((n / shares[name].entries[-1].weight, name) for name, n in places.items()),
+                ((n / shares[name].weight, name) for name, n in places.items()),
                 default=(0.0, ""),
             )
             if held <= own:
                 return None
             places[name] -= 1
-            victims.append(shares[name].entries[places[name]])
+            victims.append(shares[name].newest(places[name]))
             size -= victims[-1].cost
         return victims
 
@@ -171,13 +202,14 @@ class FairQueue:
         self._bytes += entry.cost
         band = self._bands.setdefault(entry.priority, _Band())
         share = band.shares.setdefault(entry.share, _Share())
-        if not share.entries:  # being idle earns no credit
+        if not len(share):  # being idle earns no credit
             share.start = max(share.start, band.now)
+        share.weight = entry.weight
         share.entries.append(entry)
 
-    def _fairest(self, priority: int) -> Entry:
+    def _fairest(self, priority: int, now: float) -> Entry:
         shares = self._bands[priority].shares.values()
-        return min((s for s in shares if s.entries), key=lambda s: s.start).entries[0]
+        return min((s for s in shares if len(s)), key=lambda s: s.start).next(now)
 
     def _charge(self, entry: Entry) -> None:
         band = self._bands[entry.priority]

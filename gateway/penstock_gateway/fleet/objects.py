@@ -37,6 +37,8 @@ class Claim(Asked):
     disaggregation: FleetDisaggregation = field(default_factory=FleetDisaggregation)
     tpot: float | None = None
     """Seconds between two tokens."""
+    ttft: float | None = None
+    """Seconds to the first one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def claim(found: Object) -> Claim:
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
         retry=_retry(found.get("spec", {})),
         disaggregation=_disaggregation(found.get("spec", {})),
-        tpot=_tpot(found.get("spec", {})),
+        tpot=_slo(found.get("spec", {})).tpot_seconds,
+        ttft=_slo(found.get("spec", {})).ttft_seconds,
     )
 
 
@@ -125,6 +128,7 @@ def _model(found: Claim, names: list[str], own: list[str]) -> FleetModel:
         resume_streams=found.retry.resume_streams,
         disaggregation=found.disaggregation,
         tpot=found.tpot,
+        ttft=found.ttft,
     )
 
 
@@ -161,12 +165,12 @@ def _disaggregation(spec: Mapping[str, Any]) -> FleetDisaggregation:
     return FleetDisaggregation(mode=found.mode, min_uncached_tokens=found.min_uncached_tokens)
 
 
-def _tpot(spec: Mapping[str, Any]) -> float | None:
-    """Return the pace that is asked for; None when the spec has other words for it."""
+def _slo(spec: Mapping[str, Any]) -> Slo:
+    """Return the objectives; none when the spec has other words for them."""
     try:
-        return Slo.model_validate(spec.get("slo", {})).tpot_seconds
+        return Slo.model_validate(spec.get("slo", {}))
     except ValidationError:
-        return None
+        return Slo()
 
 
 def _state(pod: Object) -> WorkerState | None:

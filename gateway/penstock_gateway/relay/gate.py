@@ -1,7 +1,8 @@
 """Lets requests through to a model's workers, as many as those can run; the others wait here.
 
 Waiting at the gateway instead of in a worker's queue keeps the choice of a worker open until one
-has room, and lets the order be decided over all of them.
+has room, and lets the order be decided over all of them. With an objective for first tokens there
+is room only while some worker has nearly computed the prompts that it was given.
 """
 
 import asyncio
@@ -9,8 +10,10 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.first_token import latest_start
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.admission.departure_rate import DepartureRate
 from penstock_gateway.admission.fair_queue import Entry, FairQueue, Waiting
@@ -20,11 +23,29 @@ NO_QUEUE = FleetQueue()
 """Of a fleet that says nothing of queues."""
 MAX_BYTES = 256 << 20
 """Bytes of prompts that wait for one model."""
+LOOK_AGAIN = 0.01
+"""Seconds between two looks at whether a worker can take another prompt: nobody tells."""
 
 Capacity = Callable[[FleetModel], int]
 """Returns how many requests the ready workers of a model can run at once."""
 Room = Callable[[str, int, int], bool]
 """Returns whether a deployment has room for one more, by its capacity and what runs already."""
+
+
+WantsPrompt = Callable[[FleetModel], bool]
+"""Returns whether some worker of a model has nearly computed the prompts that it has."""
+PromptSeconds = Callable[[FleetModel, int], float]
+"""Returns how long a prompt of so many bytes takes by itself."""
+
+
+def always(_: FleetModel) -> bool:
+    """Return that workers may have as many prompts as they can run."""
+    return True
+
+
+def at_once(_: FleetModel, __: int) -> float:
+    """Return what a prompt takes where nobody knows."""
+    return 0.0
 
 
 def room_for_all(_: str, capacity: int, running: int) -> bool:
@@ -36,6 +57,10 @@ def room_for_all(_: str, capacity: int, running: int) -> bool:
 class _Gate:
     queue: FairQueue
     running: int = 0
+    leaving: int = 0
+    """Requests whose turn has come and that no worker has yet."""
+    looks_again: bool = False
+    """Whether it looks by itself whether there is room again."""
     turns: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     departures: DepartureRate = field(default_factory=DepartureRate)
 
@@ -48,6 +73,8 @@ class Gates:
         clock: monotonic seconds.
         room: decides who may go.
         processes: that share the places to wait.
+        wants_prompt: knows how far the workers are with theirs.
+        prompt_seconds: knows how fast they are.
     """
 
     def __init__(
@@ -56,11 +83,15 @@ class Gates:
         clock: Callable[[], float] = time.monotonic,
         room: Room = room_for_all,
         processes: int = 1,
+        wants_prompt: WantsPrompt = always,
+        prompt_seconds: PromptSeconds = at_once,
     ) -> None:
         self._capacity = capacity
         self._clock = clock
         self._room = room
         self._processes = processes
+        self._wants_prompt = wants_prompt
+        self._prompt_seconds = prompt_seconds
         self._gates: dict[str, _Gate] = {}
         self._numbers = itertools.count()
 
@@ -77,11 +108,12 @@ class Gates:
         gate.queue.max_requests = per_process(queue.max_requests, self._processes)
         number = next(self._numbers)
         capacity = self._capacity(model)
-        if not gate.queue and self._room(model.deployment, capacity, gate.running):
+        if not gate.queue and self._lets_through(gate, model, capacity):
             gate.running += 1
             return Permit(self, model, number)
         turn = asyncio.get_running_loop().create_future()
-        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight)
+        latest = self._latest(model, prompt_bytes)
+        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight, latest)
         self._wait(gate, entry, turn)
         return Permit(self, model, number, turn, _patience(queue, found, cold=not capacity))
 
@@ -103,11 +135,12 @@ class Gates:
         """Let through whom there is room for now."""
         gate = self._gates.get(model.deployment)
         while gate is not None and gate.queue:
-            if not self._room(model.deployment, self._capacity(model), gate.running):
+            if not self._lets_through(gate, model, self._capacity(model)):
                 return
-            entry = gate.queue.pop()
+            entry = gate.queue.pop(self._clock())
             if entry is not None:
                 gate.running += 1
+                gate.leaving += 1
                 gate.turns.pop(entry.id).set_result(None)
 
     def release(self, model: FleetModel, number: int, *, ran: bool) -> None:
@@ -121,6 +154,13 @@ class Gates:
             gate.turns.pop(number, None)
         self.advance(model)
 
+    def left(self, model: FleetModel) -> None:
+        """A request that had its turn goes to a worker before anything else happens."""
+        gate = self._gates[model.deployment]
+        gate.leaving -= 1
+        if gate.queue:
+            asyncio.get_running_loop().call_soon(self.advance, model)
+
     def close(self) -> None:
         """Refuse all that wait: the gateway is stopping."""
         for gate in self._gates.values():
@@ -131,6 +171,29 @@ class Gates:
     def refusal(self, model: FleetModel, why: str) -> ApiError:
         """Return a refusal that says when to come again."""
         return _refusal(self._gates[model.deployment], why)
+
+    def _lets_through(self, gate: _Gate, model: FleetModel, capacity: int) -> bool:
+        if not self._room(model.deployment, capacity, gate.running):
+            return False  # whoever makes room tells
+        if model.ttft is None or not gate.queue.max_requests:
+            return True  # nothing to be in time for, or no place to wait
+        if gate.leaving:
+            return False  # it tells, and its prompt counts then
+        if self._wants_prompt(model):
+            return True
+        if not gate.looks_again:
+            gate.looks_again = True
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again, gate, model)
+        return False
+
+    def _look_again(self, gate: _Gate, model: FleetModel) -> None:
+        gate.looks_again = False
+        self.advance(model)
+
+    def _latest(self, model: FleetModel, size: int) -> float:
+        if model.ttft is None:
+            return inf
+        return latest_start(self._clock(), model.ttft, self._prompt_seconds(model, size))
 
     def _wait(self, gate: _Gate, entry: Entry, turn: "asyncio.Future[None]") -> None:
         shed = gate.queue.offer(entry)
@@ -171,6 +234,7 @@ class Permit:
         self._number = number
         self._turn = turn
         self._patience = patience
+        self._leaving = turn is not None
 
     async def granted(self) -> None:
         """Return when it is the request's turn.
@@ -186,11 +250,19 @@ class Permit:
         except TimeoutError as error:
             why = f"No worker of {self._model.name!r} had room within {self._patience:g} s."
             raise self._gates.refusal(self._model, why) from error
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving:
+            self._leaving = False
+            self._gates.left(self._model)
 
     def release(self) -> None:
         """Give it back, whatever became of the request."""
         turn = self._turn
         ran = turn is None or (turn.done() and turn.exception() is None)
+        if ran:
+            self._leave()
         self._gates.release(self._model, self._number, ran=ran)
 
 

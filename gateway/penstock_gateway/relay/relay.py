@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.first_token import backlog
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
 from penstock_contract.worker_token import WorkerTokens
@@ -79,7 +80,14 @@ class Relay:
         self.watchdog = Watchdog(self.clock, self._is_well, self.router.streamed)
         self._budget = RetryBudget(SAVINGS / self.settings.processes)
         self._changed = asyncio.Event()
-        self.gates = Gates(self._capacity, self.clock, self.room, self.settings.processes)
+        self.gates = Gates(
+            self._capacity,
+            self.clock,
+            self.room,
+            self.settings.processes,
+            self._wants_prompt,
+            self._prompt_seconds,
+        )
         self._context = RelayContext(
             self.router,
             self.pool,
@@ -231,6 +239,15 @@ class Relay:
         workers = len(self._workers(model))
         # A fleet that says nothing of queues lets everything through.
         return workers * model.queue.per_worker if model.queue else sys.maxsize
+
+    def _wants_prompt(self, model: FleetModel) -> bool:
+        if model.ttft is None:
+            return True
+        workers = self.directory().ready(model)
+        return self.router.wants_prompt(workers, backlog(model.ttft), self.clock())
+
+    def _prompt_seconds(self, model: FleetModel, size: int) -> float:
+        return self.router.prompt_seconds(self.directory().ready(model), size)
 
 
 def _key(call: Call) -> str:

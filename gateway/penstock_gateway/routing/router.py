@@ -112,6 +112,31 @@ class Router:
             )
         ]  # fmt: skip
 
+    def wants_prompt(self, workers: Iterable[FleetWorker], backlog: float, now: float) -> bool:
+        """Return whether one of the workers will be done with its prompts in `backlog` seconds.
+
+        Nor is anybody made to wait for workers that are put aside.
+        """
+        self._let_unseen_go(now)
+        working = False
+        for worker in workers:
+            load = self._loads.get(worker.id)
+            if load is None:
+                return True
+            if load.breaker.open or load.pace.aside_until > now:
+                continue
+            if load.wants_prompt(backlog):
+                return True
+            working = True
+        return not working
+
+    def prompt_seconds(self, workers: Iterable[FleetWorker], size: int) -> float:
+        """Return how long a prompt of so many bytes takes the first of the workers by itself."""
+        for worker in workers:
+            load = self._load(worker.id)
+            return load.tokens(size) * load.speed.speed.token
+        return 0.0
+
     def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
         """Record that a request goes to a worker."""
         worker, load = choice.id, self._load(choice.id)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from penstock_contract.first_token import FEWEST_PROMPTS
 from penstock_gateway.routing.breaker import Breaker
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import RECENT_SECONDS, Candidate
@@ -61,6 +62,12 @@ class Load:
     def began(self, number: int) -> None:
         """The prompt of a request has been computed."""
         self.outstanding -= self.waiting.pop(number, 0)
+
+    def wants_prompt(self, backlog: float) -> bool:
+        """Return whether its prompts will take less than so many seconds, or are few."""
+        if len(self.waiting) < FEWEST_PROMPTS:
+            return True
+        return (self.outstanding + self.others_outstanding) * self.speed.speed.token < backlog
 
     def tokens(self, size: int) -> int:
         """Return about how many tokens so many bytes are."""

@@ -83,6 +83,7 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
                 min_uncached_tokens=deployment.spec.disaggregation.min_uncached_tokens,
             ),
             tpot=deployment.spec.slo.tpot_seconds,
+            ttft=deployment.spec.slo.ttft_seconds,
         )
         for deployment in desired.deployments
     ]

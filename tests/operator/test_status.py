@@ -9,7 +9,8 @@ from penstock_contract.api import Condition, InferenceDeploymentStatus
 from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import CONDITIONS, ConditionType, Reason
 from penstock_operator.manifests import Unsupported
-from penstock_operator.status import PoolSnapshot, ScalingReport, Snapshot, revision, status
+from penstock_operator.snapshot import PoolSnapshot, ScalingReport, Snapshot
+from penstock_operator.status import revision, status
 
 THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 UP = PoolSnapshot("default", desired=2, ready=2)

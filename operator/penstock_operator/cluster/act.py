@@ -26,7 +26,7 @@ from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, P
 from penstock_operator.cluster.preconditions import in_the_way, owner_stays
 from penstock_operator.manifests import Object
 from penstock_operator.manifests.engines import PORT
-from penstock_operator.status import Obstacle
+from penstock_operator.snapshot import Obstacle
 
 log = logging.getLogger("penstock.operator")
 

@@ -31,7 +31,7 @@ from penstock_operator.cluster.reading import read_deployment, read_pools
 from penstock_operator.cluster.world import Pod, pod
 from penstock_operator.manifests import Object
 from penstock_operator.scaling.decision import Decision
-from penstock_operator.status import ScalingReport
+from penstock_operator.snapshot import ScalingReport
 
 log = logging.getLogger("penstock.autoscaler")
 

@@ -7,7 +7,7 @@ from penstock_operator.cluster.compare import missing
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Unserved, for_cluster
-from penstock_operator.status import Obstacle
+from penstock_operator.snapshot import Obstacle
 
 
 def children(

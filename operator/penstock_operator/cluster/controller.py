@@ -23,7 +23,7 @@ from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import Pod, World, pod
 from penstock_operator.manifests import Object, Settings
-from penstock_operator.status import Obstacle, ScalingReport
+from penstock_operator.snapshot import Obstacle, ScalingReport
 
 log = logging.getLogger("penstock.operator")
 

@@ -24,7 +24,8 @@ from penstock_operator.cluster.served_names import is_nameless, names_taken
 from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Settings, deployment_objects
 from penstock_operator.plan import Plan, plan
-from penstock_operator.status import Obstacle, PoolSnapshot, Snapshot, invalid_status, status
+from penstock_operator.snapshot import Obstacle, PoolSnapshot, Snapshot
+from penstock_operator.status import invalid_status, status
 
 POOL_LABELS = (MANAGED_BY, DEPLOYMENT, POOL, ROLE)
 

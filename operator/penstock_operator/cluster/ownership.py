@@ -7,7 +7,7 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.conditions import Reason
 from penstock_contract.labels import API_VERSION
 from penstock_operator.manifests import Object
-from penstock_operator.status import Obstacle
+from penstock_operator.snapshot import Obstacle
 
 
 @dataclass(frozen=True)

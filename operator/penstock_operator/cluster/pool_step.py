@@ -21,7 +21,7 @@ from penstock_operator.manifests import (
     workload_name,
 )
 from penstock_operator.rollout import Advance, advance
-from penstock_operator.status import Obstacle, PoolSnapshot
+from penstock_operator.snapshot import Obstacle, PoolSnapshot
 
 LEAVING_COST = -(2**30)
 """pod-deletion-cost of a worker that drains: its ReplicaSet takes it before all others."""

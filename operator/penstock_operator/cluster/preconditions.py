@@ -13,7 +13,7 @@ from penstock_operator.cluster.api import CONFLICT, Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, Kind
 from penstock_operator.manifests import Object
-from penstock_operator.status import Obstacle
+from penstock_operator.snapshot import Obstacle
 
 OWNERS = {kind.name: kind for kind in (INFERENCE_DEPLOYMENT, ENGINE_POOL)}
 

@@ -7,7 +7,7 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
 from penstock_contract.labels import DRAINING, POOL, ROLLOUT_HASH
 from penstock_operator.manifests import Object
-from penstock_operator.status import Obstacle, ScalingReport
+from penstock_operator.snapshot import Obstacle, ScalingReport
 
 GIVES_UP_AFTER = 2
 """Restarts after which a container that has not started again counts as failing."""

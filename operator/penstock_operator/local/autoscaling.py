@@ -25,7 +25,7 @@ from penstock_operator.local.member import Member
 from penstock_operator.local.scale import scale
 from penstock_operator.local.store import Store, write_text
 from penstock_operator.scaling.decision import Decision
-from penstock_operator.status import ScalingReport
+from penstock_operator.snapshot import ScalingReport
 
 log = logging.getLogger("penstock.autoscaler")
 

@@ -41,7 +41,7 @@ from penstock_operator.local.ports import free_port
 from penstock_operator.local.spawn import end_stale
 from penstock_operator.local.store import Store, write_json, write_yaml
 from penstock_operator.manifests import Unsupported
-from penstock_operator.status import Snapshot
+from penstock_operator.snapshot import Snapshot
 from penstock_operator.status import status as compute_status
 
 TICK = 0.1

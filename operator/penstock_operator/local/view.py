@@ -20,7 +20,7 @@ from penstock_contract.fleet import (
 from penstock_operator.local.decide import Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
-from penstock_operator.status import PoolSnapshot
+from penstock_operator.snapshot import PoolSnapshot
 
 SERVING = {
     Phase.READY: WorkerState.READY,

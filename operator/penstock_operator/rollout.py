@@ -11,10 +11,23 @@ one. Drained workers are unready and cheapest to delete, so a ReplicaSet takes t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import ceil
 
 from penstock_contract.api.inference import Canary
 from penstock_operator.error_budget import over_budget
+
+
+class Phase(StrEnum):
+    """What is going on with a pool's revisions."""
+
+    STABLE = "Stable"
+    """All workers run the target revision."""
+    UPDATING = "Updating"
+    CANARY = "Canary"
+    ROLLING_BACK = "RollingBack"
+    """The wanted revision has failed, and some of its workers are left."""
+    ROLLED_BACK = "RolledBack"
 
 
 @dataclass(frozen=True)
@@ -78,8 +91,7 @@ class Advance:
     drain: tuple[str, ...]
     undrain: tuple[str, ...]
     rejected: str
-    phase: str
-    """Stable, Updating, Canary or RollingBack."""
+    phase: Phase
     reason: str
     """For people; empty while nothing is going on."""
     canary_weight: int = 0
@@ -245,31 +257,31 @@ def _emptiest(worker: Worker) -> tuple[bool, float, float, str]:
     return (worker.ready, worker.outstanding, worker.age, worker.id)
 
 
-def _phase(at: RolloutState, target: str, rejected: str, trial: _Trial) -> str:
+def _phase(at: RolloutState, target: str, rejected: str, trial: _Trial) -> Phase:
     others = any(w.revision != target for w in at.workers) or any(
         size for revision, size in at.sizes.items() if revision != target
     )
     if rejected:
-        return "RollingBack" if others else "RolledBack"
+        return Phase.ROLLING_BACK if others else Phase.ROLLED_BACK
     if trial.weight:
-        return "Canary"
-    return "Updating" if others else "Stable"
+        return Phase.CANARY
+    return Phase.UPDATING if others else Phase.STABLE
 
 
 def _reason(
-    at: RolloutState, target: str, rejected: str, why: str, phase: str, trial: _Trial
+    at: RolloutState, target: str, rejected: str, why: str, phase: Phase, trial: _Trial
 ) -> str:
     if why:
         return f"rolled back to {target}: {why}"
     if rejected:
         return f"{rejected} failed and stays out until the spec changes; {target} serves"
-    if phase == "Canary" and trial.left is not None:
+    if phase is Phase.CANARY and trial.left is not None:
         return (
             f"{target} is on trial with {trial.weight} % of the requests, {trial.left:.0f} s left"
         )
-    if phase == "Canary":
+    if phase is Phase.CANARY:
         return f"{target} goes on trial as soon as {trial.workers} of it are ready"
-    if phase == "Updating":
+    if phase is Phase.UPDATING:
         old = sum(w.revision != target for w in at.workers)
         return f"{old} workers of an older revision to be replaced by {target}"
     return ""

@@ -7,6 +7,7 @@ from penstock_contract.api.revision import CanaryStatus
 from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import Reason
 from penstock_operator.manifests import Unsupported
+from penstock_operator.rollout import Phase
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class PoolSnapshot:
     """Why workers find no place, in the scheduler's words; empty: they do."""
     failure: str = ""
     """How workers of the pool keep ending; empty: they do not."""
-    phase: str = ""
-    """Of its rollout, as `rollout.Advance` says; empty: not known."""
+    phase: Phase | None = None
+    """Of its rollout; None: not known."""
     rollout: str = ""
     """What is going on, in words."""
 

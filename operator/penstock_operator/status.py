@@ -20,6 +20,7 @@ from penstock_contract.api import (
 from penstock_contract.api.revision import Revision
 from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.plan import rollout_hash
+from penstock_operator.rollout import Phase
 from penstock_operator.snapshot import PoolSnapshot, ScalingReport, Snapshot
 
 MAX_MESSAGE = 1024
@@ -179,7 +180,7 @@ def _pools(snapshot: Snapshot) -> Finding:
     return Finding(False, gravest, "; ".join(f"{p.name}: {t.message}" for p, t in troubles))
 
 
-_ROLLED_BACK = ("RollingBack", "RolledBack")
+_ROLLED_BACK = (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
 
 _BY_GRAVITY = (
     Reason.INSUFFICIENT_CAPACITY,
@@ -208,7 +209,7 @@ def _rollout(snapshot: Snapshot, *, rolled_out: bool) -> Finding:
     """A rollout that was complete stays so when a worker dies or the pool is scaled."""
     if snapshot.unsupported is not None:
         return Finding(False, Reason.UNSUPPORTED_SPEC, str(snapshot.unsupported))
-    for phases, reason in ((_ROLLED_BACK, Reason.ROLLED_BACK), (("Canary",), Reason.CANARY)):
+    for phases, reason in ((_ROLLED_BACK, Reason.ROLLED_BACK), ((Phase.CANARY,), Reason.CANARY)):
         told = [f"{p.name}: {p.rollout}" for p in snapshot.pools if p.phase in phases]
         if told:
             return Finding(False, reason, "; ".join(told))

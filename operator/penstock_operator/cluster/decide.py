@@ -5,6 +5,7 @@ actions were done, it answers with what is still missing; when nothing is, with 
 """
 
 from penstock_contract.api import EnginePool, InferenceDeployment, InferenceDeploymentStatus
+from penstock_contract.conditions import Reason
 from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_REPLICAS
 from penstock_operator.cluster.actions import (
     Action,
@@ -198,8 +199,19 @@ def _report(
     return actions
 
 
-_WARNINGS = {
-    "InsufficientCapacity", "InvalidSpec", "MetricsStale", "ModelNotFound", "NameTaken",
-    "ObjectiveInfeasible", "PodsFailing",
-    "RolledBack", "Stalled", "UnsupportedSource", "UnsupportedSpec",
-}  # fmt: skip
+_WARNINGS = frozenset(
+    (
+        Reason.INSUFFICIENT_CAPACITY,
+        Reason.INVALID_SPEC,
+        Reason.METRICS_STALE,
+        Reason.MODEL_NOT_FOUND,
+        Reason.NAME_TAKEN,
+        Reason.OBJECTIVE_INFEASIBLE,
+        Reason.PODS_FAILING,
+        Reason.ROLLED_BACK,
+        Reason.STALLED,
+        Reason.UNSUPPORTED_SOURCE,
+        Reason.UNSUPPORTED_SPEC,
+    )
+)
+"""Reasons of which a user should be warned."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.pool import EnginePoolStatus
 from penstock_contract.api.revision import CanaryStatus, Revision
+from penstock_contract.conditions import Reason
 from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
 from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, RecordEvent
 from penstock_operator.cluster.children import children
@@ -20,7 +21,7 @@ from penstock_operator.manifests import (
     workload,
     workload_name,
 )
-from penstock_operator.rollout import Advance, advance
+from penstock_operator.rollout import Advance, Phase, advance
 from penstock_operator.snapshot import Obstacle, PoolSnapshot
 
 LEAVING_COST = -(2**30)
@@ -179,7 +180,7 @@ def _events(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action
     name = pool.spec.pool
     before = pool.status.revision.rejected if pool.status else ""
     if step.rejected and step.rejected != before:
-        events.append(RecordEvent("RolledBack", f"pool {name}: {step.reason}", warning=True))
+        events.append(RecordEvent(Reason.ROLLED_BACK, f"pool {name}: {step.reason}", warning=True))
     drained = [m.reason for m in marks if isinstance(m, Mark) and m.draining]
     if drained:
         events.append(RecordEvent("Draining", f"pool {name}: {'; '.join(drained)}"[:1000]))
@@ -230,7 +231,7 @@ def _status(
     ready = [pod for pod in pods if pod.ready and not pod.draining]
     complete = (
         unsupported is None
-        and step.phase == "Stable"
+        and step.phase is Phase.STABLE
         and wanted in world.workloads_of(pool.spec.pool)
         and sum(pod.revision == wanted for pod in ready) >= pool.spec.replicas
     )
@@ -250,7 +251,7 @@ def _status(
 
 
 def _canary(world: World, pool: EnginePool, step: Advance) -> CanaryStatus | None:
-    if step.canary_since is None or step.phase == "Stable":
+    if step.canary_since is None or step.phase is Phase.STABLE:
         return None
     before = pool.status.canary if pool.status else None
     wanted = pool.spec.rollout_hash

@@ -152,8 +152,15 @@ def test_how_requests_wait_is_told_from_the_spec() -> None:
     assert queue.request_class("auto").name == "standard"
 
 
-def test_a_spec_of_a_newer_version_is_served_without_a_queue() -> None:
-    assert claim(deployment(spec={"model": {}, "queue": {"patience": "much"}})).queue is None
+def test_of_a_newer_versions_queue_the_known_fields_count() -> None:
+    spec = {"model": {}, "queue": {"patience": "much", "maxRequests": 7}}
+    queue = claim(deployment(spec=spec)).queue
+    assert queue is not None
+    assert queue.max_requests == 7
+
+
+def test_a_spec_with_other_words_is_served_without_a_queue() -> None:
+    assert claim(deployment(spec={"model": {}, "queue": {"timeout": "much"}})).queue is None
 
 
 claims = st.lists(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine
 from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry, Slo
+from penstock_contract.api.stored import as_stored
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
@@ -142,8 +143,13 @@ def _queue(spec: Mapping[str, Any]) -> FleetQueue | None:
     """Return how requests wait; None when the spec is of a version that has other words for it."""
     per_worker = spec.get("engine", {}).get("maxNumSeqs", Engine().max_num_seqs)
     try:
-        classes = [RequestClass.model_validate(found) for found in spec.get("requestClasses", [])]
-        return FleetQueue.of(Queue.model_validate(spec.get("queue", {})), classes, per_worker)
+        classes = [
+            as_stored(RequestClass.model_validate, found)
+            for found in spec.get("requestClasses", [])
+        ]
+        return FleetQueue.of(
+            as_stored(Queue.model_validate, spec.get("queue", {})), classes, per_worker
+        )
     except ValidationError:
         return None
 
@@ -151,7 +157,7 @@ def _queue(spec: Mapping[str, Any]) -> FleetQueue | None:
 def _retry(spec: Mapping[str, Any]) -> Retry:
     """Return what is done when a worker fails; the default when the spec has other words for it."""
     try:
-        return Retry.model_validate(spec.get("routing", {}).get("retry", {}))
+        return as_stored(Retry.model_validate, spec.get("routing", {}).get("retry", {}))
     except ValidationError:
         return Retry()
 
@@ -159,7 +165,7 @@ def _retry(spec: Mapping[str, Any]) -> Retry:
 def _disaggregation(spec: Mapping[str, Any]) -> FleetDisaggregation:
     """Return when prompts are computed elsewhere; the default when the spec has other words."""
     try:
-        found = Disaggregation.model_validate(spec.get("disaggregation", {}))
+        found = as_stored(Disaggregation.model_validate, spec.get("disaggregation", {}))
     except ValidationError:
         found = Disaggregation()
     return FleetDisaggregation(mode=found.mode, min_uncached_tokens=found.min_uncached_tokens)
@@ -168,7 +174,7 @@ def _disaggregation(spec: Mapping[str, Any]) -> FleetDisaggregation:
 def _slo(spec: Mapping[str, Any]) -> Slo:
     """Return the objectives; none when the spec has other words for them."""
     try:
-        return Slo.model_validate(spec.get("slo", {}))
+        return as_stored(Slo.model_validate, spec.get("slo", {}))
     except ValidationError:
         return Slo()
 

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -10,8 +9,6 @@
 #include "linear.h"
 #include "products.h"
 #include "team.h"
-#include "tiles.h"
-#include "vectors.h"
 
 namespace {
 
@@ -38,27 +35,17 @@ class HeadProducts {
       const size_t first = size_t(t) * packed_[head].tile;
       packed_[head].pack(t, of.from + first * of.row_stride + head * of.head_stride, of.row_stride, inputs);
     });
-    const int panels = linears[0].panels(), blocks = (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
+    const int panels = linears[0].panels(), blocks = packed_[0].blocks();
     team_.each(heads * blocks * panels, [&](int task) {
       const int head = task / (blocks * panels), panel = task % panels;
-      const int first = task / panels % blocks * BLOCK_TILES;
-      multiply_panel(linears[head], head, panel, first, thread, emit);
+      const Linear& linear = linears[head];
+      products_.multiply_panel(
+          linear, packed_[head], panel, task / panels % blocks, linear.panel(panel + team_.size()), thread,
+          [&](int row, int column, int count, const float* y) { emit(row, head, column, count, y); });
     });
   }
 
  private:
-  template <class F>
-  void multiply_panel(const Linear& linear, int head, int panel, int first, int thread, F emit) const {
-    const Inputs& x = packed_[head];
-    const int count = std::min(BLOCK_TILES, x.tiles() - first);
-    float* sums = products_.scratch(thread);
-    linear.multiply(panel, x, first, count, sums, products_.block_of(thread), linear.panel(panel + team_.size()));
-    const int columns = std::min(PANEL, linear.outputs - panel * PANEL);
-    const int end = std::min((first + count) * x.tile, x.rows);
-    for (int row = first * x.tile; row < end; row++, sums += PANEL)
-      emit(row, head, panel * PANEL, columns, sums);
-  }
-
   Team& team_;
   const Products& products_;
   std::vector<OwnInputs> packed_;  // by head

@@ -38,7 +38,6 @@ class Products {
   }
 
   float* scratch(int thread) const { return scratch_[thread].as<float>(); }
-  float* block_of(int thread) const { return scratch(thread) + 2 * BLOCK_TILES * MAX_TILE * PANEL; }
 
   // Pack rows as they are, for weights of a kind.
   void pack(const float* from, int width, Kind kind, int rows) {
@@ -161,6 +160,8 @@ class Products {
   }
 
   float* reduced_of(int row) const { return reduced_.as<float>() + size_t(row) * most_ranks_; }
+
+  float* block_of(int thread) const { return scratch(thread) + 2 * BLOCK_TILES * MAX_TILE * PANEL; }
 
   Team& team_;
   const Plan& plan_;

@@ -29,9 +29,10 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from penstock_worker.lora.deltas import NO_DELTAS
 from penstock_worker.model.config import UnsupportedModel, read_config
-from penstock_worker.model.expert_weights import MlpWeights, SparseWeights
+from penstock_worker.model.expert_weights import MlpWeights, SparseWeights, read_sparse
 from penstock_worker.model.experts import Experts, Router
 from penstock_worker.model.experts_config import ExpertsConfig, UnsupportedExperts, read_experts
+from penstock_worker.model.loader import Checkpoint
 
 HIDDEN, INNER = 32, 24
 QWEN = {"num_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": INNER}
@@ -140,6 +141,26 @@ def test_among_equals_the_first_experts_are_chosen() -> None:
     chosen, weights = router(torch.randn(4, HIDDEN))
     assert chosen.tolist() == [[0, 1, 2]] * 4
     assert torch.allclose(weights, torch.full((4, 3), 1 / 3))
+
+
+def test_experts_are_read_one_at_a_time(tmp_path: Path) -> None:
+    tiny_models.make("mixtral", tmp_path)
+    config = read_config(tmp_path)
+    assert config.experts is not None
+    taken: list[str] = []
+
+    class Watched(Checkpoint):
+        def take(self, name: str, *rest: Any) -> torch.Tensor:
+            taken.append(name)
+            return super().take(name, *rest)
+
+    with Watched(tmp_path, torch.float32, torch.device("cpu")) as checkpoint:
+        found = read_sparse(checkpoint, "model.layers.0.", config.hidden_size, config.experts)
+        assert taken == ["model.layers.0.block_sparse_moe.gate.weight"]
+        for index, _ in enumerate(found.experts):
+            prefix = f"model.layers.0.block_sparse_moe.experts.{index}."
+            assert taken[-3:] == [f"{prefix}{name}.weight" for name in ("w1", "w3", "w2")]
+            assert len(taken) == 1 + 3 * (index + 1)
 
 
 PUBLISHED: dict[str, tuple[str, dict[str, Any], ExpertsConfig]] = {

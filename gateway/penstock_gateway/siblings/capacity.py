@@ -1,6 +1,6 @@
 """Room for a model's requests, of which each process of a gateway knows a part."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock_gateway.admission.processes import Level, ProcessIndex, has_room
 from penstock_gateway.siblings.change_log import ChangeLog
@@ -27,7 +27,7 @@ class SharedCapacity:
         }
         return has_room(self._process, capacity, running, others, int(self._clock()))
 
-    def hear(self, sibling: int, queues: dict[str, list[int]]) -> None:
+    def hear(self, sibling: int, queues: Mapping[str, Sequence[int]]) -> None:
         """Take over what a sibling runs."""
         self._told[sibling] = {name: Level(*level) for name, level in queues.items()}
 

@@ -10,7 +10,7 @@ from penstock_gateway.admission.processes import ProcessIndex
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.frames import Message, frame
 from penstock_gateway.siblings.link import Receiver, Sender, free_socket, reach, socket_of
-from penstock_gateway.siblings.updates import SharedState, Update
+from penstock_gateway.siblings.updates import Queues, SharedState, Update
 
 log = logging.getLogger("penstock.gateway.siblings")
 
@@ -58,7 +58,7 @@ class Mesh:
         self._receivers: dict[int, Receiver] = {}
         self._heard_at: dict[int, float] = {}
         self._told_at = 0.0
-        self._told_queues: dict[str, tuple[int, int]] = {}
+        self._told_queues: Queues = {}
 
     @property
     def siblings(self) -> list[int]:

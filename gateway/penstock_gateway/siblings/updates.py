@@ -1,22 +1,41 @@
 """What one process tells the others at a time, and what takes that over."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 from penstock_gateway.relay.gate import Gates
 from penstock_gateway.siblings.capacity import SharedCapacity
-from penstock_gateway.siblings.change_log import ChangeLog
+from penstock_gateway.siblings.change_log import ChangeLog, Event
 from penstock_gateway.siblings.quarantine import SharedQuarantine
-from penstock_gateway.siblings.router import SharedRouter
-from penstock_gateway.siblings.tenancy import SharedTenancy
+from penstock_gateway.siblings.router import Loads, SharedRouter
+from penstock_gateway.siblings.tenancy import Left, SharedTenancy, Usage
 
-Update = dict[str, Any]
-"""    events: what happened since the last update, in order
-        loads, tenants: of the workers and tenants that something has changed for
-        whole: those are all that there is anything to tell of
-        queues: running and waiting requests by deployment, always all
-        left: of the tenants' limits; in the first update on a connection only
-"""
+Queues = Mapping[str, Sequence[int]]
+"""Running and waiting requests, by deployment."""
+
+
+class Opening(TypedDict):
+    """All that a sibling has to know that was not told anything yet."""
+
+    loads: Loads
+    tenants: Usage
+    left: Left
+    queues: Queues
+
+
+class Update(TypedDict):
+    """What has changed since the update before."""
+
+    events: list[Event]
+    """In order."""
+    loads: Loads
+    """Of the workers that something has changed for."""
+    tenants: Usage
+    """The same of tenants."""
+    whole: bool
+    """Loads and tenants are all that there is anything to tell of."""
+    queues: Queues
+    """Always all."""
 
 
 class SharedState:
@@ -49,17 +68,17 @@ class SharedState:
             "whole": whole,
         }
 
-    def opening(self, gates: Gates) -> Update:
+    def opening(self, gates: Gates) -> Opening:
         """Return what a sibling has to know that was not told anything yet."""
         usage, left = self.tenancy.opening()
         loads, queues = self.router.loads(None, self.clock()), gates.levels()
         return {"loads": loads, "tenants": usage, "left": left, "queues": queues}
 
-    def begin(self, sibling: int, update: Update) -> None:
+    def begin(self, sibling: int, opening: Opening) -> None:
         """Take over a sibling's opening."""
-        self.router.elsewhere(sibling, update["loads"], whole=True)
-        self.tenancy.begin(sibling, update["tenants"], update["left"])
-        self.capacity.hear(sibling, update["queues"])
+        self.router.elsewhere(sibling, opening["loads"], whole=True)
+        self.tenancy.begin(sibling, opening["tenants"], opening["left"])
+        self.capacity.hear(sibling, opening["queues"])
 
     def hear(self, sibling: int, update: Update) -> None:
         """Take over a sibling's update."""

@@ -57,7 +57,7 @@ class Quantization(ApiModel):
     """Lower precision for speed and room."""
 
     weights: WeightQuantization = WeightQuantization.NONE
-    """Weight format."""
+    """Format of the weights; none: as they are stored."""
     kv_cache: KvCacheDtype = KvCacheDtype.AUTO
     """KV cache format."""
 
@@ -108,19 +108,19 @@ class Engine(ApiModel):
     task: Task = Task.AUTO
     """Auto goes by the model's files. A stated one is held everywhere, and sizes pools better."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Container image; default: the operator's."""
+    """Container image; default: the installation's for this engine, on CPUs or GPUs."""
     dtype: Dtype = Dtype.AUTO
-    """Compute type."""
+    """Type that is computed in; auto goes by what the checkpoint is stored in."""
     quantization: Quantization = Quantization()
-    """Lower precision."""
+    """Lower precision of weights or KV, for speed and memory."""
     max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
     """Longest prompt + output in tokens; default: the model's own limit."""
     block_size: Literal[8, 16, 32, 64, 128] = 16
     """Tokens per KV block."""
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] = 256
-    """Sequences that run at once."""
+    """Sequences that a worker runs at once; more wait at the gateway."""
     max_num_batched_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 8192
-    """Token budget of one step."""
+    """Tokens of prompts and answers that one step computes at most."""
     prefix_caching: bool = True
     """Reuse KV blocks of equal prefixes."""
     kv_tiers: Annotated[
@@ -128,6 +128,6 @@ class Engine(ApiModel):
     ] = []
     """Slower tiers below the prefix cache; blocks come back from them by copy."""
     speculative: Speculative = Speculative()
-    """Speculative decoding."""
+    """Guess tokens and check several at once; the output stays the same."""
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
     """Appended to the engine's command line."""

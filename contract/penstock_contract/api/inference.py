@@ -46,25 +46,25 @@ class Disaggregation(ApiModel):
     min_uncached_tokens: Annotated[int, Field(ge=0)] = 512
     """Shorter uncached prompts are always computed locally."""
     transfer: Transfer = Transfer()
-    """KV hand-off."""
+    """How KV is handed over."""
 
 
 class Objective(ApiModel):
     """A latency objective: `quantile` of requests within `target`."""
 
     quantile: Quantile = "0.9"
-    """Share of requests."""
+    """Share of requests that must meet the target, like `'0.9'`."""
     target: Duration
-    """Latency bound."""
+    """Time that they may take, like `500ms` or `2s`."""
 
 
 class Slo(ApiModel):
     """What the autoscaler holds; workers hold the time per output token in every step."""
 
     ttft: Objective | None = None
-    """Time to first token."""
+    """Time from a request's arrival to its first token."""
     tpot: Objective | None = None
-    """Time per output token."""
+    """Time from one token of an answer to the next."""
 
     @property
     def ttft_seconds(self) -> float | None:
@@ -98,16 +98,16 @@ class Behavior(ApiModel):
     """Limits on the speed of scaling."""
 
     scale_up: ScaleStep = ScaleStep(max_step=4, window="30s")
-    """Growing."""
+    """Limit on adding workers."""
     scale_down: ScaleStep = ScaleStep(max_step=1, window="180s")
-    """Shrinking."""
+    """Limit on taking workers away."""
 
 
 class Budget(ApiModel):
     """A joint bound on all pools."""
 
     max_gpus: Annotated[int, Field(alias="maxGPUs", ge=0)]
-    """GPUs over all pools."""
+    """GPUs that all pools together may have."""
 
 
 class ScaleToZero(ApiModel):
@@ -121,13 +121,13 @@ class Autoscaling(ApiModel):
     """How pools with `scaling` are sized."""
 
     policy: ScalingPolicy = ScalingPolicy.LITTLES_LAW
-    """LittlesLaw sizes by L = λ·W against the objectives."""
+    """LittlesLaw sizes by L = λ·W against `slo`, Concurrency by running sequences; None: not."""
     behavior: Behavior = Behavior()
     """Limits on the speed of scaling."""
     budget: Budget | None = None
-    """Joint bound."""
+    """Bound on all pools together; absent: none."""
     scale_to_zero: ScaleToZero | None = None
-    """Absent: never."""
+    """Stop the last worker of an idle deployment; absent: never."""
 
 
 class Retry(ApiModel):
@@ -147,14 +147,14 @@ class Routing(ApiModel):
     prefix_index: Literal["Auto", "Exact", "Approximate"] = "Auto"
     """Exact needs KV events from the workers."""
     retry: Retry = Retry()
-    """Failure handling."""
+    """What happens to requests whose worker fails."""
 
 
 class Queue(ApiModel):
     """Requests that wait at the gateway while the pool is saturated."""
 
     max_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
-    """Beyond it requests are refused."""
+    """Requests that may wait; more are refused."""
     timeout: Duration = "30s"
     """Longest wait while workers exist."""
     cold_start_timeout: Duration = "5m"
@@ -253,31 +253,31 @@ class InferenceDeploymentSpec(ApiModel):
     )
 
     model: Model
-    """Which model."""
+    """Which model is served, and under which names."""
     engine: Engine = Engine()
-    """How the engine runs."""
+    """What runs the model, and how; a change of it is a rollout."""
     pools: Annotated[
         list[Pool], Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))
     ]
-    """Pools of workers: Unified ones, or Prefill and Decode ones."""
+    """Pools of workers: Unified ones, or Prefill and Decode ones. Each becomes an EnginePool."""
     disaggregation: Disaggregation = Disaggregation()
-    """Prefill and decode on different workers."""
+    """When prompts are computed on other workers than answers; needs Prefill and Decode pools."""
     slo: Slo = Slo()
-    """Latency objectives."""
+    """Latency objectives, which autoscaler, gateway and workers keep."""
     autoscaling: Autoscaling = Autoscaling()
-    """Sizing of pools with `scaling`."""
+    """How pools with `scaling` are sized; `penstock explain` tells why they are as they are."""
     routing: Routing = Routing()
-    """Choice of a worker."""
+    """How the gateway chooses a worker for a request."""
     queue: Queue = Queue()
-    """Waiting at the gateway."""
+    """How many requests wait at the gateway, and how long, while workers are full or starting."""
     request_classes: Annotated[
         list[RequestClass], Field(max_length=16, json_schema_extra=list_map("name"))
     ] = []
     """Priorities; empty means one class of priority 0."""
     rollout: Rollout = Rollout()
-    """Replacing workers by a new revision."""
+    """How a new revision replaces the workers of the one before."""
     drain: Drain = Drain()
-    """Leaving of workers."""
+    """How workers finish their requests before they go."""
 
 
 class InferenceDeployment(ApiModel):

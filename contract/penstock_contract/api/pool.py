@@ -55,7 +55,7 @@ class Resources(ApiModel):
     """Container resources, as in a pod."""
 
     requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
-    """What the scheduler reserves; defaults to the limits."""
+    """What the scheduler reserves; default: the limits."""
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
     """Hard limits; `nvidia.com/gpu` makes it a GPU worker."""
 
@@ -103,13 +103,13 @@ class PoolShape(ApiModel):
     role: Role = Role.UNIFIED
     """Unified serves whole requests; Prefill and Decode split them."""
     resources: Resources = Resources()
-    """Resources of one replica."""
+    """CPU, memory and GPUs of one replica."""
     parallelism: Parallelism = Parallelism()
-    """How one replica is spread over devices."""
+    """How one replica is spread over GPUs."""
     cost_per_hour: Decimal | None = None
     """Price of one replica; the autoscaler grows the cheapest pool of a role first."""
     template: PodTemplate = PodTemplate()
-    """Pod placement and additions."""
+    """Where its pods may run, and what is added to them."""
 
 
 class Pool(PoolShape):
@@ -123,9 +123,9 @@ class Pool(PoolShape):
     name: DnsLabel
     """Unique in the InferenceDeployment."""
     replicas: Replicas | None = None
-    """A fixed number of workers."""
+    """A fixed number of workers; in place of `scaling`."""
     scaling: Scaling | None = None
-    """Let the autoscaler choose between bounds."""
+    """Bounds between which the autoscaler sizes it; in place of `replicas`."""
 
     @property
     def initial_replicas(self) -> int:

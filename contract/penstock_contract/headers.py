@@ -48,6 +48,10 @@ JOURNAL: Final = "x-penstock-journal"
 says (penstock_contract.journal)."""
 HANDOFF: Final = "x-penstock-handoff"
 """Any value: heed `kv_transfer_params` in the body (penstock_contract.handoff)."""
+ON_BEHALF: Final = "x-penstock-on-behalf"
+"""Between gateway and batch service, in both directions: for which tenant a request is made, sealed
+with the token that they share (penstock_contract.on_behalf). A gateway without a batch service
+takes it for a client's and drops it."""
 CACHE_SALT: Final = "x-penstock-cache-salt"
 """Tenant's prefix-cache salt; requests with different salts never share KV blocks."""
 

@@ -325,7 +325,18 @@ WORKER: Final = (
 
 GATEWAY_ARRIVALS: Final = _counter(
     "penstock_gateway_arrivals",
-    "Requests admitted or queued for a model: the offered load that the autoscaler sizes by.",
+    "Requests admitted or queued for a model, but for those of batches: the offered load that the "
+    "autoscaler sizes by.",
+    "model",
+)
+GATEWAY_SPARE_ARRIVALS: Final = _counter(
+    "penstock_gateway_spare_arrivals",
+    "Requests of batches admitted where there was room to spare: nothing is sized by them.",
+    "model",
+)
+GATEWAY_SPARE_IN_FLIGHT: Final = _gauge(
+    "penstock_gateway_spare_in_flight",
+    "Requests of batches sent to a worker and not ended.",
     "model",
 )
 GATEWAY_PROMPT_BYTES: Final = _counter(
@@ -341,7 +352,9 @@ GATEWAY_REFUSALS: Final = _counter(
     "penstock_gateway_refusals", "Requests refused before admission, by error code.", "code"
 )
 GATEWAY_IN_FLIGHT: Final = _gauge(
-    "penstock_gateway_in_flight", "Requests sent to a worker and not ended.", "model"
+    "penstock_gateway_in_flight",
+    "Requests sent to a worker and not ended, but for those of batches.",
+    "model",
 )
 GATEWAY_TTFT: Final = _histogram(
     "penstock_gateway_time_to_first_byte_seconds",
@@ -469,7 +482,8 @@ GATEWAY_TENANT_REFUSALS: Final = _counter(
 )
 
 GATEWAY: Final = (
-    GATEWAY_ARRIVALS, GATEWAY_PROMPT_BYTES, GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
+    GATEWAY_ARRIVALS, GATEWAY_SPARE_ARRIVALS, GATEWAY_SPARE_IN_FLIGHT, GATEWAY_PROMPT_BYTES,
+    GATEWAY_OUTCOMES, GATEWAY_REFUSALS, GATEWAY_IN_FLIGHT,
     GATEWAY_TTFT, GATEWAY_DURATION, GATEWAY_OVERHEAD, GATEWAY_WORKERS, GATEWAY_RETRIES,
     GATEWAY_RETRIES_DENIED, GATEWAY_STARVED, GATEWAY_WORKER_FAULTS, GATEWAY_EJECTIONS,
     GATEWAY_RESUMES, GATEWAY_RESUME_SECONDS, GATEWAY_PREFILLS,
@@ -477,6 +491,36 @@ GATEWAY: Final = (
     GATEWAY_QUEUE_SECONDS, GATEWAY_PROCESSES, GATEWAY_BODIES,
     GATEWAY_NAME_CONFLICTS, GATEWAY_FLEET_STALE, GATEWAY_TENANTS, GATEWAY_TENANT_REQUESTS,
     GATEWAY_TENANT_TOKENS, GATEWAY_TENANT_REFUSALS,
+)  # fmt: skip
+
+# --- batch service ------------------------------------------------------------------------------
+
+BATCHES: Final = _gauge(
+    "penstock_batch_batches", "Batches that have not ended, by status.", "status"
+)
+BATCH_ENDED: Final = _counter("penstock_batch_ended", "Batches that ended, by status.", "status")
+BATCH_REQUESTS: Final = _counter(
+    "penstock_batch_requests",
+    "Requests of batches that have their line in an output or error file, by what became of them.",
+    "outcome",
+)
+BATCH_IN_FLIGHT: Final = _gauge(
+    "penstock_batch_in_flight", "Requests of batches that wait for the gateway's answer."
+)
+BATCH_WINDOW: Final = _gauge(
+    "penstock_batch_window", "Requests that all batches together would have in flight now."
+)
+BATCH_BACKOFFS: Final = _counter(
+    "penstock_batch_backoffs",
+    "Times that a batch halved what it has in flight, by the status of the answer; 0 is no answer.",
+    "status",
+)
+BATCH_FILES: Final = _gauge("penstock_batch_files", "Files that are stored.")
+BATCH_STORED: Final = _gauge("penstock_batch_stored_bytes", "Bytes of these files.")
+
+BATCH: Final = (
+    BATCHES, BATCH_ENDED, BATCH_REQUESTS, BATCH_IN_FLIGHT, BATCH_WINDOW, BATCH_BACKOFFS,
+    BATCH_FILES, BATCH_STORED,
 )  # fmt: skip
 
 # --- operator -----------------------------------------------------------------------------------
@@ -544,7 +588,7 @@ AUTOSCALER: Final = (
     AUTOSCALER_DECISIONS, AUTOSCALER_HEALTHY, AUTOSCALER_DIFFERENCE,
 )  # fmt: skip
 
-ALL: Final = WORKER + GATEWAY + OPERATOR + AUTOSCALER
+ALL: Final = WORKER + GATEWAY + BATCH + OPERATOR + AUTOSCALER
 
 
 class Outcome(Enum):

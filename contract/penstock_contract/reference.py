@@ -83,6 +83,7 @@ def _metrics_page() -> str:
     for title, declared in (
         ("Worker", metrics.WORKER),
         ("Gateway", metrics.GATEWAY),
+        ("Batch service", metrics.BATCH),
         ("Operator", metrics.OPERATOR),
         ("Autoscaler", metrics.AUTOSCALER),
     ):

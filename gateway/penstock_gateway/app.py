@@ -1,7 +1,7 @@
 """The gateway's routes: an allow-list; whatever is not here is not reachable through it."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -16,15 +16,27 @@ from penstock_gateway.introspection import Introspection
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
-from penstock_gateway.tenants.tenancy import sent_key
+from penstock_gateway.tenants.tenancy import Tenancy, sent_key
 from penstock_gateway.tenants.tenant_request import model_not_found
 
+if TYPE_CHECKING:
+    from penstock_gateway.batch_service import BatchService
+
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *DIALECTS)
+BATCH_PATHS = ("/v1/files", "/v1/batches")
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
-def create_app(relay: Relay, introspection: Introspection) -> FastAPI:
-    """Return the gateway's ASGI app."""
+def create_app(
+    relay: Relay, introspection: Introspection, batches: "BatchService | None" = None
+) -> FastAPI:
+    """Return the gateway's ASGI app.
+
+    Args:
+        relay: knows models and tenants.
+        introspection: answers to those who run the gateway.
+        batches: the batch service, where there is one.
+    """
     app = FastAPI(
         title="Penstock gateway",
         version=version("penstock"),
@@ -35,6 +47,7 @@ def create_app(relay: Relay, introspection: Introspection) -> FastAPI:
     for path in RELAYED:
         app.add_route(path, _only_post, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _model_routes(app, relay)
+    _batch_routes(app, relay.tenancy, batches)
     _state_routes(app, relay, introspection)
     return app
 
@@ -61,6 +74,19 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
         if found is None:
             raise model_not_found(name)
         return _json(_model(name, found))
+
+
+def _batch_routes(app: FastAPI, tenancy: Tenancy, service: "BatchService | None") -> None:
+    async def handed_on(request: Request) -> Response:
+        tenant = tenancy.identify(_key(request))
+        if service is None:
+            message = "Files and batches are switched off at this gateway; see docs/batches.md."
+            raise ApiError(ErrorCode.NOT_FOUND, message)
+        return await service.ask(request, tenant.id)
+
+    for path in BATCH_PATHS:
+        for route in (path, path + "/{rest:path}"):
+            app.add_route(route, handed_on, methods=["GET", "POST", "DELETE"])
 
 
 def _state_routes(app: FastAPI, relay: Relay, introspection: Introspection) -> None:

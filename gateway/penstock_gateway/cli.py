@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import uvloop
 
 from penstock_contract.flags import duration_flag, quantity_flag
+from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
 from penstock_gateway.serving import serve
@@ -36,6 +37,9 @@ def main() -> None:
         parser.error(f"--max-connections: {error}")
     try:
         tokens = WorkerTokens.of(os.environ)
+        options.seals = Seals.of(os.environ) if options.batches else Seals()
+        if options.batches and not options.seals.values:
+            raise ValueError(f"--batches: set {ENVIRONMENT}, the token of the batch service")
     except ValueError as error:
         sys.stderr.write(f"penstock-gateway: {error}\n")
         sys.exit(2)
@@ -130,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let nobody in without an API key, even while there is no tenant",
     )
+    add("--batches", help="URL of the batch service, which has /v1/files and /v1/batches")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")

@@ -19,6 +19,7 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._instruments = Instruments(registry, declared.GATEWAY)
         self._of_models: dict[str, OfModel] = {}
+        self._of_batches: dict[str, OfModel] = {}
         self.bodies = self._instruments.gauge(declared.GATEWAY_BODIES).labels()
         """Bytes of request bodies that are held."""
         self._instruments.gauge(declared.GATEWAY_PROCESSES).labels("answering").set(1)
@@ -54,8 +55,13 @@ class GatewayMetrics:
         ).items():
             gauge.labels(deployment, state).set(count)
         for model in fleet.models:  # what has not happened yet is told as 0
-            self._instruments.counter(declared.GATEWAY_ARRIVALS).labels(model.name)
-            for level in (declared.GATEWAY_QUEUED, declared.GATEWAY_IN_FLIGHT):
+            for arrivals in (declared.GATEWAY_ARRIVALS, declared.GATEWAY_SPARE_ARRIVALS):
+                self._instruments.counter(arrivals).labels(model.name)
+            for level in (
+                declared.GATEWAY_QUEUED,
+                declared.GATEWAY_IN_FLIGHT,
+                declared.GATEWAY_SPARE_IN_FLIGHT,
+            ):
                 self._instruments.gauge(level).labels(model.name)
             for times in (declared.GATEWAY_QUEUE_SECONDS, declared.GATEWAY_DURATION):
                 self._instruments.histogram(times).labels(model.name)
@@ -87,11 +93,14 @@ class GatewayMetrics:
         i.gauge(declared.GATEWAY_FLEET_STALE).set(health.stale)
         i.gauge(declared.GATEWAY_NAME_CONFLICTS).set(health.name_conflicts)
 
-    def request(self, model: str, prompt_bytes: int, arrived: float) -> "RequestMetrics":
-        """A request was admitted; it waits now, or goes on at once."""
-        found = self._of_models.get(model)
+    def request(
+        self, model: str, prompt_bytes: int, arrived: float, *, spare: bool = False
+    ) -> "RequestMetrics":
+        """A request was admitted; it waits now, or goes on at once. That of a batch is spare."""
+        known = self._of_batches if spare else self._of_models
+        found = known.get(model)
         if found is None:
-            found = self._of_models[model] = OfModel.among(self._instruments, model)
+            found = known[model] = OfModel.among(self._instruments, model, spare=spare)
         found.arrivals.inc()
         found.prompt_bytes.inc(prompt_bytes)
         found.queued.inc()
@@ -120,13 +129,15 @@ class OfModel:
     complete: Number
 
     @classmethod
-    def among(cls, i: Instruments, model: str) -> "OfModel":
-        """Return those of a model."""
+    def among(cls, i: Instruments, model: str, *, spare: bool) -> "OfModel":
+        """Return those of a model, for requests of clients or of batches."""
+        arrivals = declared.GATEWAY_SPARE_ARRIVALS if spare else declared.GATEWAY_ARRIVALS
+        in_flight = declared.GATEWAY_SPARE_IN_FLIGHT if spare else declared.GATEWAY_IN_FLIGHT
         return cls(
-            i.counter(declared.GATEWAY_ARRIVALS).labels(model),
+            i.counter(arrivals).labels(model),
             i.counter(declared.GATEWAY_PROMPT_BYTES).labels(model),
             i.gauge(declared.GATEWAY_QUEUED).labels(model),
-            i.gauge(declared.GATEWAY_IN_FLIGHT).labels(model),
+            i.gauge(in_flight).labels(model),
             i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model),
             i.histogram(declared.GATEWAY_OVERHEAD).labels(model),
             i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model),

@@ -47,6 +47,7 @@ from penstock_gateway.tenants.source import NoTenants, TenantFile, TenantSource
 from penstock_gateway.tenants.tenancy import Tenancy
 
 if TYPE_CHECKING:
+    from penstock_gateway.batch_service import BatchService
     from penstock_gateway.siblings.member import Member
 
 log = logging.getLogger("penstock.gateway")
@@ -77,7 +78,7 @@ async def serve(
         member.tenancy if member else Tenancy(time.monotonic, keys_required=options.require_keys),
     )
     relay = Relay(
-        RelaySettings(options.max_body, options.debug_headers, tokens, processes),
+        RelaySettings(options.max_body, options.debug_headers, tokens, processes, options.seals),
         metrics,
         gateway.router,
         gateway.pool,
@@ -91,7 +92,7 @@ async def serve(
     answer = tracing.serve(completions(relay)) if tracing else completions(relay)
     gateway.on_change(relay.fleet_changed)
     config = uvicorn.Config(
-        create_app(relay, introspection),
+        create_app(relay, introspection, _batch_service(options)),
         http=_protocol(answer, options, metrics.bodies, processes),
         log_config=None,
         access_log=False,
@@ -132,6 +133,14 @@ async def _watch(
         group.create_task(gateway.watch(relay))
         if member:
             group.create_task(member.run(orphaned=stop))
+
+
+def _batch_service(options: argparse.Namespace) -> "BatchService | None":
+    if options.batches is None:
+        return None
+    from penstock_gateway.batch_service import BatchService
+
+    return BatchService(options.batches, options.seals)
 
 
 def _sources(

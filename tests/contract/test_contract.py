@@ -79,7 +79,7 @@ def test_retry_headers_are_whole_and_never_zero() -> None:
 def test_metrics_are_unique_and_well_formed() -> None:
     assert max(Counter(m.name for m in metrics.ALL).values()) == 1
     for metric in metrics.ALL:
-        owner = r"(vllm:|penstock_(worker|gateway|operator|autoscaler)_)"
+        owner = r"(vllm:|penstock_(worker|gateway|batch|operator|autoscaler)_)"
         assert re.fullmatch(owner + "[a-z0-9_]+", metric.name)
         counter = metric.kind is metrics.Kind.COUNTER  # Prometheus adds it
         assert not (counter and metric.name.endswith("_total"))

@@ -26,6 +26,9 @@ MAX_BYTES = 256 << 20
 LOOK_AGAIN = 0.01
 """Seconds between two looks at whether a worker can take another prompt: nobody tells."""
 
+SPARE_RESERVE = 4
+"""One place in so many is not for batches."""
+
 Capacity = Callable[[FleetModel], int]
 """Returns how many requests the ready workers of a model can run at once."""
 Room = Callable[[str, int, int], bool]
@@ -51,6 +54,14 @@ def at_once(_: FleetModel, __: int) -> float:
 def room_for_all(_: str, capacity: int, running: int) -> bool:
     """Return whether there is room where no other process sends to the same workers."""
     return running < capacity
+
+
+def reserved(capacity: int) -> int:
+    """Return how many of the requests that workers can run are never those of batches.
+
+    So that what comes next finds a place at once, and need not wait for a batch's answer to end.
+    """
+    return min(-(-capacity // SPARE_RESERVE), capacity - 1) if capacity else 0
 
 
 @dataclass
@@ -95,11 +106,19 @@ class Gates:
         self._gates: dict[str, _Gate] = {}
         self._numbers = itertools.count()
 
-    def offer(self, model: FleetModel, found: FleetClass, prompt_bytes: int) -> "Permit":
+    def offer(
+        self, model: FleetModel, found: FleetClass, prompt_bytes: int, *, spare: bool = False
+    ) -> "Permit":
         """Return a permit for a request of a class; release it when the request is over.
 
+        Args:
+            model: that it names.
+            found: its class.
+            prompt_bytes: of its prompt.
+            spare: it may have what is to spare, and waits for nothing but a first worker.
+
         Raises:
-            ApiError: too many wait already.
+            ApiError: too many wait already, or nothing is to spare.
         """
         queue = model.queue or NO_QUEUE
         gate = self._gates.get(model.deployment)
@@ -108,9 +127,12 @@ class Gates:
         gate.queue.max_requests = per_process(queue.max_requests, self._processes)
         number = next(self._numbers)
         capacity = self._capacity(model)
-        if not gate.queue and self._lets_through(gate, model, capacity):
+        open_to_it = capacity - reserved(capacity) if spare else capacity
+        if not gate.queue and self._lets_through(gate, model, open_to_it):
             gate.running += 1
             return Permit(self, model, number)
+        if spare and capacity:
+            raise _refusal(gate, "Nothing is to spare for batches now.")
         turn = asyncio.get_running_loop().create_future()
         latest = self._latest(model, prompt_bytes)
         entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight, latest)

@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
+from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.first_token import backlog
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
+from penstock_contract.on_behalf import Seals, Towards
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
@@ -37,11 +40,13 @@ from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
-from penstock_gateway.tenants.tenancy import Tenancy, sent_key
+from penstock_gateway.tenants.tenancy import Tenancy, UnknownKey, sent_key
 from penstock_gateway.tenants.tenant_request import TenantRequest, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
+
+_ON_BEHALF: Final = headers.ON_BEHALF.encode()
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class RelaySettings:
     """Shown to workers."""
     processes: int = 1
     """That share the limits of one gateway."""
+    seals: Seals = field(default_factory=Seals)
+    """By which the batch service is known; none: there is none."""
 
 
 @dataclass
@@ -131,7 +138,7 @@ class Relay:
             ApiError: it was refused, or no worker began to answer; nothing was sent yet.
         """
         try:
-            tenant_request = self.tenancy.request(_key(call))
+            tenant_request = self._request(call)
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
@@ -139,6 +146,21 @@ class Relay:
             await self._admit(tenant_request, call)
         finally:
             tenant_request.finish()
+
+    def _request(self, call: Call) -> TenantRequest:
+        """Return the request of a client, or of the batch service for one of its tenants.
+
+        Raises:
+            ApiError: nobody is known by what the call shows.
+        """
+        seals = self.settings.seals
+        ticket = call.header(_ON_BEHALF) if seals.values else ""
+        if not ticket:
+            return self.tenancy.request(_key(call))
+        tenant = seals.open(Towards.GATEWAY, ticket, time.time())
+        if tenant is None:
+            raise UnknownKey("The ticket is not the batch service's, or is too old.")
+        return self.tenancy.request_for(tenant)
 
     async def _admit(self, tenant_request: TenantRequest, call: Call) -> None:
         arrived = self.clock()
@@ -152,12 +174,13 @@ class Relay:
             found = tenant_request.authorize(
                 parsed.model, model, parsed.tier, tokens, parsed.most_tokens
             )
-            permit = self.gates.offer(model, found, len(parsed.prompt))
+            size, spare = len(parsed.prompt), tenant_request.spare
+            permit = self.gates.offer(model, found, size, spare=spare)
         except ApiError as error:
             self.metrics.refused(error.code, tenant_request.tenant.id)
             raise
         self._budget.earn()
-        metrics = self.metrics.request(model.name, len(parsed.prompt), arrived)
+        metrics = self.metrics.request(model.name, size, arrived, spare=spare)
         admitted = AdmittedRequest(call, body, parsed, model, metrics, tenant_request)
         outcome = Outcome.ERROR
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from penstock_gateway.siblings.change_log import ChangeLog
 from penstock_gateway.tenants.bucket import Bucket
 from penstock_gateway.tenants.tenancy import Tenancy
+from penstock_gateway.tenants.tenant import Tenant
 from penstock_gateway.tenants.tenant_request import TenantRequest
 
 Usage = dict[str, list[int]]
@@ -35,9 +36,9 @@ class SharedTenancy(Tenancy):
         self._theirs: dict[int, Usage] = {}
         """By sibling."""
 
-    def request(self, key: str) -> TenantRequest:
+    def _request_of(self, tenant: Tenant, *, spare: bool = False) -> TenantRequest:
         """See `Tenancy.request`."""
-        tenant_request = super().request(key)
+        tenant_request = super()._request_of(tenant, spare=spare)
         if tenant_request.tenant.id:
             self._active.add(tenant_request.tenant.id)
             self._changes.touched()

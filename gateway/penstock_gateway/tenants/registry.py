@@ -52,6 +52,10 @@ class TenantRegistry:
                 tenant = owner
         return tenant
 
+    def named(self, tenant_id: str) -> Tenant | None:
+        """Return a tenant by its name."""
+        return next((tenant for tenant in self.tenants if tenant.id == tenant_id), None)
+
     def _add(self, tenant: Tenant, key: str) -> str:
         same = self._by_prefix.setdefault(key[:PREFIX], [])
         for stored, owner in same:

@@ -85,11 +85,7 @@ class Tenancy:
             ApiError: the key is not known.
         """
         if not self.known:
-            raise ApiError(
-                ErrorCode.NO_CAPACITY,
-                "The gateway does not know its tenants yet.",
-                retry_after=NOT_KNOWN_RETRY_AFTER,
-            )
+            raise _not_known()
         if self.is_open:
             return ANYONE
         if not key:
@@ -106,8 +102,27 @@ class Tenancy:
         Raises:
             ApiError: the key is not known.
         """
-        tenant = self.identify(key)
-        return TenantRequest(tenant, self._meters.get(tenant.id) or self._unlimited, self._clock)
+        return self._request_of(self.identify(key))
+
+    def request_for(self, tenant_id: str) -> TenantRequest:
+        """Return a request that the batch service makes for a tenant.
+
+        Args:
+            tenant_id: as the batch service says, whose word has been proved; empty in open mode.
+
+        Raises:
+            ApiError: there is no such tenant, now or any more.
+        """
+        if not self.known:
+            raise _not_known()
+        found = self._registry.named(tenant_id)
+        if found is None and (tenant_id or not self.is_open):
+            raise UnknownKey("The tenant of this batch is not known.")
+        return self._request_of(found or ANYONE, spare=True)
+
+    def _request_of(self, tenant: Tenant, *, spare: bool = False) -> TenantRequest:
+        meter = self._meters.get(tenant.id) or self._unlimited
+        return TenantRequest(tenant, meter, self._clock, spare=spare)
 
     def _tell(self) -> None:
         """Say in which mode the gateway is, whenever that changes."""
@@ -117,6 +132,11 @@ class Tenancy:
         if said != self._told:
             log.warning(said) if self.is_open else log.info(said)
             self._told = said
+
+
+def _not_known() -> ApiError:
+    message = "The gateway does not know its tenants yet."
+    return ApiError(ErrorCode.NO_CAPACITY, message, retry_after=NOT_KNOWN_RETRY_AFTER)
 
 
 def sent_key(authorization: str | None, x_api_key: str | None = None) -> str:

@@ -13,6 +13,8 @@ SHARED_SALT: Final = "shared"
 sending it as `cache_salt`, which the worker only ever mixes with this one."""
 
 NO_LIMITS: Final = Limits()
+SPARE: Final = FleetClass(name="batch", priority=-10)
+"""Of batches, where a model has no class that may be shed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ class Tenant:
         Raises:
             ApiError: the class is not open to this tenant.
         """
-        found = self._class(queue, wanted)
+        return self._share(self._class(queue, wanted))
+
+    def spare_class(self, queue: FleetQueue) -> FleetClass:
+        """Return the class of a batch's requests: the least of the model's that may be shed."""
+        least = min(queue.classes, key=lambda found: found.priority, default=SPARE)
+        return self._share(least if least.priority < 0 else SPARE)
+
+    def _share(self, found: FleetClass) -> FleetClass:
         if not self.id:
             return found
         share, weight = f"{found.name}/{self.id}", found.weight * self.weight

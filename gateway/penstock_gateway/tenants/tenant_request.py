@@ -13,10 +13,20 @@ _NO_QUEUE = FleetQueue()
 
 
 class TenantRequest:
-    """One request of a tenant, from its head to its end."""
+    """One request of a tenant, from its head to its end.
 
-    def __init__(self, tenant: Tenant, meter: Meter, clock: Callable[[], float]) -> None:
+    Args:
+        tenant: who asks.
+        meter: of what it has used.
+        clock: monotonic seconds.
+        spare: it belongs to a batch, which gets nothing but what is to spare.
+    """
+
+    def __init__(
+        self, tenant: Tenant, meter: Meter, clock: Callable[[], float], *, spare: bool = False
+    ) -> None:
         self.tenant = tenant
+        self.spare = spare
         self.priority: int | None = None
         """Of the request's class, once it is known."""
         self._usage = Usage(0)
@@ -52,7 +62,11 @@ class TenantRequest:
         """
         if not self.tenant.may_use(name, model):
             raise model_not_found(name)
-        found = self.tenant.request_class(model.queue or _NO_QUEUE, wanted_class)
+        queue = model.queue or _NO_QUEUE
+        if self.spare:
+            found = self.tenant.spare_class(queue)
+        else:
+            found = self.tenant.request_class(queue, wanted_class)
         self._reserved = self._meter.reserve(prompt_tokens + most, self._clock())
         self._usage = Usage(prompt_tokens)
         self.priority = found.priority
@@ -81,9 +95,9 @@ class TenantRequest:
     @property
     def trusted_headers(self) -> list[tuple[str, str]]:
         """What a worker is told of the tenant."""
-        if not self.tenant.id:
+        if not (self.tenant.id or self.spare):
             return []
-        found = [(headers.CACHE_SALT, self.tenant.salt)]
+        found = [(headers.CACHE_SALT, self.tenant.salt)] if self.tenant.id else []
         if self.priority is not None:
             found.append((headers.PRIORITY, str(self.priority)))
         return found

@@ -1,0 +1,158 @@
+"""Carries every batch to its end, from wherever it is: after a crash as well as after a pause."""
+
+import asyncio
+import logging
+import time
+import traceback
+from typing import Final
+
+from penstock_gateway.batches.asking import Asker
+from penstock_gateway.batches.batch import Batch, Status
+from penstock_gateway.batches.book import Book
+from penstock_gateway.batches.files import Files
+from penstock_gateway.batches.limits import LONGEST_KEPT
+from penstock_gateway.batches.metrics import BatchMetrics
+from penstock_gateway.batches.run import Run
+from penstock_gateway.batches.steps import finish, validate
+from penstock_gateway.batches.turns import next_ones
+
+log = logging.getLogger("penstock.batches")
+
+RETRY_SECONDS: Final = 10.0
+"""After something failed that has nothing to do with the gateway, like a full disk."""
+CLEAN_EVERY: Final = 60.0
+
+
+class Keeper:
+    """The only one who moves batches on.
+
+    Args:
+        files: of all tenants.
+        book: of all batches.
+        asker: of the gateway.
+        concurrency: requests in flight.
+        metrics: of the service.
+    """
+
+    def __init__(
+        self, files: Files, book: Book, asker: Asker, concurrency: int, metrics: BatchMetrics
+    ) -> None:
+        self._files = files
+        self._book = book
+        self._asker = asker
+        self._concurrency = concurrency
+        self._metrics = metrics
+        self._carried: dict[str, asyncio.Task[None]] = {}
+        self._running = 0
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Carry batches until cancelled; those under way go on at the next start."""
+        await asyncio.to_thread(self._files.sweep)
+        cleaning = asyncio.create_task(self._clean())
+        try:
+            while True:
+                self._woken.clear()
+                active = await asyncio.to_thread(self._book.active)
+                self._metrics.batches(active)
+                for batch in next_ones(active, self._carried):
+                    self._begin(batch.id)
+                await self._woken.wait()
+        finally:
+            for task in (cleaning, *self._carried.values()):
+                task.cancel()
+            await asyncio.gather(cleaning, *self._carried.values(), return_exceptions=True)
+
+    def wake(self) -> None:
+        """There is a new batch."""
+        self._woken.set()
+
+    def interrupt(self, batch_id: str) -> None:
+        """A batch is to be cancelled: it is carried on from there."""
+        if task := self._carried.get(batch_id):
+            task.cancel()
+        self.wake()
+
+    def _begin(self, batch_id: str) -> None:
+        task = asyncio.create_task(self._carry(batch_id))
+        self._carried[batch_id] = task
+        task.add_done_callback(lambda _: self._ended(batch_id))
+
+    def _ended(self, batch_id: str) -> None:
+        del self._carried[batch_id]
+        self.wake()
+
+    async def _carry(self, batch_id: str) -> None:
+        """Take a batch as far as it goes."""
+        try:
+            while await self._step(batch_id):
+                pass
+        except Exception as error:
+            # Without its text, which may quote a request.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            name = type(error).__name__
+            log.error("batch %s waits: %s in %s:%s", batch_id, name, where.filename, where.lineno)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _step(self, batch_id: str) -> bool:
+        """Return whether there is another step."""
+        batch = await asyncio.to_thread(self._book.find, batch_id)
+        if batch is None:
+            return False
+        match batch.status:
+            case Status.VALIDATING:
+                await asyncio.to_thread(validate, batch, self._files, self._book)
+                return await self._failed_not(batch_id)
+            case Status.IN_PROGRESS:
+                await self._execute(batch)
+                return True
+            case Status.FINALIZING | Status.CANCELLING:
+                await self._finish(batch)
+                return False
+            case _:
+                return False
+
+    async def _failed_not(self, batch_id: str) -> bool:
+        batch = await asyncio.to_thread(self._book.find, batch_id)
+        if batch is not None and batch.status is Status.FAILED:
+            self._metrics.ended(Status.FAILED)
+            return False
+        return True
+
+    async def _execute(self, batch: Batch) -> None:
+        """Run a batch until it is done or its window is over."""
+        source = self._files.path(batch.input_file)
+        run = Run(batch, source, self._book, self._asker, self._share, self._metrics)
+        self._running += 1
+        try:
+            async with asyncio.timeout(max(0.0, batch.expires - time.time())):
+                await run.until_done()
+        except TimeoutError:
+            log.info("batch %s has expired", batch.id)
+        finally:
+            self._running -= 1
+        await asyncio.to_thread(self._book.move, batch.id, Status.FINALIZING, time.time())
+
+    async def _finish(self, batch: Batch) -> None:
+        ended = await asyncio.to_thread(finish, batch, self._files, self._book)
+        if ended is None:
+            return
+        counts = ended.counts
+        left = counts.total - counts.completed - counts.failed
+        if left:
+            missed = "cancelled" if ended.status is Status.CANCELLED else "expired"
+            self._metrics.requests(missed, left)
+        self._metrics.ended(ended.status)
+        log.info("batch %s is %s: %d of %d", batch.id, ended.status, counts.completed, counts.total)
+
+    def _share(self) -> int:
+        """Return how many requests each running batch may have in flight."""
+        return max(1, self._concurrency // max(1, self._running))
+
+    async def _clean(self) -> None:
+        while True:
+            now = time.time()
+            await asyncio.to_thread(self._files.expire, now)
+            await asyncio.to_thread(self._book.expire, now - LONGEST_KEPT)
+            self._metrics.stored(*await asyncio.to_thread(self._files.stored))
+            await asyncio.sleep(CLEAN_EVERY)

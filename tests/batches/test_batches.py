@@ -1,0 +1,307 @@
+"""Batches as OpenAI's client sees them, through a real gateway."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import batch_stack
+import openai
+import pytest
+from batch_stack import CHAT, MODEL, QUEUE, Stack, jsonl, line, ordered, results, until
+from stub_worker import StubWorker
+from worker_process import worker as real_worker
+
+from penstock_contract import headers
+
+pytestmark = pytest.mark.anyio
+
+
+class Turnstile(StubWorker):
+    """Answers one request for each ticket."""
+
+    def __init__(self, tickets: int = 0) -> None:
+        super().__init__("gated")
+        self.tickets = asyncio.Semaphore(tickets)
+
+    async def _gated(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        ticket = asyncio.ensure_future(self.tickets.acquire())
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({ticket, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():  # nobody wants the answer: the ticket is for the next one
+                if ticket.done():
+                    self.tickets.release()
+                return False
+        finally:
+            ticket.cancel()
+            gone.cancel()
+        await self._json(reader, writer)
+        return False  # what `gone` may have read belongs to the next request
+
+    def open(self, tickets: int) -> None:
+        for _ in range(tickets):
+            self.tickets.release()
+
+
+async def test_a_batch_is_answered_by_a_real_worker(stack: Stack, tmp_path: Path) -> None:
+    client = stack.client()
+    with real_worker(tmp_path / "worker.log") as worker:
+        await stack.gateway.until(lambda: _healthy(worker), 60)
+        stack.serve([worker.url])
+        batch = await ordered(client, jsonl(line(f"n{n}") for n in range(12)), metadata={"a": "b"})
+        assert (batch.object, batch.status, batch.metadata) == ("batch", "validating", {"a": "b"})
+        assert batch.expires_at - batch.created_at == 86400
+        done = await until(client, batch.id, "completed")
+    assert (done.request_counts.total, done.request_counts.completed) == (12, 12)
+    assert done.in_progress_at <= done.finalizing_at <= done.completed_at
+    assert done.error_file_id is None
+    found = await results(client, done.output_file_id)
+    assert [one["custom_id"] for one in found] == [f"n{n}" for n in range(12)]
+    for one in found:
+        assert one["error"] is None
+        assert one["response"]["status_code"] == 200
+        assert one["response"]["request_id"]
+        answer = one["response"]["body"]
+        assert answer["object"] == "chat.completion"
+        assert answer["usage"]["completion_tokens"] == 4
+    file = await client.files.retrieve(done.output_file_id)
+    assert (file.purpose, file.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+
+
+async def _healthy(worker: Any) -> bool:
+    return bool(worker.health()[0] == 200)
+
+
+async def test_a_service_that_is_killed_goes_on_and_each_request_has_one_line(stack: Stack) -> None:
+    client = stack.client()
+    wanted = [f"n{n}" for n in range(40)]
+    async with Turnstile(tickets=7) as worker:
+        stack.serve([worker.url])
+        batch = await ordered(client, jsonl(map(line, wanted)))
+
+        async def some_are_kept() -> bool:
+            kept = await client.batches.retrieve(batch.id)
+            return bool(kept.request_counts.completed == 7 and len(worker.seen) > 7)
+
+        await stack.gateway.until(some_are_kept)
+        stack.service.kill()
+        await stack.service.start()
+        for _ in range(3):  # what was under way is asked again, and interrupted again
+            asked = len(worker.seen)
+            worker.open(2)
+            await stack.gateway.until(lambda asked=asked: _more(worker, asked))
+            stack.service.kill()
+            await stack.service.start()
+        worker.open(100)
+        done = await until(client, batch.id, "completed")
+    assert len(worker.seen) > 40
+    assert done.request_counts.completed == 40
+    assert [one["custom_id"] for one in await results(client, done.output_file_id)] == wanted
+
+
+async def _more(worker: StubWorker, than: int) -> bool:
+    return len(worker.seen) > than
+
+
+async def test_a_cancelled_batch_keeps_what_it_has(stack: Stack) -> None:
+    client = stack.client()
+    async with Turnstile(tickets=3) as worker:
+        stack.serve([worker.url])
+        batch = await ordered(client, jsonl(line(f"n{n}") for n in range(20)))
+
+        async def three_are_done() -> bool:
+            found = await client.batches.retrieve(batch.id)
+            return bool(found.request_counts.completed == 3 and len(worker.seen) > 3)
+
+        await stack.gateway.until(three_are_done)
+        cancelling = await client.batches.cancel(batch.id)
+        assert cancelling.status == "cancelling"
+        done = await until(client, batch.id, "cancelled")
+        await asyncio.wait_for(_in_flight_ends(stack), 20)
+    found = await results(client, done.output_file_id)
+    errors = await results(client, done.error_file_id)
+    assert len(found) == 3
+    assert {one["error"]["code"] for one in errors} == {"batch_cancelled"}
+    assert sorted(one["custom_id"] for one in found + errors) == sorted(f"n{n}" for n in range(20))
+    with pytest.raises(openai.BadRequestError, match="cannot be cancelled"):
+        await client.batches.cancel(batch.id)
+
+
+async def _in_flight_ends(stack: Stack) -> None:
+    while await stack.gateway.metric("penstock_gateway_spare_in_flight"):
+        await asyncio.sleep(0.02)
+
+
+async def test_what_is_not_done_in_time_expires(stack: Stack) -> None:
+    client = stack.client()
+    async with Turnstile(tickets=2) as worker:
+        stack.serve([worker.url])
+        batch = await ordered(
+            client, jsonl(line(f"n{n}") for n in range(8)), completion_window="5s"
+        )
+        done = await until(client, batch.id, "expired")
+    errors = await results(client, done.error_file_id)
+    assert len(await results(client, done.output_file_id)) == 2
+    assert [one["error"]["code"] for one in errors] == ["batch_expired"] * 6
+    assert done.expired_at >= done.expires_at
+
+
+async def test_a_window_that_ended_while_nobody_was_there_expires(stack: Stack) -> None:
+    client = stack.client()
+    batch = await ordered(client, jsonl([line("one")]), completion_window="2s")
+    await until(client, batch.id, "in_progress")
+    stack.service.kill()
+    await asyncio.sleep(2)
+    await stack.service.start()
+    done = await until(client, batch.id, "expired")
+    assert [one["custom_id"] for one in await results(client, done.error_file_id)] == ["one"]
+
+
+async def test_a_worker_that_fails_is_asked_again_and_then_no_more(stack: Stack) -> None:
+    client = stack.client()
+    async with StubWorker("failing") as worker:
+        stack.serve([worker.url])
+        batch = await ordered(client, jsonl([line("one")]))
+        done = await until(client, batch.id, "completed")
+    (error,) = await results(client, done.error_file_id)
+    assert error["response"]["status_code"] >= 500
+    assert len(worker.seen) >= 3
+
+
+async def test_a_batch_takes_what_is_to_spare_and_leaves_the_rest(stack: Stack) -> None:
+    """Interactive requests find a place at once while a batch has all that it may have."""
+    client = stack.client()
+    async with Turnstile(tickets=6) as worker:  # answers open the window
+        stack.serve([worker.url])
+        batch = await ordered(client, jsonl(line(f"n{n}") for n in range(30)))
+
+        async def full() -> bool:
+            return bool(await stack.gateway.metric("penstock_gateway_spare_in_flight") == 6)
+
+        async def asks_for_more() -> bool:
+            return await stack.service.metric("penstock_batch_backoffs_total", status="503") > 0
+
+        await stack.gateway.until(full)
+        await stack.gateway.until(asks_for_more)
+        chat: Any = client.chat.completions.with_raw_response
+        messages = [{"role": "user", "content": "now"}]
+        asked = [asyncio.create_task(chat.create(model=MODEL, messages=messages)) for _ in range(2)]
+
+        async def both_run() -> bool:
+            return bool(await stack.gateway.metric("penstock_gateway_in_flight") == 2)
+
+        await stack.gateway.until(both_run)
+        assert await stack.gateway.metric("penstock_gateway_queued") == 0
+        assert await stack.gateway.metric("penstock_gateway_arrivals_total") == 2
+        interactive = [seen for seen in worker.seen if b'"now"' in seen.body]
+        priority = headers.PRIORITY.encode()
+        assert len(interactive) == 2
+        assert not any(priority in seen.head for seen in interactive)
+        of_batch = [seen for seen in worker.seen if seen not in interactive]
+        assert all(priority + b": -10" in seen.head for seen in of_batch)
+        worker.open(100)
+        await asyncio.gather(*asked)
+        done = await until(client, batch.id, "completed")
+    assert done.request_counts.completed == 30
+
+
+async def test_a_saturated_pool_pauses_a_batch(stack: Stack) -> None:
+    client = stack.client()
+    async with Turnstile() as worker:
+        stack.serve([worker.url])
+        chat: Any = client.chat.completions.with_raw_response
+        messages = [{"role": "user", "content": "now"}]
+        asked = [
+            asyncio.create_task(chat.create(model=MODEL, messages=messages)) for _ in range(12)
+        ]
+
+        async def some_wait() -> bool:
+            return bool(await stack.gateway.metric("penstock_gateway_queued") == 4)
+
+        await stack.gateway.until(some_wait)
+        batch = await ordered(client, jsonl([line("one"), line("two")]))
+
+        async def backs_off() -> bool:
+            return await stack.service.metric("penstock_batch_backoffs_total", status="503") > 0
+
+        await stack.gateway.until(backs_off)
+        assert await stack.gateway.metric("penstock_gateway_spare_arrivals_total") == 0
+        assert await stack.gateway.metric("penstock_gateway_queued") == 4
+        worker.open(100)
+        await asyncio.gather(*asked)
+        done = await until(client, batch.id, "completed")
+    assert done.request_counts.completed == 2
+
+
+async def test_a_batch_wakes_a_pool_without_workers(stack: Stack) -> None:
+    client = stack.client()
+    batch = await ordered(client, jsonl([line("one")]))
+
+    async def waits() -> bool:
+        return bool(await stack.gateway.metric("penstock_gateway_queued") == 1)
+
+    await stack.gateway.until(waits)
+    async with StubWorker("json") as worker:
+        stack.serve([worker.url])
+        await until(client, batch.id, "completed")
+
+
+async def test_tenants_see_their_own_alone_and_are_charged(served: Stack) -> None:
+    served.admit(ann={"models": [MODEL]}, bob={})
+    ann, bob = await served.known("ann"), await served.known("bob")
+    batch = await ordered(ann, jsonl([line("one")]))
+    done = await until(ann, batch.id, "completed")
+    for asked in (
+        bob.batches.retrieve(batch.id),
+        bob.batches.cancel(batch.id),
+        bob.files.retrieve(batch.input_file_id),
+        bob.files.content(done.output_file_id),
+        bob.files.delete(batch.input_file_id),
+        bob.batches.create(
+            input_file_id=batch.input_file_id, endpoint=CHAT, completion_window="24h"
+        ),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            await asked
+    assert (await bob.files.list()).data == []
+    assert (await bob.batches.list()).data == []
+    assert [found.id for found in (await ann.batches.list()).data] == [batch.id]
+    charged = await served.gateway.metric("penstock_gateway_tenant_requests_total", tenant="ann")
+    assert charged == 1
+    with pytest.raises(openai.AuthenticationError):
+        await served.client("eve").files.list()
+
+
+async def test_a_batch_may_use_no_model_that_its_tenant_may_not(served: Stack) -> None:
+    served.admit(ann={"models": ["another"]})
+    ann = await served.known("ann")
+    done = await until(ann, (await ordered(ann, jsonl([line("one")]))).id, "completed")
+    (error,) = await results(ann, done.error_file_id)
+    assert error["response"]["body"]["error"]["code"] == "model_not_found"
+
+
+async def test_a_limit_of_its_tenant_slows_a_batch_and_fails_nothing(served: Stack) -> None:
+    served.admit(ann={"limits": {"concurrency": 1}})
+    ann = await served.known("ann")
+    batch = await ordered(ann, jsonl(line(f"n{n}") for n in range(20)))
+    done = await until(ann, batch.id, "completed")
+    assert done.request_counts.completed == 20
+
+
+async def test_without_the_service_its_paths_say_so(tmp_path: Path) -> None:
+    async with batch_stack.stack(tmp_path) as stack:
+        stack.service.kill()
+        with pytest.raises(openai.InternalServerError, match="does not answer"):
+            await stack.client().files.list()
+
+
+async def test_it_ends_in_good_order_and_goes_on(stack: Stack) -> None:
+    client = stack.client()
+    async with Turnstile() as worker:
+        stack.serve([worker.url], QUEUE)
+        batch = await ordered(client, jsonl([line("one")]))
+        await stack.gateway.until(lambda: _more(worker, 0))
+        assert stack.service.terminate() == 0
+        await stack.service.start()
+        worker.open(10)
+        await until(client, batch.id, "completed")

@@ -212,10 +212,24 @@ def test_after_a_restart_the_least_recently_used_still_leaves_first(
     for number in (1, 2, 3):
         put(first, number)
         stored(first)
-    assert read(first, 1) == kv(1)
+    first.touch([name(1)])
     second = tier(blocks=2)
     eventually(lambda: second.used == 2 * FILE, "it was scanned, and one was removed")
     assert second.has([name(1), name(2), name(3)]) == [True, False, True]
+
+
+def test_of_a_prompt_that_was_of_use_the_tail_leaves_first(tier: Callable[..., DiskTier]) -> None:
+    found = tier(blocks=4)
+    put(found, 1, 2, 3)
+    stored(found)
+    found.touch([name(1), name(2), name(3)])
+    for number in (4, 5):
+        for _ in range(2):
+            found.see([name(number)])
+        put(found, number)
+        stored(found)
+    eventually(lambda: found.used == 4 * FILE, "one was removed")
+    assert found.has([name(1), name(2), name(3)]) == [True, True, False]
 
 
 def test_workers_share_a_folder(

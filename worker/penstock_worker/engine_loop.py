@@ -32,7 +32,7 @@ class Wake:
 
 
 Inbox = queue.SimpleQueue[Command | Wake | Exception]
-"""What the server sent, in order; an exception when it sent something unreadable."""
+"""What the server sent, in order; an exception when it has gone, or sent something unreadable."""
 
 STALLED_SECONDS = 0.05
 """Between attempts to schedule, while all that waits needs blocks that others keep."""
@@ -69,12 +69,10 @@ def _read(connection: socket.socket, inbox: Inbox) -> None:
         while messages := receive(connection, decoder):
             for message in messages:
                 inbox.put(message)
-    except ConnectionError:
-        pass  # a server that was killed with unread output resets the connection
-    except msgspec.MsgspecError as error:
+        inbox.put(ConnectionError("the server has gone"))
+    except (ConnectionError, msgspec.MsgspecError) as error:
+        # A server that was killed with unread output resets the connection.
         inbox.put(error)
-        return
-    inbox.put(Stop())
 
 
 @contextlib.contextmanager
@@ -109,8 +107,8 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
                     engine.release(leases)
                 case Stop():
                     return
-                case Exception() as unreadable:
-                    raise unreadable
+                case Exception() as error:
+                    raise error
         engine.settle()
         if refused:
             _send(connection, Batch(refused, engine.stats()))

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from typing import Final
 
 TURNOVER_SECONDS: Final = 900.0
+MEMORY: Final = 4
+"""Names that are remembered for each block that the tier holds."""
+MOST_NAMES: Final = 1 << 17
+"""Some twenty megabytes."""
 
 
 class Sightings:
@@ -43,7 +47,7 @@ class Admission:
     """
 
     def __init__(self, capacity: int, block_bytes: int) -> None:
-        self.sightings = Sightings(max(1024, min(capacity // block_bytes, 1 << 17)))
+        self.sightings = Sightings(max(1024, min(MEMORY * capacity // block_bytes, MOST_NAMES)))
         self._rate = capacity / TURNOVER_SECONDS
         self._block_bytes = block_bytes
         self._burst = max(self._rate, float(block_bytes))

@@ -141,7 +141,6 @@ class DiskTier:
         key = self._key(name)
         with self._lock:
             queued = self._queued(name)
-            self._index.touch(key)
         if queued is not None:
             return queued
         try:
@@ -152,9 +151,15 @@ class DiskTier:
             kv = None
         if kv is None:
             self._forget(key)
-        else:
-            self._folder.touch(key)
         return kv
+
+    def touch(self, names: Sequence[bytes]) -> None:
+        """Blocks of a prompt, in order, were of use: its head is to leave last."""
+        for name in reversed(names):
+            key = self._key(name)
+            with self._lock:
+                self._index.touch(key)
+            self._folder.touch(key)
 
     def changes(self) -> list[tuple[bytes, bool]]:
         """Return what came (True) and went (False) since this was last called, in order."""

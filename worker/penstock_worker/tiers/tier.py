@@ -211,6 +211,7 @@ class Tier:
             began = self._clock()
             try:
                 self._load(load, buffer)
+                self._disk.touch(load.names[: load.received])
             finally:
                 self._done.put((load, self._clock() - began))
                 self._wake()

@@ -206,7 +206,7 @@ class WorkerLoad(BaseModel):
         )
 
 
-def together(parts: Iterable[Mapping[str, WorkerLoad]]) -> dict[str, WorkerLoad]:
+def total_loads(parts: Iterable[Mapping[str, WorkerLoad]]) -> dict[str, WorkerLoad]:
     """Return what several gateways have on each worker, by FleetWorker.id."""
     total: dict[str, WorkerLoad] = {}
     for part in parts:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from penstock_contract import metrics as declared
-from penstock_contract.fleet import WorkerLoad, together
+from penstock_contract.fleet import WorkerLoad, total_loads
 from penstock_contract.metrics import Kind
 from penstock_gateway.instruments import Series
 
@@ -50,7 +50,7 @@ def added(parts: Iterable[Series]) -> Series:
 
 def loads(living: Iterable[Loads], ended: Iterable[Loads] = ()) -> dict[str, WorkerLoad]:
     """Return what all processes have on each worker; one that has ended has nothing on it."""
-    total = together(living)
+    total = total_loads(living)
     for part in ended:
         for worker in part.keys() & total.keys():
             total[worker] = since(total[worker], part[worker])

@@ -63,8 +63,6 @@ def main() -> None:
         uvloop.run(_Operator(options, tokens).run())
     except ConfigException as error:
         sys.exit(f"penstock-operator: no cluster: {error}; set KUBECONFIG, or run it in a pod")
-    except OSError as error:
-        sys.exit(f"penstock-operator: --metrics-port: {error}")
 
 
 class _Operator:
@@ -97,13 +95,12 @@ class _Operator:
         api = Api(configuration(), self._metrics)
         space, name = self._options.system_namespace, self._options.lease_name
         lease = self._lease = Lease(api, space, name, _identity())
-        server = await health.serve(
-            self._options.metrics_host,
-            self._options.metrics_port,
-            self._registry,
-            self._ready,
-            self._explain,
-        )
+        host, port = self._options.metrics_host, self._options.metrics_port
+        try:
+            server = await health.serve(host, port, self._registry, self._ready, self._explain)
+        except OSError as error:
+            await api.close()
+            sys.exit(f"penstock-operator: --metrics-port: {error.strerror}")
         work = asyncio.create_task(self._work(api, lease))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

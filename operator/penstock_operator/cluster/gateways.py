@@ -13,7 +13,7 @@ from penstock_contract.fleet import (
     GatewayWorkers,
     WorkerLoad,
     WorkerState,
-    together,
+    total_loads,
 )
 from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.sources import Target
@@ -120,7 +120,7 @@ class GatewayWatch:
         elif time.monotonic() - self._answered > SILENCE or self._answers is None:
             self._answers = []
         # Once: everyone's turn looks at them.
-        self._loads = together(answer.workers for answer in self._answers or [])
+        self._loads = total_loads(answer.workers for answer in self._answers or [])
 
     async def _one(self, address: str) -> GatewayWorkers | None:
         try:

@@ -33,7 +33,7 @@ def _without(found: Any, places: Iterable[tuple[int | str, ...]]) -> Any:
     for *way, last in places:
         inside = pruned
         for step in way:
-            if isinstance(inside, list) or (isinstance(inside, dict) and step in inside):
+            if isinstance(step, int) or (isinstance(inside, dict) and step in inside):
                 inside = inside[step]  # else it is the name of a choice, not a step
         if isinstance(inside, dict):
             inside.pop(last, None)

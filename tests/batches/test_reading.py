@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_contract.errors import ApiError
-from penstock_gateway.batches.asking import Fate, fate
+from penstock_gateway.batches.gateway_client import Fate, fate
 from penstock_gateway.batches.limits import MOST_LINES
 from penstock_gateway.batches.lines import MAX_LINE, LineError, answer_line, parse
 from penstock_gateway.batches.steps import MOST_PROBLEMS, check

@@ -19,12 +19,12 @@ from starlette.exceptions import HTTPException
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.on_behalf import Seals, Towards
-from penstock_gateway.batches import orders
+from penstock_gateway.batches import creation
 from penstock_gateway.batches.batch import Batch, Status
-from penstock_gateway.batches.book import Book
 from penstock_gateway.batches.files import PURPOSE, File, Files, Page
 from penstock_gateway.batches.keeper import Keeper
 from penstock_gateway.batches.limits import Limits
+from penstock_gateway.batches.store import BatchStore
 from penstock_gateway.batches.upload import Upload
 
 log = logging.getLogger("penstock.batches")
@@ -40,7 +40,7 @@ class Service:
     """What the routes work with."""
 
     files: Files
-    book: Book
+    store: BatchStore
     keeper: Keeper
     seals: Seals
     limits: Limits
@@ -75,7 +75,7 @@ class Service:
         Raises:
             ApiError: there is none.
         """
-        found = self.book.find(batch_id, self.tenant(request))
+        found = self.store.find(batch_id, self.tenant(request))
         if found is None:
             raise ApiError(ErrorCode.NOT_FOUND, f"No such batch: {batch_id}", param="batch_id")
         return found
@@ -108,7 +108,7 @@ def _file_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/files")
     async def upload(request: Request) -> Response:
         tenant = service.tenant(request)
-        await run_in_threadpool(orders.check_room, service.files, tenant, service.limits)
+        await run_in_threadpool(creation.check_room, service.files, tenant, service.limits)
         return _json((await _uploaded(request, tenant, service)).to_json())
 
     @app.get("/v1/files")
@@ -150,7 +150,7 @@ def _batch_routes(app: FastAPI, service: Service) -> None:
         tenant = service.tenant(request)
         asked = await _object(request)
         made = run_in_threadpool(
-            orders.order, asked, tenant, service.files, service.book, service.limits
+            creation.create_batch, asked, tenant, service.files, service.store, service.limits
         )
         batch = await made
         service.keeper.wake()
@@ -160,7 +160,7 @@ def _batch_routes(app: FastAPI, service: Service) -> None:
     def batches(
         request: Request, after: str = "", limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> Response:
-        found, more = service.book.listed(service.tenant(request), Page(limit, after))
+        found, more = service.store.listed(service.tenant(request), Page(limit, after))
         return _list([batch.to_json() for batch in found], more=more)
 
     @app.get("/v1/batches/{batch_id}")
@@ -171,7 +171,7 @@ def _batch_routes(app: FastAPI, service: Service) -> None:
     async def cancel(request: Request, batch_id: str) -> Response:
         found = await run_in_threadpool(service.batch, request, batch_id)
         now = time.time()
-        moved = await run_in_threadpool(service.book.move, found.id, Status.CANCELLING, now)
+        moved = await run_in_threadpool(service.store.move, found.id, Status.CANCELLING, now)
         if moved is None:
             found = await run_in_threadpool(service.batch, request, batch_id)
             if found.status is not Status.CANCELLING:
@@ -194,7 +194,7 @@ async def _uploaded(request: Request, tenant: str, service: Service) -> File:
         if not _NAME.fullmatch(name):
             raise _wrong("the file's name has characters that no name should have", "file")
         now = int(time.time())
-        kept = orders.kept(
+        kept = creation.kept(
             form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
         )
         file = File(file_id, tenant, purpose, name, form.bytes, now, now + kept)

@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry
 from penstock_contract.flags import quantity_flag
 from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_gateway.batches.app import Service, create_app
-from penstock_gateway.batches.asking import Asker
-from penstock_gateway.batches.book import Book
 from penstock_gateway.batches.database import Database, FolderTakenError
 from penstock_gateway.batches.files import Files
+from penstock_gateway.batches.gateway_client import GatewayClient
 from penstock_gateway.batches.keeper import Keeper
 from penstock_gateway.batches.limits import Limits
 from penstock_gateway.batches.metrics import BatchMetrics
+from penstock_gateway.batches.store import BatchStore
 
 log = logging.getLogger("penstock.batches")
 
@@ -54,10 +54,10 @@ async def _serve(options: argparse.Namespace, seals: Seals, database: Database) 
         batches=options.max_batches,
         concurrency=options.concurrency,
     )
-    files, book = Files(database), Book(database)
-    asker = Asker(options.gateway, seals, limits.concurrency)
-    keeper = Keeper(files, book, asker, limits.concurrency, metrics)
-    app = create_app(Service(files, book, keeper, seals, limits), registry)
+    files, store = Files(database), BatchStore(database)
+    gateway = GatewayClient(options.gateway, seals, limits.concurrency)
+    keeper = Keeper(files, store, gateway, limits.concurrency, metrics)
+    app = create_app(Service(files, store, keeper, seals, limits), registry)
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -76,7 +76,7 @@ async def _serve(options: argparse.Namespace, seals: Seals, database: Database) 
     broken = keeping.done()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    await asker.close()
+    await gateway.close()
     database.close()
     return 1 if broken else 0
 

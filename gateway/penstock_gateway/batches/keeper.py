@@ -6,14 +6,14 @@ import time
 import traceback
 from typing import Final
 
-from penstock_gateway.batches.asking import Asker
 from penstock_gateway.batches.batch import Batch, Status
-from penstock_gateway.batches.book import Book
 from penstock_gateway.batches.files import Files
+from penstock_gateway.batches.gateway_client import GatewayClient
 from penstock_gateway.batches.limits import LONGEST_KEPT
 from penstock_gateway.batches.metrics import BatchMetrics
 from penstock_gateway.batches.run import Run
 from penstock_gateway.batches.steps import finish, validate
+from penstock_gateway.batches.store import BatchStore
 from penstock_gateway.batches.turns import next_ones
 
 log = logging.getLogger("penstock.batches")
@@ -28,18 +28,23 @@ class Keeper:
 
     Args:
         files: of all tenants.
-        book: of all batches.
-        asker: of the gateway.
+        store: of all batches.
+        gateway: of the gateway.
         concurrency: requests in flight.
         metrics: of the service.
     """
 
     def __init__(
-        self, files: Files, book: Book, asker: Asker, concurrency: int, metrics: BatchMetrics
+        self,
+        files: Files,
+        store: BatchStore,
+        gateway: GatewayClient,
+        concurrency: int,
+        metrics: BatchMetrics,
     ) -> None:
         self._files = files
-        self._book = book
-        self._asker = asker
+        self._store = store
+        self._gateway = gateway
         self._concurrency = concurrency
         self._metrics = metrics
         self._carried: dict[str, asyncio.Task[None]] = {}
@@ -53,7 +58,7 @@ class Keeper:
         try:
             while True:
                 self._woken.clear()
-                active = await asyncio.to_thread(self._book.active)
+                active = await asyncio.to_thread(self._store.active)
                 self._metrics.batches(active)
                 for batch in next_ones(active, self._carried):
                     self._begin(batch.id)
@@ -96,12 +101,12 @@ class Keeper:
 
     async def _step(self, batch_id: str) -> bool:
         """Return whether there is another step."""
-        batch = await asyncio.to_thread(self._book.find, batch_id)
+        batch = await asyncio.to_thread(self._store.find, batch_id)
         if batch is None:
             return False
         match batch.status:
             case Status.VALIDATING:
-                await asyncio.to_thread(validate, batch, self._files, self._book)
+                await asyncio.to_thread(validate, batch, self._files, self._store)
                 return await self._failed_not(batch_id)
             case Status.IN_PROGRESS:
                 await self._execute(batch)
@@ -113,7 +118,7 @@ class Keeper:
                 return False
 
     async def _failed_not(self, batch_id: str) -> bool:
-        batch = await asyncio.to_thread(self._book.find, batch_id)
+        batch = await asyncio.to_thread(self._store.find, batch_id)
         if batch is not None and batch.status is Status.FAILED:
             self._metrics.ended(Status.FAILED)
             return False
@@ -122,7 +127,7 @@ class Keeper:
     async def _execute(self, batch: Batch) -> None:
         """Run a batch until it is done or its window is over."""
         source = self._files.path(batch.input_file)
-        run = Run(batch, source, self._book, self._asker, self._share, self._metrics)
+        run = Run(batch, source, self._store, self._gateway, self._share, self._metrics)
         self._running += 1
         try:
             async with asyncio.timeout(max(0.0, batch.expires - time.time())):
@@ -131,10 +136,10 @@ class Keeper:
             log.info("batch %s has expired", batch.id)
         finally:
             self._running -= 1
-        await asyncio.to_thread(self._book.move, batch.id, Status.FINALIZING, time.time())
+        await asyncio.to_thread(self._store.move, batch.id, Status.FINALIZING, time.time())
 
     async def _finish(self, batch: Batch) -> None:
-        ended = await asyncio.to_thread(finish, batch, self._files, self._book)
+        ended = await asyncio.to_thread(finish, batch, self._files, self._store)
         if ended is None:
             return
         counts = ended.counts
@@ -153,6 +158,6 @@ class Keeper:
         while True:
             now = time.time()
             await asyncio.to_thread(self._files.expire, now)
-            await asyncio.to_thread(self._book.expire, now - LONGEST_KEPT)
+            await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT)
             self._metrics.stored(*await asyncio.to_thread(self._files.stored))
             await asyncio.sleep(CLEAN_EVERY)

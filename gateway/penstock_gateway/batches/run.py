@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from penstock_gateway.batches.asking import Answer, Asker, Fate, fate
 from penstock_gateway.batches.batch import Batch
-from penstock_gateway.batches.book import Book, Entry
+from penstock_gateway.batches.gateway_client import Answer, Fate, GatewayClient, fate
 from penstock_gateway.batches.lines import answer_line, line_id, parse
 from penstock_gateway.batches.metrics import BatchMetrics
+from penstock_gateway.batches.store import BatchStore, Entry
 from penstock_gateway.batches.window import Window
 
 AGAIN_SECONDS: Final = 1.0
@@ -31,8 +31,8 @@ class Run:
     Args:
         batch: that is in progress.
         source: its input file.
-        book: has its requests, and gets their answers.
-        asker: of the gateway.
+        store: has its requests, and gets their answers.
+        gateway: of the gateway.
         most: returns how many requests it may have in flight.
         metrics: of the service.
     """
@@ -41,22 +41,22 @@ class Run:
         self,
         batch: Batch,
         source: Path,
-        book: Book,
-        asker: Asker,
+        store: BatchStore,
+        gateway: GatewayClient,
         most: Callable[[], int],
         metrics: BatchMetrics,
     ) -> None:
         self._batch = batch
         self._source = source
-        self._book = book
-        self._asker = asker
+        self._store = store
+        self._gateway = gateway
         self._most = most
         self._metrics = metrics
         self._window = Window()
         self._turns: deque[_Turn] = deque()
         self._flying: set[asyncio.Task[None]] = set()
         self._last = 0
-        """Number of the last request that was taken from the book."""
+        """Number of the last request that was taken from the store."""
         self._read_all = False
 
     async def until_done(self) -> None:
@@ -75,7 +75,7 @@ class Run:
     async def _more(self) -> bool:
         """Return whether there is anything to send."""
         if not self._turns and not self._read_all:
-            found = await asyncio.to_thread(self._book.unanswered, self._batch.id, self._last)
+            found = await asyncio.to_thread(self._store.unanswered, self._batch.id, self._last)
             self._turns.extend(_Turn(entry) for entry in found)
             self._last = found[-1].number if found else self._last
             self._read_all = not found
@@ -112,7 +112,7 @@ class Run:
         sent_at = time.monotonic()
         self._metrics.in_flight(1)
         try:
-            answer = await self._asker.ask(self._batch.tenant, self._batch.endpoint, body)
+            answer = await self._gateway.ask(self._batch.tenant, self._batch.endpoint, body)
         finally:
             self._metrics.in_flight(-1)
         match fate(answer.status, turn.failures):
@@ -131,7 +131,7 @@ class Run:
         batch, ok = self._batch, answer.ok
         own = line_id(batch.id, entry.number)
         line = answer_line(own, entry.custom_id, answer.status, answer.request_id, answer.body)
-        kept = asyncio.to_thread(self._book.answered, batch.id, entry.number, line, ok=ok)
+        kept = asyncio.to_thread(self._store.answered, batch.id, entry.number, line, ok=ok)
         if await kept:
             self._metrics.requests("completed" if ok else "failed")
 

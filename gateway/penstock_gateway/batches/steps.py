@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from penstock_gateway.batches.batch import Batch, Problem, Status
-from penstock_gateway.batches.book import Book, Entry
 from penstock_gateway.batches.files import OUTPUT, File, Files
 from penstock_gateway.batches.limits import LONGEST_KEPT, MOST_LINES
 from penstock_gateway.batches.lines import (
@@ -20,18 +19,19 @@ from penstock_gateway.batches.lines import (
     parse,
     unanswered_line,
 )
+from penstock_gateway.batches.store import BatchStore, Entry
 
 MOST_PROBLEMS: Final = 100
 """That are told of a file."""
 
 
-def validate(batch: Batch, files: Files, book: Book) -> None:
+def validate(batch: Batch, files: Files, store: BatchStore) -> None:
     """Bring a batch to `in_progress` with its requests, or to `failed` with what is wrong."""
     entries, problems = check(files.path(batch.input_file), batch.endpoint)
     if problems:
-        book.move(batch.id, Status.FAILED, time.time(), problems=tuple(problems))
+        store.move(batch.id, Status.FAILED, time.time(), problems=tuple(problems))
     else:
-        book.validated(batch.id, entries, time.time())
+        store.validated(batch.id, entries, time.time())
 
 
 def check(source: Path, endpoint: str) -> tuple[list[Entry], list[Problem]]:
@@ -86,7 +86,7 @@ def _entry(number: int, start: int, line: bytes, endpoint: str, seen: set[str]) 
     return Entry(number, custom_id, start, len(line))
 
 
-def finish(batch: Batch, files: Files, book: Book) -> Batch | None:
+def finish(batch: Batch, files: Files, store: BatchStore) -> Batch | None:
     """Write a batch's output and errors, and end it; the same again after a crash.
 
     Returns:
@@ -95,16 +95,16 @@ def finish(batch: Batch, files: Files, book: Book) -> Batch | None:
     ending = batch.ending
     unanswered = CANCELLED if ending is Status.CANCELLED else EXPIRED
     now = time.time()
-    output = _write(batch, "output", _answered(book, batch), files, now)
-    errors = _write(batch, "errors", _failed(book, batch, unanswered), files, now)
+    output = _write(batch, "output", _answered(store, batch), files, now)
+    errors = _write(batch, "errors", _failed(store, batch, unanswered), files, now)
 
     def also(connection: sqlite3.Connection) -> None:
         for found in (output, errors):
             if found is not None:
                 files.add(found, connection)
-        book.forget_requests(batch.id, connection)
+        store.forget_requests(batch.id, connection)
 
-    return book.move(
+    return store.move(
         batch.id,
         ending,
         now,
@@ -114,12 +114,12 @@ def finish(batch: Batch, files: Files, book: Book) -> Batch | None:
     )
 
 
-def _answered(book: Book, batch: Batch) -> Iterator[bytes]:
-    return (line.answer for line in book.lines(batch.id) if line.ok and line.answer)
+def _answered(store: BatchStore, batch: Batch) -> Iterator[bytes]:
+    return (line.answer for line in store.lines(batch.id) if line.ok and line.answer)
 
 
-def _failed(book: Book, batch: Batch, unanswered: tuple[str, str]) -> Iterator[bytes]:
-    for line in book.lines(batch.id):
+def _failed(store: BatchStore, batch: Batch, unanswered: tuple[str, str]) -> Iterator[bytes]:
+    for line in store.lines(batch.id):
         if line.ok is None:
             yield unanswered_line(line_id(batch.id, line.number), line.custom_id, *unanswered)
         elif not line.ok and line.answer:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from penstock_gateway.batches.batch import ENDED, NEXT, Batch, Counts, Status
-from penstock_gateway.batches.book import Book, Entry
 from penstock_gateway.batches.database import Database, FolderTakenError
 from penstock_gateway.batches.files import File, Files, Page
 from penstock_gateway.batches.lines import line_id
 from penstock_gateway.batches.steps import finish
+from penstock_gateway.batches.store import BatchStore, Entry
 from penstock_gateway.batches.turns import MOST_AT_ONCE, next_ones
 
 ENTRIES = [Entry(number, f"n{number}", number * 10, 10) for number in range(1, 6)]
@@ -30,11 +30,11 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.temporary = tempfile.TemporaryDirectory(prefix="penstock-book-")
+        self.temporary = tempfile.TemporaryDirectory(prefix="penstock-batches-")
         self.folder = Path(self.temporary.name)
         self.database = Database(self.folder)
-        self.book, self.files = Book(self.database), Files(self.database)
-        self.book.add(batch())
+        self.store, self.files = BatchStore(self.database), Files(self.database)
+        self.store.add(batch())
         self.answered: dict[int, bytes] = {}
         """What was kept first."""
         self.now = 100.0
@@ -45,7 +45,7 @@ class Life(RuleBasedStateMachine):
 
     @property
     def found(self) -> Batch:
-        found = self.book.find("batch_1")
+        found = self.store.find("batch_1")
         assert found is not None
         return found
 
@@ -53,20 +53,20 @@ class Life(RuleBasedStateMachine):
     def is_killed(self) -> None:
         self.database.close()
         self.database = Database(self.folder)
-        self.book, self.files = Book(self.database), Files(self.database)
+        self.store, self.files = BatchStore(self.database), Files(self.database)
         self.files.sweep()
 
     @rule()
     def is_validated(self) -> None:
         before = self.found.status
-        moved = self.book.validated("batch_1", ENTRIES, self.now)
+        moved = self.store.validated("batch_1", ENTRIES, self.now)
         assert (moved is not None) == (before is Status.VALIDATING)
 
     @rule(entry=st.sampled_from(ENTRIES), ok=st.booleans(), text=st.binary(min_size=1))
     def is_answered(self, entry: Entry, ok: bool, text: bytes) -> None:
         line = b"%d %s\n" % (entry.number, text.hex().encode())
         runs = self.found.status is Status.IN_PROGRESS
-        kept = self.book.answered("batch_1", entry.number, line, ok=ok)
+        kept = self.store.answered("batch_1", entry.number, line, ok=ok)
         assert kept == (runs and entry.number not in self.answered)
         if kept:
             self.answered[entry.number] = line
@@ -74,7 +74,7 @@ class Life(RuleBasedStateMachine):
     @rule(status=st.sampled_from([Status.FINALIZING, Status.CANCELLING, Status.FAILED]))
     def comes_to(self, status: Status) -> None:
         allowed = status in NEXT.get(self.found.status, ())
-        moved = self.book.move("batch_1", status, self.now)
+        moved = self.store.move("batch_1", status, self.now)
         assert (moved is not None) == allowed
 
     @precondition(lambda self: self.found.status in (Status.FINALIZING, Status.CANCELLING))
@@ -88,14 +88,14 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.found.status in (Status.FINALIZING, Status.CANCELLING))
     @rule()
     def is_finished(self) -> None:
-        assert finish(self.found, self.files, self.book) is not None
+        assert finish(self.found, self.files, self.store) is not None
 
     @invariant()
     def counts_are_right(self) -> None:
         counts = self.found.counts
         assert counts.completed + counts.failed == len(self.answered)
         if self.found.status is Status.IN_PROGRESS:
-            left = [entry.number for entry in self.book.unanswered("batch_1", 0)]
+            left = [entry.number for entry in self.store.unanswered("batch_1", 0)]
             assert sorted([*left, *self.answered]) == [entry.number for entry in ENTRIES]
 
     @invariant()
@@ -118,7 +118,7 @@ class Life(RuleBasedStateMachine):
         return self.files.path(file_id).read_bytes().splitlines(keepends=True)
 
 
-class _Dying(Book):
+class _Dying(BatchStore):
     """Forgets to commit."""
 
     def forget_requests(self, batch_id: str, connection: sqlite3.Connection) -> None:
@@ -130,13 +130,13 @@ TestLife.settings = settings(max_examples=40, stateful_step_count=25, deadline=N
 
 
 def test_an_answer_is_kept_once(tmp_path: Path) -> None:
-    book = Book(Database(tmp_path))
-    book.add(batch())
-    book.validated("batch_1", ENTRIES, 100)
-    assert book.answered("batch_1", 1, b"first\n", ok=True)
-    assert not book.answered("batch_1", 1, b"second\n", ok=False)
-    assert next(book.lines("batch_1")).answer == b"first\n"
-    found = book.find("batch_1")
+    store = BatchStore(Database(tmp_path))
+    store.add(batch())
+    store.validated("batch_1", ENTRIES, 100)
+    assert store.answered("batch_1", 1, b"first\n", ok=True)
+    assert not store.answered("batch_1", 1, b"second\n", ok=False)
+    assert next(store.lines("batch_1")).answer == b"first\n"
+    found = store.find("batch_1")
     assert found is not None
     assert found.counts == Counts(5, 1, 0)
 
@@ -151,17 +151,17 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 
 def test_files_go_when_their_time_is_over_unless_a_batch_reads_them(tmp_path: Path) -> None:
     database = Database(tmp_path)
-    files, book = Files(database), Book(database)
+    files, store = Files(database), BatchStore(database)
     for name in ("file-1", "file-2"):
         with files.written(name) as content:
             content.write(b"x")
         files.put(File(name, "ann", "batch", "a", 1, 100, 150))
-    book.add(batch())  # of file-1
+    store.add(batch())  # of file-1
     assert files.expire(149) == 0
     assert files.expire(150) == 1
     assert files.find("ann", "file-1") is not None
     assert not files.path("file-2").exists()
-    book.move("batch_1", Status.FAILED, 160)
+    store.move("batch_1", Status.FAILED, 160)
     assert files.expire(160) == 1
     assert files.stored() == (0, 0)
 

@@ -59,7 +59,7 @@ def fate(status: int, failures: int) -> Fate:
     return Fate.DONE
 
 
-class Asker:
+class GatewayClient:
     """Sends requests for tenants.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a client may order: a batch of a file, a time for which it is kept, room for more."""
+"""What a client may have made: a batch of a file, a time for which it is kept, room for more."""
 
 import secrets
 import time
@@ -7,7 +7,6 @@ from typing import Any
 from penstock_contract.api.base import seconds
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.batches.batch import ACTIVE, Batch
-from penstock_gateway.batches.book import Book
 from penstock_gateway.batches.files import PURPOSE, Files
 from penstock_gateway.batches.limits import (
     LONGEST_KEPT,
@@ -17,11 +16,14 @@ from penstock_gateway.batches.limits import (
     Limits,
 )
 from penstock_gateway.batches.lines import ENDPOINTS
+from penstock_gateway.batches.store import BatchStore
 
 Json = dict[str, Any]
 
 
-def order(asked: Json, tenant: str, files: Files, book: Book, limits: Limits) -> Batch:
+def create_batch(
+    asked: Json, tenant: str, files: Files, store: BatchStore, limits: Limits
+) -> Batch:
     """Return a new batch.
 
     Raises:
@@ -34,7 +36,7 @@ def order(asked: Json, tenant: str, files: Files, book: Book, limits: Limits) ->
     metadata = _metadata(asked.get("metadata"))
     output_kept = _output_kept(asked.get("output_expires_after"))
     input_file = _input_file(asked.get("input_file_id"), tenant, files)
-    if book.count(tenant, ACTIVE) >= limits.batches:
+    if store.count(tenant, ACTIVE) >= limits.batches:
         message = f"{limits.batches} batches have not ended; wait for one of them."
         raise ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=60)
     now = int(time.time())
@@ -49,7 +51,7 @@ def order(asked: Json, tenant: str, files: Files, book: Book, limits: Limits) ->
         metadata=metadata,
         output_expires_after=output_kept,
     )
-    book.add(batch)
+    store.add(batch)
     return batch
 
 

@@ -37,7 +37,7 @@ class Line(NamedTuple):
     answer: bytes | None
 
 
-class Book:
+class BatchStore:
     """All batches."""
 
     def __init__(self, database: Database) -> None:

@@ -35,7 +35,6 @@ from penstock_worker.server.trusted import Trusted
 RETRY_AFTER = 1.0
 """Seconds; another worker can take the request at once, so the gateway need not wait."""
 
-
 HAND_BACK_SECONDS = 1.0
 """For the last error event of every stream, once the grace is over."""
 
@@ -44,7 +43,6 @@ class Service:
     """One served model.
 
     Args:
-        served: the model; None until the engine is ready.
         names: served names, the first of which labels the metrics.
         client: the engine.
         metrics: where everything is counted.
@@ -63,6 +61,7 @@ class Service:
         self.client = client
         self.metrics = metrics
         self.served: Served | None = None
+        """None until the engine is ready."""
         self.epoch = ""
         self.created = int(time.time())
         self._leaving = False

@@ -1,6 +1,6 @@
 """What models are for, and the routes that are for it: gateway and worker refuse alike."""
 
-from typing import Final
+from typing import Any, Final
 
 from penstock_contract.api.engine import Task
 from penstock_contract.errors import ApiError, ErrorCode
@@ -16,12 +16,32 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 GENERATION: Final = (CHAT, COMPLETIONS)
 
+TEXT_FIELDS: Final = ("input",)
+"""Of bodies that have inputs by themselves."""
+PAIR_FIELDS: Final = (
+    ("query", "documents"),
+    ("text_1", "text_2"),
+    ("queries", "documents"),
+    ("data_1", "data_2"),
+)
+"""Of bodies that have texts to compare."""
+
 ROUTES: Final = {
     Task.GENERATE: GENERATION,
     Task.EMBED: POOLING_PATHS,  # texts are compared by their vectors' cosine
     Task.SCORE: (SCORE, *RERANK),
 }
 """Of each task; those that all models have, such as /tokenize, belong to none."""
+
+PROOFS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    (COMPLETIONS, {"prompt": "1", "max_tokens": 1, "temperature": 0}),
+    (EMBEDDINGS, {"input": "1"}),
+    (SCORE, {"text_1": "1", "text_2": "1"}),
+)
+"""Requests of which a worker that works answers one; a model for something else refuses others."""
+
+NOT_THIS: Final = (400, 404)
+"""How it refuses them: ours with a code, vLLM also by not having the route."""
 
 _WORDS: Final = {
     Task.GENERATE: "generates text",

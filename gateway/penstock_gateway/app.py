@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
+from penstock_contract.tasks import GENERATION, POOLING_PATHS
 from penstock_gateway.completions import DIALECTS, bug
 from penstock_gateway.introspection import Introspection
 from penstock_gateway.relay.relay import Relay
@@ -22,7 +23,7 @@ from penstock_gateway.tenants.tenant_request import model_not_found
 if TYPE_CHECKING:
     from penstock_gateway.batch_service import BatchService
 
-RELAYED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *DIALECTS)
+RELAYED = (*GENERATION, *POOLING_PATHS, "/tokenize", "/detokenize", *DIALECTS)
 BATCH_PATHS = ("/v1/files", "/v1/batches")
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -150,6 +151,8 @@ def _error_handlers(app: FastAPI) -> None:
 
 def _model(name: str, model: FleetModel) -> dict[str, object]:
     found = {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
+    if model.task.is_pooling:
+        found["task"] = model.task.lower()
     return {**found, "parent": model.name} if name in model.adapters else found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from penstock_contract import headers
 from penstock_contract.errors import ErrorCode
 from penstock_contract.metrics import Fault, Outcome
+from penstock_contract.tasks import CHAT, COMPLETIONS, EMBEDDINGS
 from penstock_gateway.instruments import Instruments
 from penstock_gateway.metrics import GatewayMetrics, OfModel, RequestMetrics
 from penstock_gateway.relay.call import Call, Serve
@@ -24,7 +25,7 @@ log = logging.getLogger("penstock.gateway.traces")
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TRACEPARENT: Final = headers.TRACEPARENT.encode()
-_OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+_OPERATIONS: Final = {CHAT: "chat", COMPLETIONS: "text_completion", EMBEDDINGS: "embeddings"}
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> bool:

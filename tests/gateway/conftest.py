@@ -8,6 +8,7 @@ from gateway_process import GatewayProcess
 from stub_worker import StubWorker
 
 from penstock_contract.api import Role
+from penstock_contract.api.engine import Task
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
@@ -46,6 +47,7 @@ class Gateway(GatewayProcess):
         disaggregation: FleetDisaggregation | None = None,
         tpot: float | None = None,
         ttft: float | None = None,
+        task: Task = Task.AUTO,
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
@@ -59,6 +61,7 @@ class Gateway(GatewayProcess):
             disaggregation=disaggregation or FleetDisaggregation(),
             tpot=tpot,
             ttft=ttft,
+            task=task,
         )
         Fleet(
             generation=self.generation,

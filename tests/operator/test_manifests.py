@@ -382,6 +382,27 @@ def test_without_a_tier_nothing_is_mounted() -> None:
     assert "/kv" not in str(found)
 
 
+def test_what_a_model_is_for_is_told_to_the_worker() -> None:
+    infd = deployment(engine={"task": "Embed"})
+    arguments = pod(infd)["containers"][0]["args"]
+    assert arguments[arguments.index("--task") + 1] == "embed"
+    assert "--task" not in pod(deployment())["containers"][0]["args"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "field"),
+    [
+        ({"quantization": {"weights": "int8"}}, "quantization"),
+        ({"kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]}, "kvTiers"),
+    ],
+)
+def test_what_an_embedding_model_cannot_do_is_refused_by_field(
+    engine: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Unsupported, match=field):
+        pod(deployment(engine={"task": "Embed", **engine}))
+
+
 def test_a_model_on_somebodys_machine_is_no_model_in_a_cluster() -> None:
     with pytest.raises(Unsupported):
         objects(deployment(model={"uri": "file:///home/me/model"}))

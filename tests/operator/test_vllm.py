@@ -57,7 +57,33 @@ def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:
         assert run(command, server).returncode != 0
     with engine(status=200) as server:
         assert run(command, server).returncode == 0
-    assert server.asked == [{"model": "chat", "prompt": "1", "max_tokens": 1}]
+    assert server.asked == [{"model": "chat", "prompt": "1", "max_tokens": 1, "temperature": 0}]
+
+
+def test_a_model_that_embeds_is_asked_for_a_vector() -> None:
+    with engine(routes=("/v1/embeddings",)) as server:
+        command = container(task="Embed")["startupProbe"]["exec"]["command"]
+        assert run(command, server).returncode == 0
+    assert server.asked[-1] == {"model": "chat", "input": "1"}
+    with engine(routes=("/v1/score",)) as server:
+        assert run(command, server).returncode == 0
+    with engine(routes=()) as server:
+        assert run(command, server).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("Generate", ["--runner", "generate"]),
+        ("Embed", ["--runner", "pooling", "--convert", "embed"]),
+        ("Score", ["--runner", "pooling", "--convert", "classify"]),
+    ],
+)
+def test_what_a_model_is_for_is_said_as_vllm_spells_it(task: str, flags: list[str]) -> None:
+    arguments = container(task=task)["args"]
+    begin = arguments.index("--runner")
+    assert arguments[begin : begin + len(flags)] == flags
+    assert "--runner" not in container()["args"]
 
 
 def test_the_first_probe_shows_the_token_that_the_engine_asks_for(
@@ -78,6 +104,8 @@ def test_it_is_stopped_only_when_its_last_request_has_ended() -> None:
 
 class Engine(ThreadingHTTPServer):
     status = 200
+    routes: tuple[str, ...] | None = None
+    """None: all."""
     asked: list[dict[str, Any]]
     shown: list[str]
     running: list[int]
@@ -93,7 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.asked.append(json.loads(body))
         self.server.shown.append(self.headers["authorization"])
-        self.send_response(self.server.status)
+        known = self.server.routes is None or self.path in self.server.routes
+        self.send_response(self.server.status if known else 404)
         self.end_headers()
 
     def do_GET(self) -> None:
@@ -108,10 +137,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def engine(status: int = 200, running: list[int] | None = None) -> Iterator[Engine]:
+def engine(
+    status: int = 200,
+    running: list[int] | None = None,
+    routes: tuple[str, ...] | None = None,
+) -> Iterator[Engine]:
     server = Engine(("127.0.0.1", 0), Handler)
     server.status, server.asked, server.shown = status, [], []
-    server.running = running or []
+    server.running, server.routes = running or [], routes
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -315,3 +315,36 @@ def test_the_budget_bounds_growth_and_takes_nothing_away(
     )
     if grew:
         assert sum(d.replicas * gpus[n] for n, d in found.items()) <= budget
+
+
+EMBEDDER = ServiceCurve(a=0.002, b_p=1e-5, b_d=0.0, c=0.0)
+
+
+def test_what_only_computes_inputs_is_sized_by_its_prompts_alone() -> None:
+    """λ·w = 200/s · 1,000 tokens · 10 µs: two replicas are busy, and none waits for a token."""
+    bounds = (PoolBounds("default", Role.PREFILL, minimum=1, maximum=40),)
+    spec = replace(SPEC, pools=bounds, ttft=Objective(0.99, 0.2), tpot=None)
+    view = PoolView(
+        desired=1,
+        ready=1,
+        running=Signal(3),
+        waiting=Signal(0),
+        waiting_tokens=Signal(0),
+        kv_tokens=Signal(0),
+        curve=EMBEDDER,
+    )
+    traffic = Traffic(
+        arrivals=Signal(200),
+        uncached_tokens=Signal(200_000),
+        input_tokens=Signal(1000),
+        output_tokens=Signal(0),
+        queued_requests=Signal(0),
+        queued_tokens=Signal(0),
+    )
+    _, found = decide(ScalingState(), Observation(traffic, {"default": view}), spec, 0.0)
+    decision = found.pools["default"]
+    assert decision.need is not None
+    assert decision.need.numbers["prefill_work"] == pytest.approx(2.0)
+    assert decision.need.numbers["decode_work"] == 0.0
+    assert decision.need.binding == "ttft"
+    assert 3 <= decision.replicas <= 5

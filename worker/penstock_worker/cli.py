@@ -217,6 +217,7 @@ def _generating_only(options: argparse.Namespace) -> str:
     for flag, given in (
         ("--adapter", options.adapter),
         ("--kv-events", options.kv_events is not None),
+        ("--kv-tier-disk", options.kv_tier_disk is not None),
         ("--kv-transfer", options.kv_transfer is not None),
         ("--speculative", options.speculative != "none"),
         ("--runner sim", options.runner == "sim"),

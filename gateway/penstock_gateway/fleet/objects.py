@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from penstock_contract.api import Role
-from penstock_contract.api.engine import Engine
+from penstock_contract.api.engine import Engine, Task
 from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry, Slo
 from penstock_contract.api.stored import as_stored
 from penstock_contract.fleet import (
@@ -40,6 +40,7 @@ class Claim(Asked):
     """Seconds between two tokens."""
     ttft: float | None = None
     """Seconds to the first one."""
+    task: Task = Task.AUTO
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def claim(found: Object) -> Claim:
         disaggregation=_disaggregation(found.get("spec", {})),
         tpot=_slo(found.get("spec", {})).tpot_seconds,
         ttft=_slo(found.get("spec", {})).ttft_seconds,
+        task=_task(found.get("spec", {})),
     )
 
 
@@ -130,6 +132,7 @@ def _model(found: Claim, names: list[str], own: list[str]) -> FleetModel:
         disaggregation=found.disaggregation,
         tpot=found.tpot,
         ttft=found.ttft,
+        task=found.task,
     )
 
 
@@ -177,6 +180,14 @@ def _slo(spec: Mapping[str, Any]) -> Slo:
         return as_stored(Slo.model_validate, spec.get("slo", {}))
     except ValidationError:
         return Slo()
+
+
+def _task(spec: Mapping[str, Any]) -> Task:
+    """Return what the model is for; Auto when the spec has other words for it."""
+    try:
+        return Task(spec.get("engine", {}).get("task", Task.AUTO))
+    except ValueError:
+        return Task.AUTO
 
 
 def _state(pod: Object) -> WorkerState | None:

@@ -211,7 +211,8 @@ class Attempt:
             raise RefusalError(response, body)
         if response.status != 200:
             return _UNKNOWN
-        usage = None if self._admitted.parsed.stream else of_answer(body)
+        streams = self._admitted.parsed.stream and self._admitted.call.path in STREAMED
+        usage = None if streams else of_answer(body)
         if usage is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
         return usage

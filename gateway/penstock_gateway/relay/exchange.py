@@ -18,6 +18,7 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
+from penstock_contract.tasks import POOLING_PATHS
 from penstock_gateway.relay.attempt import Attempt, RefusalError
 from penstock_gateway.relay.client import Client
 from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
@@ -171,9 +172,10 @@ class Exchange:
             whose += f"\0{admitted.parsed.model}"
         return Prompt(
             prefix_keys(prompt, whose.encode()),
-            len(prompt),
+            admitted.parsed.size,
             admitted.call.header(_AFFINITY) or None,
-            admitted.parsed.stream,
+            # Vectors and scores are there when their inputs are computed, as first tokens are.
+            admitted.parsed.stream or admitted.call.path in POOLING_PATHS,
         )
 
     def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
@@ -181,7 +183,9 @@ class Exchange:
         model, prompt = self._admitted.model, self._progress.prompt
         if model.canary is None:
             return self._ranked(workers, None)[0]
-        session = session_key(prompt.session, prompt.keys, self._admitted.parsed.prompt)
+        session = session_key(
+            prompt.session, prompt.keys, self._admitted.parsed.prompt or self._admitted.body
+        )
         ranking = self._ranked(workers, preferred(workers, model.canary, session))
         revision = model.canary.revision
         trial = frozenset(worker.id for worker in self._workers() if worker.revision == revision)

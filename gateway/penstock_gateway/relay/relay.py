@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock_contract import headers
+from penstock_contract.api.engine import Task
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.first_token import backlog
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
 from penstock_contract.on_behalf import Seals, Towards
+from penstock_contract.tasks import refuse_other_task
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
@@ -170,11 +172,13 @@ class Relay:
             parsed = parse(body)
             body = self._harmless(body, parsed)
             model = self._model(parsed.model)
-            tokens = int(len(parsed.prompt) / BYTES_PER_TOKEN)
+            tokens = int(parsed.size / BYTES_PER_TOKEN)
             found = tenant_request.authorize(
                 parsed.model, model, parsed.tier, tokens, parsed.most_tokens
             )
-            size, spare = len(parsed.prompt), tenant_request.spare
+            if model.task is not Task.AUTO:
+                refuse_other_task(parsed.model, model.task, call.path)
+            size, spare = parsed.size, tenant_request.spare
             permit = self.gates.offer(model, found, size, spare=spare)
         except ApiError as error:
             self.metrics.refused(error.code, tenant_request.tenant.id)

@@ -16,6 +16,7 @@ from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.client_connection import Headers
+from penstock_gateway.relay.inputs import inputs_size
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
@@ -40,6 +41,8 @@ class ParsedRequest:
         self.stream = body.get("stream") is True
         self.prompt = _prompt(body)
         """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
+        self.size = len(self.prompt) or inputs_size(body)
+        """Bytes of what is to be computed: the prompt, or inputs, which have no prefix to share."""
         self.tier = tier if isinstance(tier, str) else ""
         """OpenAI's `service_tier`: the request class that is asked for."""
         self.most_tokens = _most_tokens(body)

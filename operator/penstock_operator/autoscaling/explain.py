@@ -1,6 +1,7 @@
 """A decision in plain words, with its arithmetic. Pure."""
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 
 from penstock_contract.api import InferenceDeploymentStatus, PoolStatus, Role
 from penstock_contract.conditions import ConditionType
@@ -102,7 +103,7 @@ def _measured(
         rows += _work(seen, curve, bounds)
     rows.append(("queued", _said(traffic.queued_requests, ""), "requests wait at the gateways"))
     rows.append(("running", _said(view.running, ""), f"sequences in {view.ready} ready workers"))
-    if curve and view.kv_tokens.value is not None:
+    if curve and isfinite(curve.kv_tokens) and view.kv_tokens.value is not None:
         held = f"tokens of {curve.kv_tokens:.0f} in a worker"
         rows.append(("KV cache", f"{view.kv_tokens.value:.0f}", held))
     if traffic.late_share.value is not None:

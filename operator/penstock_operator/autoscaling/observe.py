@@ -112,7 +112,7 @@ def _view(
 
     def kv(pair: ScrapePair) -> float | None:
         usage = pair.latest.total(names.KV_USAGE)
-        return None if usage is None else usage * (kv_capacity([pair]) or capacity)
+        return usage * (kv_capacity([pair]) or capacity) if usage else usage
 
     waiting = gather(pairs, level(names.WAITING, ANY), now)
     view = PoolView(
@@ -152,7 +152,8 @@ def _decoding(pair: ScrapePair, curve: ServiceCurve) -> float | None:
     if running is None or usage is None:
         return None
     took = _step_seconds(pair)
-    return (curve.b_d * running + curve.c * usage * curve.kv_tokens) / took if took else 0.0
+    context = usage * curve.kv_tokens if usage else 0.0
+    return (curve.b_d * running + curve.c * context) / took if took else 0.0
 
 
 def _traffic(

@@ -6,6 +6,7 @@ interval is seen from outside, so that the cost is known after intervals of diff
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import inf
 
 from penstock_contract.step_cost import Totals, moments
 from penstock_operator.autoscaling import names
@@ -57,17 +58,20 @@ def _outside_totals(pair: ScrapePair) -> Totals | None:
     capacity = kv_capacity([pair])
     if not steps or not gaps or between is None or tokens is None or decoded is None:
         return None
-    context = steps * (usage or 0.0) * (capacity or 0.0)
+    context = steps * usage * (capacity or 0.0) if usage else 0.0
     return Totals(steps, steps * between / gaps, max(0.0, tokens - decoded), decoded, context)
 
 
 def kv_capacity(pairs: Sequence[ScrapePair]) -> float | None:
-    """Return the KV tokens of one worker: the least of all, should they differ."""
+    """Return the KV tokens of one worker: the least of all, should they differ.
+
+    One that computes vectors keeps no KV, so it can hold any number.
+    """
     found = []
     for pair in pairs:
         for labels, _ in pair.latest.series(names.CACHE_CONFIG):
             shape = dict(labels)
             size, blocks = shape.get("block_size", ""), shape.get("num_gpu_blocks", "")
             if size.isdigit() and blocks.isdigit():
-                found.append(float(size) * float(blocks))
+                found.append(float(size) * float(blocks) or inf)
     return min(found, default=None)

@@ -1,13 +1,15 @@
-"""Watching one process over HTTP: is it up, can it generate, is it still well.
+"""Watching one process over HTTP: is it up, can it compute, is it still well.
 
-`/health` says that a server answers; only a generated token says that a worker can serve. Both are
-asked before it is called ready, and health from then on.
+`/health` says that a server answers; only a token, or a vector, says that a worker can serve. Both
+are asked before it is called ready, and health from then on.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import httpx
+
+from penstock_contract.tasks import NOT_THIS, PROOFS
 
 STARTING_PAUSE = 0.1
 READY_PAUSE = 1.0
@@ -28,7 +30,7 @@ class Prober:
         ready: Callable[[], None],
         healthy: Callable[[], None],
     ) -> None:
-        """`model` is the served name to generate a token with; None asks for health only."""
+        """`model` is the served name to ask for a token of; None asks for health only."""
         self._client = client
         self._url = url
         self._model = model
@@ -40,7 +42,7 @@ class Prober:
         await self._until(self._health)
         if self._model is not None:
             model = self._model
-            await self._until(lambda: generates(self._client, self._url, model))
+            await self._until(lambda: computes(self._client, self._url, model))
         self._ready()
         while True:
             await asyncio.sleep(READY_PAUSE)
@@ -61,19 +63,24 @@ class Prober:
 
 async def serves(client: httpx.AsyncClient, url: str, model: str) -> bool:
     """Whether a gateway in front of proven workers serves a model, to those who have a key."""
-    return await _asked_for_token(client, url, model) in (httpx.codes.OK, httpx.codes.UNAUTHORIZED)
+    return await _asked_for_proof(client, url, model) in (httpx.codes.OK, httpx.codes.UNAUTHORIZED)
 
 
-async def generates(client: httpx.AsyncClient, url: str, model: str) -> bool:
-    """Whether a server generates a token of a model: the only proof that it serves."""
-    return await _asked_for_token(client, url, model) == httpx.codes.OK
+async def computes(client: httpx.AsyncClient, url: str, model: str) -> bool:
+    """Whether a model answers what it is for, with a token or a vector: the only proof."""
+    return await _asked_for_proof(client, url, model) == httpx.codes.OK
 
 
-async def _asked_for_token(client: httpx.AsyncClient, url: str, model: str) -> int:
-    """Return the status of the answer; 0 when there is none."""
-    body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-    try:
-        answer = await client.post(f"{url}/v1/completions", json=body, timeout=TOKEN_TIMEOUT)
-    except httpx.HTTPError:
-        return 0
-    return answer.status_code
+async def _asked_for_proof(client: httpx.AsyncClient, url: str, model: str) -> int:
+    """Return the status of the answer that says most; 0 when there is none."""
+    status = 0
+    for path, body in PROOFS:
+        asked = {"model": model, **body}
+        try:
+            answer = await client.post(f"{url}{path}", json=asked, timeout=TOKEN_TIMEOUT)
+        except httpx.HTTPError:
+            return 0
+        status = answer.status_code
+        if status not in NOT_THIS:
+            break
+    return status

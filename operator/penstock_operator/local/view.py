@@ -84,6 +84,7 @@ def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet
             ),
             tpot=deployment.spec.slo.tpot_seconds,
             ttft=deployment.spec.slo.ttft_seconds,
+            task=deployment.spec.engine.task,
         )
         for deployment in desired.deployments
     ]

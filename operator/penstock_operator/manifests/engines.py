@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from penstock_contract import handoff, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.engine import KvTier, SpeculativeMethod, WeightQuantization
+from penstock_contract.api.engine import KvTier, SpeculativeMethod, Task, WeightQuantization
+from penstock_contract.tasks import NOT_THIS, PROOFS
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
@@ -27,7 +28,7 @@ class EngineContainer:
     command: tuple[str, ...]
     arguments: tuple[str, ...]
     probe: Object
-    """Succeeds for the first time when the worker has generated a token."""
+    """Succeeds for the first time when the worker has computed something."""
     ports: dict[str, int] = field(default_factory=lambda: {"http": PORT})
     environment: dict[str, str] = field(default_factory=dict)
     token_variable: str = worker_token.ENVIRONMENT
@@ -75,7 +76,7 @@ def engine_container(
         ),
         ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
         tier=next(iter(deployment.spec.engine.kv_tiers), None),
-        # A worker of ours says that it is well only after its engine has generated a token.
+        # A worker of ours says that it is well only after its engine has answered a request.
         probe={"httpGet": {"path": "/health", "port": "http"}},
     )  # fmt: skip
 
@@ -106,6 +107,8 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     arguments: list[str] = []
     for name in (deployment.served_name, *deployment.spec.model.aliases):
         arguments += ["--served-model-name", name]
+    if engine.task is not Task.AUTO:
+        arguments += ["--task", engine.task.lower()]
     arguments += ["--dtype", str(engine.dtype), "--block-size", str(engine.block_size)]
     arguments += _limits(deployment)
     if engine.quantization.weights is not WeightQuantization.NONE:
@@ -149,6 +152,7 @@ def _vllm(
             "--host", "0.0.0.0",
             "--port", str(PORT),
             "--served-model-name", *names,
+            *_VLLM_TASKS[engine.task],
             "--dtype", str(engine.dtype),
             "--tensor-parallel-size", str(pool.spec.parallelism.tensor),
             *_block_size(engine),
@@ -157,8 +161,8 @@ def _vllm(
             *_lora(adapters),
             *engine.extra_args,
         ),
-        # vLLM answers /health before it has generated anything, so a token is asked for.
-        probe={"exec": {"command": ["python3", "-c", _ONE_TOKEN, names[0]]}, "timeoutSeconds": 30},
+        # vLLM answers /health before it has computed anything, so a token or a vector is asked for.
+        probe={"exec": {"command": ["python3", "-c", _PROOF, names[0]]}, "timeoutSeconds": 30},
         environment=_VLLM_ENVIRONMENT,
         token_variable=worker_token.VLLM_ENVIRONMENT,
         shared_memory=True,
@@ -190,13 +194,27 @@ def _lora(adapters: Mapping[str, str]) -> list[str]:
     return ["--enable-lora", "--max-loras", str(len(modules)), "--lora-modules", *modules]
 
 
-_ONE_TOKEN = f"""\
-import json, os, sys, urllib.request
-body = {{"model": sys.argv[1], "prompt": "1", "max_tokens": 1}}
+_VLLM_TASKS = {
+    Task.AUTO: (),
+    Task.GENERATE: ("--runner", "generate"),
+    Task.EMBED: ("--runner", "pooling", "--convert", "embed"),
+    Task.SCORE: ("--runner", "pooling", "--convert", "classify"),
+}
+
+_PROOF = f"""\
+import json, os, sys, urllib.error, urllib.request
 token = os.environ.get("{worker_token.VLLM_ENVIRONMENT}", "")
-urllib.request.urlopen(urllib.request.Request(
-    "http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(),
-    {{"content-type": "application/json", "authorization": "Bearer " + token}}), timeout=25).read()
+for path, body in {PROOFS}:
+    request = urllib.request.Request(
+        "http://127.0.0.1:{PORT}" + path, json.dumps({{"model": sys.argv[1], **body}}).encode(),
+        {{"content-type": "application/json", "authorization": "Bearer " + token}})
+    try:
+        urllib.request.urlopen(request, timeout=25).read()
+        sys.exit()
+    except urllib.error.HTTPError as error:
+        if error.code not in {NOT_THIS}:
+            raise
+sys.exit(1)
 """
 
 _UNTIL_IDLE = f"""\

@@ -36,6 +36,16 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             "vLLM reads checkpoints that are quantised already: use none",
         ),
         (
+            engine.task.is_pooling and bool(tiers),
+            "spec.engine.kvTiers",
+            "use none with a model that embeds or scores, which keeps no KV",
+        ),
+        (
+            ours and engine.task.is_pooling and weights,
+            "spec.engine.quantization.weights",
+            "use none with a model that embeds or scores",
+        ),
+        (
             bool(gpus) and weights,
             "spec.engine.quantization.weights",
             "use none where a pool has GPUs",

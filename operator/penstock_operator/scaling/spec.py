@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from penstock_contract.api import InferenceDeployment, Pool, Role, ScalingPolicy
 from penstock_contract.api.base import seconds
+from penstock_contract.api.engine import Task
 from penstock_contract.api.inference import Objective as ApiObjective
 
 
@@ -62,7 +63,9 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     spec = deployment.spec
     wanted, behavior = spec.autoscaling, spec.autoscaling.behavior
     return ScalingSpec(
-        pools=tuple(_bounds(pool, spec.engine.max_num_seqs) for pool in spec.pools),
+        pools=tuple(
+            _bounds(pool, spec.engine.max_num_seqs, spec.engine.task) for pool in spec.pools
+        ),
         policy=wanted.policy,
         ttft=_objective(spec.slo.ttft),
         tpot=_objective(spec.slo.tpot),
@@ -76,11 +79,12 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     )
 
 
-def _bounds(pool: Pool, slots: int) -> PoolBounds:
+def _bounds(pool: Pool, slots: int, task: Task) -> PoolBounds:
     size, bounds = pool.initial_replicas, pool.scaling
     return PoolBounds(
         name=pool.name,
-        role=pool.role,
+        # What embeds or scores computes prompts and nothing else: it is sized as they are.
+        role=Role.PREFILL if task.is_pooling else pool.role,
         minimum=bounds.min_replicas if bounds else size,
         maximum=bounds.max_replicas if bounds else size,
         slots=slots,

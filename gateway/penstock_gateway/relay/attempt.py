@@ -39,7 +39,6 @@ _FAULT_OF_CODE: Final = {
 }
 """Errors of a worker that say nothing against the request: another worker may do better."""
 
-
 _SERVER_ERRORS: Final = ErrorCode.INTERNAL_ERROR.status
 """From this status on."""
 _UNKNOWN_KEY: Final = ErrorCode.INVALID_API_KEY.status

@@ -16,7 +16,6 @@ from penstock_operator.scaling.state import PoolState, ScalingState
 OLDEST = 3600.0
 """Seconds after which demand has to be learned anew; what a request is worth stays known."""
 
-
 EXACT = 1e6
 """Numbers from here on are times, which seven digits would spoil."""
 ERRORS = 64

@@ -27,7 +27,6 @@ from penstock_operator.snapshot import Obstacle, PoolSnapshot
 LEAVING_COST = -(2**30)
 """pod-deletion-cost of a worker that drains: its ReplicaSet takes it before all others."""
 
-
 FRESH_IN = 0.5
 """Seconds to wait for the gateways' word before it is chosen who is the emptiest."""
 

@@ -26,7 +26,6 @@ class ToolFormat:
     separator: str = ""
     """Between two calls."""
 
-
 HERMES = ToolFormat(
     "hermes", "arguments", opening="<tool_call>", closing="</tool_call>", separator="\n"
 )

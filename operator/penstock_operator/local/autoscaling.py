@@ -16,7 +16,7 @@ from penstock_operator.autoscaling.record import write
 from penstock_operator.autoscaling.report import last_scale, reason
 from penstock_operator.autoscaling.sources import Scraper, Target
 from penstock_operator.autoscaling.topology import PoolTopology, Topology
-from penstock_operator.local.decide import Phase
+from penstock_operator.local.decide import GATEWAY, Phase
 from penstock_operator.local.desired import Desired, PlannedPool
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
@@ -133,7 +133,7 @@ class Autoscaler:
 
     def _topology(self, deployment: InferenceDeployment) -> Topology:
         name, members = deployment.metadata.name, self._members()
-        gateways = [m.id for m in members if m.role is None and m.phase in SERVING]
+        gateways = [m.id for m in members if m.key == GATEWAY.key and m.phase in SERVING]
         pools = []
         for planned in self._desired().pools.values():
             if planned.key.deployment == name:

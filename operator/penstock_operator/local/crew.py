@@ -33,7 +33,7 @@ class Recipe:
     command: Command
     port: int
     role: Role | None
-    """None for the gateway."""
+    """None for the gateway and the batch service."""
     model: str | None
     """Served name, for the one-token probe; None when health is enough."""
 
@@ -107,7 +107,7 @@ class Crew:
             end_group(member.process.pid)  # it may have left children behind
             del self._members[member.id]
             self._probes.pop(member.id).cancel()
-            if member.role is not None:  # the gateway's next process goes on with the same log
+            if member.role is not None:  # a gateway's next process goes on with the same log
                 self._keep_log(self._home.log(member.id))
         if ended:
             self._remember()

@@ -12,6 +12,7 @@ never takes the ready ones below `replicas - max_unavailable`.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from penstock_operator.local.backoff import Backoff
 
@@ -58,6 +59,13 @@ class Wanted:
     drain_timeout: float = 120.0
     settle: float = 0.5
     """Time between draining and SIGTERM, in which the gateway surely hears of it."""
+
+
+GATEWAY: Final = Wanted(key=PoolKey("", "gateway"), replicas=1, revision="", settle=0)
+BATCHES: Final = Wanted(
+    key=PoolKey("", "batches"), replicas=1, revision="", drain_timeout=10, settle=0
+)
+"""The processes that belong to no deployment."""
 
 
 @dataclass(frozen=True)

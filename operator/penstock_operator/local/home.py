@@ -51,6 +51,11 @@ class Home:
         return self.root / "tenants.yaml"
 
     @property
+    def batches(self) -> Path:
+        """Files and batches of the batch service; they outlive the runtime."""
+        return self.root / "batches"
+
+    @property
     def processes(self) -> Path:
         """Process ids with start times, to clean up after a runtime that was killed."""
         return self.root / "processes.json"

@@ -10,7 +10,10 @@ from penstock_operator.local.decide import Phase, PoolKey, Process, Wanted
 
 @dataclass
 class Member:
-    """One process: a worker, or the gateway. Times are monotonic seconds unless said otherwise."""
+    """One process: a worker, the gateway, or the batch service.
+
+    Times are monotonic seconds unless said otherwise.
+    """
 
     id: str
     wanted: Wanted
@@ -18,7 +21,7 @@ class Member:
     process: "subprocess.Popen[bytes]"
     port: int
     role: Role | None
-    """None for the gateway."""
+    """None for the gateway and the batch service."""
     started: float
     started_at: str
     """Wall clock, RFC 3339."""

@@ -6,6 +6,7 @@ is replaced atomically, and only when its content changes.
 """
 
 import asyncio
+import secrets
 import signal
 import time
 from datetime import UTC, datetime
@@ -15,12 +16,14 @@ import httpx
 
 from penstock_contract.api import InferenceDeploymentStatus, Tenant
 from penstock_contract.fleet import Fleet
-from penstock_operator.local import view
+from penstock_operator.local import services, view
 from penstock_operator.local.autoscaling import Autoscaler
 from penstock_operator.local.backoff import Backoff
-from penstock_operator.local.command import HOST, Command, worker_command
+from penstock_operator.local.command import HOST, worker_command
 from penstock_operator.local.crew import Crew, Recipe
 from penstock_operator.local.decide import (
+    BATCHES,
+    GATEWAY,
     Action,
     Drain,
     Kill,
@@ -46,7 +49,6 @@ from penstock_operator.status import status as compute_status
 
 TICK = 0.1
 """Seconds between two looks at processes and desired state."""
-GATEWAY = Wanted(key=PoolKey("", "gateway"), replicas=1, revision="", settle=0)
 
 
 async def run(home: Home, port: int) -> None:
@@ -85,6 +87,9 @@ class Runtime:
         self._tenants: tuple[Tenant, ...] = ()
         self._statuses: dict[str, InferenceDeploymentStatus] = {}
         self._written: dict[str, Any] = {}
+        self._batches_port = free_port(avoid={port})
+        self._batches_token = secrets.token_hex(32)
+        self._serves = False
         self._stopping = False
         self._trouble = ""
 
@@ -163,9 +168,15 @@ class Runtime:
         """Return what to run; while stopping, the workers outlive the gateway."""
         workers = [planned.wanted for planned in self._desired.pools.values()]
         if not self._stopping:
-            return [GATEWAY, *workers]
-        gateway_lives = any(member.role is None for member in self._crew.members)
+            return [GATEWAY, *self._batches(), *workers]
+        gateway_lives = any(member.key == GATEWAY.key for member in self._crew.members)
         return workers if gateway_lives else []
+
+    def _batches(self) -> list[Wanted]:
+        """The batch service is wanted once all else is ready: nobody's first token waits for it."""
+        phases = [member.phase for member in self._crew.members]
+        self._serves = self._serves or (bool(phases) and Phase.STARTING not in phases)
+        return [BATCHES] if self._serves else []
 
     def _note_end(self, member: Member, ended: str, now: float) -> None:
         """Record an end; one that nobody asked for counts as a failure of its pool."""
@@ -199,11 +210,13 @@ class Runtime:
     def _start(self, key: PoolKey, reason: str) -> None:
         planned = self._desired.pools.get(key)
         if planned is None:
-            self._crew.start("gateway", self._gateway(), reason, now_text())
+            make = services.batches if key == BATCHES.key else services.gateway
+            recipe = make(self._home, self._port, self._batches_port, self._batches_token)
+            self._crew.start(key.pool, recipe, reason, now_text())
             return
         self._workers_started += 1
         name = f"{key.deployment}-{key.pool}-{self._workers_started}"
-        port = free_port(avoid={self._port, *self._crew.ports})
+        port = free_port(avoid={self._port, self._batches_port, *self._crew.ports})
         recipe = Recipe(
             wanted=planned.wanted,
             command=worker_command(
@@ -222,14 +235,6 @@ class Runtime:
     def _programs(self) -> dict[str, str]:
         vllm = self._home.vllm
         return {"vllm": str(vllm)} if vllm else {}
-
-    def _gateway(self) -> Recipe:
-        argv = ["penstock-gateway", "--fleet", str(self._home.fleet)]
-        argv += ["--tenants", str(self._home.tenants)]
-        argv += ["--host", HOST, "--port", str(self._port)]
-        argv += ["--drain-timeout", f"{GATEWAY.drain_timeout:.0f}s"]
-        command = Command(tuple(argv), {})
-        return Recipe(GATEWAY, command, self._port, role=None, model=None)
 
     def _write_fleet(self) -> None:
         """Tell the gateway, when there is something new to tell."""

@@ -17,7 +17,7 @@ from penstock_contract.fleet import (
     FleetWorker,
     WorkerState,
 )
-from penstock_operator.local.decide import Phase, PoolKey, Wanted
+from penstock_operator.local.decide import GATEWAY, Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.member import Member
 from penstock_operator.snapshot import PoolSnapshot
@@ -184,7 +184,7 @@ def _worker(member: Member) -> dict[str, Any]:
 
 def gateway(members: Iterable[Member], failure: Failure | None) -> dict[str, Any]:
     """Return how the gateway is."""
-    found = next((member for member in members if member.role is None), None)
+    found = next((member for member in members if member.key == GATEWAY.key), None)
     return {
         "state": found.phase.value if found else "Absent",
         "pid": found.process.pid if found else None,

@@ -55,10 +55,12 @@ def test_every_namespaced_object_names_its_namespace(values: dict[str, Any]) -> 
 @cases
 def test_pods_are_restricted_and_limited(values: dict[str, Any]) -> None:
     found = pods(render(values))
-    assert set(found) == {"penstock-operator", "penstock-gateway"}
-    for template in found.values():
+    batches = {"penstock-batches"} if values.get("batches") else set()
+    assert set(found) == {"penstock-operator", "penstock-gateway"} | batches
+    for name, template in found.items():
         # Both watch the API server, so they alone bear a token.
-        assert violations(template["spec"]) == ["a service-account token is mounted"]
+        token = ["a service-account token is mounted"] if name not in batches else []
+        assert violations(template["spec"]) == token
         (container,) = template["spec"]["containers"]
         for key in ("requests", "limits"):
             assert container["resources"][key].keys() == {"cpu", "memory"}
@@ -170,7 +172,10 @@ def test_gateway_and_operator_show_the_token_that_workers_ask_for() -> None:
 
 def test_the_world_reaches_the_api_and_nothing_else_of_the_gateway() -> None:
     objects = render(EVERYTHING)
-    (service,) = of_kind(objects, "Service")
+    found = {s["metadata"]["name"]: s for s in of_kind(objects, "Service")}
+    service = found["penstock-gateway"]
+    others = [s for s in found.values() if s is not service]
+    assert all(s["spec"].get("type", "ClusterIP") == "ClusterIP" for s in others)
     (port,) = service["spec"]["ports"]
     (ingress,) = of_kind(objects, "Ingress")
     rules = ingress["spec"]["rules"]

@@ -47,6 +47,11 @@ EVERYTHING: Object = {
             {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
         ],
     },
+    "batches": {
+        "enabled": True,
+        "tokenSecret": "batch-token",
+        "storage": {"size": "50Gi", "className": "fast"},
+    },
     "worker": {"tokenSecret": "worker-token"},
     "networkPolicy": {
         "denyNamespace": True,

@@ -32,6 +32,7 @@ labels:
 {{- define "penstock.image" -}}
 {{- $values := index .root.Values .component -}}
 {{- if $values.image }}{{ $values.image }}
+{{- else if eq .component "batches" }}{{ include "penstock.image" (dict "root" .root "component" "gateway") }}
 {{- else }}{{ .root.Values.image.registry }}/penstock-{{ .component }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 {{- end }}

@@ -1,9 +1,9 @@
-{{- /* What the pods of operator and gateway have in common; Pod Security `restricted`, with a read-only root. */ -}}
+{{- /* What the pods of operator, gateway and batch service have in common; Pod Security `restricted`, with a read-only root. */ -}}
 
 {{- define "penstock.podSpec" -}}
 {{- $values := index .root.Values .component -}}
 serviceAccountName: {{ include "penstock.name" . }}
-automountServiceAccountToken: true
+automountServiceAccountToken: {{ ne .component "batches" }}
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
@@ -54,6 +54,11 @@ securityContext:
 volumes:
 - name: tmp
   emptyDir: {}
+{{- if eq .component "batches" }}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ $values.storage.claim | default (include "penstock.name" .) }}
+{{- end }}
 {{- with $values.extraVolumes }}
 {{- toYaml . | nindent 0 }}
 {{- end }}
@@ -77,8 +82,11 @@ annotations:
 name: {{ .component }}
 image: {{ include "penstock.image" . }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-{{- $token := .root.Values.worker.tokenSecret }}
-{{- if or $values.extraEnv $token }}
+{{- $token := "" }}
+{{- if ne .component "batches" }}{{ $token = .root.Values.worker.tokenSecret }}{{ end }}
+{{- $shared := "" }}
+{{- if and (ne .component "operator") .root.Values.batches.enabled }}{{ $shared = .root.Values.batches.tokenSecret }}{{ end }}
+{{- if or $values.extraEnv $token $shared }}
 env:
   {{- with $values.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -87,6 +95,11 @@ env:
   - name: PENSTOCK_WORKER_TOKEN
     valueFrom:
       secretKeyRef: {name: {{ $token }}, key: token}
+  {{- end }}
+  {{- if $shared }}
+  - name: PENSTOCK_BATCH_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ $shared }}, key: token}
   {{- end }}
 {{- end }}
 resources:
@@ -101,6 +114,10 @@ securityContext:
 volumeMounts:
 - name: tmp
   mountPath: /tmp
+{{- if eq .component "batches" }}
+- name: data
+  mountPath: /data
+{{- end }}
 {{- with $values.extraVolumeMounts }}
 {{- toYaml . | nindent 0 }}
 {{- end }}

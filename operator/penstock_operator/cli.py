@@ -65,7 +65,7 @@ def commands() -> None:
     """Serve large language models: the plan of the operator, run on this machine."""
 
 
-@commands.command()
+@commands.command(short_help="Run FILE, or apply it to what runs.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--detach", "-d", is_flag=True, help="Return once it is ready, and leave it running.")
 @click.option("--port", type=click.IntRange(1, 65_535), show_default="8000",
@@ -160,7 +160,7 @@ def _questions() -> Iterator[str]:
             yield question
 
 
-@commands.command()
+@commands.command(short_help="Show what processes print.")
 @click.argument("name", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
 def logs(name: str | None, follow: bool) -> None:
@@ -195,7 +195,7 @@ def scale(target: str, replicas: int) -> None:
     click.echo(f"{target} scaled from {before} to {replicas}")
 
 
-@commands.command()
+@commands.command(short_help="Show why pools have their sizes.")
 @click.argument("name", required=False)
 @click.option("--namespace", "-n", help="In a cluster; the context's own without it.")
 @click.option("--context", help="Of the kubeconfig; its current one without it.")
@@ -273,7 +273,7 @@ def new_key() -> None:
     click.echo("  spec: {apiKeys: [{sha256: HASH}]}", err=True)
 
 
-@commands.command()
+@commands.command(short_help="Replay requests through the autoscaler.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--trace", type=click.Path(path_type=Path), help="CSV; without it a synthetic one.")
 @click.option("--scale", default=1.0, help="Factor on the trace's rate.")

@@ -20,6 +20,10 @@ def test_help_is_instant(machine: Any) -> None:
     assert min(took() for _ in range(5)) < 0.3
 
 
+def test_help_cuts_no_sentence_short(machine: Any) -> None:
+    assert "..." not in machine.run("--help").replace("COMMAND [ARGS]...", "")
+
+
 def test_a_missing_file_is_named(machine: Any) -> None:
     assert "cannot read nowhere.yaml" in machine.run("up", "nowhere.yaml", code=2)
 

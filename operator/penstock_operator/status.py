@@ -7,7 +7,7 @@ that has generated a token; a process that merely runs is not enough.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock_contract.api import (
     Condition,
@@ -228,6 +228,9 @@ def _condition(
     """`lastTransitionTime` moves with `status` only, as in all of Kubernetes."""
     found = ConditionStatus.TRUE if finding.status else ConditionStatus.FALSE
     old = next((c for c in before if c.type == kind), None)
+    taken_back = finding.reason is Reason.ROLLED_BACK and old and old.reason == finding.reason
+    if old and taken_back and old.observed_generation == generation:
+        finding = replace(finding, message=old.message)  # the cause went with the pods that told it
     return Condition(
         type=kind,
         status=found,

@@ -9,6 +9,7 @@ from penstock_contract.api import Condition, InferenceDeploymentStatus
 from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import CONDITIONS, ConditionType, Reason
 from penstock_operator.manifests import Unsupported
+from penstock_operator.rollout import Phase
 from penstock_operator.snapshot import PoolSnapshot, ScalingReport, Snapshot
 from penstock_operator.status import revision, status
 
@@ -59,6 +60,19 @@ def test_every_reason_is_a_declared_one(declared: Any, snapshot: Snapshot) -> No
         assert declared.type not in found, "nothing is sized: nothing is told of it"
     else:
         assert found[declared.type].reason in declared.reasons
+
+
+def test_why_a_revision_was_taken_back_stays_told_when_its_pods_are_gone() -> None:
+    def taken_back(phase: Phase, words: str) -> Snapshot:
+        return seen(PoolSnapshot("default", 2, ready=2, phase=phase, rollout=words))
+
+    told = status(deployment(), taken_back(Phase.ROLLING_BACK, "exit 2: --no-such"), None, THEN)
+    later = status(deployment(), taken_back(Phase.ROLLED_BACK, "b stays out"), told, NOW)
+    assert later == told
+    found = {c.type: c for c in later.conditions}["RolloutComplete"]
+    assert (found.reason, found.message) == ("RolledBack", "default: exit 2: --no-such")
+    well = status(deployment(), seen(), later, NOW)
+    assert {c.message for c in well.conditions} == {""}
 
 
 def test_a_deployment_that_no_name_leads_to_is_not_ready() -> None:

@@ -42,7 +42,7 @@ def only(target: str, fault: Fault) -> Fault:
     return lambda scrapes, tick: {**scrapes, **fault({target: scrapes[target]}, tick)}
 
 
-def gone(_pages: Scrapes, _tick: int) -> Scrapes:
+def gone(_scrapes: Scrapes, _tick: int) -> Scrapes:
     return {}
 
 

@@ -34,7 +34,7 @@ from penstock_operator.cluster.informer import Informer
 from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
-from penstock_operator.cluster.starting import Starting
+from penstock_operator.cluster.pod_startup import PodStartup
 from penstock_operator.cluster.watches import Watches
 from penstock_operator.manifests import Settings
 
@@ -118,7 +118,7 @@ class _Operator:
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
             actor = Actor(api, self._cache, Events(api), http, self._tokens)
             controller = Controller(
-                self._cache, actor, gateways, lease, Starting(api), self._metrics, self._settings,
+                self._cache, actor, gateways, lease, PodStartup(api), self._metrics, self._settings,
                 self._options.resync,
             )  # fmt: skip
             gateways.on_change(controller.gateways_changed)

@@ -17,9 +17,9 @@ from penstock_operator.cluster.gateways import GatewayWatch
 from penstock_operator.cluster.kinds import POD, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.cluster.pod_startup import PodStartup
 from penstock_operator.cluster.reading import read_deployment, read_pools, refreshed
 from penstock_operator.cluster.served_names import ServedNames
-from penstock_operator.cluster.starting import Starting
 from penstock_operator.cluster.workqueue import WorkQueue
 from penstock_operator.cluster.world import Pod, World, pod
 from penstock_operator.manifests import Object, Settings
@@ -44,7 +44,7 @@ class Controller:
         actor: Actor,
         gateways: GatewayWatch,
         lease: Lease,
-        starting: Starting,
+        startup: PodStartup,
         metrics: OperatorMetrics,
         settings: Settings,
         resync: float,
@@ -53,7 +53,7 @@ class Controller:
         self._actor = actor
         self._gateways = gateways
         self._lease = lease
-        self._starting = starting
+        self._startup = startup
         self._metrics = metrics
         self._settings = settings
         self._resync = resync
@@ -122,7 +122,7 @@ class Controller:
             self._parsed.pop(key, None)
             self._drains.pop(key, None)
             self._refused.pop(key, None)
-            self._starting.forget(key)
+            self._startup.forget(key)
             self._since.pop(key, None)
             self.changed(self._names.forget(key))
             return None
@@ -130,7 +130,7 @@ class Controller:
         well = False
         try:
             pods = (pod(found) for found in self._cache.of(POD.name, key))
-            seen = await self._starting.explained(key, pods, began)
+            seen = await self._startup.explained(key, pods, began)
             decision = decide(self._world(key, raw, seen), self._settings)
             if decision.drains:
                 self._drains.setdefault(key, time.monotonic())
@@ -140,7 +140,7 @@ class Controller:
             if await self._act(key, raw, decision.actions):
                 self._queue.add([key])  # what was written may make the next step possible
             well = True
-            waits = (decision.again_in, self._starting.again_in(key, began))
+            waits = (decision.again_in, self._startup.again_in(key, began))
             return min((wait for wait in waits if wait is not None), default=None)
         except ApiError as error:
             level = logging.INFO if error.status == CONFLICT else logging.WARNING

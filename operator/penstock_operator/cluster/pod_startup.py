@@ -18,7 +18,7 @@ PATIENCE = 10.0
 """Seconds for which any pod may be starting."""
 AGAIN = 30.0
 """Seconds between two questions about one pod."""
-TELLING = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
+NAMING_A_CAUSE = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
 SUMMARY = "Unable to attach or mount volumes"
 """How kubelet sums up after two minutes, in ever new words; what it said before has the cause."""
 
@@ -32,7 +32,7 @@ class Wait:
     """What it waits for; empty: not known."""
 
 
-class Starting:
+class PodStartup:
     """Knows which pods are starting, by InferenceDeployment, and what they wait for."""
 
     def __init__(self, api: Api) -> None:
@@ -74,9 +74,9 @@ class Starting:
 
 def words(events: Iterable[Object]) -> str:
     """Return what the latest Event that names a cause says; empty: there is none."""
-    telling = [event for event in events if event.get("reason") in TELLING]
-    telling.sort(key=lambda event: (_cause(event), event.get("lastTimestamp") or ""))
-    return f"{telling[-1]['reason']}: {telling[-1].get('message', '')}" if telling else ""
+    naming = [event for event in events if event.get("reason") in NAMING_A_CAUSE]
+    naming.sort(key=lambda event: (_cause(event), event.get("lastTimestamp") or ""))
+    return f"{naming[-1]['reason']}: {naming[-1].get('message', '')}" if naming else ""
 
 
 def _cause(event: Object) -> bool:

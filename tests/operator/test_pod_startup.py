@@ -6,7 +6,7 @@ import pytest
 
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Key
-from penstock_operator.cluster.starting import AGAIN, PATIENCE, Starting, words
+from penstock_operator.cluster.pod_startup import AGAIN, PATIENCE, PodStartup, words
 from penstock_operator.cluster.world import Pod, pod
 from penstock_operator.manifests import Object
 
@@ -63,7 +63,7 @@ def test_a_pod_is_starting_until_anything_of_it_has_run() -> None:
 @pytest.mark.anyio
 async def test_a_pod_that_starts_in_time_costs_no_call() -> None:
     server = Server(event(CAUSE))
-    starting = Starting(cast("Api", server))
+    starting = PodStartup(cast("Api", server))
     assert (await starting.explained(KEY, [CREATING], 0.0))[0].waiting == ""
     assert starting.again_in(KEY, 0.0) == PATIENCE
     await starting.explained(KEY, [seen({"running": {}}, phase="Running")], PATIENCE)
@@ -74,7 +74,7 @@ async def test_a_pod_that_starts_in_time_costs_no_call() -> None:
 @pytest.mark.anyio
 async def test_a_pod_that_does_not_is_explained_and_asked_about_now_and_then() -> None:
     server = Server(event(CAUSE))
-    starting = Starting(cast("Api", server))
+    starting = PodStartup(cast("Api", server))
     await starting.explained(KEY, [CREATING], 0.0)
     for second in range(20):
         found = await starting.explained(KEY, [CREATING], PATIENCE + second)
@@ -88,7 +88,7 @@ async def test_a_pod_that_does_not_is_explained_and_asked_about_now_and_then() -
 async def test_without_the_right_to_ask_nothing_is_told() -> None:
     server = Server(event(CAUSE))
     server.refuses = True
-    starting = Starting(cast("Api", server))
+    starting = PodStartup(cast("Api", server))
     await starting.explained(KEY, [CREATING], 0.0)
     assert (await starting.explained(KEY, [CREATING], PATIENCE))[0].waiting == ""
 

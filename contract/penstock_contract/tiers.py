@@ -17,6 +17,8 @@ class LoadOutcome(StrEnum):
     """All came."""
     SHORT = "short"
     """Some did not: they had gone, or were damaged. What is missing is computed."""
+    LATE = "late"
+    """Nothing came for too long; the disk hangs. All is computed."""
     CANCELLED = "cancelled"
     """The request had gone first."""
     SLOWER = "slower"

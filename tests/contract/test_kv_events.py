@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.kv_events.follower import Follower, Update
 from penstock_contract.kv_events.wire import (
+    STORAGE,
     AllBlocksCleared,
     Batch,
     BlockRemoved,
@@ -53,6 +54,20 @@ ARRAYS = bytes.fromhex(
 def test_a_batch_is_what_it_always_was_on_the_wire(encoding: Encoding, golden: bytes) -> None:
     assert encode(BATCH, encoding) == golden
     assert decode(golden) == BATCH
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_blocks_of_another_tier_are_told_apart_from_those_in_memory(encoding: Encoding) -> None:
+    """vLLM's own placeholder: of what its tiers hold, it may know no more than the hash."""
+    events: list[Event] = [
+        BlockStored([FIRST], None, [], 0, medium=STORAGE),
+        BlockRemoved([FIRST]),
+        BlockRemoved([SECOND], STORAGE),
+    ]
+    found = decode(encode(Batch(0.5, events, 0), encoding))
+    assert found.events == events
+    follower = Follower()
+    assert follower.live("epoch", 0, found.events).events == events
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Tiered:
         window: int = 0,
         cost: StepCost | None = None,
         fingerprint: bytes = b"f" * 32,
-        **options: Any,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.runner = MemoryRunner(BLOCK, 64, window=window)
         self.pool = BlockPool(blocks, BLOCK, log=CacheLog(BLOCK))
@@ -64,13 +64,12 @@ class Tiered:
             max_num_seqs=4,
             max_num_batched_tokens=64,
             window=window,
-            **options,
         )
         memory = SlotMemory(self.runner.slots)
         self.disk = DiskTier(
             BlockFolder(folder), fingerprint, block_bytes=memory.block_bytes, capacity=capacity
         )
-        self.tier = Tier(self.pool, memory, self.disk, window=window, cost=cost)
+        self.tier = Tier(self.pool, memory, self.disk, window=window, cost=cost, clock=clock)
         self.engine.use(self.tier)
         self.outputs: dict[str, list[Output]] = {}
         self._woken = threading.Event()

@@ -5,8 +5,10 @@ The runner of these tests reads its KV back for every token it draws, so a wrong
 
 import contextlib
 import tempfile
+import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -15,6 +17,7 @@ from tiered import BLOCK, Tiered, files
 from penstock_contract.kv_events.wire import MEDIUM, STORAGE, BlockRemoved, BlockStored
 from penstock_contract.step_cost import StepCost
 from penstock_contract.tiers import LoadOutcome
+from penstock_worker.tiers.tier import STALL_SECONDS
 
 
 def prompt(number: int, length: int = 41) -> list[int]:
@@ -124,6 +127,34 @@ def test_who_leaves_while_loading_leaks_nothing(tmp_path: Path) -> None:
         assert not node.engine.busy
         assert node.stats.loads == {LoadOutcome.CANCELLED: 1}
         assert node.stats.hits == 0
+
+
+def test_a_disk_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    go = threading.Event()
+    with Tiered(tmp_path, clock=lambda: now) as node:
+        overflow(node, range(8))
+        read = node.disk.read
+
+        def hang(name: bytes, into: bytearray) -> memoryview | bytes | None:
+            go.wait()
+            return read(name, into)
+
+        monkeypatch.setattr(node.disk, "read", hang)
+        node.add("waits", prompt(0))
+        node.engine.step()
+        assert node.engine.patience() == STALL_SECONDS
+        now = STALL_SECONDS
+        node.until(lambda: node.ended("waits"))
+        assert node.outputs["waits"][0].cached_tokens == 0
+        assert node.ask("another", prompt(1)).cached_tokens == 0  # nobody asks it meanwhile
+        assert node.stats.loads == {LoadOutcome.LATE: 1}
+        assert node.engine.patience() is None
+        go.set()
+        node.until(lambda: not node.pool.counts().used)
+        assert node.ask("again", prompt(2)).cached_tokens == 40
 
 
 def test_behind_a_window_only_what_is_seen_is_loaded(tmp_path: Path) -> None:

@@ -121,6 +121,25 @@ def test_an_answer_is_that_of_one_worker(
     nothing_is_left(decode, other)
 
 
+def test_what_is_handed_over_may_have_come_from_a_tier(
+    tmp_path: Path, other: WorkerProcess
+) -> None:
+    small = ("--kv-cache-memory", "5Mi", "--max-model-len", "512")
+    tier = ("--kv-tier-disk", str(tmp_path / "kv"))
+    with (
+        ready(tmp_path / "one", *TRANSFER, *small, *tier) as first,
+        ready(tmp_path / "two", *TRANSFER, *small, *tier) as second,
+    ):
+        for number in range(20, 28):  # more than memory holds
+            ask(first, completion(number))
+        loaded = first.metric("penstock_worker_kv_tier_hits_total")
+        params = prefill(first, completion(20))
+        assert params["penstock_cached_tokens"] == 320
+        assert first.metric("penstock_worker_kv_tier_hits_total") == loaded + 320
+        assert text(ask(second, completion(20), params)) == text(ask(other, completion(20)))
+        nothing_is_left(first, second)
+
+
 def test_a_stream_is_that_of_one_worker(decode: WorkerProcess, other: WorkerProcess) -> None:
     messages = [{"role": "user", "content": "What is a list? " * 30}]
     body = {"model": NAME, "messages": messages, "max_tokens": 32, "stream": True}

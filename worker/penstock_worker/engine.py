@@ -163,7 +163,8 @@ class Engine:
 
     def patience(self) -> float | None:
         """Return the seconds until `settle` is due by the clock; None for never."""
-        return None if self.handoff is None else self.handoff.patience()
+        found = [source.patience() for source in (self.handoff, self._tier) if source is not None]
+        return min((seconds for seconds in found if seconds is not None), default=None)
 
     def check(self) -> None:
         """Raise if the pool's books are wrong."""

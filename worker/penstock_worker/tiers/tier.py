@@ -30,6 +30,8 @@ SHARE: Final = 0.5
 """Of the pool, that loads may fill at a time."""
 RESERVE: Final = 1 / 16
 """Of the pool, that loads leave to requests that run."""
+STALL_SECONDS: Final = 5.0
+"""Without a block; then computing is the better bet."""
 _WANTED: Final = -2
 """In the place of a block that the tier has."""
 _CLOSE_SECONDS: Final = 5.0
@@ -86,6 +88,8 @@ class Tier:
         """Blocks of all loads that have not ended."""
         self._orders: queue.SimpleQueue[_Load | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[_Load, float]] = queue.SimpleQueue()
+        self._moved_at = 0.0
+        """When a block came last, or the first one was asked for."""
         self._wake: Callable[[], None] = lambda: None
         self._queries = 0
         self._hits = 0
@@ -117,7 +121,7 @@ class Tier:
         False when there is nothing, or computing is sooner, or there is no room for it now. Else
         the request is not to be admitted before `settle` has returned it.
         """
-        if request.asked or request.unscored:
+        if request.asked or request.unscored or self._stalled:
             return False
         full = (len(request.tokens) - 1) // self._pool.block_size
         names = request.full_block_names(self._pool.block_size, full)
@@ -147,6 +151,7 @@ class Tier:
             load = self._loads.pop(request_id, None)
             if load is not None:
                 load.gone = True
+                self._outcomes[LoadOutcome.CANCELLED] += 1
 
     def settle(self) -> list[Request]:
         """Make findable what has come; return the requests that wait no longer."""
@@ -154,7 +159,13 @@ class Tier:
         ready: list[Request] = []
         while not self._done.empty():
             ready += self._finish(*self._done.get())
-        return ready
+        return ready + self._give_up() if self._stalled else ready
+
+    def patience(self) -> float | None:
+        """Return the seconds until `settle` may have something to do by the clock, if ever."""
+        if not self._loads:
+            return None
+        return max(0.0, self._moved_at + STALL_SECONDS - self._clock())
 
     def stats(self) -> TierStats:
         """Return the state now and the counts since the engine's start."""
@@ -170,6 +181,19 @@ class Tier:
             used_bytes=self._disk.used,
             capacity_bytes=self._disk.capacity,
         )
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the disk hangs."""
+        return bool(self._loading) and self._clock() - self._moved_at >= STALL_SECONDS
+
+    def _give_up(self) -> list[Request]:
+        """Return all that wait; what is loaded for them goes back when the disk lets it."""
+        given_up, self._loads = self._loads, {}
+        for load in given_up.values():
+            load.gone = True
+            self._outcomes[LoadOutcome.LATE] += 1
+        return [load.request for load in given_up.values()]
 
     def _table(self, request: Request, names: list[bytes]) -> list[int]:
         """Return the block table of the longest prefix that cache and tier have together."""
@@ -197,6 +221,8 @@ class Tier:
     def _begin(
         self, request: Request, places: list[int], names: list[bytes], held: list[int]
     ) -> None:
+        if not self._loading:
+            self._moved_at = self._clock()
         self._pool.hold(held)
         blocks = self._pool.allocate(len(places))
         load = _Load(request, places, [names[place] for place in places], blocks, held)
@@ -223,6 +249,7 @@ class Tier:
                 return
             self._memory.write(block, kv)
             load.received += 1
+            self._moved_at = self._clock()
 
     def _finish(self, load: _Load, seconds: float) -> list[Request]:
         self._loading -= len(load.blocks)
@@ -234,7 +261,6 @@ class Tier:
             self._name(load.request, place, block)
         self._pool.release([*load.held, *load.blocks])
         if load.gone:
-            self._outcomes[LoadOutcome.CANCELLED] += 1
             return []
         complete = load.received == len(load.blocks)
         self._outcomes[LoadOutcome.COMPLETE if complete else LoadOutcome.SHORT] += 1

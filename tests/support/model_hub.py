@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("/api/models/"):
             self._send(401, headers={"X-Error-Code": "RepoNotFound"})
         elif path.startswith(f"/org/model/resolve/{remote.commit}/"):
-            self._hub_file(path.rsplit("/", 1)[1])
+            self._hub_file(path.removeprefix(f"/org/model/resolve/{remote.commit}/"))
         elif path.startswith("/cdn/"):
             self._body(path.rsplit("/", 1)[1])
         elif path == "/bucket/":

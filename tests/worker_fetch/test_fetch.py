@@ -124,6 +124,16 @@ def test_only_what_describes_a_model_is_fetched(remote: Remote, into: Path) -> N
     assert content(into).keys() == MODEL.keys() | {"chat_template.jinja"}
 
 
+def test_how_a_model_makes_vectors_is_fetched_with_it(remote: Remote, into: Path) -> None:
+    remote.files |= {
+        "modules.json": b"[]", "1_Pooling/config.json": b"{}", "1_Pooling/other.json": b"x",
+        "openvino/config.json": b"x", "1_Pooling/deeper/config.json": b"x",
+    }  # fmt: skip
+    get(remote, into)
+    found = {str(p.relative_to(into)) for p in into.rglob("*") if p.is_file()} - {MARKER}
+    assert found == MODEL.keys() | {"modules.json", "1_Pooling/config.json"}
+
+
 @pytest.mark.parametrize("name", ["../evil.json", "a/../../evil.json", "/etc/evil.json", "..\\x"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(
     remote: Remote, into: Path, name: str

@@ -37,6 +37,7 @@ class Download:
         if target.exists():  # it got its name only after it was verified
             return
         partial = self._folder / (file.name + PARTIAL)
+        partial.parent.mkdir(exist_ok=True)
         for _ in range(2):  # what is damaged on disk is fetched anew, once
             patiently(lambda: self._resume(file, partial), self._wait, lambda: _size(partial))
             if matches(partial, file.digest):

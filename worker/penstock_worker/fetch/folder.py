@@ -65,7 +65,8 @@ def _fetch(origin: Origin, into: Path, say: Say) -> None:
     say(f"fetching {len(listing.files)} files, {_gib(listing.size)}, version {listing.version}")
     _download(origin, listing, part, say)
     (part / MARKER).write_text(json.dumps(_manifest(listing), indent=1))
-    _sync(part)
+    for folder in {part, *((part / file.name).parent for file in listing.files)}:
+        _sync(folder)
     part.rename(into)
     _sync(into.parent)
     say(f"{into} is complete")
@@ -115,9 +116,9 @@ def _check_space(listing: Listing, part: Path) -> None:
 
 def _stored(part: Path) -> int:
     total = 0
-    for entry in part.iterdir():
+    for entry in part.rglob("*"):
         with suppress(FileNotFoundError):  # it was renamed since
-            total += entry.stat().st_size
+            total += entry.stat().st_size if entry.is_file() else 0
     return total
 
 

@@ -16,6 +16,8 @@ SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".tiktoken")
 NAMES = frozenset({"merges.txt", "vocab.txt"})
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+POOLING = re.compile(r"\d{1,2}_Pooling/config\.json")
+"""How sentence-transformers tells what makes a vector of a model's states."""
 
 
 def selected(names: Iterable[str]) -> list[str]:
@@ -56,6 +58,8 @@ def selected_of_adapter(names: Iterable[str]) -> list[str]:
 def _allowed(name: str) -> bool:
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
         raise FetchError(f"the file name {name!r} leads out of the model's folder")
-    if PLAIN.fullmatch(name) is None:  # folders hold other formats of the same model
+    if POOLING.fullmatch(name):
+        return True
+    if PLAIN.fullmatch(name) is None:  # other folders hold other formats of the same model
         return False
     return name.endswith(SUFFIXES) or name in NAMES

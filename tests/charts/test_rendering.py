@@ -106,6 +106,16 @@ def test_a_gateway_has_one_process_unless_told_otherwise() -> None:
     assert flags({"gateway": {"processes": 3}}) == ["--processes=3"]
 
 
+def test_a_gateway_that_is_not_ready_holds_up_no_nodes_drain_where_that_can_be_said() -> None:
+    def policy(version: str) -> Any:
+        (budget,) = of_kind(render({}, f"--kube-version={version}"), "PodDisruptionBudget")
+        kubernetes_validate.validate(budget, KUBERNETES, strict=True)
+        return budget["spec"].get("unhealthyPodEvictionPolicy")
+
+    assert policy("1.31.0") == "AlwaysAllow"
+    assert policy("1.26.0") is None
+
+
 def test_an_autoscaled_gateway_has_no_fixed_size() -> None:
     fixed = {d["metadata"]["name"]: d["spec"] for d in of_kind(render(), "Deployment")}
     assert fixed["penstock-gateway"]["replicas"] == 2

@@ -133,18 +133,23 @@ class OfModel:
         """Return those of a model, for requests of clients or of batches."""
         arrivals = declared.GATEWAY_SPARE_ARRIVALS if spare else declared.GATEWAY_ARRIVALS
         in_flight = declared.GATEWAY_SPARE_IN_FLIGHT if spare else declared.GATEWAY_IN_FLIGHT
+
+        def histogram(found: declared.Metric) -> Histogram:
+            """Times are for clients who wait; those of batches are not told."""
+            return Histogram(found.buckets) if spare else i.histogram(found).labels(model)
+
         return cls(
             i.counter(arrivals).labels(model),
             i.counter(declared.GATEWAY_PROMPT_BYTES).labels(model),
             i.gauge(declared.GATEWAY_QUEUED).labels(model),
             i.gauge(in_flight).labels(model),
-            i.histogram(declared.GATEWAY_QUEUE_SECONDS).labels(model),
+            histogram(declared.GATEWAY_QUEUE_SECONDS),
             i.histogram(declared.GATEWAY_OVERHEAD).labels(model),
             i.counter(declared.GATEWAY_PREFIX_PREDICTED).labels(model),
             i.counter(declared.GATEWAY_PREFIX_CACHED).labels(model),
             i.counter(declared.GATEWAY_PREFIX_RIGHT).labels(model),
-            i.histogram(declared.GATEWAY_TTFT).labels(model),
-            i.histogram(declared.GATEWAY_DURATION).labels(model),
+            histogram(declared.GATEWAY_TTFT),
+            histogram(declared.GATEWAY_DURATION),
             i.counter(declared.GATEWAY_OUTCOMES).labels(model, Outcome.COMPLETE.value),
         )
 

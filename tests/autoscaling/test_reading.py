@@ -184,6 +184,28 @@ def test_observations_are_what_the_fleet_does() -> None:
     assert traffic.queued_requests.value == 0
 
 
+def test_the_share_of_batches_is_what_the_gateways_say() -> None:
+    live = Exported(rate=20.0)
+    live.pass_time(10.0)
+    assert _spare_share(live, live.scrapes()) is None
+    found = live.scrapes()
+    own = found[GATEWAY].total(names.IN_FLIGHT, NONE)
+    assert own is not None
+    for spare, share in ((0.0, 0.0), (own, 0.5), (3 * own, 0.75)):
+        series = {
+            **found[GATEWAY].values,
+            (names.SPARE_IN_FLIGHT[0], frozenset({("model", MODEL)})): spare,
+            (names.SPARE_IN_FLIGHT[0], frozenset({("model", "another")})): 99.0,
+        }
+        scrapes = {**found, GATEWAY: Scrape(live.time, series)}
+        assert _spare_share(live, scrapes) == pytest.approx(share)
+
+
+def _spare_share(live: Exported, scrapes: dict[str, Scrape]) -> float | None:
+    _, evaluation = evaluate(Memory(), live.topology(), scrapes, ScalingSpec(()), live.time)
+    return evaluation.record.seen.traffic.spare_share.value
+
+
 def test_a_worker_without_the_metrics_is_named() -> None:
     live = Exported(rate=1.0)
     live.pass_time(10.0)

@@ -56,6 +56,21 @@ def seen(rate: float, desired: int, **changes: Signal) -> Observation:
     return Observation(replace(traffic, **own), {"default": replace(view, **rest)})
 
 
+def test_what_batches_fill_asks_for_no_replica() -> None:
+    """They take all that is free: sized by that, a pool would grow to its maximum."""
+    view = seen(20.0, 2).pools["default"]
+    full = {
+        "running": Signal(8 * 20.0 * 4),
+        "kv_tokens": Signal(9000 * 20.0 * 4),
+        "decode_share": Signal((view.decode_share.value or 0.0) * 4),
+    }
+    alone = Run(desired=2).see(20.0, 40).size
+    assert Run(desired=2).see(20.0, 40, **full).size > alone
+    assert Run(desired=2).see(20.0, 40, **full, spare_share=Signal(0.75)).size == alone
+    stale = Signal(0.75, age=1000.0)
+    assert Run(desired=2).see(20.0, 40, **full, spare_share=stale).size > alone
+
+
 class Run:
     """A pool that follows the decisions, every 15 seconds."""
 

@@ -102,6 +102,9 @@ def _measured(
     if curve:
         rows += _work(seen, curve, bounds)
     rows.append(("queued", _said(traffic.queued_requests, ""), "requests wait at the gateways"))
+    if traffic.spare_share.value:
+        share = f"{traffic.spare_share.value:.0%}"
+        rows.append(("batches", share, "of what workers have; nothing is sized by it"))
     rows.append(("running", _said(view.running, ""), f"sequences in {view.ready} ready workers"))
     if curve and isfinite(curve.kv_tokens) and view.kv_tokens.value is not None:
         held = f"tokens of {curve.kv_tokens:.0f} in a worker"

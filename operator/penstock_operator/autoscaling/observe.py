@@ -176,7 +176,18 @@ def _traffic(
         late_tpot=late_tpot,
         queued_requests=queued,
         queued_tokens=_times(queued, computed or 0.0),
+        spare_share=_spare_share(gateways, model, now),
     )
+
+
+def _spare_share(gateways: Sequence[ScrapePair | None], model: Labels, now: float) -> Signal:
+    """Return the share of batches in what workers have; gateways that know none say nothing."""
+    spare = gather(gateways, level(names.SPARE_IN_FLIGHT, model), now)
+    own = gather(gateways, level(names.IN_FLIGHT, model), now)
+    if spare.value is None or own.value is None:
+        return ABSENT
+    both = spare.value + own.value
+    return replace(spare, value=spare.value / both if both else 0.0)
 
 
 def _late(

@@ -71,12 +71,13 @@ def demand(role: Role, curve: ServiceCurve, traffic: Traffic, pool: PoolView) ->
     given, taken = traffic.input_tokens.at_least, traffic.output_tokens.at_least
     prefill = curve.prefill_work(tokens) if role is not Role.DECODE else 0.0
     offered = arrivals * curve.decode_work(given, taken) if role is not Role.PREFILL else 0.0
-    state = pool.decode_share.at_least if role is not Role.PREFILL else 0.0
-    waiting = traffic.queued_tokens.at_least + pool.waiting_tokens.at_least
+    asked = _asked_share(traffic)
+    state = asked * pool.decode_share.at_least if role is not Role.PREFILL else 0.0
+    waiting = traffic.queued_tokens.at_least + asked * pool.waiting_tokens.at_least
     return Demand(
         prefill=prefill,
         decode=max(offered, state),
-        kv_tokens=pool.kv_tokens.at_least + traffic.queued_tokens.at_least,
+        kv_tokens=asked * pool.kv_tokens.at_least + traffic.queued_tokens.at_least,
         backlog=curve.prefill_work(waiting) if role is not Role.DECODE else 0.0,
         own_prefill=prefill / arrivals if arrivals > 0 else 0.0,
     )
@@ -122,8 +123,18 @@ def need(
 
 def in_progress(traffic: Traffic, pool: PoolView, slots: int) -> Demand:
     """Return what the Concurrency policy goes by: sequences in progress or waiting, in replicas."""
-    held = pool.running.at_least + pool.waiting.at_least + traffic.queued_requests.at_least
-    return Demand(prefill=0.0, decode=held / slots)
+    held = _asked_share(traffic) * (pool.running.at_least + pool.waiting.at_least)
+    return Demand(prefill=0.0, decode=(held + traffic.queued_requests.at_least) / slots)
+
+
+def _asked_share(traffic: Traffic) -> float:
+    """Return the share of what workers hold that clients wait for.
+
+    The rest is of batches, which fill whatever a pool has: sized by them, it would give them more
+    to fill, and grow to its maximum.
+    """
+    spare = traffic.spare_share
+    return 1 - min(1.0, spare.at_least) if spare.fresh else 1.0
 
 
 def concurrency_need(now: Demand, ahead: Forecast, factor: float) -> Need:

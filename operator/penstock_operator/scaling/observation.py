@@ -34,6 +34,9 @@ class Traffic:
     """Waiting at the gateway."""
     queued_tokens: Signal = ABSENT
     """Their prompt tokens."""
+    spare_share: Signal = ABSENT
+    """Share of batches in the requests that workers have: they fill what is there, and ask for
+    nothing more."""
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,29 @@ async def test_a_batch_is_answered_by_a_real_worker(stack: Stack, tmp_path: Path
     assert (file.purpose, file.filename) == ("batch_output", f"{batch.id}_output.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "body", "shape"),
+    [
+        ("/v1/completions", {"prompt": "A list", "max_tokens": 2}, "text_completion"),
+        ("/v1/responses", {"input": "What is a list?", "max_output_tokens": 2}, "response"),
+    ],
+)
+async def test_other_endpoints_are_answered_in_their_own_shape(
+    stack: Stack, tmp_path: Path, endpoint: str, body: dict[str, Any], shape: str
+) -> None:
+    client = stack.client()
+    with real_worker(tmp_path / "worker.log") as worker:
+        await stack.gateway.until(lambda: _healthy(worker), 60)
+        stack.serve([worker.url])
+        request = {"custom_id": "a", "method": "POST", "url": endpoint}
+        content = jsonl([{**request, "body": {"model": MODEL, **body}}])
+        done = await until(
+            client, (await ordered(client, content, endpoint=endpoint)).id, "completed"
+        )
+    (found,) = await results(client, done.output_file_id)
+    assert found["response"]["body"]["object"] == shape
+
+
 async def _healthy(worker: Any) -> bool:
     return bool(worker.health()[0] == 200)
 

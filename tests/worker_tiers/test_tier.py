@@ -6,6 +6,7 @@ The runner of these tests reads its KV back for every token it draws, so a wrong
 import contextlib
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,6 @@ def test_another_tenant_finds_nothing(tmp_path: Path) -> None:
 def test_damaged_and_missing_blocks_are_computed(tmp_path: Path) -> None:
     with Tiered(tmp_path) as node:
         overflow(node, range(8))
-        names = node.engine.pool  # the files' names are the blocks'
-        assert names.counts().used == 0
         for count, path in enumerate(sorted(files(tmp_path))):
             content = bytearray(path.read_bytes())
             content[count % len(content)] ^= 1
@@ -129,32 +128,71 @@ def test_who_leaves_while_loading_leaks_nothing(tmp_path: Path) -> None:
         assert node.stats.hits == 0
 
 
-def test_a_disk_that_hangs_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def hanging(node: Tiered) -> Iterator[None]:
+    """Let nothing be read meanwhile."""
+    go, read = threading.Event(), node.disk.read
+
+    def hang(name: bytes, into: bytearray) -> memoryview | bytes | None:
+        go.wait()
+        return read(name, into)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.disk, "read", hang)
+        try:
+            yield
+        finally:
+            go.set()
+
+
+def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     now = 0.0
-    go = threading.Event()
     with Tiered(tmp_path, clock=lambda: now) as node:
         overflow(node, range(8))
-        read = node.disk.read
-
-        def hang(name: bytes, into: bytearray) -> memoryview | bytes | None:
-            go.wait()
-            return read(name, into)
-
-        monkeypatch.setattr(node.disk, "read", hang)
-        node.add("waits", prompt(0))
-        node.engine.step()
-        assert node.engine.patience() == STALL_SECONDS
-        now = STALL_SECONDS
-        node.until(lambda: node.ended("waits"))
-        assert node.outputs["waits"][0].cached_tokens == 0
-        assert node.ask("another", prompt(1)).cached_tokens == 0  # nobody asks it meanwhile
-        assert node.stats.loads == {LoadOutcome.LATE: 1}
-        assert node.engine.patience() is None
-        go.set()
+        with hanging(node):
+            node.add("waits", prompt(0))
+            node.add("follows", prompt(0))
+            node.engine.step()
+            assert node.engine.patience() == STALL_SECONDS
+            now = STALL_SECONDS
+            node.until(lambda: node.ended("waits") and node.ended("follows"))
+            assert node.outputs["waits"][0].cached_tokens == 0
+            assert node.ask("another", prompt(1)).cached_tokens == 0  # nobody asks it meanwhile
+            assert node.stats.loads == {LoadOutcome.LATE: 1}
+            assert node.engine.patience() is None
         node.until(lambda: not node.pool.counts().used)
         assert node.ask("again", prompt(2)).cached_tokens == 40
+
+
+def test_requests_for_the_same_blocks_share_a_load(tmp_path: Path) -> None:
+    with Tiered(tmp_path) as node:
+        overflow(node, range(8))
+        with hanging(node):
+            for name in "abc":
+                node.add(name, [*prompt(0), ord(name)])
+            node.engine.step()
+            assert node.pool.counts().used == 10
+        node.until(lambda: all(map(node.ended, "abc")))
+        assert [node.outputs[name][0].cached_tokens for name in "abc"] == [40, 40, 40]
+        assert node.stats.loads == {LoadOutcome.COMPLETE: 1}
+
+
+@pytest.mark.parametrize("gone", ["a", "b", "ab", "ba", "abc"])
+def test_whoever_leaves_a_shared_load_others_get_their_blocks(tmp_path: Path, gone: str) -> None:
+    with Tiered(tmp_path) as node:
+        overflow(node, range(8))
+        with hanging(node):
+            for name in "abc":
+                node.add(name, prompt(0))
+            node.engine.step()
+            for name in gone:
+                node.engine.abort([name])
+        staying = set("abc") - set(gone)
+        node.until(lambda: all(map(node.ended, staying)))
+        node.until(lambda: not node.pool.counts().used)
+        assert {name for name in "abc" if name in node.outputs} == staying
+        assert all(node.outputs[name][0].cached_tokens == 40 for name in staying)
+        assert not node.engine.busy
 
 
 def test_behind_a_window_only_what_is_seen_is_loaded(tmp_path: Path) -> None:

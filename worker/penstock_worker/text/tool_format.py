@@ -26,6 +26,7 @@ class ToolFormat:
     separator: str = ""
     """Between two calls."""
 
+
 HERMES = ToolFormat(
     "hermes", "arguments", opening="<tool_call>", closing="</tool_call>", separator="\n"
 )

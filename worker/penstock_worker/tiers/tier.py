@@ -1,19 +1,16 @@
 """The engine's side of a tier: what leaves the prefix cache is copied, what is wanted comes back.
 
-Everything here runs on the engine's thread, but for the thread that loads; it reports through a
-queue and wakes the engine, which then calls `settle`.
+Everything here runs on the engine's thread. What takes time has threads of its own (`DiskTier`,
+`Loader`); they report through a queue and wake the engine, which then calls `settle`.
 
 A load fills blocks of the pool and gives them the names that this engine computed itself, and no
 more than that: the request that waited then finds them like any other prefix. Whatever did not come
 is computed. While a load writes, it holds its blocks, and nobody can find them.
 """
 
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from penstock_contract.step_cost import StepCost
@@ -23,6 +20,7 @@ from penstock_worker.messages import TierStats
 from penstock_worker.request import Request
 from penstock_worker.tiers.disk import DiskTier
 from penstock_worker.tiers.estimate import LoadTime
+from penstock_worker.tiers.loader import Load, Loader
 from penstock_worker.transfer.memory import BlockMemory
 from penstock_worker.window import Window
 
@@ -35,23 +33,6 @@ STALL_SECONDS: Final = 5.0
 _WANTED: Final = -2
 """In the place of a block that the tier has."""
 _CLOSE_SECONDS: Final = 5.0
-
-
-@dataclass(eq=False)
-class _Load:
-    """Blocks on their way to a request that waits for them."""
-
-    request: Request
-    places: list[int]
-    """Of the blocks, in the request's block table."""
-    names: list[bytes]
-    blocks: list[int]
-    held: list[int]
-    """Blocks in front of and between them, that must stay."""
-    gone: bool = False
-    """Nobody waits any more."""
-    received: int = 0
-    """Blocks that are filled and proved, from the first on."""
 
 
 class Tier:
@@ -79,18 +60,15 @@ class Tier:
         self._pool = pool
         self._memory = memory
         self._disk = disk
-        self._windows = {keep: Window(0 if keep else window, pool.block_size) for keep in (0, 1)}
+        self._window = Window(window, pool.block_size)
         self._cost = cost
         self._clock = clock
+        self._loader = Loader(memory, disk, clock)
         self._time = LoadTime()
-        self._loads: dict[str, _Load] = {}
-        self._loading = 0
-        """Blocks of all loads that have not ended."""
-        self._orders: queue.SimpleQueue[_Load | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[_Load, float]] = queue.SimpleQueue()
-        self._moved_at = 0.0
-        """When a block came last, or the first one was asked for."""
-        self._wake: Callable[[], None] = lambda: None
+        self._loads: dict[str, Load] = {}
+        self._coming: dict[bytes, Load] = {}
+        self._following: dict[str, Load] = {}
+        """What requests wait for that another one has ordered."""
         self._queries = 0
         self._hits = 0
         self._outcomes: Counter[str] = Counter()
@@ -99,13 +77,12 @@ class Tier:
 
     def start(self, wake: Callable[[], None]) -> None:
         """Begin; `wake` is called from another thread when `settle` has work."""
-        self._wake = wake
         self._disk.start()
-        threading.Thread(target=self._load_all, name="kv-tier-load", daemon=True).start()
+        self._loader.start(wake)
 
     def close(self) -> None:
         """Keep what the prefix cache has, as far as that takes little time."""
-        self._orders.put(None)
+        self._loader.close()
         for name, block in self._pool.cached():
             self.evicted(name, block)
         self._disk.close(_CLOSE_SECONDS)
@@ -128,44 +105,42 @@ class Tier:
         table = self._table(request, names)
         places = [place for place, block in enumerate(table) if block == _WANTED]
         held = [block for block in table if block >= 0]
+        if places and (same := self._coming.get(names[places[0]])) is not None:
+            same.followers[request.id] = request
+            self._following[request.id] = same
+            return True
         room = self._room(held)
         if places and room < 1:
             return False
         request.asked = True
         self._count(request, names, held)
-        del places[room:]
-        size = self._pool.block_size
-        if not places:
+        if not places or not self._pays(len(places[:room])):
             return False
-        if not self._time.pays(
-            len(places), self._loading, len(places) * size, self._cost, self._clock()
-        ):
-            self._outcomes[LoadOutcome.SLOWER] += 1
-            return False
-        self._begin(request, places, names, held)
+        self._begin(request, places[:room], names, held)
         return True
 
     def cancel(self, request_ids: Iterable[str]) -> None:
         """Forget requests; a load ends soon then, and gives its blocks back when it has ended."""
         for request_id in request_ids:
+            if request_id in self._following:
+                del self._following.pop(request_id).followers[request_id]
             load = self._loads.pop(request_id, None)
             if load is not None:
-                load.gone = True
+                self._leave(load)
                 self._outcomes[LoadOutcome.CANCELLED] += 1
 
     def settle(self) -> list[Request]:
         """Make findable what has come; return the requests that wait no longer."""
         self._tell()
         ready: list[Request] = []
-        while not self._done.empty():
-            ready += self._finish(*self._done.get())
+        for load in self._loader.done():
+            ready += self._finish(load)
         return ready + self._give_up() if self._stalled else ready
 
     def patience(self) -> float | None:
         """Return the seconds until `settle` may have something to do by the clock, if ever."""
-        if not self._loads:
-            return None
-        return max(0.0, self._moved_at + STALL_SECONDS - self._clock())
+        waited_for = self._loads or self._following
+        return max(0.0, STALL_SECONDS - self._loader.idle_seconds) if waited_for else None
 
     def stats(self) -> TierStats:
         """Return the state now and the counts since the engine's start."""
@@ -185,21 +160,32 @@ class Tier:
     @property
     def _stalled(self) -> bool:
         """Whether the disk hangs."""
-        return bool(self._loading) and self._clock() - self._moved_at >= STALL_SECONDS
+        return self._loader.idle_seconds >= STALL_SECONDS
 
     def _give_up(self) -> list[Request]:
         """Return all that wait; what is loaded for them goes back when the disk lets it."""
-        given_up, self._loads = self._loads, {}
-        for load in given_up.values():
-            load.gone = True
+        given_up = [load.request for load in self._loads.values()]
+        for load in self._loads.values():
+            self._leave(load)
             self._outcomes[LoadOutcome.LATE] += 1
-        return [load.request for load in given_up.values()]
+        self._loads = {}
+        for load in set(self._following.values()):
+            given_up += self._followers(load)
+        return given_up
+
+    def _leave(self, load: Load) -> None:
+        """Nobody waits for a load any more but its followers, who ask again when it has ended."""
+        load.gone = True
+        for name in load.names:
+            self._coming.pop(name, None)
 
     def _table(self, request: Request, names: list[bytes]) -> list[int]:
         """Return the block table of the longest prefix that cache and tier have together."""
+        # What another worker is to get is got whole.
+        window = Window(0, self._pool.block_size) if request.keep else self._window
         cached = self._pool.lookup(names)
         here = self._disk.has(names)
-        return self._windows[request.keep].longest(
+        return window.longest(
             [
                 _WANTED if block is None and found else block
                 for block, found in zip(cached, here, strict=True)
@@ -208,7 +194,7 @@ class Tier:
 
     def _room(self, held: list[int]) -> int:
         """Return the blocks that a load may fill now."""
-        share = int(self._pool.num_blocks * SHARE) - self._loading
+        share = int(self._pool.num_blocks * SHARE) - self._loader.pending
         spare = int(self._pool.available - self._pool.num_blocks * RESERVE)
         return min(share, spare - self._pool.idle(held))
 
@@ -218,56 +204,50 @@ class Tier:
             self._queries += max(0, request.prompt_length - len(held) * self._pool.block_size)
             self._disk.see(names)
 
+    def _pays(self, blocks: int) -> bool:
+        """Return whether loading so many blocks is sooner than computing them."""
+        tokens = blocks * self._pool.block_size
+        pending, now = self._loader.pending, self._clock()
+        if self._time.pays(blocks, pending, tokens, self._cost, now):
+            return True
+        self._outcomes[LoadOutcome.SLOWER] += 1
+        return False
+
     def _begin(
         self, request: Request, places: list[int], names: list[bytes], held: list[int]
     ) -> None:
-        if not self._loading:
-            self._moved_at = self._clock()
         self._pool.hold(held)
         blocks = self._pool.allocate(len(places))
-        load = _Load(request, places, [names[place] for place in places], blocks, held)
-        self._loading += len(blocks)
+        load = Load(request, places, [names[place] for place in places], blocks, held)
         self._loads[request.id] = load
-        self._orders.put(load)
+        self._coming |= dict.fromkeys(load.names, load)
+        self._loader.order(load)
 
-    def _load_all(self) -> None:
-        """Runs on the thread that loads."""
-        buffer = self._disk.buffer()
-        while (load := self._orders.get()) is not None:
-            began = self._clock()
-            try:
-                self._load(load, buffer)
-                self._disk.touch(load.names[: load.received])
-            finally:
-                self._done.put((load, self._clock() - began))
-                self._wake()
-
-    def _load(self, load: _Load, buffer: bytearray) -> None:
-        for name, block in zip(load.names, load.blocks, strict=True):
-            kv = None if load.gone else self._disk.read(name, buffer)
-            if kv is None:
-                return
-            self._memory.write(block, kv)
-            load.received += 1
-            self._moved_at = self._clock()
-
-    def _finish(self, load: _Load, seconds: float) -> list[Request]:
-        self._loading -= len(load.blocks)
-        self._load_seconds += seconds
+    def _finish(self, load: Load) -> list[Request]:
+        """Give names to what came, and let go of it: who waited finds it by them."""
+        self._load_seconds += load.seconds
         self._loaded_blocks += load.received
         if load.received:
-            self._time.learn(load.received, seconds, self._clock())
+            self._time.learn(load.received, load.seconds, self._clock())
         for place, block in list(zip(load.places, load.blocks, strict=True))[: load.received]:
             self._name(load.request, place, block)
         self._pool.release([*load.held, *load.blocks])
         if load.gone:
-            return []
+            return self._followers(load)
+        self._leave(load)
         complete = load.received == len(load.blocks)
         self._outcomes[LoadOutcome.COMPLETE if complete else LoadOutcome.SHORT] += 1
         if not load.request.admitted:
             self._hits += load.received * self._pool.block_size
         del self._loads[load.request.id]
-        return [load.request]
+        return [load.request, *self._followers(load)]
+
+    def _followers(self, load: Load) -> list[Request]:
+        """Return who waits for another one's load, and wait no longer."""
+        followers, load.followers = load.followers, {}
+        for request_id in followers:
+            del self._following[request_id]
+        return list(followers.values())
 
     def _name(self, request: Request, place: int, block: int) -> None:
         names = request.full_block_names(self._pool.block_size, place + 1)

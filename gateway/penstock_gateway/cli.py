@@ -31,6 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     _check(parser, options)
     logging.basicConfig(level=options.log_level.upper(), format=LOG.format(""))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # tells of every call of the API server
     try:
         options.max_connections = most_connections(options.max_connections, raised_limit())
     except ValueError as error:

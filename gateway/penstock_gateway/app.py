@@ -1,5 +1,6 @@
 """The gateway's routes: an allow-list; whatever is not here is not reachable through it."""
 
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RELAYED = (*GENERATION, *POOLING_PATHS, "/tokenize", "/detokenize", *DIALECTS)
 BATCH_PATHS = ("/v1/files", "/v1/batches")
+_BATCH_PATH = re.compile(r"/v1/(files|batches)(/[\w-]{1,64}(/(content|cancel))?)?", re.ASCII)
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -80,6 +82,8 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
 def _batch_routes(app: FastAPI, tenancy: Tenancy, service: "BatchService | None") -> None:
     async def handed_on(request: Request) -> Response:
         tenant = tenancy.identify(_key(request))
+        if not _BATCH_PATH.fullmatch(request.url.path):
+            raise HTTPException(404, "Not Found")
         if service is None:
             message = "Files and batches are switched off at this gateway; see docs/batches.md."
             raise ApiError(ErrorCode.NOT_FOUND, message)

@@ -311,6 +311,25 @@ async def test_a_limit_of_its_tenant_slows_a_batch_and_fails_nothing(served: Sta
     assert done.request_counts.completed == 20
 
 
+async def test_a_gateway_of_several_processes_runs_a_batch(tmp_path: Path) -> None:
+    async with (
+        Turnstile(tickets=12) as worker,
+        batch_stack.stack(tmp_path, gateway_flags=("--processes=2",)) as stack,
+    ):
+        stack.serve([worker.url])
+        client = stack.client()
+        batch = await ordered(client, jsonl(line(f"n{n}") for n in range(40)))
+
+        async def asks_for_more() -> bool:
+            backed_off = await stack.service.metric("penstock_batch_backoffs_total", status="503")
+            return backed_off > 0 and len(worker.seen) > 12
+
+        await stack.gateway.until(asks_for_more)
+        worker.open(100)
+        done = await until(client, batch.id, "completed")
+    assert done.request_counts.completed == 40
+
+
 async def test_without_the_service_its_paths_say_so(tmp_path: Path) -> None:
     async with batch_stack.stack(tmp_path) as stack:
         stack.service.kill()

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from penstock_gateway.batches.gateway_client import Fate, fate
 from penstock_gateway.batches.limits import MOST_LINES
 from penstock_gateway.batches.lines import MAX_LINE, LineError, answer_line, parse
 from penstock_gateway.batches.steps import MOST_PROBLEMS, check
-from penstock_gateway.batches.upload import MOST_FIELDS, Form, Upload
+from penstock_gateway.batches.upload import MOST_AT_ONCE, MOST_FIELDS, Form, Upload, Uploads
 
 URL = "/v1/completions"
 KIND = "multipart/form-data; boundary=xx"
@@ -180,6 +181,19 @@ def test_an_upload_is_read_in_whatever_pieces_it_comes(content: bytes, sizes: li
 def test_a_form_that_is_not_right_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError):
         run(body)
+
+
+def test_a_tenant_has_so_many_uploads_at_once_and_others_do_not_mind() -> None:
+    uploads = Uploads()
+    with ExitStack() as under_way:
+        for _ in range(MOST_AT_ONCE):
+            under_way.enter_context(uploads.one("ann"))
+        with pytest.raises(ApiError, match="under way"), uploads.one("ann"):
+            pass
+        with uploads.one("bob"):
+            pass
+    with uploads.one("ann"):
+        pass
 
 
 def test_of_a_refused_upload_some_is_read_on_and_not_all_of_it() -> None:

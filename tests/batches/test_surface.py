@@ -213,6 +213,12 @@ async def test_what_is_no_form_is_refused(served: Stack) -> None:
         assert (await client.get("/files?limit=0")).status_code == 400
         assert (await client.get("/files/../../etc/passwd")).status_code == 404
         assert (await client.get("/files/%2e%2e%2fbatches.db/content")).status_code == 404
+        for path in ("/files/..", "/files/%2e%2e/%2e%2e/metrics", "/files/a/b/c", "/batches/a%00"):
+            head = f"GET /v1{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            said = await served.gateway.raw(head.encode())  # a client library would tidy it
+            assert b" 404 " in said.partition(b"\r\n")[0]
+        hidden = b"GET /v1/files/../../metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        assert b" 404 " in (await served.gateway.raw(hidden)).partition(b"\r\n")[0]
         assert (await client.put("/batches", content=b"{}")).status_code == 405
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class BatchService:
 class Stack:
     """Gateway, batch service, and how tenants talk to them."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, gateway_flags: Sequence[str] = ()) -> None:
         self._fleet, self._tenants = folder / "fleet.json", folder / "tenants.yaml"
         self._generation = 0
         self.admit()
@@ -102,7 +102,9 @@ class Stack:
         port = _free_port()
         self.service = BatchService(folder, f"http://127.0.0.1:{port}", *flags)
         own = ("--fleet", self._fleet, "--tenants", self._tenants, "--batches", self.service.url)
-        self.gateway = GatewayProcess(folder, *own, environment={ENVIRONMENT: TOKEN})
+        self.gateway = GatewayProcess(
+            folder, *own, *gateway_flags, environment={ENVIRONMENT: TOKEN}
+        )
         self.gateway.port, self.gateway.url = port, f"http://127.0.0.1:{port}"
         self._clients: list[openai.AsyncOpenAI] = []
 
@@ -170,9 +172,11 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def stack(folder: Path, *flags: str) -> AsyncIterator[Stack]:
+async def stack(
+    folder: Path, *flags: str, gateway_flags: Sequence[str] = ()
+) -> AsyncIterator[Stack]:
     """Start a stack, and end it whatever happens; flags are the service's."""
-    found = Stack(folder, *flags)
+    found = Stack(folder, *flags, gateway_flags=gateway_flags)
     try:
         await found.start()
         yield found

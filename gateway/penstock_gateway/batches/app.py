@@ -21,11 +21,11 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.on_behalf import Seals, Towards
 from penstock_gateway.batches import creation
 from penstock_gateway.batches.batch import Batch, Status
-from penstock_gateway.batches.files import PURPOSE, File, Files, Page
+from penstock_gateway.batches.files import PURPOSE, File, Files, Page, to_disk
 from penstock_gateway.batches.keeper import Keeper
 from penstock_gateway.batches.limits import Limits
 from penstock_gateway.batches.store import BatchStore
-from penstock_gateway.batches.upload import Upload
+from penstock_gateway.batches.upload import Upload, Uploads
 
 log = logging.getLogger("penstock.batches")
 
@@ -105,11 +105,14 @@ def create_app(service: Service, registry: CollectorRegistry) -> FastAPI:
 
 
 def _file_routes(app: FastAPI, service: Service) -> None:
+    uploads = Uploads()
+
     @app.post("/v1/files")
     async def upload(request: Request) -> Response:
         tenant = service.tenant(request)
         await run_in_threadpool(creation.check_room, service.files, tenant, service.limits)
-        return _json((await _uploaded(request, tenant, service)).to_json())
+        with uploads.one(tenant):
+            return _json((await _uploaded(request, tenant, service)).to_json())
 
     @app.get("/v1/files")
     def files(
@@ -198,6 +201,7 @@ async def _uploaded(request: Request, tenant: str, service: Service) -> File:
             form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
         )
         file = File(file_id, tenant, purpose, name, form.bytes, now, now + kept)
+        await run_in_threadpool(to_disk, content)
     await run_in_threadpool(service.files.put, file)
     return file
 

@@ -75,8 +75,7 @@ class Files:
         try:
             with part.open("wb") as content:
                 yield content
-                content.flush()
-                os.fsync(content.fileno())
+                to_disk(content)
             part.rename(self.path(file_id))
             _sync(self._database.files)
         finally:
@@ -174,6 +173,12 @@ _ACTIVE: Final = f"status IN ({', '.join('?' * len(ACTIVE))})"
 
 def _file(row: sqlite3.Row) -> File:
     return File(**{name: row[name] for name in File.__dataclass_fields__})
+
+
+def to_disk(content: BinaryIO) -> None:
+    """Have what is written on disk; blocks for as long as that takes."""
+    content.flush()
+    os.fsync(content.fileno())
 
 
 def _sync(folder: Path) -> None:

@@ -3,7 +3,9 @@
 What a client sends is bounded here: bytes of the file, number and size of the other fields.
 """
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -21,6 +23,35 @@ LONGEST_FIELD: Final = 1024
 LONGEST_HEADER: Final = 1024
 IGNORED: Final = 4
 """Times the bytes of a file are read on from a refused client, so that it reads the refusal."""
+
+
+MOST_AT_ONCE: Final = 4
+"""Uploads of a tenant; what is under way is not among what it has stored."""
+
+
+class Uploads:
+    """Counts those under way."""
+
+    def __init__(self) -> None:
+        self._under_way = Counter[str]()
+
+    @contextmanager
+    def one(self, tenant: str) -> Iterator[None]:
+        """Count one for as long as it takes.
+
+        Raises:
+            ApiError: the tenant has too many.
+        """
+        if self._under_way[tenant] >= MOST_AT_ONCE:
+            message = f"{MOST_AT_ONCE} uploads are under way, as many as may be."
+            raise ApiError(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after=1.0)
+        self._under_way[tenant] += 1
+        try:
+            yield
+        finally:
+            self._under_way[tenant] -= 1
+            if not self._under_way[tenant]:
+                del self._under_way[tenant]
 
 
 @dataclass

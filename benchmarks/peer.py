@@ -35,6 +35,13 @@ KNOWN = {
     "ctranslate2": Peer(
         "ctranslate2_generate.py", ("ctranslate2==4.8.0", "transformers", "torch==2.13.0")
     ),
+    "sentence-transformers": Peer(
+        "sentence_transformers_embed.py", ("sentence-transformers==6.2.0", "torch==2.13.0")
+    ),
+    "fastembed": Peer(
+        "fastembed_embed.py",
+        ("fastembed==0.9.1", "onnx", "transformers==5.16.1", "torch==2.13.0"),
+    ),
     # Programs of their own: benchmarks/routers.py starts them.
     "vllm-router": Peer("", ("vllm-router==0.1.17",)),
     "sglang-router": Peer("", ("sglang-router==0.3.2",)),
@@ -70,12 +77,14 @@ class Engine:
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
         """Return seconds and tokens of one batch."""
+        return self.ask({"prompts": prompts, "max_tokens": max_tokens})
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to one question."""
         self._signal(signal.SIGCONT)
         time.sleep(AWAKE)
         if self._process.stdin is not None:
-            self._process.stdin.write(
-                json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n"
-            )
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         answer = self._answer()
         self._signal(signal.SIGSTOP)

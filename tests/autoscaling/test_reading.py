@@ -1,6 +1,6 @@
 """Scrapes, signals and what is learned from them."""
 
-from math import isnan
+from math import inf, isnan
 
 import pytest
 from exported import COST, GATEWAY, MODEL, Exported
@@ -8,13 +8,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
+from penstock_contract.step_cost import StepMoments, fit
 from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.evaluation import Memory, evaluate
 from penstock_operator.autoscaling.exposition import parse
 from penstock_operator.autoscaling.gather import gather, late_share, level, rate
 from penstock_operator.autoscaling.learned import Mean, Steps
 from penstock_operator.autoscaling.scrape import Scrape, ScrapePair, label
-from penstock_operator.autoscaling.steps import new_steps
+from penstock_operator.autoscaling.steps import kv_capacity, new_steps
 from penstock_operator.scaling.signal import Health
 from penstock_operator.scaling.spec import ScalingSpec
 
@@ -50,6 +51,19 @@ def test_a_histogram_whose_name_ends_like_a_counter_is_read() -> None:
     found = parse(generate_latest(registry).decode(), names.WORKER_FAMILIES, 0.0)
     assert found.total(names.STEP_TOKENS) == 17
     assert found.total(names.STEPS) == 1
+
+
+def test_a_worker_that_keeps_no_kv_has_a_curve_and_holds_any_number() -> None:
+    shape = frozenset({"block_size": "16", "num_gpu_blocks": "0"}.items())
+    pair = ScrapePair(Scrape(0.0, {("vllm:cache_config_info", shape): 1.0}))
+    assert kv_capacity([pair]) == inf
+    sums = StepMoments()
+    for tokens in (100, 2000, 500, 1500):
+        sums.add(0.002 + 1e-5 * tokens, tokens, 0, 0)
+    curve = Steps().curve(fit(sums.sums), kv_capacity([pair]))
+    assert curve is not None
+    assert curve.prefill_work(1000) == pytest.approx(0.01, rel=0.05)
+    assert curve.decode_work(1000, 0) == 0.0
 
 
 def test_the_old_name_is_taken_where_the_new_one_is_missing() -> None:

@@ -55,19 +55,28 @@ class Installation:
         kubectl("apply", "--filename", str(SECURED))
         kubectl("create", "namespace", MODELS)
         self._began = time.monotonic()
+        self.upgrade()
+        self.took("available")
+
+    def upgrade(self, **values: Any) -> None:
+        """`helm upgrade --install`, until operator and gateway are available."""
         done = helm(
-            "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", "--timeout", "5m",
-            values=_values(),
+            "upgrade", RELEASE, str(CHART), "--install", "--namespace", NAMESPACE, "--wait",
+            "--timeout", "5m", values={**_values(), **values},
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{done.stderr}\n{self.state()}")
-        self.took("available")
 
     def apply(self) -> None:
         """`kubectl apply` of the quickstart, until its condition Ready."""
         kubectl("--namespace", MODELS, "apply", "--filename", str(QUICKSTART))
         self.wait("Ready", "300s")
-        self.took("ready")
+
+    def condition(self, name: str, kind: str, namespace: str = MODELS) -> dict[str, Any]:
+        """Return a condition of an InferenceDeployment; empty: it has none."""
+        text = kubectl("--namespace", namespace, "get", "infd", name, "-o", "json")
+        conditions = json.loads(text).get("status", {}).get("conditions", [])
+        return next((dict(found) for found in conditions if found["type"] == kind), {})
 
     def wait(self, condition: str, timeout: str) -> None:
         """`kubectl wait` for a condition of the quickstart."""

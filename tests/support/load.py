@@ -43,6 +43,21 @@ async def load(url: str, model: str, clients: int, tokens: int = 48) -> AsyncIte
         await asyncio.gather(*tasks)
 
 
+async def done(found: Load, count: int) -> None:
+    """Wait until so many streams have ended."""
+    async with asyncio.timeout(300):
+        while len(found.recordings) < count:
+            await asyncio.sleep(0.05)
+
+
+def assert_nothing_lost(found: Load, tokens: int = 48) -> None:
+    verdicts = found.verdicts()
+    assert found.statuses() == {200}
+    assert [v.violations for v in verdicts] == [[]] * len(verdicts)
+    assert {v.outcome for v in verdicts} == {"complete"}
+    assert {v.usage["completion_tokens"] for v in verdicts if v.usage} == {tokens}
+
+
 async def _client(
     url: str, model: str, tokens: int, chance: random.Random, found: Load, stop: asyncio.Event
 ) -> None:

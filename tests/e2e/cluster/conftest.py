@@ -20,6 +20,7 @@ def installation(request: pytest.FixtureRequest) -> Iterator[Installation]:
     try:
         found.install()
         found.apply()
+        found.took("ready")
         with reached(found):
             yield found
     finally:

@@ -4,11 +4,10 @@ What a request may suffer: a pause. Whatever becomes of its worker, its answer i
 """
 
 import asyncio
-from typing import Any
 
 import pytest
 from installation import MODELS, Installation, kubectl, objects
-from load import load
+from load import assert_nothing_lost, done, load
 from openai import OpenAI
 from waiting import eventually
 
@@ -120,18 +119,3 @@ def test_an_uninstalled_release_leaves_the_api_types_alone(installation: Install
     assert objects(wide, "penstock-system", mine) == []
     kept = {crd["metadata"]["name"] for crd in objects("crds", "default")}
     assert {"inferencedeployments.penstock.dev", "enginepools.penstock.dev"} <= kept
-
-
-async def done(found: Any, count: int) -> None:
-    """Wait until so many streams have ended."""
-    async with asyncio.timeout(300):
-        while len(found.recordings) < count:
-            await asyncio.sleep(0.05)
-
-
-def assert_nothing_lost(found: Any, tokens: int = 48) -> None:
-    verdicts = found.verdicts()
-    assert found.statuses() == {200}
-    assert [v.violations for v in verdicts] == [[]] * len(verdicts)
-    assert {v.outcome for v in verdicts} == {"complete"}
-    assert {v.usage["completion_tokens"] for v in verdicts if v.usage} == {tokens}

@@ -55,6 +55,7 @@ async def _serve(options: argparse.Namespace, seals: Seals, database: Database) 
         concurrency=options.concurrency,
     )
     files, store = Files(database), BatchStore(database)
+    files.sweep()  # before anything new can come
     gateway = GatewayClient(options.gateway, seals, limits.concurrency)
     keeper = Keeper(files, store, gateway, limits.concurrency, metrics)
     app = create_app(Service(files, store, keeper, seals, limits), registry)

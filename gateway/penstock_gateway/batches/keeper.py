@@ -53,7 +53,6 @@ class Keeper:
 
     async def run(self) -> None:
         """Carry batches until cancelled; those under way go on at the next start."""
-        await asyncio.to_thread(self._files.sweep)
         cleaning = asyncio.create_task(self._clean())
         try:
             while True:
@@ -93,10 +92,7 @@ class Keeper:
             while await self._step(batch_id):
                 pass
         except Exception as error:
-            # Without its text, which may quote a request.
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            name = type(error).__name__
-            log.error("batch %s waits: %s in %s:%s", batch_id, name, where.filename, where.lineno)
+            _tell(f"batch {batch_id} waits", error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _step(self, batch_id: str) -> bool:
@@ -157,7 +153,16 @@ class Keeper:
     async def _clean(self) -> None:
         while True:
             now = time.time()
-            await asyncio.to_thread(self._files.expire, now)
-            await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT)
-            self._metrics.stored(*await asyncio.to_thread(self._files.stored))
+            try:
+                await asyncio.to_thread(self._files.expire, now)
+                await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT)
+                self._metrics.stored(*await asyncio.to_thread(self._files.stored))
+            except Exception as error:
+                _tell("what is old stays", error)
             await asyncio.sleep(CLEAN_EVERY)
+
+
+def _tell(what: str, error: Exception) -> None:
+    """Log an exception without its text, which may quote a request."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s: %s in %s:%s", what, type(error).__name__, where.filename, where.lineno)

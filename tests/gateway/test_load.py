@@ -11,6 +11,7 @@ from penstock_gateway.routing.breaker import FIRST_PAUSE
 from penstock_gateway.routing.policy import NEAR, Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.router import Router
+from penstock_gateway.routing.speed import Speed
 from penstock_gateway.routing.ticket import Prompt, Ticket
 
 
@@ -117,6 +118,7 @@ TestLoads = Loads.TestCase
 def test_a_worker_wants_prompts_until_it_has_enough_of_them() -> None:
     router, long = Router(PrefixIndex()), b"x" * 20_000
     only = [worker("a")]
+    router.profile("a", Speed(token=1e-4), None)
 
     def give() -> Ticket:
         prompt = Prompt(size=len(long))
@@ -139,3 +141,25 @@ def test_a_worker_wants_prompts_until_it_has_enough_of_them() -> None:
     assert router.prompt_seconds(only, len(long)) > 0
     assert router.prompt_seconds([], len(long)) == 0
     router.ended(third)
+
+
+def test_a_worker_that_tells_nothing_of_its_speed_gets_all_it_can_run() -> None:
+    router = Router(PrefixIndex())
+    prompt = Prompt(size=1_000_000)
+    for _ in range(5):
+        ticket = router.take(router.rank(FLEET[:1], prompt, tie=0.0, now=NOW)[0], prompt, NOW)
+    router.answered(ticket, NOW + 60.0)
+    assert router.wants_prompt(FLEET[:1], 0.25, NOW)
+
+
+def test_a_worker_that_decodes_much_gets_as_many_prompts_as_before() -> None:
+    router = Router(PrefixIndex())
+    router.profile("a", Speed(token=1e-5), None)
+    prompt = Prompt(size=400)
+    tickets = [
+        router.take(router.rank(FLEET[:1], prompt, tie=0.0, now=NOW)[0], prompt, NOW)
+        for _ in range(50)
+    ]
+    for ticket in tickets[:30]:
+        router.answered(ticket, NOW + 5.0)  # long after what their prompts cost
+    assert router.wants_prompt(FLEET[:1], 0.25, NOW)

@@ -38,8 +38,8 @@ async def ask(gateway: Any, tier: str = "", prompt: str = "hi") -> Recording:
 class Turnstile(StubWorker):
     """Answers one request at a time, each when it is told to."""
 
-    def __init__(self) -> None:
-        super().__init__("gated")
+    def __init__(self, metrics: str = "") -> None:
+        super().__init__("gated", metrics=metrics)
         self.tickets = asyncio.Semaphore(0)
 
     async def _gated(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -172,14 +172,25 @@ async def test_at_the_end_of_the_gateway_those_who_wait_are_told(
 
 
 LONG = "word " * 4000
-"""A prompt of half a second, by what is believed of a worker that nothing is known of."""
+"""A prompt of half a second, by `MEASURED`."""
+MEASURED = 'penstock_worker_step_cost_seconds{model_name="m",term="prefill_token"} 1e-4\n'
+
+
+async def told(gateway: Any) -> None:
+    """Wait until the gateway knows how fast the only worker is."""
+
+    async def known() -> bool:
+        return "of KV" in gateway.said()
+
+    await gateway.until(known)
 
 
 async def test_with_an_objective_for_first_tokens_prompts_wait_here_for_those_before_them(
     gateway: Any,
 ) -> None:
-    async with Turnstile() as worker:
+    async with Turnstile(MEASURED) as worker:
         await gateway.serve(worker, queue=queue(per_worker=100), ttft=2.0)
+        await told(gateway)
         body = {"model": "m", "prompt": LONG, "stream": True}
         asking = [asyncio.create_task(record(gateway.url, CHAT, body)) for _ in range(3)]
         await waiting(gateway, 1)
@@ -212,8 +223,9 @@ async def test_without_one_a_worker_gets_all_that_it_can_run(gateway: Any) -> No
 
 
 async def test_nobody_waits_for_an_answer_whose_first_token_cannot_be_seen(gateway: Any) -> None:
-    async with Turnstile() as worker:
+    async with Turnstile(MEASURED) as worker:
         await gateway.serve(worker, queue=queue(per_worker=100), ttft=2.0)
+        await told(gateway)
         asking = [asyncio.create_task(ask(gateway, prompt=LONG)) for _ in range(4)]
 
         async def arrived() -> bool:

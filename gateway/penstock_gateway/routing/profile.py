@@ -17,8 +17,8 @@ _LABEL: Final = re.compile(r'(\w+)="(\d{1,12})"')
 class Profile(NamedTuple):
     """A worker by its own account."""
 
-    speed: Speed = Speed()
-    """The usual one where the worker does not tell."""
+    speed: Speed | None = None
+    """None where the worker does not tell what prompts cost."""
     kv_tokens: int | None = None
 
 
@@ -27,13 +27,13 @@ def profile(text: str) -> Profile:
     return Profile(_speed(text), _kv_tokens(text))
 
 
-def _speed(text: str) -> Speed:
+def _speed(text: str) -> Speed | None:
     found = {"step": 0.0, "prefill_token": 0.0, "sequence": 0.0, "kv_token": 0.0}
     for term, value in _COST.findall(text):
         seconds = _number(value)
         if term in found and 0.0 < seconds < 60.0:
             found[term] = seconds
-    return Speed.of(StepCost(**found))
+    return Speed.of(StepCost(**found)) if found["prefill_token"] else None
 
 
 def _kv_tokens(text: str) -> int | None:

@@ -52,10 +52,12 @@ class Router:
             del self._loads[gone]
             self._index.forget(gone)
 
-    def profile(self, worker: str, speed: Speed, kv_tokens: int | None) -> None:
+    def profile(self, worker: str, speed: Speed | None, kv_tokens: int | None) -> None:
         """Take over what a worker says of itself: how fast it is, how much KV it has room for."""
         load = self._load(worker)
-        load.speed.believe(speed)
+        if speed is not None:
+            load.speed.believe(speed)
+            load.prompt_token = speed.token
         if kv_tokens:
             load.kv_tokens = float(kv_tokens)
             self._index.reaches(worker, int(kv_tokens * load.bytes_per_token))
@@ -131,10 +133,12 @@ class Router:
         return not working
 
     def prompt_seconds(self, workers: Iterable[FleetWorker], size: int) -> float:
-        """Return how long a prompt of so many bytes takes the first of the workers by itself."""
+        """Return how long a prompt of so many bytes takes the first of the workers by itself; 0
+        where it has not told.
+        """
         for worker in workers:
             load = self._load(worker.id)
-            return load.tokens(size) * load.speed.speed.token
+            return load.tokens(size) * load.prompt_token
         return 0.0
 
     def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:

@@ -53,6 +53,12 @@ class Load:
     breaker: Breaker = field(default_factory=Breaker)
     pace: Pace = field(default_factory=Pace)
     speed: SpeedLearner = field(default_factory=SpeedLearner)
+    prompt_token: float = 0.0
+    """Seconds that it computes for a prompt token, by its own measurement; 0: it has not told.
+
+    First tokens teach something else: what came between, too, as when it has much to decode. Fed
+    by that, a busy worker would get fewer prompts the busier it is.
+    """
     bytes_per_token: float = BYTES_PER_TOKEN
     tokens_seen: bool = False
     epoch: bytes = b""
@@ -67,7 +73,7 @@ class Load:
         """Return whether its prompts will take less than so many seconds, or are few."""
         if len(self.waiting) < FEWEST_PROMPTS:
             return True
-        return (self.outstanding + self.others_outstanding) * self.speed.speed.token < backlog
+        return (self.outstanding + self.others_outstanding) * self.prompt_token < backlog
 
     def tokens(self, size: int) -> int:
         """Return about how many tokens so many bytes are."""

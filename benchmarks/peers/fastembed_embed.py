@@ -42,6 +42,10 @@ def export(folder: Path) -> None:
     model = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
 
     class States(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
         def forward(self, ids: object, mask: object, types: object) -> object:
             return model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
 

@@ -171,7 +171,8 @@ def test_a_served_name_belongs_to_the_older_of_two_namespaces(platform: Installa
         eventually(lambda: ask(platform, theirs) == 200, "an answer by that name", within=60)
         assert ask(platform, LIST) == 200
     finally:
-        kubectl("delete", "namespace", OTHERS, "--timeout=180s")
+        kubectl("--namespace", OTHERS, "delete", "infd", "--all", "--timeout=60s")
+        kubectl("delete", "namespace", OTHERS, "--wait=false")
 
 
 def ask(platform: Installation, body: dict[str, Any], key: str = "none") -> int:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from report import line, tell
 
-from penstock_contract.api import Role
+from penstock_contract.api import InferenceDeployment, Role
 from penstock_operator.scaling.curve import ServiceCurve
-from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
+from penstock_operator.scaling.spec import scaling_spec
 from penstock_operator.simulation.clairvoyant import attainment, search
 from penstock_operator.simulation.fleet import Fleet, Stages
 from penstock_operator.simulation.patience import Hopeless, Patience, allowed_late
@@ -59,19 +59,24 @@ def main() -> None:
 
 def autoscaler(setup: Setup, pools: Mapping[str, Role]) -> Autoscaler:
     """Return Penstock's, in its one configuration, for pools by name."""
-    spec = ScalingSpec(
-        pools=tuple(
-            PoolBounds(name, role, setup.min_replicas, setup.max_replicas)
-            for name, role in pools.items()
-        ),
-        ttft=Objective(WANTED, setup.ttft),
-        tpot=Objective(WANTED, setup.tpot),
-        max_up=8,
-        up_window=0.0,
-        down_window=setup.cold_start,
-        lead=setup.metric_lag + setup.interval + setup.cold_start,
+    bounds = {"minReplicas": setup.min_replicas, "maxReplicas": setup.max_replicas}
+    deployment = InferenceDeployment.model_validate(
+        {
+            "metadata": {"name": "traced"},
+            "spec": {
+                "model": {"uri": "hf://any/model"},
+                "pools": [
+                    {"name": name, "role": role, "scaling": bounds} for name, role in pools.items()
+                ],
+                "slo": {
+                    "ttft": {"quantile": str(WANTED), "target": f"{setup.ttft * 1000:.0f}ms"},
+                    "tpot": {"quantile": str(WANTED), "target": f"{setup.tpot * 1000:.0f}ms"},
+                },
+            },
+        }
     )
-    return Autoscaler(spec, setup.curve, *pools)
+    lead = setup.metric_lag + setup.interval + setup.cold_start
+    return Autoscaler(scaling_spec(deployment, lead), setup.curve, *pools)
 
 
 Policy = Callable[..., int]

@@ -209,6 +209,15 @@ def test_who_is_late_goes_when_it_has_waited_longest_in_its_turn() -> None:
     assert order[-1] == -1
 
 
+def test_who_is_overdue_is_not_overtaken_any_more() -> None:
+    found = queue()
+    found.offer(Entry(1, cost=1, latest=0.0, overdue=15.0))
+    for number in range(2, 6):
+        found.offer(Entry(number, cost=1, latest=100.0))
+    order = [entry.id for now in (10.0, 14.0, 15.0, 16.0) if (entry := found.pop(now))]
+    assert order == [2, 3, 1, 4]
+
+
 def test_being_late_costs_a_share_nothing_against_another() -> None:
     found = queue()
     for number in range(40):

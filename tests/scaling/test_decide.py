@@ -177,13 +177,13 @@ def test_a_moment_with_more_requests_counts_more() -> None:
     assert usual.weight(ABSENT) == Usual().weight(Signal(3.0)) == 1
 
 
-@pytest.mark.parametrize(("count", "size"), [(3.01, 4), (2.9, 4), (2.8, 3), (1.5, 3), (4.01, 5)])
+@pytest.mark.parametrize(("count", "size"), [(4.3, 5), (4.2, 4), (3.01, 4), (2.9, 3), (1.5, 3)])
 def test_a_replica_goes_only_when_those_that_stay_have_some_room(count: float, size: int) -> None:
     state = PoolState(first_seen=0.0)
     bounds, now = SPEC.pools[0], 1000.0
     proposal, _ = guard(count, 4, Health.FRESH, state, bounds, SPEC, now)
     assert proposal.replicas == size
-    assert ("dead band" in proposal.guards) is (count == 2.9)
+    assert ("dead band" in proposal.guards) is (count == 3.01)
 
 
 def test_an_idle_pool_shrinks_whatever_its_objective() -> None:

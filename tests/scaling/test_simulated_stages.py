@@ -41,7 +41,8 @@ def test_prefill_alone_is_a_queue_with_one_server(load: float, spread: bool) -> 
     # E[T] = E[S] + λ·E[S²] / 2(1 − ρ) (Pollaczek, 1930; Khinchine, 1932).
     curve = ServiceCurve(a=NOTHING, b_p=0.001, b_d=NOTHING, c=0.0)
     trace = poisson(load / 0.4, 12_000, 400, 2, spread=spread)
-    setup = Setup(curve, chunk_tokens=16, max_sequences=100_000, interval=500)
+    # Nobody is late, so all are served in the order of their coming.
+    setup = Setup(curve, ttft=1e9, chunk_tokens=16, max_sequences=100_000, interval=500)
     prefill, _ = run(setup, trace, 1, 1)
     served = [arrival.input_tokens * 0.001 for arrival in trace]
     rate = len(trace) / trace[-1].time

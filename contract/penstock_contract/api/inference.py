@@ -90,16 +90,17 @@ class ScaleStep(ApiModel):
 
     max_step: Annotated[int, Field(ge=1, le=10_000)]
     """Replicas per decision."""
-    window: Duration
-    """Time over which the decision must have held."""
+    window: Duration | None = None
+    """Time over which the decision must have held. Default: none for more workers; for fewer, as
+    long as a new one takes to serve, and a minute at least."""
 
 
 class Behavior(ApiModel):
     """Limits on the speed of scaling."""
 
-    scale_up: ScaleStep = ScaleStep(max_step=4, window="30s")
+    scale_up: ScaleStep = ScaleStep(max_step=4)
     """Limit on adding workers."""
-    scale_down: ScaleStep = ScaleStep(max_step=1, window="180s")
+    scale_down: ScaleStep = ScaleStep(max_step=1)
     """Limit on taking workers away."""
 
 

@@ -3,12 +3,12 @@
 Higher priorities first. Inside a priority, shares (request classes) take turns by what they have
 used, divided by their weight: start-time fair queueing (Goyal, Vin and Cheng, 1996), with the
 prompt's size as cost. Inside a share, who can still be in time goes before who is late already,
-each in the order of their coming. One turn in eight goes to whoever has waited longest, whatever
-its priority, so nobody waits for ever. Negative priorities may not fill the queue: what comes above
-them finds room without anyone being shed, and a refusal is told at once and not after some waiting.
-Full all the same, it sheds the lowest negative priority for anyone above it, and inside a priority
-the newest of the share that holds most places for a share that holds fewer, so that whoever floods
-the queue is the one who is refused.
+each in the order of their coming, until it is overdue. One turn in eight goes to whoever has waited
+longest, whatever its priority, so nobody waits for ever. Negative priorities may not fill the
+queue: what comes above them finds room without anyone being shed, and a refusal is told at once and
+not after some waiting. Full all the same, it sheds the lowest negative priority for anyone above
+it, and inside a priority the newest of the share that holds most places for a share that holds
+fewer, so that whoever floods the queue is the one who is refused.
 """
 
 from collections import OrderedDict, deque
@@ -37,6 +37,8 @@ class Entry:
     """Of that share."""
     latest: float = inf
     """Until when it must go to be in time, in seconds of the clock of `FairQueue.pop`."""
+    overdue: float = inf
+    """From when nobody of its share goes before it, in time or not."""
 
 
 class Waiting(NamedTuple):
@@ -61,10 +63,12 @@ class _Share:
         return len(self.entries) + len(self.late)
 
     def next(self, now: float) -> Entry:
-        """Return whose turn it is: the first that can be in time, else the first."""
+        """Return whose turn it is: the first overdue one, else the first that can be in time."""
         while self.entries and self.entries[0].latest < now:
             self.late.append(self.entries.popleft())
-        return self.entries[0] if self.entries else self.late[0]
+        if self.late and (self.late[0].overdue <= now or not self.entries):
+            return self.late[0]
+        return self.entries[0]
 
     def remove(self, entry: Entry) -> None:
         """Forget a request; it is mostly the next one."""

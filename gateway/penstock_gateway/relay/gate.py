@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.first_token import latest_start
+from penstock_contract.first_token import latest_start, overdue
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.admission.departure_rate import DepartureRate
 from penstock_gateway.admission.fair_queue import Entry, FairQueue, Waiting
@@ -134,10 +134,11 @@ class Gates:
         if spare and capacity:
             raise _refusal(gate, "Nothing is to spare for batches now.")
         turn = asyncio.get_running_loop().create_future()
-        latest = self._latest(model, prompt_bytes)
-        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight, latest)
+        patience = _patience(queue, found, cold=not capacity)
+        latest, last = self._latest(model, prompt_bytes), overdue(self._clock(), patience)
+        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight, latest, last)
         self._wait(gate, entry, turn)
-        return Permit(self, model, number, turn, _patience(queue, found, cold=not capacity))
+        return Permit(self, model, number, turn, patience)
 
     def waiting(self, deployment: str) -> int:
         """Return how many requests wait."""

@@ -18,8 +18,10 @@ OLDEST = 3600.0
 
 EXACT = 1e6
 """Numbers from here on are times, which seven digits would spoil."""
-ERRORS = 64
-"""Forecast errors that are kept: enough for their quantiles, few enough for an annotation."""
+ERRORS = 40
+"""Errors that are kept of each level: enough for quantiles, few enough for an annotation."""
+PENDING = 8
+"""Levels that wait to be judged."""
 
 
 def dump(memory: Memory) -> str:
@@ -30,11 +32,17 @@ def dump(memory: Memory) -> str:
 
 
 def _thinned(pool: PoolState) -> PoolState:
-    """Return a state with every n-th error, evenly over time."""
-    errors = pool.forecast.errors
-    step = -(-len(errors) // ERRORS) or 1
-    thin = tuple((round(time), round(error, 3)) for time, error in errors[::step])
-    return replace(pool, wanted=(), forecast=replace(pool.forecast, errors=thin))
+    """Return a state with some of its errors, evenly over time."""
+    levels = tuple(
+        replace(level, errors=_thin(level.errors, ERRORS), pending=_thin(level.pending, PENDING))
+        for level in pool.forecast.levels
+    )
+    return replace(pool, wanted=(), forecast=replace(pool.forecast, levels=levels))
+
+
+def _thin(series: tuple[tuple[float, float], ...], most: int) -> tuple[tuple[float, float], ...]:
+    step = -(-len(series) // most) or 1
+    return tuple((round(time), round(value, 3)) for time, value in series[::step])
 
 
 def _rounded(value: Any) -> Any:

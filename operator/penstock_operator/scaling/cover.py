@@ -23,7 +23,7 @@ from penstock_operator.scaling.spec import ScalingSpec
 
 LEAST = 0.25
 MOST = 4.0
-RATE = 1.0 / 40
+RATE = 1.0 / 20
 """Growth of the factor's logarithm per second and unit of lateness."""
 HOUR = 3600.0
 """Seconds over which arrivals are averaged."""

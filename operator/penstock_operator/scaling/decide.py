@@ -19,6 +19,7 @@ from penstock_operator.scaling.need import (
     DEFAULT_TTFT,
     SLACK,
     Need,
+    compared,
     concurrency_need,
     demand,
     in_progress,
@@ -30,6 +31,15 @@ from penstock_operator.scaling.signal import Health, worst
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
 from penstock_operator.scaling.split import Carrier, shares
 from penstock_operator.scaling.state import PoolState, ScalingState
+
+
+@dataclass(frozen=True)
+class _Moment:
+    now: float
+    elapsed: float
+    """Seconds since the last decision."""
+    calm: bool
+    """Nobody has asked for anything for a whole window."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +76,14 @@ def decide(
     quiet = now - since if since is not None else 0.0
     idle = spec.idle is not None and since is not None and quiet >= spec.idle
     calm = since is not None and quiet >= spec.down_window
+    moment = _Moment(now, elapsed, calm)
     pools: dict[str, PoolState] = {}
     found: dict[str, Decision] = {}
     carriers: dict[Role, list[Carrier]] = {}
     for role in Role:
         before, factor = state.pools, factors[role]
         weighed = [
-            _weigh(before.get(bounds.name, PoolState()), seen, bounds, spec, now, factor, calm=calm)
+            _weigh(before.get(bounds.name, PoolState()), seen, bounds, spec, moment, factor)
             for bounds in spec.pools
             if bounds.role is role and bounds.name in seen.pools
         ]
@@ -98,10 +109,8 @@ def _weigh(
     seen: Observation,
     bounds: PoolBounds,
     spec: ScalingSpec,
-    now: float,
+    moment: _Moment,
     factor: float,
-    *,
-    calm: bool,
 ) -> _Weighed:
     view = seen.pools[bounds.name]
     role = _of_role(bounds.role, seen, spec)
@@ -109,24 +118,26 @@ def _weigh(
     counted = spec.policy is ScalingPolicy.CONCURRENCY
     curve = None if counted else view.curve
     if curve is None and not counted:
-        return _Weighed(bounds, view, before, health, None, calm)
+        return _Weighed(bounds, view, before, health, None, moment.calm)
+    state = before
     if curve is None:
         asked = in_progress(seen.traffic, role, bounds.slots)
     else:
-        asked = demand(bounds.role, curve, seen.traffic, role)
-    state, patience = before, (spec.ttft or DEFAULT_TTFT).seconds
+        decoding = compared(before.decoding, curve, seen.traffic, role, moment.elapsed)
+        state = replace(before, decoding=decoding)
+        asked = demand(bounds.role, curve, seen.traffic, role, decoding)
     # A gap must not be remembered as a drop; a rise that is seen through it is a rise.
     if health is Health.FRESH or asked.total > before.forecast.level:
-        state = replace(
-            before, forecast=before.forecast.after(asked.total, now, spec.lead, patience)
-        )
+        patience = (spec.ttft or DEFAULT_TTFT).seconds
+        forecast = before.forecast.after(asked.total, moment.now, spec.lead, patience)
+        state = replace(state, forecast=forecast)
     # Head-room is for those who come; when nobody does, it is not held.
-    ahead = Forecast(state.forecast.level) if calm else state.forecast
+    ahead = Forecast.steady(state.forecast.level) if moment.calm else state.forecast
     if curve is None:
         alone = concurrency_need(asked, ahead, factor)
     else:
         alone = need(bounds.role, curve, asked, ahead, factor, spec)
-    return _Weighed(bounds, view, state, health, alone, calm)
+    return _Weighed(bounds, view, state, health, alone, moment.calm)
 
 
 def _of_role(role: Role, seen: Observation, spec: ScalingSpec) -> PoolView:

@@ -13,6 +13,8 @@ from penstock_operator.scaling.signal import Health
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
 from penstock_operator.scaling.state import PoolState
 
+TOLERANCE = 0.05
+"""Share of the need that may be missing: nobody starts a replica for less."""
 BAND = 0.1
 """Width of the dead band in units of the need's root, with which it scatters: a replica is given up
 only when the pool without it would still have that much room, or it is back after a cold start."""
@@ -67,10 +69,11 @@ def guard(
 
 
 def _outside_band(count: float, current: int) -> Proposal:
-    needed = ceil(count - SLACK)
+    least = (1 - TOLERANCE) * count
+    needed = ceil(least - SLACK)
     if needed >= current:
         return Proposal(needed)
-    with_room = ceil(count + BAND * sqrt(count) - SLACK)
+    with_room = ceil(least + BAND * sqrt(count) - SLACK)
     return Proposal(needed).held(min(current, with_room), "dead band")
 
 

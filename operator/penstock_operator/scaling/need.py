@@ -5,11 +5,12 @@ busy at any moment; whatever else a resource is (KV blocks, prefill servers), th
 needs follows the same way. The largest count wins, and its name is the reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from penstock_contract.api import Role
 from penstock_operator.scaling.curve import ServiceCurve
+from penstock_operator.scaling.decoding import Decoding
 from penstock_operator.scaling.forecast import SMALL, Forecast
 from penstock_operator.scaling.observation import PoolView, Traffic
 from penstock_operator.scaling.spec import Objective, ScalingSpec
@@ -60,23 +61,33 @@ class Need:
     """Why no number of replicas meets the objective; empty: one does."""
 
 
-def demand(role: Role, curve: ServiceCurve, traffic: Traffic, pool: PoolView) -> Demand:
-    """Return the work offered to a role.
+def compared(
+    before: Decoding, curve: ServiceCurve, traffic: Traffic, pool: PoolView, elapsed: float
+) -> Decoding:
+    """Return what is known of decode work, with the last `elapsed` seconds."""
+    seen, asked = pool.decode_share, _asked_share(traffic)
+    if seen.value is not None:
+        seen = replace(seen, value=asked * seen.value)
+    return before.after(_offered_decoding(curve, traffic), seen, elapsed)
 
-    Decode work is known in two ways: as offered (arrivals times the mean length of those that
-    ended) and as state (what decoding takes right now). Right after a rise the first is ahead, with
-    long answers whose length nobody knows yet the second is; the larger is taken.
-    """
-    arrivals, tokens = traffic.arrivals.at_least, traffic.uncached_tokens.at_least
+
+def _offered_decoding(curve: ServiceCurve, traffic: Traffic) -> float:
     given, taken = traffic.input_tokens.at_least, traffic.output_tokens.at_least
+    return traffic.arrivals.at_least * curve.decode_work(given, taken)
+
+
+def demand(
+    role: Role, curve: ServiceCurve, traffic: Traffic, pool: PoolView, decoding: Decoding
+) -> Demand:
+    """Return the work offered to a role; `decoding` is what is known of that part."""
+    arrivals, tokens = traffic.arrivals.at_least, traffic.uncached_tokens.at_least
     prefill = curve.prefill_work(tokens) if role is not Role.DECODE else 0.0
-    offered = arrivals * curve.decode_work(given, taken) if role is not Role.PREFILL else 0.0
+    decode = _offered_decoding(curve, traffic) + decoding.beyond
     asked = _asked_share(traffic)
-    state = asked * pool.decode_share.at_least if role is not Role.PREFILL else 0.0
     waiting = traffic.queued_tokens.at_least + asked * pool.waiting_tokens.at_least
     return Demand(
         prefill=prefill,
-        decode=max(offered, state),
+        decode=decode if role is not Role.PREFILL else 0.0,
         kv_tokens=asked * pool.kv_tokens.at_least + traffic.queued_tokens.at_least,
         backlog=curve.prefill_work(waiting) if role is not Role.DECODE else 0.0,
         own_prefill=prefill / arrivals if arrivals > 0 else 0.0,

@@ -43,9 +43,9 @@ class ScalingSpec:
     ttft: Objective | None = None
     tpot: Objective | None = None
     max_up: int = 4
-    up_window: float = 30.0
+    up_window: float = 0.0
     max_down: int = 1
-    down_window: float = 180.0
+    down_window: float = 90.0
     max_gpus: int | None = None
     idle: float | None = None
     """Idleness after which the last replica goes; None: never."""
@@ -58,10 +58,15 @@ class ScalingSpec:
         return max((found.quantile for found in (self.ttft, self.tpot) if found), default=None)
 
 
+SHORTEST_WINDOW = 60.0
+"""Seconds that fewer replicas must have been enough, however fast one starts."""
+
+
 def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     """Return what a deployment asks for."""
     spec = deployment.spec
-    wanted, behavior = spec.autoscaling, spec.autoscaling.behavior
+    wanted = spec.autoscaling
+    up, down = wanted.behavior.scale_up, wanted.behavior.scale_down
     return ScalingSpec(
         pools=tuple(
             _bounds(pool, spec.engine.max_num_seqs, spec.engine.task) for pool in spec.pools
@@ -69,10 +74,10 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
         policy=wanted.policy,
         ttft=_objective(spec.slo.ttft),
         tpot=_objective(spec.slo.tpot),
-        max_up=behavior.scale_up.max_step,
-        up_window=seconds(behavior.scale_up.window),
-        max_down=behavior.scale_down.max_step,
-        down_window=seconds(behavior.scale_down.window),
+        max_up=up.max_step,
+        up_window=seconds(up.window) if up.window else 0.0,
+        max_down=down.max_step,
+        down_window=seconds(down.window) if down.window else max(SHORTEST_WINDOW, lead),
         max_gpus=wanted.budget.max_gpus if wanted.budget else None,
         idle=seconds(wanted.scale_to_zero.idle) if wanted.scale_to_zero else None,
         lead=lead,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from penstock_contract.api import Role
 from penstock_operator.scaling.cover import Usual
+from penstock_operator.scaling.decoding import Decoding
 from penstock_operator.scaling.forecast import Forecast
 
 
@@ -13,6 +14,7 @@ class PoolState:
     """The memory of one pool. Times are in seconds of the caller's clock."""
 
     forecast: Forecast = field(default_factory=Forecast)
+    decoding: Decoding = field(default_factory=Decoding)
     wanted: tuple[tuple[float, int], ...] = ()
     """(time, replicas that would do) over the longer of the two windows."""
     first_seen: float | None = None

@@ -1,12 +1,14 @@
 """A simulated pool: one queue in front of replicas that start, drain and go.
 
-It binds late: a request waits until a replica has room, then goes to the one with the least to do.
+It binds late, as the gateway does: a request waits until a replica has nearly computed its prompts,
+then goes to the one with the least to do; who can still be in time goes before who cannot.
 """
 
 import heapq
 from collections import deque
 from math import inf
 
+from penstock_contract.first_token import OLDEST_EVERY, backlog, latest_start, overdue
 from penstock_operator.simulation.replica import Job, Replica
 from penstock_operator.simulation.setup import Outcome, Sample, Setup
 
@@ -20,6 +22,9 @@ class Pool:
         self._draining: list[Replica] = []
         self._starting: list[float] = []
         self._queue: deque[Job] = deque()
+        self._late: deque[Job] = deque()
+        """Those that wait and cannot be in time any more."""
+        self._turns = 0
         self._queued_tokens = 0
         self._wakes: list[tuple[float, int, Replica]] = []
         self._serial = 0
@@ -28,14 +33,14 @@ class Pool:
         self._since = 0.0
         self._arrivals = self._arrived_tokens = 0
         self._completed = self._completed_input = self._completed_output = 0
-        self._late = self._late_ttft = self._late_tpot = 0
+        self._ended_late = self._late_ttft = self._late_tpot = 0
         self.outcome = Outcome(starts=replicas)
 
     @property
     def busy(self) -> bool:
         """Whether a request waits or is held."""
         replicas = (*self._active, *self._draining)
-        return bool(self._queue) or any(replica.jobs for replica in replicas)
+        return bool(self._queue or self._late) or any(replica.jobs for replica in replicas)
 
     @property
     def next_wake(self) -> float:
@@ -69,9 +74,9 @@ class Pool:
             late_first, late_after = job.late_first(setup.ttft), job.late_after(setup.tpot)
             self._late_ttft += late_first
             self._late_tpot += late_after
-            self._late += late_first or late_after
+            self._ended_late += late_first or late_after
         self._watch(replica)
-        if self._queue:
+        if self._queue or self._late:
             self._dispatch(time)
         if self._draining and not replica.jobs and replica in self._draining:
             self.account(time)
@@ -131,14 +136,14 @@ class Pool:
             **self.sizes(),
             arrivals=self._arrivals,
             arrived_tokens=self._arrived_tokens,
-            queued=len(self._queue),
+            queued=len(self._queue) + len(self._late),
             queued_tokens=self._queued_tokens,
             prefill_backlog=sum(r.prefill_backlog for r in living),
             running=sum(r.sequences for r in living),
             held=sum(r.jobs for r in living),
             kv_tokens=sum(r.reserved for r in living),
             completed=self._completed,
-            late=self._late,
+            late=self._ended_late,
             late_ttft=self._late_ttft,
             late_tpot=self._late_tpot,
             completed_input=self._completed_input,
@@ -155,15 +160,31 @@ class Pool:
     def _new(self) -> Replica:
         setup = self._setup
         longest = setup.tpot if setup.stall_free else inf
-        return Replica(setup.curve, setup.chunk_tokens, setup.max_sequences, longest)
+        ahead = backlog(setup.ttft)
+        return Replica(setup.curve, setup.chunk_tokens, setup.max_sequences, longest, ahead)
 
     def _dispatch(self, now: float) -> None:
-        while self._queue:
-            job = self._queue[0]
-            able = [replica for replica in self._active if replica.accepts(job)]
+        while self._queue or self._late:
+            queue = self._next_in(now)
+            able = [replica for replica in self._active if replica.accepts(queue[0])]
             if not able:
                 return
-            self._give(min(able, key=self._crowding), now)
+            self._turns += 1
+            self._give(queue.popleft(), min(able, key=self._crowding), now)
+
+    def _next_in(self, now: float) -> deque[Job]:
+        """Return the queue whose turn it is; see contract's `first_token`."""
+        while self._queue and self._latest(self._queue[0]) < now:
+            self._late.append(self._queue.popleft())
+        if not self._late or not self._queue:
+            return self._queue or self._late
+        oldest = self._turns % OLDEST_EVERY == OLDEST_EVERY - 1
+        late = oldest or overdue(self._late[0].arrival, self._setup.patience) <= now
+        return self._late if late else self._queue
+
+    def _latest(self, job: Job) -> float:
+        own = self._setup.curve.b_p * (job.input_tokens - job.computed)
+        return latest_start(job.arrival, self._setup.ttft, own)
 
     def _crowding(self, replica: Replica) -> float:
         curve = self._setup.curve
@@ -173,8 +194,7 @@ class Pool:
             + curve.c * replica.context
         )
 
-    def _give(self, replica: Replica, now: float) -> None:
-        job = self._queue.popleft()
+    def _give(self, job: Job, replica: Replica, now: float) -> None:
         self._queued_tokens -= job.input_tokens
         before = replica.wake
         replica.add(job, now)

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import ceil, inf, sqrt
 
+from penstock_contract.first_token import FEWEST_PROMPTS
 from penstock_contract.step_cost import StepCost
 from penstock_operator.scaling.curve import ServiceCurve
 
@@ -54,14 +55,21 @@ class Replica:
         chunk_tokens: token budget of a step.
         max_sequences: requests held at once.
         longest_step: seconds that bound the prompt tokens of a step in which something decodes.
+        backlog: seconds of prompts that it is given ahead.
     """
 
     def __init__(
-        self, curve: ServiceCurve, chunk_tokens: int, max_sequences: int, longest_step: float = inf
+        self,
+        curve: ServiceCurve,
+        chunk_tokens: int,
+        max_sequences: int,
+        longest_step: float = inf,
+        backlog: float = inf,
     ) -> None:
         self._curve = curve
         self._cost = StepCost(curve.a, curve.b_p, curve.b_d, curve.c)
         self._longest = longest_step
+        self._backlog = backlog
         self._chunk = chunk_tokens
         self._max_sequences = max_sequences
         self._prefilling: deque[Job] = deque()
@@ -105,9 +113,12 @@ class Replica:
         return [*self._prefilling, *(job for _, _, job in self._finishing)]
 
     def accepts(self, job: Job) -> bool:
-        """Whether the request fits now: KV room, a sequence slot, less than a chunk waiting."""
+        """Whether the request fits now: KV room, a sequence slot, few prompts before it."""
         return (
-            self.prefill_backlog < self._chunk
+            (
+                len(self._prefilling) < FEWEST_PROMPTS
+                or self._curve.b_p * self.prefill_backlog < self._backlog
+            )
             and self.reserved + job.reserved <= self._curve.kv_tokens
             and self.jobs < self._max_sequences
         )

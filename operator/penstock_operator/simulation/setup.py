@@ -14,6 +14,8 @@ class Setup:
     ttft: float = 2.0
     tpot: float = 0.1
     """Objectives, for each request."""
+    patience: float = 30.0
+    """That the gateway lets a request wait; nobody is refused here, only overtaken less."""
     cold_start: float = 60.0
     interval: float = 5.0
     """Between two samples, and two decisions."""

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,9 +81,22 @@ class Store:
             ) from None
 
     def list(self, kind: type[Stored]) -> list[Stored]:
-        """Return all objects of a kind, by name."""
-        names = sorted(path.stem for path in (self._folder / kind.__name__).glob("*.json"))
-        return [found for name in names if (found := self.get(kind, name))]
+        """Return all objects of a kind, by name.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
+        return [found for name in self._names(kind) if (found := self.get(kind, name))]
+
+    def readable(self, kind: type[Stored]) -> Iterator[Stored]:
+        """Yield the objects of a kind that are not damaged, by name."""
+        for name in self._names(kind):
+            with suppress(UserError):
+                if found := self.get(kind, name):
+                    yield found
+
+    def _names(self, kind: type[Stored]) -> tuple[str, ...]:
+        return tuple(sorted(path.stem for path in (self._folder / kind.__name__).glob("*.json")))
 
     def version(self) -> frozenset[tuple[str, int, int]]:
         """Return a value that differs after every change; cheap enough to compare all the time."""

@@ -98,7 +98,7 @@ def _apply(
             "or stop it first: penstock down"
         )
     store = Store(home.objects)
-    check_names(deployments, store.list(InferenceDeployment))
+    check_names(deployments, store.readable(InferenceDeployment))
     applied = _put(store, deployments)
     _put_tenants(home, tenants)
     names = [*applied, *(tenant.metadata.name for tenant in tenants)]

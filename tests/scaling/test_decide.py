@@ -184,6 +184,7 @@ def test_a_replica_goes_only_when_those_that_stay_have_some_room(count: float, s
     proposal, _ = guard(count, 4, Health.FRESH, state, bounds, SPEC, now)
     assert proposal.replicas == size
     assert ("dead band" in proposal.guards) is (count == 3.01)
+    assert ("tolerance of 5%" in proposal.guards) is (count == 4.2)
 
 
 def test_an_idle_pool_shrinks_whatever_its_objective() -> None:

@@ -1,8 +1,8 @@
 """From what is needed to what is done: the guards between the arithmetic and the pool.
 
-In order: dead band, metric health, warm-up, windows, steps, bounds. Each may only make a decision
-more careful, each says so when it did, and growing is held back by less than shrinking, because an
-idle replica costs money and a missing one costs requests.
+In order: tolerance and dead band, metric health, warm-up, windows, steps, bounds. Each says so when
+it changed something, and growing is held back by less than shrinking, because an idle replica costs
+money and a missing one costs requests.
 """
 
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ def _outside_band(count: float, current: int) -> Proposal:
     least = (1 - TOLERANCE) * count
     needed = ceil(least - SLACK)
     if needed >= current:
-        return Proposal(needed)
+        return Proposal(ceil(count - SLACK)).held(needed, f"tolerance of {TOLERANCE:.0%}")
     with_room = ceil(least + BAND * sqrt(count) - SLACK)
     return Proposal(needed).held(min(current, with_room), "dead band")
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiered import files
 
+from penstock_worker.tiers import folder as module
 from penstock_worker.tiers.block_file import OVERHEAD
 from penstock_worker.tiers.folder import ABANDONED_SECONDS, BlockFolder, Corrupt, Key, disk_size
 
@@ -108,3 +109,22 @@ def test_a_use_is_noted_for_later(folder: BlockFolder) -> None:
     folder.touch(KEY)
     (after,) = folder.scan()
     assert after.used_at > before.used_at
+
+
+def test_workers_of_one_process_id_write_a_block_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers, where every worker's engine has the same."""
+    one, other = BlockFolder(tmp_path), BlockFolder(tmp_path)
+    real = module._private
+
+    def beside_another(path: str, flags: int) -> int:
+        opened = real(path, flags)
+        monkeypatch.setattr(module, "_private", real)
+        other.write(KEY, [KV])
+        return opened
+
+    monkeypatch.setattr(module, "_private", beside_another)
+    one.write(KEY, [KV])
+    assert read(one) == KV
+    assert len(list(files(tmp_path))) == 1

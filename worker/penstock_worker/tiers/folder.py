@@ -8,6 +8,7 @@ need no lock: two may write one block, or remove one, and neither is harmed.
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,8 +67,10 @@ class BlockFolder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Not the process id: in containers that share a folder, it is the same for all.
+        self._unfinished = f".{secrets.token_hex(8)}{UNFINISHED}"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = root / f".{os.getpid()}{UNFINISHED}"
+        probe = root / self._unfinished
         probe.touch(mode=0o600)
         probe.unlink()
 
@@ -81,7 +84,7 @@ class BlockFolder:
         head = header(key.fingerprint, key.name, sum(map(len, kv)))
         content = [head, *kv, checksum([head, *kv])]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+        unfinished = path.with_name(f".{path.name}{self._unfinished}")
         try:
             with open(unfinished, "wb", opener=_private) as file:
                 file.writelines(content)

@@ -94,6 +94,21 @@ def test_a_block_comes_back(tier: Callable[..., DiskTier]) -> None:
     assert found.changes() == []
 
 
+def test_changes_that_nobody_takes_do_not_pile_up(tier: Callable[..., DiskTier]) -> None:
+    """An idle worker takes none, while others write to the folder that it shares."""
+    found = tier(blocks=2)
+    for number in range(20):
+        found.put(name(number), kv(number))
+        stored(found)
+    eventually(lambda: found.used <= 2 * FILE, "there is room again")
+    assert sorted(found.changes()) == [(name(18), True), (name(19), True)]
+    found.put(name(19), kv(19))  # again, as when two workers wrote it
+    found.put(name(20), kv(20))
+    stored(found)
+    eventually(lambda: found.used <= 2 * FILE, "there is room again")
+    assert sorted(found.changes()) == [(name(18), False), (name(20), True)]
+
+
 def test_a_known_block_is_not_written_again(tier: Callable[..., DiskTier]) -> None:
     found = tier()
     put(found, 1, 1)

@@ -69,7 +69,7 @@ class DiskTier:
         self._admission = Admission(capacity, self._size)
         self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
         self._writing: tuple[bytes, bytes] | None = None
-        self._changes: list[tuple[bytes, bool]] = []
+        self._changes: dict[bytes, bool] = {}
         self._new: set[Key] = set()
         """What was stored since the latest scan began: it may have missed that."""
         self._paused_until = 0.0
@@ -162,10 +162,13 @@ class DiskTier:
             self._folder.touch(key)
 
     def changes(self) -> list[tuple[bytes, bool]]:
-        """Return what came (True) and went (False) since this was last called, in order."""
+        """Return what came (True) and went (False) since this was last called.
+
+        What did both is left out, so they are no more than the tier holds or has held then.
+        """
         with self._lock:
-            changes, self._changes = self._changes, []
-        return changes
+            changes, self._changes = self._changes, {}
+        return list(changes.items())
 
     def _key(self, name: bytes) -> Key:
         return Key(self._fingerprint, name)
@@ -203,9 +206,10 @@ class DiskTier:
                 self._waiting.clear()
             return
         with self._lock:
+            if key not in self._index:
+                self._note(key, here=True)
             self._index.add(key, size, protected=self._admission.sightings.again(name))
             self._new.add(key)
-            self._note(key, here=True)
             self.stored_bytes += len(kv)
 
     def _make_room(self) -> None:
@@ -249,5 +253,5 @@ class DiskTier:
 
     def _note(self, key: Key, *, here: bool) -> None:
         """Note a change for routers, to whom other models' blocks are nothing."""
-        if key.fingerprint == self._fingerprint:
-            self._changes.append((key.name, here))
+        if key.fingerprint == self._fingerprint and self._changes.pop(key.name, here) == here:
+            self._changes[key.name] = here

@@ -102,10 +102,11 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
         read_shape(tmp_path, Task.AUTO)
 
 
-def test_a_path_outside_the_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["../elsewhere", "..", "/etc"])
+def test_a_path_outside_the_folder_is_refused(path: str, tmp_path: Path) -> None:
     make("bert", tmp_path)
     describe(tmp_path, "mean")
-    change(tmp_path, "modules.json", lambda found: [{**found[1], "path": "../elsewhere"}])
+    change(tmp_path, "modules.json", lambda found: [{**found[1], "path": path}])
     with pytest.raises(UnsupportedModel, match="outside the folder"):
         read_shape(tmp_path, Task.AUTO)
 

@@ -68,7 +68,7 @@ def _modules(folder: Path) -> Sequence[tuple[str, str]]:
     except (TypeError, KeyError) as error:
         raise UnsupportedModel(f"{MODULES} is damaged: {error!r}") from error
     for _, path in steps:
-        if Path(path).name != path:
+        if Path(path).name != path or path == "..":
             raise UnsupportedModel(f"{MODULES} names {path!r}, which is outside the folder")
     return steps
 

@@ -1,13 +1,19 @@
 """The model's tokenizer, and turning tokens back into text one at a time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, TypeVar
 
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from penstock_worker.text.token_bytes import token_bytes
+
+PORTION: Final = 1 << 18
+"""Letters that are encoded at a time: the library takes some 400 bytes for each token."""
+
+T = TypeVar("T")
 
 
 class TokenizerError(ValueError):
@@ -43,35 +49,31 @@ class Tokenizer:
         return ids
 
     def encode_texts(
-        self, texts: Sequence[str], *, add_special_tokens: bool, most: int | None = None
-    ) -> list[list[int]]:
-        """Return the token ids of each text; of a longer one, the first `most`, marks included."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        marks = self._inner.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
-        if most is not None:
-            for one in found:
-                one.truncate(max(0, most - marks))
-        whole = (self._inner.post_process(one, None, add_special_tokens) for one in found)
-        return [one.ids for one in whole]
+        self, texts: Iterable[str], *, add_special_tokens: bool, most: int | None = None
+    ) -> Iterator[list[int]]:
+        """Yield the token ids of each text; of a longer one, the first `most`, marks included."""
+        for part in _portions(texts, len):
+            for one in self._inner.encode_batch(part, add_special_tokens=add_special_tokens):
+                yield _cut(one, 0, most)
 
     def encode_pairs(
-        self, pairs: Sequence[tuple[str, str]], *, most: int | None = None
-    ) -> list[tuple[list[int], int]]:
-        """Return the token ids of each pair, and where its second text begins if that is marked.
+        self, pairs: Iterable[tuple[str, str]], *, most: int | None = None
+    ) -> Iterator[tuple[list[int], int]]:
+        """Yield the token ids of each pair, and where its second text begins if that is marked.
 
         A pair longer than `most` loses the end of its second text.
         """
-        firsts = self._inner.encode_batch([one for one, _ in pairs], add_special_tokens=False)
-        seconds = self._inner.encode_batch([two for _, two in pairs], add_special_tokens=False)
-        marks = self._inner.num_special_tokens_to_add(is_pair=True)
-        found = []
-        for first, second in zip(firsts, seconds, strict=True):
-            if most is not None:
-                second.truncate(max(0, most - marks - len(first.ids)))
-            whole = self._inner.post_process(first, second, True)
-            types = whole.type_ids
-            found.append((whole.ids, types.index(1) if 1 in types else 0))
-        return found
+        known: dict[str, tokenizers.Encoding] = {}
+        for part in _portions(pairs, lambda pair: sum(map(len, pair))):
+            # Often the first text is the same for all, and longer than the others.
+            firsts = dict.fromkeys(one for one, _ in part)
+            known = {one: found for one, found in known.items() if one in firsts}
+            new = [one for one in firsts if one not in known]
+            known |= zip(new, self._plain(new), strict=True)
+            for (one, _), second in zip(part, self._plain([two for _, two in part]), strict=True):
+                whole = self._inner.post_process(known[one], second, True)
+                types = whole.type_ids
+                yield _cut(whole, 1, most), types.index(1) if 1 in types else 0
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""
@@ -91,6 +93,10 @@ class Tokenizer:
         """Return whether a text is a special token, which decoding leaves out by default."""
         token = self._inner.token_to_id(text)
         return token is not None and not self.decode([token])
+
+    def _plain(self, texts: list[str]) -> list[tokenizers.Encoding]:
+        found: list[tokenizers.Encoding] = self._inner.encode_batch(texts, add_special_tokens=False)
+        return found
 
     def stream(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> "TextStream":
         """Return an incremental decoder of what follows a prompt."""
@@ -122,3 +128,31 @@ class TextStream:
     def _ends_in_half(self, ids: list[int]) -> bool:
         text: str = self._inner.decode(ids, skip_special_tokens=False)
         return text.endswith("\ufffd")
+
+
+def _portions(items: Iterable[T], letters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items in their order, together as many as have `PORTION` letters, but at least one."""
+    part: list[T] = []
+    room = PORTION
+    for item in items:
+        size = letters(item)
+        if part and size > room:
+            yield part
+            part, room = [], PORTION
+        part.append(item)
+        room -= size
+    if part:
+        yield part
+
+
+def _cut(found: tokenizers.Encoding, sequence: int, most: int | None) -> list[int]:
+    """Return token ids, no more than `most` as far as leaving out the end of a sequence helps.
+
+    The library's own truncation keeps all that it cuts off, in pieces of that length.
+    """
+    ids: list[int] = found.ids
+    if most is None or len(ids) <= most:
+        return ids
+    own = [place for place, whose in enumerate(found.sequence_ids) if whose == sequence]
+    gone = set(own[len(own) - min(len(own), len(ids) - most) :])
+    return [token for place, token in enumerate(ids) if place not in gone]

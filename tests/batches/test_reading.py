@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,10 +94,19 @@ def test_a_line_that_would_unfold_to_too_much_is_refused() -> None:
         parse(b'{"a":[' + b"[]," * 1_100_000 + b"[]]}", URL)
 
 
+def test_a_line_that_is_taken_can_be_sent() -> None:
+    line = '{"custom_id":"a","method":"POST","url":"%s","body":{"model":"m","metadata":%s}}'
+    deep = lambda depth: "[" * depth + "]" * depth  # noqa: E731
+    content = parse((line % (URL, deep(250))).encode(), URL).content
+    assert content == b'{"model":"m","metadata":%s}' % deep(250).encode()
+    with pytest.raises(LineError, match="nested"):
+        parse((line % (URL, deep(300))).encode(), URL)
+
+
 @given(st.text(max_size=30), st.recursive(st.text() | st.integers(0, 9), st.lists, max_leaves=5))
 def test_an_answer_is_one_line(custom_id: str, body: Any) -> None:
     try:
-        line = answer_line("id", custom_id, 200, "req", body)
+        line = answer_line("id", custom_id, 200, "req", orjson.dumps(body))
     except TypeError:  # a lone surrogate is no text, and no JSON has brought it
         return
     assert line.count(b"\n") == 1

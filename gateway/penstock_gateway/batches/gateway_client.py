@@ -3,14 +3,13 @@
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import orjson
 
 from penstock_contract import headers
 from penstock_contract.on_behalf import Seals, Towards
-from penstock_gateway.batches.batch import Json
 
 MAX_ANSWER: Final = 64 << 20
 """Bytes."""
@@ -39,7 +38,8 @@ class Answer:
 
     status: int
     """Of HTTP; 0: the gateway did not answer."""
-    body: Any = None
+    body: bytes = b"null"
+    """JSON in one line."""
     request_id: str = ""
     retry_after: float = 0.0
     """Seconds; 0: it does not say."""
@@ -76,11 +76,10 @@ class GatewayClient:
             base_url=url, limits=limits, timeout=patience, trust_env=False
         )
 
-    async def ask(self, tenant: str, endpoint: str, body: Json) -> Answer:
-        """Return the gateway's answer."""
+    async def ask(self, tenant: str, endpoint: str, content: bytes) -> Answer:
+        """Return the gateway's answer to a body."""
         ticket = self._seals.seal(Towards.GATEWAY, tenant, time.time())
         own = {headers.ON_BEHALF: ticket, "content-type": "application/json"}
-        content = orjson.dumps(body)
         try:
             async with self._client.stream("POST", endpoint, content=content, headers=own) as found:
                 return await _answer(found)
@@ -99,8 +98,8 @@ async def _answer(found: httpx.Response) -> Answer:
         if len(data) > MAX_ANSWER:
             return Answer(502, _error("the answer is too long"))
     try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        body = orjson.dumps(orjson.loads(data))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deeply
         return Answer(max(502, found.status_code), _error("the answer is not JSON"))
     request_id = found.headers.get(headers.REQUEST_ID, "")
     return Answer(found.status_code, body, request_id, _retry_after(found.headers))
@@ -113,5 +112,6 @@ def _retry_after(found: httpx.Headers) -> float:
         return 0.0
 
 
-def _error(message: str) -> Json:
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
+def _error(message: str) -> bytes:
+    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    return orjson.dumps({"error": error})

@@ -29,7 +29,8 @@ class Request:
     """One line that can be asked."""
 
     custom_id: str
-    body: Json
+    content: bytes
+    """Its body."""
 
 
 class LineError(Exception):
@@ -63,12 +64,13 @@ def parse(line: bytes, endpoint: str) -> Request:
     if found.get("url") != endpoint:
         message = f"url must be the endpoint of the batch, {endpoint}"
         raise LineError("mismatched_url", message, "url")
-    return Request(custom_id, _body(found.get("body")))
+    return Request(custom_id, _written(_body(found.get("body"))))
 
 
-def answer_line(line_id: str, custom_id: str, status: int, request_id: str, body: Any) -> bytes:
-    """Return the line for an answer of the gateway, whatever it is."""
-    response = {"status_code": status, "request_id": request_id, "body": body}
+def answer_line(line_id: str, custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
+    """Return the line for an answer of the gateway, whatever its JSON is."""
+    found = orjson.Fragment(body)
+    response = {"status_code": status, "request_id": request_id, "body": found}
     return _line(line_id, custom_id, response, None)
 
 
@@ -102,6 +104,14 @@ def _body(found: Any) -> Json:
     if found.get("stream"):
         raise LineError("invalid_request", "a batch has nobody to stream to", "body.stream")
     return found
+
+
+def _written(body: Json) -> bytes:
+    """Return what is sent: JSON can be read that is nested too deeply to be written again."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise LineError("invalid_json_line", "body is nested too deeply", "body") from error
 
 
 def _line(line_id: str, custom_id: str, response: Json | None, error: Json | None) -> bytes:

@@ -108,16 +108,16 @@ class Run:
 
     async def _ask(self, turn: _Turn) -> None:
         line = await asyncio.to_thread(_read, self._source, turn.entry)
-        body = parse(line, self._batch.endpoint).body
+        content = parse(line, self._batch.endpoint).content
         sent_at = time.monotonic()
         self._metrics.in_flight(1)
         try:
-            answer = await self._gateway.ask(self._batch.tenant, self._batch.endpoint, body)
+            answer = await self._gateway.ask(self._batch.tenant, self._batch.endpoint, content)
         finally:
             self._metrics.in_flight(-1)
         match fate(answer.status, turn.failures):
             case Fate.LATER:
-                self._turns.appendleft(turn)
+                self._turns.append(turn)  # behind the others, whom what refuses it may let in
                 self._back_off(answer, sent_at)
             case Fate.AGAIN:
                 await asyncio.sleep(AGAIN_SECONDS)

@@ -141,6 +141,18 @@ def test_an_answer_is_kept_once(tmp_path: Path) -> None:
     assert found.counts == Counts(5, 1, 0)
 
 
+def test_what_finds_the_disk_full_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    database = Database(tmp_path)
+    store = BatchStore(database)
+    store.add(batch())
+    store.validated("batch_1", ENTRIES, 100)
+    with database.look() as connection:
+        connection.execute("PRAGMA max_page_count=30")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.answered("batch_1", 1, b"x" * 1_000_000, ok=True)
+    assert store.answered("batch_1", 1, b"short\n", ok=True)
+
+
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     first = Database(tmp_path)
     with pytest.raises(FolderTakenError, match="another"):
@@ -201,6 +213,15 @@ def test_tenants_take_turns() -> None:
     later = next_ones(active, {found.id for found in begun})
     assert later == []
     assert next_ones(active, {"a0", "a1", "b"})[0].id == "c"
+
+
+def test_batches_that_do_not_end_keep_no_other_tenant_waiting() -> None:
+    active = [batch(f"a{n}", "ann") for n in range(40)]
+    begun = {found.id for found in next_ones(active, set())}
+    assert len(begun) == MOST_AT_ONCE
+    active += [batch("b0", "bob"), batch("b1", "bob")]
+    assert [found.id for found in next_ones(active, begun)] == ["b0"]
+    assert next_ones(active, {*begun, "b0"}) == []
 
 
 def test_a_line_has_one_id_whenever_it_is_written() -> None:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 import traceback
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from penstock_gateway.batches.batch import Batch, Status
 from penstock_gateway.batches.files import Files
@@ -102,13 +103,13 @@ class Keeper:
             return False
         match batch.status:
             case Status.VALIDATING:
-                await asyncio.to_thread(validate, batch, self._files, self._store)
+                await _to_its_end(asyncio.to_thread(validate, batch, self._files, self._store))
                 return await self._failed_not(batch_id)
             case Status.IN_PROGRESS:
                 await self._execute(batch)
                 return True
             case Status.FINALIZING | Status.CANCELLING:
-                await self._finish(batch)
+                await _to_its_end(self._finish(batch))
                 return False
             case _:
                 return False
@@ -126,9 +127,11 @@ class Keeper:
         run = Run(batch, source, self._store, self._gateway, self._share, self._metrics)
         self._running += 1
         try:
-            async with asyncio.timeout(max(0.0, batch.expires - time.time())):
+            async with asyncio.timeout(max(0.0, batch.expires - time.time())) as window:
                 await run.until_done()
-        except TimeoutError:
+        except TimeoutError:  # or a file system's, which says nothing of the batch
+            if not window.expired():
+                raise
             log.info("batch %s has expired", batch.id)
         finally:
             self._running -= 1
@@ -160,6 +163,19 @@ class Keeper:
             except Exception as error:
                 _tell("what is old stays", error)
             await asyncio.sleep(CLEAN_EVERY)
+
+
+async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
+    """Take a step that blocks in a thread; who is cancelled waits for it all the same.
+
+    A thread cannot be ended, and must not meet the one that takes the batch's next step.
+    """
+    task = asyncio.create_task(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _tell(what: str, error: Exception) -> None:

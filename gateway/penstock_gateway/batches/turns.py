@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from penstock_gateway.batches.batch import Batch
 
 MOST_AT_ONCE = 16
-"""Batches that are carried at the same time."""
+"""Batches that are carried at the same time; one more for each tenant that would have none."""
 
 
 def next_ones(active: Sequence[Batch], running: Collection[str]) -> list[Batch]:
@@ -19,8 +19,10 @@ def next_ones(active: Sequence[Batch], running: Collection[str]) -> list[Batch]:
     held = Counter(batch.tenant for batch in active if batch.id in running)
     waiting = [batch for batch in active if batch.id not in running]
     found: list[Batch] = []
-    while waiting and len(running) + len(found) < MOST_AT_ONCE:
+    while waiting:
         batch = min(waiting, key=lambda waits: held[waits.tenant])
+        if held[batch.tenant] and len(running) + len(found) >= MOST_AT_ONCE:
+            break
         waiting.remove(batch)
         held[batch.tenant] += 1
         found.append(batch)

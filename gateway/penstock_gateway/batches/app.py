@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -21,7 +21,7 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.on_behalf import Seals, Towards
 from penstock_gateway.batches import creation
 from penstock_gateway.batches.batch import Batch, Status
-from penstock_gateway.batches.files import PURPOSE, File, Files, Page, to_disk
+from penstock_gateway.batches.files import PURPOSE, File, Files, Page
 from penstock_gateway.batches.keeper import Keeper
 from penstock_gateway.batches.limits import Limits
 from penstock_gateway.batches.store import BatchStore
@@ -188,7 +188,7 @@ def _batch_routes(app: FastAPI, service: Service) -> None:
 async def _uploaded(request: Request, tenant: str, service: Service) -> File:
     file_id = f"file-{secrets.token_hex(12)}"
     kind = request.headers.get("content-type", "")
-    with service.files.written(file_id) as content:
+    async with contextmanager_in_threadpool(service.files.written(file_id)) as content:
         form = await Upload(kind, content, service.limits.file).read(request.stream())
         purpose = form.fields.get("purpose", "")
         if purpose != PURPOSE:
@@ -201,7 +201,6 @@ async def _uploaded(request: Request, tenant: str, service: Service) -> File:
             form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
         )
         file = File(file_id, tenant, purpose, name, form.bytes, now, now + kept)
-        await run_in_threadpool(to_disk, content)
     await run_in_threadpool(service.files.put, file)
     return file
 

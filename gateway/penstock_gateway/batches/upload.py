@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -87,6 +88,7 @@ class Upload:
         self._most = most
         self._header, self._value = b"", b""
         self._name = ""
+        self._parts = 0
         self._is_file = False
         self._text = bytearray()
         self._whole = False
@@ -96,7 +98,6 @@ class Upload:
             "on_header_field": self._header_name,
             "on_header_value": self._header_value,
             "on_header_end": self._end_header,
-            "on_headers_finished": self._head,
             "on_part_data": self._data,
             "on_part_end": self._end_part,
             "on_end": self._end,
@@ -111,7 +112,8 @@ class Upload:
         """
         try:
             async for piece in body:
-                self._parser.write(piece)
+                # In a thread: it takes time, and a disk that is behind makes writers wait.
+                await run_in_threadpool(self._parser.write, piece)
         except ApiError:
             await _ignore(body, self._most * IGNORED)
             raise
@@ -125,6 +127,9 @@ class Upload:
         return self.form
 
     def _part(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_FIELDS:
+            raise _wrong(f"a form may have {MOST_FIELDS} fields")
         self._name, self._is_file, self._text = "", False, bytearray()
 
     def _begin_header(self) -> None:
@@ -146,10 +151,6 @@ class Upload:
                 raise _wrong("a form has one file, named file", "file")
             self._is_file = True
             self.form.file_name = options[b"filename"].decode("utf-8", "replace")
-
-    def _head(self) -> None:
-        if len(self.form.fields) >= MOST_FIELDS:
-            raise _wrong(f"a form may have {MOST_FIELDS} fields")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if not self._is_file:

@@ -23,6 +23,8 @@ from penstock_gateway.build import build
 OURS = "penstock"
 TWO_OF_OURS = "penstock-2"
 """The same with two processes."""
+MODEL = FleetModel(name="m", deployment="d")
+"""That ours serves, where nothing else is wanted."""
 _MAIN = "from penstock_gateway.cli import main; main()"
 _NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -32,7 +34,7 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   keepalive_requests 1000000000;
-  upstream workers {{ {servers} keepalive 256; keepalive_requests 1000000000; }}
+  upstream workers {{ {balancing} {servers} keepalive 256; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port};
     location / {{
@@ -52,16 +54,23 @@ class Router:
         workers: their ports.
         folder: for what it writes.
         python: runs our gateway.
+        model: that ours serves.
     """
 
     def __init__(
-        self, name: str, workers: Sequence[int], folder: Path, python: str = sys.executable
+        self,
+        name: str,
+        workers: Sequence[int],
+        folder: Path,
+        python: str = sys.executable,
+        model: FleetModel = MODEL,
     ) -> None:
         self.name = name
         self.port = free_port()
         self._log = (folder / f"{name}.log").open("w")
         command, environment = _COMMANDS[name](self.port, workers, folder), dict(os.environ)
         if name in (OURS, TWO_OF_OURS):
+            _write_fleet(folder, workers, model)
             command = [python, "-c", _MAIN, *command]
             own = [entry for entry in sys.path[1:] if not entry.startswith(sys.base_prefix)]
             environment["PYTHONPATH"] = os.pathsep.join([str(_compiled_gateway()), *own])
@@ -111,7 +120,7 @@ class Router:
 
     def _wait(self) -> None:
         """Wait until a request comes through."""
-        body = b'{"model":"m","messages":[{"role":"user","content":"?"}]}'
+        body = b'{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"?"}]}'
         request = urllib.request.Request(
             f"http://{self.address}/v1/chat/completions",
             body,
@@ -159,19 +168,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
-    fleet = folder / "fleet.json"
+def _write_fleet(folder: Path, workers: Sequence[int], model: FleetModel) -> None:
     Fleet(
         generation=1,
-        models=(FleetModel(name="m", deployment="d"),),
+        models=(model,),
         workers=tuple(
             FleetWorker(
-                id=f"w{n}", url=f"http://127.0.0.1:{n}", deployment="d", pool="p", role=Role.UNIFIED
+                id=f"w{n}",
+                url=f"http://127.0.0.1:{n}",
+                deployment=model.deployment,
+                pool="p",
+                role=Role.UNIFIED,
             )
             for n in workers
         ),
-    ).write(fleet)
-    return ["--fleet", str(fleet), "--port", str(port), "--log-level", "warning"]
+    ).write(folder / "fleet.json")
+
+
+def _penstock(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+    del workers  # they are in the file
+    fleet = str(folder / "fleet.json")
+    return ["--fleet", fleet, "--port", str(port), "--log-level", "warning"]
 
 
 def _two_processes(port: int, workers: Sequence[int], folder: Path) -> list[str]:
@@ -189,7 +206,7 @@ def _compiled_gateway() -> Path:
     return folder
 
 
-def _nginx(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+def _nginx(port: int, workers: Sequence[int], folder: Path, balancing: str = "") -> list[str]:
     unpacked = peer.CACHE / "nginx"
     program = unpacked / "usr/sbin/nginx"
     if not program.exists():
@@ -200,8 +217,12 @@ def _nginx(port: int, workers: Sequence[int], folder: Path) -> list[str]:
         subprocess.run(["dpkg", "-x", package, unpacked], check=True)
     servers = "".join(f"server 127.0.0.1:{worker};" for worker in workers)
     config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, servers=servers, port=port))
+    config.write_text(_NGINX.format(folder=folder, servers=servers, port=port, balancing=balancing))
     return [str(program), "-p", str(folder), "-c", str(config)]
+
+
+def _least_connections(port: int, workers: Sequence[int], folder: Path) -> list[str]:
+    return _nginx(port, workers, folder, "least_conn;")
 
 
 def _cache_aware(name: str, *command: str, port: int, workers: Sequence[int]) -> list[str]:
@@ -227,6 +248,7 @@ _COMMANDS = {
     OURS: _penstock,
     TWO_OF_OURS: _two_processes,
     "nginx": _nginx,
+    "nginx-least-conn": _least_connections,
     "vllm-router": _vllm,
     "sglang-router": _sglang,
 }

@@ -192,6 +192,22 @@ def test_a_full_disk_stops_writing_for_a_while_and_nothing_else(
     assert read(found, 3) == kv(3)
 
 
+def test_a_full_disk_is_left_more_room_by_the_least_recently_used(
+    tier: Callable[..., DiskTier], tmp_path: Path
+) -> None:
+    """As where the volume is smaller than the capacity, or others fill it."""
+    folder = SlowFolder(tmp_path)
+    found = tier(folder)
+    folder.go.set()
+    put(found, *range(32))
+    stored(found)
+    folder.refuses = True
+    put(found, 32)
+    eventually(lambda: found.used == 30 * FILE, "a sixteenth leaves")
+    assert found.has([name(number) for number in range(3)]) == [False, False, True]
+    assert len(list(files(tmp_path))) == 30
+
+
 def test_a_damaged_block_is_a_miss_and_is_forgotten(
     tier: Callable[..., DiskTier], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ other workers may share the folder: they see each other's blocks after a while, 
 the least recently used when there are too many.
 """
 
+import errno
 import logging
 import threading
 import time
@@ -26,6 +27,9 @@ QUEUE_BYTES: Final = 256 << 20
 """Of copies that wait to be written."""
 PAUSE_SECONDS: Final = 30.0
 """Without writing, after the disk has refused."""
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+YIELD: Final = 1 / 16
+"""Of what the tier has, that leaves each time when the disk is full sooner than the tier."""
 SCAN_SECONDS: Final = 30.0
 """Between scans, at least."""
 SCAN_SHARE: Final = 0.05
@@ -204,6 +208,8 @@ class DiskTier:
                 self._paused_until = self._clock() + PAUSE_SECONDS
                 self.skipped[Skipped.FAILED] += 1 + len(self._waiting)
                 self._waiting.clear()
+            if error.errno in FULL:
+                self._make_room(int(self._index.used * (1 - YIELD)))
             return
         with self._lock:
             if key not in self._index:
@@ -212,10 +218,10 @@ class DiskTier:
             self._new.add(key)
             self.stored_bytes += len(kv)
 
-    def _make_room(self) -> None:
+    def _make_room(self, most: int | None = None) -> None:
         while True:
             with self._lock:
-                key = self._index.victim()
+                key = self._index.victim(most)
             if key is None:
                 return
             self._forget(key)

@@ -79,8 +79,12 @@ class SegmentedLRU(Generic[K]):
         self.used -= size
         return True
 
-    def victim(self) -> K | None:
-        """Return who leaves next while more is used than the capacity; None when it is not."""
-        if self.used <= self.capacity:
+    def victim(self, most: int | None = None) -> K | None:
+        """Return who leaves next while more is used than `most`; None when it is not.
+
+        Args:
+            most: the capacity, if nothing is said.
+        """
+        if self.used <= (self.capacity if most is None else most):
             return None
         return next(iter(self._probation or self._protected))

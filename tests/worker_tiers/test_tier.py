@@ -18,6 +18,7 @@ from tiered import BLOCK, Tiered, files
 from penstock_contract.kv_events.wire import MEDIUM, STORAGE, BlockRemoved, BlockStored
 from penstock_contract.step_cost import StepCost
 from penstock_contract.tiers import LoadOutcome
+from penstock_worker.messages import FinishReason
 from penstock_worker.tiers.tier import STALL_SECONDS
 
 
@@ -162,6 +163,20 @@ def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
             assert node.engine.patience() is None
         node.until(lambda: not node.pool.counts().used)
         assert node.ask("again", prompt(2)).cached_tokens == 40
+
+
+def test_a_deadline_holds_while_a_request_is_loaded(tmp_path: Path) -> None:
+    with Tiered(tmp_path, clock=lambda: 0.0) as node:
+        overflow(node, range(8))
+        with hanging(node):
+            node.add("waits", prompt(0), deadline=0.2)
+            node.engine.step()
+            patience = node.engine.patience()
+            assert patience is not None
+            assert patience <= 0.2
+            node.until(lambda: node.ended("waits"))
+            assert node.outputs["waits"][0].finish_reason is FinishReason.DEADLINE
+        node.until(lambda: not node.pool.counts().used)
 
 
 def test_requests_for_the_same_blocks_share_a_load(tmp_path: Path) -> None:

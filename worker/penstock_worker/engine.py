@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
-from penstock_worker.grammar import GrammarError, Grammars, Matcher
+from penstock_worker.grammar import Grammars, Matcher
+from penstock_worker.guidance import constrain, draft
 from penstock_worker.messages import (
     AddInputs,
     AddRequest,
@@ -93,8 +94,10 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to compute."""
-        return bool(self.scheduler.running or self.scheduler.num_waiting)
+        """Whether there is anything to compute, or to give up."""
+        scheduler = self.scheduler
+        active = scheduler.running or scheduler.num_waiting
+        return bool(active or scheduler.overdue(self._clock()))
 
     def use(self, tier: "Tier") -> None:
         """Keep in a slower tier what leaves the prefix cache; before `start`."""
@@ -162,8 +165,10 @@ class Engine:
                 self.scheduler.unpark(request)
 
     def patience(self) -> float | None:
-        """Return the seconds until `settle` is due by the clock; None for never."""
+        """Return the seconds until `settle` or a deadline is due by the clock; None for never."""
         found = [source.patience() for source in (self.handoff, self._tier) if source is not None]
+        deadline = self.scheduler.next_deadline
+        found.append(None if deadline is None else max(0.0, deadline - self._clock()))
         return min((seconds for seconds in found if seconds is not None), default=None)
 
     def check(self) -> None:
@@ -184,11 +189,11 @@ class Engine:
         """Compute one step for everything that was scheduled, and return what came of it."""
         began = self._clock()
         expired = self._expire(began)
-        self._draft()
+        draft(self.scheduler.running, self._proposer)
         step = self.scheduler.schedule()
         self.stalled = not step.slices
         _note_queueing(step, began)
-        lost = self._constrain(step)
+        lost = [self._lose(part, reason) for part, reason in constrain(step)]
         computed = self._runner.run(step.slices, step.copies) if step.slices else []
         self.scheduler.commit(step)
         reports = list(map(self._report, step.slices, computed))
@@ -240,36 +245,9 @@ class Engine:
             raise ValueError("this engine has no tokenizer to read a grammar with")
         return self._grammars.matcher(grammar, start)
 
-    def _draft(self) -> None:
-        """Guess how the requests go on that decode; a grammar knows some of it for certain."""
-        running = [
-            one
-            for one in self.scheduler.running
-            if (self._proposer or one.matcher) and one.pending == 1
-        ]
-        proposed = self._proposer.propose(running) if self._proposer else [[]] * len(running)
-        for request, drafts in zip(running, proposed, strict=True):
-            request.drafts = drafts
-            if request.matcher is not None:
-                request.drafts = request.matcher.guess(request.tokens, drafts)
-
-    def _constrain(self, step: Step) -> list[Output]:
-        """Find what may be drawn; a request whose grammar has become too complex leaves the step.
-
-        Each mask is a function of the tokens so far: preemption or a resumption changes nothing.
-        """
-        lost: list[Output] = []
-        for part in list(step.slices):
-            request = part.request
-            if request.matcher is None or not part.samples:
-                continue
-            try:
-                request.allowed = request.matcher.allowed(request.tokens, part.drafts)
-            except GrammarError as error:
-                step.slices.remove(part)
-                self.scheduler.finish(request)
-                lost.append(_gave_up(request.id, f"the grammar cannot be followed: {error}"))
-        return lost
+    def _lose(self, part: Slice, reason: str) -> Output:
+        self.scheduler.finish(part.request)
+        return _gave_up(part.request.id, reason)
 
     def _report(self, part: Slice, found: Computed) -> Output | None:
         """Take over what came of a slice; None when there is nothing to tell of it yet."""

@@ -14,7 +14,7 @@ class Engine(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to compute."""
+        """Whether there is anything to compute, or to give up."""
 
     def add(self, message: AddRequest | AddInputs) -> Output | None:
         """Accept a request; an Output is a refusal, with the reason."""
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Take note of what other threads have brought."""
 
     def patience(self) -> float | None:
-        """Return the seconds until `settle` is due by the clock; None for never."""
+        """Return the seconds until there is something to do by the clock; None for never."""
 
     def step(self) -> Batch:
         """Compute one step, and return what came of it."""

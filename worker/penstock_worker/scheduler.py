@@ -85,6 +85,11 @@ class Scheduler:
         """Return the ids of requests whose deadline has passed, wherever they are."""
         return [request_id for request_id, end in self._deadlines.items() if end <= now]
 
+    @property
+    def next_deadline(self) -> float | None:
+        """Monotonic seconds at which the first request is overdue; None for never."""
+        return min(self._deadlines.values(), default=None)
+
     def fits(self, request: Request) -> bool:
         """Return whether the request could ever run to its end, alone in the pool."""
         return self._tables.fits(request, self._budget)

@@ -22,7 +22,7 @@ RESERVE = 4
 """One place in so many is not for negative priorities."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a queue is searched for it, not for one like it
 class Entry:
     """A request that waits."""
 

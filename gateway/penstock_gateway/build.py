@@ -50,6 +50,7 @@ COMPILED: Final = (
     "relay/send.py",
     "relay/upstream.py",
     "relay/watchdog.py",
+    "routing/affinity.py",
     "routing/breaker.py",
     "routing/generations.py",
     "routing/observation.py",

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from xxhash import xxh3_64_intdigest
-
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.generations import Generations
+from penstock_gateway.routing.affinity import Sessions, hash_key, session_digest
 from penstock_gateway.routing.observation import Observation, observation_of
 from penstock_gateway.routing.outliers import ENOUGH, outliers
 from penstock_gateway.routing.policies import rank_by
@@ -24,10 +22,6 @@ from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load, Tally
 
-SESSIONS: Final = 50_000
-"""Sessions remembered per generation."""
-HASHED_KEY: Final = 7
-"""The key by which ConsistentHash chooses: the first two kilobytes, or less."""
 _NOTHING: Final = Match(0, 0)
 _UNKNOWN: Final = PromptUsage()
 
@@ -38,7 +32,7 @@ class Router:
     def __init__(self, index: PrefixIndex) -> None:
         self._index = index
         self._loads: dict[str, Load] = {}
-        self._sessions: Generations[int, str] = Generations(SESSIONS)
+        self._sessions = Sessions()
         self._numbers = itertools.count()
         self._turns: Counter[str] = Counter()
         """Decisions by deployment."""
@@ -82,7 +76,7 @@ class Router:
         """
         self._let_unseen_go(now)
         matched = self._index.match(prompt.keys) if prompt.keys else {}
-        session = self._session(prompt)
+        session = self._sessions.worker(prompt)
         healthy: list[Candidate] = []
         broken: list[Candidate] = []
         deployment = ""
@@ -110,7 +104,7 @@ class Router:
             if group
             for choice in rank_by(
                 policy, group, self._tokens(group, prompt), tie=tie,
-                turn=turn, key=_hashed(prompt), most=most,
+                turn=turn, key=hash_key(prompt), most=most,
             )
         ]  # fmt: skip
 
@@ -276,9 +270,6 @@ class Router:
         """Return about how many tokens the prompt has."""
         return self._load(group[0].id).tokens(prompt.size)
 
-    def _session(self, prompt: Prompt) -> str | None:
-        return self._sessions.get(session_digest(prompt.session)) if prompt.session else None
-
     def _let_unseen_go(self, now: float) -> None:
         """Count prompts as computed whose first token cannot be seen, when it is time."""
         while self._unseen and self._unseen[0][0] <= now:
@@ -292,15 +283,3 @@ class Router:
         if not first:
             self._index.forget(ticket.worker)
             ticket.stamp = self._index.record(ticket.prompt.keys, ticket.worker, ticket.prompt.size)
-
-
-def session_digest(session: str) -> int:
-    """Return by what a session is remembered."""
-    return xxh3_64_intdigest(session.encode("utf-8", "surrogateescape"))
-
-
-def _hashed(prompt: Prompt) -> int:
-    """Return what ConsistentHash goes by: the session, or the prompt's beginning."""
-    if prompt.session:
-        return session_digest(prompt.session)
-    return prompt.keys[min(HASHED_KEY, len(prompt.keys) - 1)] if prompt.keys else 0

@@ -8,12 +8,13 @@ ever that has gone.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from penstock_gateway.routing.affinity import session_digest
 from penstock_gateway.routing.observation import Observation, observation_of
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.prompt_usage import PromptUsage
-from penstock_gateway.routing.router import Router, session_digest
+from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
 from penstock_gateway.routing.worker_load import Load
 from penstock_gateway.siblings.change_log import ChangeLog, Event

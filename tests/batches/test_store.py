@@ -178,6 +178,23 @@ def test_files_go_when_their_time_is_over_unless_a_batch_reads_them(tmp_path: Pa
     assert files.stored() == (0, 0)
 
 
+def test_batches_are_forgotten_that_have_ended_and_are_old_or_too_many(tmp_path: Path) -> None:
+    store = BatchStore(Database(tmp_path))
+    ended = {"a0", "a1", "a2", "b0"}
+    for name in ("a0", "a1", "live", "a2", "b0"):
+        store.add(batch(name, "bob" if name == "b0" else "ann"))
+        if name in ended:
+            store.move(name, Status.FAILED, 160)
+    names = lambda: [found.id for found in store.listed("ann", Page(9))[0]]  # noqa: E731
+    store.expire(100, 3)
+    assert names() == ["a2", "live", "a1"]
+    store.expire(100, 1)
+    assert names() == ["a2", "live"]
+    assert store.find("b0") is not None
+    store.expire(101, 9)
+    assert names() == ["live"]
+
+
 def test_what_a_killed_service_left_of_an_upload_is_swept_away(tmp_path: Path) -> None:
     files = Files(Database(tmp_path))
     with files.written("file-1") as content:

@@ -111,6 +111,7 @@ async def test_a_batch_is_refused_that_cannot_be_run(served: Stack) -> None:
         {"completion_window": "400h"},
         {"metadata": {"a": 1}},
         {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
+        {"output_expires_after": {"anchor": "created_at", "seconds": "9" * 5000}},
     ):
         with pytest.raises(openai.BadRequestError) as refused:
             await client.batches.create(**{**right, **wrong})

@@ -10,6 +10,7 @@ from penstock_gateway.batches.batch import ACTIVE, Batch
 from penstock_gateway.batches.files import PURPOSE, Files
 from penstock_gateway.batches.limits import (
     LONGEST_KEPT,
+    LONGEST_NUMBER,
     LONGEST_WINDOW,
     MOST_METADATA,
     SHORTEST_KEPT,
@@ -79,9 +80,10 @@ def kept(anchor: str | None, text: str | None) -> int:
         return LONGEST_KEPT
     if anchor != "created_at":
         raise _wrong("must be created_at", "expires_after[anchor]")
-    if text is None or not text.isdecimal() or not SHORTEST_KEPT <= int(text) <= LONGEST_KEPT:
+    count = int(text) if text and text.isdecimal() and len(text) <= LONGEST_NUMBER else 0
+    if not SHORTEST_KEPT <= count <= LONGEST_KEPT:
         raise _wrong(f"must be {SHORTEST_KEPT} to {LONGEST_KEPT}", "expires_after[seconds]")
-    return int(text)
+    return count
 
 
 def _output_kept(found: Any) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from penstock_gateway.batches.batch import Batch, Status
 from penstock_gateway.batches.files import Files
 from penstock_gateway.batches.gateway_client import GatewayClient
-from penstock_gateway.batches.limits import LONGEST_KEPT
+from penstock_gateway.batches.limits import LONGEST_KEPT, MOST_ENDED
 from penstock_gateway.batches.metrics import BatchMetrics
 from penstock_gateway.batches.run import Run
 from penstock_gateway.batches.steps import finish, validate
@@ -158,7 +158,7 @@ class Keeper:
             now = time.time()
             try:
                 await asyncio.to_thread(self._files.expire, now)
-                await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT)
+                await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT, MOST_ENDED)
                 self._metrics.stored(*await asyncio.to_thread(self._files.stored))
             except Exception as error:
                 _tell("what is old stays", error)

@@ -8,8 +8,12 @@ MOST_LINES: Final = 50_000
 SHORTEST_KEPT: Final = 3600
 LONGEST_KEPT: Final = 30 * 86400
 """Seconds that a file is kept; without a word of its owner, as long as can be."""
+LONGEST_NUMBER: Final = len(str(LONGEST_KEPT))
+"""Digits of that; Python takes long to read many."""
 LONGEST_WINDOW: Final = 14 * 86400.0
 """Seconds of a completion window."""
+MOST_ENDED: Final = 10_000
+"""Batches of a tenant that are remembered, the newest."""
 MOST_METADATA: Final = 16
 """Pairs."""
 LONGEST_NAME: Final = 255

@@ -196,13 +196,17 @@ class BatchStore:
         """Its lines are in files."""
         connection.execute("DELETE FROM requests WHERE batch = ?", (batch_id,))
 
-    def expire(self, created_before: float) -> None:
-        """Forget batches that have ended and are old."""
+    def expire(self, created_before: float, most: int) -> None:
+        """Forget batches that have ended and are old, or are not among a tenant's newest."""
         marks = ", ".join("?" * len(ENDED))
+        ranks = "SELECT place, row_number() OVER newest AS rank FROM batches"
+        window = "WINDOW newest AS (PARTITION BY tenant ORDER BY place DESC)"
+        too_many = f"SELECT place FROM ({ranks} {window}) WHERE rank > ?"  # noqa: S608
         with self._database.change() as connection:
             connection.execute(
-                f"DELETE FROM batches WHERE created < ? AND status IN ({marks})",  # noqa: S608
-                (int(created_before), *ENDED),
+                f"DELETE FROM batches WHERE status IN ({marks}) "  # noqa: S608
+                f"AND (created < ? OR place IN ({too_many}))",
+                (*ENDED, int(created_before), most),
             )
 
 

@@ -8,6 +8,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
@@ -147,6 +148,10 @@ def _error_handlers(app: FastAPI) -> None:
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
         message = f"{request.method} {request.url.path}: {error.detail}"
         return _refusal(ApiError(code, message), request)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # that nobody reads
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> Response:

@@ -227,3 +227,28 @@ async def test_a_file_as_large_as_may_be_is_taken(served: Stack) -> None:
     client = served.client()
     file = await client.files.create(file=("a", b"x" * (64 << 10)), purpose="batch")
     assert file.bytes == 64 << 10
+
+
+async def test_an_upload_that_is_broken_off_leaves_nothing_and_is_nobodys_failure(
+    served: Stack,
+) -> None:
+    files = served.service.folder / "files"
+    head = (
+        "POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n"
+        "content-type: multipart/form-data; boundary=xx\r\n\r\n"
+        '--xx\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nbegun'
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", served.gateway.port)
+    writer.write(head.encode())
+
+    async def begun() -> bool:
+        return any(files.glob("*.part"))
+
+    async def gone() -> bool:
+        return not await begun()
+
+    await served.gateway.until(begun)
+    writer.close()
+    await served.gateway.until(gone)
+    await served.client().files.list()  # what is logged has been logged by then
+    assert "ClientDisconnect" not in served.service.said() + served.gateway.said()

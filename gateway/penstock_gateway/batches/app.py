@@ -4,6 +4,7 @@ import logging
 import re
 import secrets
 import time
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, Final
@@ -15,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
@@ -237,9 +239,15 @@ def _errors(app: FastAPI) -> None:
         found = ApiError(code, f"{request.method} {request.url.path}: {error.detail}")
         return _json(found.body(), code.status)
 
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # that nobody reads
+
     @app.exception_handler(Exception)
     async def on_bug(_: Request, error: Exception) -> Response:
-        log.error("a request failed: %s", type(error).__name__)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        kind = type(error).__name__
+        log.error("a request failed: %s in %s:%s", kind, where.filename, where.lineno)
         found = ApiError(ErrorCode.INTERNAL_ERROR, "the batch service failed on this request")
         return _json(found.body(), found.code.status)
 

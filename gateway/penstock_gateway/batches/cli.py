@@ -68,6 +68,8 @@ async def _serve(options: argparse.Namespace, seals: Seals, database: Database) 
         lifespan="off",
         timeout_graceful_shutdown=5,
     )
+    # uvicorn tells exceptions with their text, which may quote a request; the app says where.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is None)
     server = _Server(config)
     keeping = asyncio.create_task(keeper.run())
     # A service that serves but carries nothing must not look well: it ends, and is started again.

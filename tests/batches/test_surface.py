@@ -252,3 +252,11 @@ async def test_an_upload_that_is_broken_off_leaves_nothing_and_is_nobodys_failur
     await served.gateway.until(gone)
     await served.client().files.list()  # what is logged has been logged by then
     assert "ClientDisconnect" not in served.service.said() + served.gateway.said()
+
+
+@pytest.mark.parametrize("host", ["x/v1/batches?", "x/v1/batches#", "x"])
+async def test_a_host_does_not_change_what_is_asked_for(served: Stack, host: str) -> None:
+    head = f"GET /v1/files/none HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+    answer = await served.gateway.raw(head.encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"No such file: none" in answer

@@ -202,10 +202,11 @@ def test_what_a_killed_service_left_of_an_upload_is_swept_away(tmp_path: Path) -
     files.put(File("file-1", "ann", "batch", "a", 1, 100, 150))
     with pytest.raises(KeyboardInterrupt), files.written("file-2") as content:
         raise KeyboardInterrupt
-    for lost in ("file-3", "file-4.part"):
+    for lost in ("file-3", "file-4.part", "of-somebody-else"):
         (tmp_path / "files" / lost).write_bytes(b"x")
     files.sweep()
-    assert [found.name for found in (tmp_path / "files").iterdir()] == ["file-1"]
+    left = {found.name for found in (tmp_path / "files").iterdir()}
+    assert left == {"file-1", "of-somebody-else"}
 
 
 def test_lists_come_in_pages_and_nobody_begins_one_at_anothers_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ disk before the database knows of them; what it does not know is deleted at the 
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ PURPOSE: Final = "batch"
 OUTPUT: Final = "batch_output"
 PURPOSES: Final = (PURPOSE, OUTPUT)
 _UNFINISHED: Final = ".part"
+_CONTENT: Final = re.compile(rf"file-[0-9a-f]+({re.escape(_UNFINISHED)})?")
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,14 @@ class Files:
         return len(rows)
 
     def sweep(self) -> None:
-        """Delete contents that the database does not know: what a killed process left."""
+        """Delete contents that the database does not know: what a killed process left.
+
+        What else lies in a folder that was named by mistake stays.
+        """
         with self._database.look() as connection:
             known = {row[0] for row in connection.execute("SELECT id FROM files")}
         for found in self._database.files.iterdir():
-            if found.name not in known:
+            if _CONTENT.fullmatch(found.name) and found.name not in known:
                 found.unlink()
 
 

@@ -174,7 +174,7 @@ async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        await asyncio.gather(asyncio.shield(task), return_exceptions=True)
         raise
 
 

@@ -83,7 +83,9 @@ class Run:
     def rests_on(self) -> dict[str, float]:
         """What makes the figures believable, or not."""
         return {
-            "sent_late_p99": round(quantiles((one.late for one in self.seen), n=100)[-1], 4),
+            "sent_late_p99": round(
+                quantiles((one.late for one in self.seen), n=100, method="inclusive")[-1], 4
+            ),
             "client_cpu": round(self.client, 3),
             "busy": round(self.done.busy, 3),
             "pace": round(self.done.pace, 3),
@@ -179,7 +181,7 @@ def _wait_until_idle(pool: Sequence[WorkerProcess]) -> None:
 
 
 def _say(subject: str, run: Run, objective: float) -> None:
-    found = quantiles(run.ttfts, n=100)
+    found = quantiles(run.ttfts, n=100, method="inclusive")
     percentiles = "  ".join(f"p{n} {found[n - 1]:6.2f}" for n in (50, 90, 99))
     whole = sum(one.whole for one in run.seen)
     sys.stderr.write(
@@ -194,7 +196,7 @@ Row = tuple[str, str, str, float]
 
 
 def _rows(run: Run, objective: float) -> list[Row]:
-    found = quantiles(run.ttfts, n=100)
+    found = quantiles(run.ttfts, n=100, method="inclusive")
     return [
         ("in_time", "", "share", run.in_time(objective)),
         *(("ttft_seconds", f"p{n}", "s", found[n - 1]) for n in (50, 90, 99)),

@@ -9,12 +9,12 @@ from kube import Kube, Object
 
 pytestmark = pytest.mark.skipif(helm.binary() is None, reason=helm.MISSING)
 MADE = {
-    "Deployment": {"release-operator", "release-gateway"},
-    "Service": {"release-gateway"},
+    "Deployment": {"release-operator", "release-gateway", "release-batches"},
+    "Service": {"release-gateway", "release-batches"},
     "PodDisruptionBudget": {"release-gateway"},
     "HorizontalPodAutoscaler": {"release-gateway"},
     "Ingress": {"release-gateway"},
-    "NetworkPolicy": {"release-operator", "release-gateway", "release-deny"},
+    "NetworkPolicy": {"release-operator", "release-gateway", "release-batches", "release-deny"},
     "ConfigMap": {"release-dashboard"},
 }
 
@@ -58,8 +58,6 @@ def test_helm_tells_where_to_ask(kubeconfig: Path) -> None:
     assert "llm:8080/v1" in notes(kubeconfig, {"gateway": {"service": {"port": 8080}}})
     ingress = {"enabled": True, "hosts": ["llm.example.com"], "tlsSecret": "llm-tls"}
     assert "https://llm.example.com/v1" in notes(kubeconfig, {"gateway": {"ingress": ingress}})
-    route = {"enabled": True, "parentRefs": [{"name": "x"}], "hostnames": ["llm.example.com"]}
-    assert "/v1 of llm.example.com" in notes(kubeconfig, {"gateway": {"httpRoute": route}})
 
 
 def test_helm_calls_an_open_gateway_open(kubeconfig: Path) -> None:

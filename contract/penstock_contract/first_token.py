@@ -23,7 +23,8 @@ OLDEST_EVERY: Final = 8
 OVERDUE: Final = 0.5
 """Share of the time that a request may wait, after which nobody overtakes it any more."""
 SLOWED: Final = 2.0
-"""A prompt takes longer than by itself: what others decode and compute lies in between."""
+"""A prompt, and those that the worker has already, take longer than by themselves: what others
+decode lies in between."""
 
 
 def backlog(objective: float) -> float:
@@ -47,4 +48,4 @@ def latest_start(arrival: float, objective: float, own: float) -> float:
         objective: seconds from then to the first token.
         own: seconds that its prompt takes by itself.
     """
-    return arrival + objective - SLOWED * own
+    return arrival + objective - SLOWED * (own + backlog(objective))

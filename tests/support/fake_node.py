@@ -70,10 +70,12 @@ class FakeNode:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wait(self._leave())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._wait(self._leave())
+        finally:  # also when the API server is gone: a thread that stays would keep Python from ending
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def decide(self, namespace: str, fate: Callable[[Object], Fate] | Fate) -> None:
         """Set what becomes of a namespace's pods, those that run included."""

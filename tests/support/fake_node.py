@@ -72,7 +72,7 @@ class FakeNode:
     def __exit__(self, *_: object) -> None:
         try:
             self._wait(self._leave())
-        finally:  # also when the API server is gone: a thread that stays would keep Python from ending
+        finally:  # also without an API server: a thread that stays keeps Python from ending
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()

@@ -26,7 +26,7 @@ def load() -> Embed:
 
     def embed(texts: list[str]) -> list[list[float]]:
         ids = tokenizer.encode_texts(texts, add_special_tokens=True, most=asked["max_tokens"])
-        engine.add(AddInputs("all", ids))
+        engine.add(AddInputs("all", list(ids)))
         found: dict[int, bytes] = {}
         while engine.busy:
             for output in engine.step().outputs:

@@ -11,24 +11,37 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
+Answer = Callable[[dict[str, Any]], dict[str, object]]
+"""What is asked and answered, by field."""
 
 
 def serve(load: Callable[[], Generate]) -> None:
-    """Answer until the input ends. Whatever libraries print goes to standard error."""
+    """Answer until the input ends."""
+
+    def started() -> Answer:
+        generate = load()
+        return lambda asked: {"tokens": generate(asked["prompts"], asked["max_tokens"])}
+
+    answer_lines(started)
+
+
+def answer_lines(start: Callable[[], Answer]) -> None:
+    """Start, and answer every line. Whatever libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**fields: object) -> None:
+    def tell(**fields: object) -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
     began = time.perf_counter()
-    generate = load()
-    answer(ready=time.perf_counter() - began)
+    answer = start()
+    tell(ready=time.perf_counter() - began)
     for text in sys.stdin:
         asked = json.loads(text)
         began = time.perf_counter()
-        tokens = generate(asked["prompts"], asked["max_tokens"])
-        answer(seconds=time.perf_counter() - began, tokens=tokens)
+        found = answer(asked)
+        tell(seconds=time.perf_counter() - began, **found)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from gateway_children import Answer, Wire, account_of, children, wire_to_each
 from stub_worker import EVENTS, StubWorker
+from tenants_file import TenantsFile
 
 from penstock_contract import headers
-from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetQueue
 
 pytestmark = pytest.mark.anyio
@@ -205,8 +204,8 @@ async def test_a_tenants_limits_are_those_of_the_whole_gateway(
 ) -> None:
     file = tmp_path / "tenants.yaml"
     tries = {f"rare-{number}": {"requestsPerMinute": 4} for number in range(12)}
-    tenants = {"busy": {"concurrency": 1}, **tries}
-    file.write_text(yaml.safe_dump_all(_tenant(name, found) for name, found in tenants.items()))
+    limits = {"busy": {"concurrency": 1}, **tries}
+    TenantsFile(file).write(**{name: {"limits": found} for name, found in limits.items()})
     folder = tmp_path / "limited"
     async with (
         running(folder, gateway_type, "--tenants", str(file)) as pair,
@@ -299,15 +298,6 @@ async def serve(pair: Any, *workers: StubWorker, **more: Any) -> None:
 
 async def _in_flight(gateway: Any) -> int:
     return sum(load.in_flight for load in (await gateway.workers()).workers.values())
-
-
-def _tenant(name: str, limits: dict[str, int]) -> dict[str, Any]:
-    return {
-        "apiVersion": "penstock.dev/v1alpha1",
-        "kind": "Tenant",
-        "metadata": {"name": name},
-        "spec": {"apiKeys": [{"sha256": hash_of(f"sk-{name}")}], "limits": limits},
-    }
 
 
 def _lives(pid: int) -> bool:

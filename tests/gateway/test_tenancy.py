@@ -9,10 +9,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import yaml
 from stub_worker import StubWorker
+from tenants_file import TenantsFile
 
-from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetClass, FleetQueue
 
 pytestmark = pytest.mark.anyio
@@ -26,32 +25,10 @@ CLASSES = tuple(
 QUEUE = FleetQueue(per_worker=8, max_requests=8, timeout=10, classes=CLASSES, default=CLASSES[1])
 
 
-class Tenants:
-    """The file that the gateway reads; a tenant's key is its name with `sk-` before it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.write()
-
-    def write(self, **specs: dict[str, Any]) -> None:
-        documents = [
-            {
-                "apiVersion": "penstock.dev/v1alpha1",
-                "kind": "Tenant",
-                "metadata": {"name": name},
-                "spec": {"apiKeys": [{"sha256": hash_of(f"sk-{name}")}], **spec},
-            }
-            for name, spec in specs.items()
-        ]
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(yaml.safe_dump_all(documents))
-        temporary.replace(self.path)
-
-
 class Closed:
     """A gateway, its tenants, and how to ask it."""
 
-    def __init__(self, gateway: Any, tenants: Tenants) -> None:
+    def __init__(self, gateway: Any, tenants: TenantsFile) -> None:
         self.gateway = gateway
         self.tenants = tenants
 
@@ -81,7 +58,7 @@ def key(name: str | None) -> dict[str, str]:
 async def closed(gateway: Any, tmp_path: Path) -> AsyncIterator[Closed]:
     folder = tmp_path / "closed"
     folder.mkdir()
-    tenants = Tenants(folder / "tenants.yaml")
+    tenants = TenantsFile(folder / "tenants.yaml")
     found = type(gateway)(folder, "--tenants", tenants.path, "--require-keys", "--debug-headers")
     try:
         await found.start()

@@ -12,11 +12,10 @@ from typing import Any
 
 import httpx
 import openai
-import yaml
 from gateway_process import GatewayProcess
+from tenants_file import TenantsFile
 
 from penstock_contract.api import Role
-from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import Fleet, FleetModel, FleetQueue, FleetWorker
 from penstock_contract.on_behalf import ENVIRONMENT
 
@@ -95,13 +94,19 @@ class Stack:
     """Gateway, batch service, and how tenants talk to them."""
 
     def __init__(self, folder: Path, *flags: str, gateway_flags: Sequence[str] = ()) -> None:
-        self._fleet, self._tenants = folder / "fleet.json", folder / "tenants.yaml"
+        self._fleet, self._tenants = folder / "fleet.json", TenantsFile(folder / "tenants.yaml")
         self._generation = 0
-        self.admit()
         self.serve(())
         port = _free_port()
         self.service = BatchService(folder, f"http://127.0.0.1:{port}", *flags)
-        own = ("--fleet", self._fleet, "--tenants", self._tenants, "--batches", self.service.url)
+        own = (
+            "--fleet",
+            self._fleet,
+            "--tenants",
+            self._tenants.path,
+            "--batches",
+            self.service.url,
+        )
         self.gateway = GatewayProcess(
             folder, *own, *gateway_flags, environment={ENVIRONMENT: TOKEN}
         )
@@ -125,18 +130,7 @@ class Stack:
 
     def admit(self, **specs: Mapping[str, Any]) -> None:
         """Tell the gateway of tenants; the key of each is its name behind `sk-`."""
-        documents = [
-            {
-                "apiVersion": "penstock.dev/v1alpha1",
-                "kind": "Tenant",
-                "metadata": {"name": name},
-                "spec": {"apiKeys": [{"sha256": hash_of(f"sk-{name}")}], **spec},
-            }
-            for name, spec in specs.items()
-        ]
-        fresh = self._tenants.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump_all(documents))
-        fresh.replace(self._tenants)
+        self._tenants.write(**specs)
 
     async def known(self, name: str) -> openai.AsyncOpenAI:
         """Return a tenant's client, when the gateway knows the tenant."""

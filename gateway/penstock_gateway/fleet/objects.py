@@ -57,7 +57,7 @@ class Conflict:
 
 def claim(found: Object) -> Claim:
     """Return what an InferenceDeployment asks for."""
-    names = asked(found)
+    names, slo = asked(found), _slo(found.get("spec", {}))
     return Claim(
         deployment=names.deployment,
         names=names.names,
@@ -68,8 +68,8 @@ def claim(found: Object) -> Claim:
         policy=found.get("spec", {}).get("routing", {}).get("policy", Claim.policy),
         retry=_retry(found.get("spec", {})),
         disaggregation=_disaggregation(found.get("spec", {})),
-        tpot=_slo(found.get("spec", {})).tpot_seconds,
-        ttft=_slo(found.get("spec", {})).ttft_seconds,
+        tpot=slo.tpot_seconds,
+        ttft=slo.ttft_seconds,
         task=_task(found.get("spec", {})),
     )
 

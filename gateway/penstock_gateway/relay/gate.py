@@ -25,7 +25,6 @@ MAX_BYTES = 256 << 20
 """Bytes of prompts that wait for one model."""
 LOOK_AGAIN = 0.01
 """Seconds between two looks at whether a worker can take another prompt: nobody tells."""
-
 SPARE_RESERVE = 4
 """One place in so many is not for batches."""
 
@@ -33,8 +32,6 @@ Capacity = Callable[[FleetModel], int]
 """Returns how many requests the ready workers of a model can run at once."""
 Room = Callable[[str, int, int], bool]
 """Returns whether a deployment has room for one more, by its capacity and what runs already."""
-
-
 WantsPrompt = Callable[[FleetModel], bool]
 """Returns whether some worker of a model has nearly computed the prompts that it has."""
 PromptSeconds = Callable[[FleetModel, int], float]

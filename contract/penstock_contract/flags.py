@@ -1,4 +1,4 @@
-"""Command-line values that several processes read: durations and quantities, as in the API."""
+"""Command-line values of several processes: ports; durations and quantities, as in the API."""
 
 import argparse
 
@@ -19,3 +19,10 @@ def quantity_flag(text: str) -> int:
         return int(quantity(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def port_flag(text: str) -> int:
+    """Return a port; 0 leaves the choice to the system (an argparse type)."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: send a number up to 65535")
+    return int(text)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_contract.api import Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.engine import Task
+from penstock_contract.api.engine import EngineType, Task
 from penstock_contract.api.inference import DisaggregationMode, Queue, RequestClass
 
 
@@ -147,6 +147,10 @@ class FleetModel(BaseModel):
     """Seconds to the first token, by spec.slo.ttft; None: nothing is asked for."""
     task: Task = Task.AUTO
     """By spec.engine.task; Auto: its workers know what it is for."""
+    engine: EngineType = EngineType.PENSTOCK
+    """What its workers run."""
+    parsers: tuple[str, ...] = ()
+    """vLLM's that divide its answers into reasoning, tool calls and text: Engine.parsers."""
 
 
 class Fleet(BaseModel):

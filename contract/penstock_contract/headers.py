@@ -52,6 +52,9 @@ ON_BEHALF: Final = "x-penstock-on-behalf"
 """Between gateway and batch service, in both directions: for which tenant a request is made, sealed
 with the token that they share (penstock_contract.on_behalf). A gateway without a batch service
 takes it for a client's and drops it."""
+BATCH_IN_FLIGHT: Final = "x-penstock-batch-in-flight"
+"""From the batch service: requests for the same model that it has under way, this one included, at
+all gateways together. Each of them knows its own only."""
 CACHE_SALT: Final = "x-penstock-cache-salt"
 """Tenant's prefix-cache salt; requests with different salts never share KV blocks."""
 
@@ -59,6 +62,9 @@ WORKER: Final = "x-penstock-worker"
 """Response header: the worker that served the request (debugging)."""
 EPOCH: Final = "x-penstock-epoch"
 """Response header of a worker: random per start of its engine; index entries never outlive it."""
+TTFT_MS: Final = "x-penstock-ttft-ms"
+"""Response header of a worker, of an answer that is not streamed: milliseconds until its first
+token, which the gateway cannot see."""
 ROUTE_REASON: Final = "x-penstock-route-reason"
 """Response header: why the gateway chose that worker (debugging)."""
 

@@ -24,6 +24,18 @@ SERVED_MODEL: Final = f"{GROUP}/served-model"
 DRAINING: Final = f"{GROUP}/draining"
 """Annotation on a pod: no new requests; set before it is deleted."""
 
+NODES: Final = f"{GROUP}/nodes"
+"""On a Deployment: nodes that one replica spans, where it is more than one."""
+LEADER: Final = f"{GROUP}/leader"
+"""On a follower: name of the pod that it computes for. A follower bears neither `DEPLOYMENT` nor
+`POOL`, by which gateways, Services and disruption budgets find pods that serve."""
+FOLLOWER_OF: Final = f"{GROUP}/follower-of"
+"""On a follower: name of the EnginePool that its leader belongs to."""
+NODE_RANK: Final = f"{GROUP}/node-rank"
+"""On a follower: its place in the replica, from 1; the leader's is 0."""
+LEADER_ADDRESS: Final = f"{GROUP}/leader-address"
+"""Annotation on a follower: the leader's IP that it was made with."""
+
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation on a pod, Kubernetes' own: pods of the lowest cost leave a ReplicaSet first."""
 

@@ -76,6 +76,16 @@ class StepCost:
         time = left if decoding < seconds else decoding
         return time / self.prefill_token if self.prefill_token > 0 else inf
 
+    def sequences_within(self, seconds: float, context: float) -> float:
+        """Return the sequences that a step without prompts has time for; inf if they are free.
+
+        Args:
+            seconds: that the step may take.
+            context: tokens that each of them reads.
+        """
+        each = self.sequence + self.kv_token * context
+        return max(0.0, seconds - self.step) / each if each > 0 else inf
+
 
 @dataclass
 class StepMoments:

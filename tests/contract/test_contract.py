@@ -17,6 +17,7 @@ from penstock_contract.blocks import MAX_SALT, SEED, adapter_salt, block_hash, b
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import Fleet, FleetModel, FleetWorker
 from penstock_contract.instruments import Instruments
+from penstock_contract.metrics.worker import VLLM_PREFIX_HITS
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,7 +92,7 @@ def test_metrics_are_unique_and_well_formed() -> None:
 def test_instruments_export_the_declared_names() -> None:
     registry = CollectorRegistry()
     instruments = Instruments(registry, metrics.WORKER)
-    instruments.counter(metrics.VLLM_PREFIX_HITS).labels("m", "0").inc(3)
+    instruments.counter(VLLM_PREFIX_HITS).labels("m", "0").inc(3)
     text = generate_latest(registry).decode()
     assert 'vllm:prefix_cache_hits_total{engine="0",model_name="m"} 3.0' in text
     for metric in metrics.WORKER:
@@ -108,12 +109,12 @@ def test_request_ids_cannot_break_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("30s", 30.0), ("1m30s", 90.0), ("250ms", 0.25), ("1.5h", 5400.0)]
 )
-def test_durations(text: str, value: float) -> None:
+def test_a_duration_is_read_in_seconds(text: str, value: float) -> None:
     assert seconds(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "-1s", "1d", "1s "])
-def test_what_is_not_a_duration(text: str) -> None:
+def test_what_is_not_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         seconds(text)
 
@@ -121,12 +122,12 @@ def test_what_is_not_a_duration(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("500m", 0.5), ("2", 2.0), (3, 3.0), ("1Gi", 2.0**30), ("1.5k", 1500.0)]
 )
-def test_quantities(text: str | int, value: float) -> None:
+def test_a_quantity_is_read_as_a_number(text: str | int, value: float) -> None:
     assert quantity(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "Gi", "1 Gi", "-1", "1Kb"])
-def test_what_is_not_a_quantity(text: str) -> None:
+def test_what_is_not_a_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="quantity"):
         quantity(text)
 

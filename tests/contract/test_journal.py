@@ -85,9 +85,9 @@ def test_tokens_come_back_by_choice_in_their_order(events: list[tuple[int, list[
         stream += tokens_line(choice, tokens) + b"data: {}\n\n"
     resume = parse(stream).resume
     assert resume is not None
-    for choice in resume.choices:
-        shown = [token for index, ids in events if index == choice.index for token in ids]
-        assert list(choice.tokens) == shown
+    for resumed in resume.choices:
+        shown = [token for index, ids in events if index == resumed.index for token in ids]
+        assert list(resumed.tokens) == shown
 
 
 @pytest.mark.parametrize("stream", [b"", b"data: {}\n\n", b": ping\n\ndata: {}\n\n"])

@@ -1,5 +1,6 @@
 """KV events: vLLM's bytes, read in every spelling, and what a follower believes of them."""
 
+import base64
 import contextlib
 from collections import deque
 from dataclasses import dataclass, field
@@ -33,6 +34,15 @@ BATCH = Batch(
         BlockRemoved([FIRST]),
     ],
     0,
+)
+# One block of an adapter's, as a running vLLM 0.32.0 published it.
+RECORDED = base64.b64decode(
+    "k8tB2sCEsBT9JpGLpHR5cGWrQmxvY2tTdG9yZWSsYmxvY2tfaGFzaGVzkc+7JVHKQsD4lrFwYXJlbnRfYmxvY2tf"
+    "aGFzaMCpdG9rZW5faWRz3ACACgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8wMTIzNDU2Nzg5"
+    "Ojs8PT4/QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl9gYWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7"
+    "fH1+f8yAzIHMgsyDzITMhcyGzIfMiMyJqmJsb2NrX3NpemXMgKdsb3JhX2lkAaZtZWRpdW2jR1BVqWxvcmFfbmFt"
+    "ZaRsb3JhqmV4dHJhX2tleXORkaRsb3JhqWdyb3VwX2lkeACya3ZfY2FjaGVfc3BlY19raW5krmZ1bGxfYXR0ZW50"
+    "aW9uAA=="
 )
 # What vLLM 0.32.0's own KVEventBatch encodes to.
 MAPS = bytes.fromhex(
@@ -114,6 +124,15 @@ def test_anything_else_is_refused(payload: bytes) -> None:
 def test_no_bytes_do_harm(payload: bytes) -> None:
     with contextlib.suppress(NotKVEvents):
         decode(payload)
+
+
+def test_what_a_running_vllm_published_is_read() -> None:
+    found = decode(RECORDED)
+    (event,) = found.events
+    assert isinstance(event, BlockStored)
+    assert (event.token_ids, event.block_size) == (list(range(10, 138)), 128)
+    assert (event.block_hashes, event.parent_block_hash) == ([13485274588376004758], None)
+    assert (event.medium, event.lora_name, found.data_parallel_rank) == ("GPU", "lora", 0)
 
 
 def test_a_topic_tells_worker_epoch_and_model() -> None:
@@ -207,10 +226,10 @@ class Worker:
         else:
             self.cached.add(block)
             event = BlockStored([block], None, [], 0)
-        message = (str(self.epoch), self.number, [event])
-        self.sent.append(message[1:])
+        sent: tuple[int, list[Event]] = (self.number, [event])
+        self.sent.append(sent)
         self.number += 1
-        return message
+        return str(self.epoch), *sent
 
 
 ACTIONS = st.lists(

@@ -163,7 +163,7 @@ spec:
     type: Penstock
     image: registry.example.com/penstock-worker:1
     dtype: auto
-    quantization: {weights: none, kvCache: auto}
+    quantization: {weights: none}
     maxModelLen: 32768
     blockSize: 16
     maxNumSeqs: 256
@@ -185,14 +185,14 @@ spec:
   disaggregation:
     mode: Auto
     minUncachedTokens: 512
-    transfer: {leaseSeconds: 30, onFailure: Recompute}
+    transfer: {leaseSeconds: 30}
   slo: {ttft: {quantile: "0.9", target: 1s}, tpot: {quantile: "0.9", target: 50ms}}
   autoscaling:
     policy: LittlesLaw
     behavior: {scaleUp: {maxStep: 4, window: 30s}, scaleDown: {maxStep: 1, window: 180s}}
     budget: {maxGPUs: 10}
     scaleToZero: {idle: 15m}
-  routing: {policy: PrefixAware, prefixIndex: Auto, retry: {attempts: 2, resumeStreams: true}}
+  routing: {policy: PrefixAware, retry: {attempts: 2, resumeStreams: true}}
   queue: {maxRequests: 5000, timeout: 30s, coldStartTimeout: 5m}
   requestClasses:
   - {name: interactive, priority: 100, weight: 4}

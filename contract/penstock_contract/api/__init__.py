@@ -1,7 +1,8 @@
 """The Kubernetes API `penstock.dev/v1alpha1`: InferenceDeployment, EnginePool, Tenant.
 
 The pydantic models are the declaration; `crds/*.yaml` and the reference pages are generated from
-them (`make generate`). Evolution is additive: no field is renamed or re-typed inside v1alpha1.
+them (`make generate`). Inside v1alpha1 no field is renamed or re-typed; fields are added, and one
+that never had an effect may go.
 """
 
 from penstock_contract.api.base import ApiModel, Condition, ConditionStatus, ObjectMeta

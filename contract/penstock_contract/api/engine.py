@@ -1,11 +1,13 @@
 """How the engine of an InferenceDeployment runs; all of it is part of the rollout hash."""
 
+import itertools
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from penstock_contract.api.base import ApiModel, Quantity, list_map, rules
+from penstock_contract.api.model import ModelUri
 from penstock_contract.tiers import Medium
 
 
@@ -47,35 +49,49 @@ class WeightQuantization(StrEnum):
     INT4 = "int4"
 
 
-class KvCacheDtype(StrEnum):
-    """How KV blocks are stored; auto means as computed."""
-
-    AUTO = "auto"
-
-
 class Quantization(ApiModel):
     """Lower precision for speed and room."""
 
     weights: WeightQuantization = WeightQuantization.NONE
     """Format of the weights; none: as they are stored."""
-    kv_cache: KvCacheDtype = KvCacheDtype.AUTO
-    """KV cache format."""
 
 
 class SpeculativeMethod(StrEnum):
-    """How draft tokens are proposed; ngram looks up how the text went on before."""
+    """How draft tokens are proposed; ngram looks up how the text went on before, draft asks a
+    smaller model."""
 
     NONE = "none"
     NGRAM = "ngram"
+    DRAFT = "draft"
+
+
+class Draft(ApiModel):
+    """A smaller model with the same tokenizer, which guesses what the model will say."""
+
+    uri: ModelUri
+    """Where the draft comes from, as for a model."""
+    revision: Annotated[str, Field(max_length=253)] = "main"
+    """Branch, tag or commit."""
+    weights: WeightQuantization = WeightQuantization.NONE
+    """Format of its weights; none: as they are stored."""
 
 
 class Speculative(ApiModel):
     """Speculative decoding."""
 
+    model_config = rules(
+        (
+            "(self.method == 'draft') == has(self.draft)",
+            "method draft needs a draft, and other methods have none",
+        ),
+    )
+
     method: SpeculativeMethod = SpeculativeMethod.NONE
     """Proposer of draft tokens."""
+    draft: Draft | None = None
+    """The model that guesses, with method draft."""
     num_tokens: Annotated[int, Field(ge=1, le=32)] = 4
-    """Draft tokens per step."""
+    """Draft tokens per step, at most."""
 
 
 class KvTier(ApiModel):
@@ -108,11 +124,11 @@ class Engine(ApiModel):
     task: Task = Task.AUTO
     """Auto goes by the model's files. A stated one is held everywhere, and sizes pools better."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Container image; default: the installation's for this engine, on CPUs or GPUs."""
+    """Container image; default: the installation's for engine and device. vLLM: 0.18 or later."""
     dtype: Dtype = Dtype.AUTO
     """Type that is computed in; auto goes by what the checkpoint is stored in."""
     quantization: Quantization = Quantization()
-    """Lower precision of weights or KV, for speed and memory."""
+    """Lower precision of weights, for speed and memory."""
     max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
     """Longest prompt + output in tokens; default: the model's own limit."""
     block_size: Literal[8, 16, 32, 64, 128] = 16
@@ -128,6 +144,17 @@ class Engine(ApiModel):
     ] = []
     """Slower tiers below the prefix cache; blocks come back from them by copy."""
     speculative: Speculative = Speculative()
-    """Guess tokens and check several at once; the output stays the same."""
+    """Guess tokens and check several at once; what is said stays the same, or as likely."""
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
     """Appended to the engine's command line."""
+
+    @property
+    def parsers(self) -> tuple[str, ...]:
+        """vLLM's parsers of answers that `extraArgs` name; a file of flags may name any."""
+        words = [word for argument in self.extra_args for word in argument.split("=", 1)]
+        return tuple(
+            value for flag, value in itertools.pairwise(words) if flag.replace("_", "-") in _PARSERS
+        )
+
+
+_PARSERS: Final = ("--tool-call-parser", "--reasoning-parser", "--config")

@@ -30,12 +30,10 @@ class DisaggregationMode(StrEnum):
 
 
 class Transfer(ApiModel):
-    """KV hand-off between prefill and decode workers."""
+    """KV hand-off between prefill and decode workers; what does not arrive is computed again."""
 
     lease_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
     """How long a prefill worker keeps blocks for a decode worker."""
-    on_failure: Literal["Recompute", "Fail"] = "Recompute"
-    """What a decode worker does without the KV."""
 
 
 class Disaggregation(ApiModel):
@@ -145,8 +143,6 @@ class Routing(ApiModel):
 
     policy: Literal["PrefixAware", "LeastLoad", "RoundRobin", "ConsistentHash"] = "PrefixAware"
     """PrefixAware weighs cached prefixes against load, in seconds."""
-    prefix_index: Literal["Auto", "Exact", "Approximate"] = "Auto"
-    """Exact needs KV events from the workers."""
     retry: Retry = Retry()
     """What happens to requests whose worker fails."""
 

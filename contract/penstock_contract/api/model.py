@@ -12,9 +12,15 @@ from penstock_contract.api.base import (
 
 ModelUri = Annotated[
     str,
-    Field(pattern=r"^(hf|pvc|s3|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]),
+    Field(
+        pattern=r"^(hf|pvc|s3|gs|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]
+    ),
 ]
 ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=253)]
+
+ServiceAccountName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)
+]
 
 
 class LocalRef(ApiModel):
@@ -60,7 +66,8 @@ class Model(ApiModel):
     )
 
     uri: ModelUri
-    """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `oci://image`, `file://path`."""
+    """`hf://org/name`, `pvc://claim/path`, `s3://bucket/path`, `gs://bucket/path`, `oci://image`,
+    `file://path`."""
     revision: Annotated[str, Field(max_length=253)] = "main"
     """Branch, tag or commit; part of the rollout hash."""
     name: ServedName | None = None
@@ -71,6 +78,9 @@ class Model(ApiModel):
     """Secret with credentials of the source: `HF_TOKEN` (and `HF_ENDPOINT`), or
     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, `AWS_REGION`,
     `AWS_ENDPOINT_URL`)."""
+    service_account_name: ServiceAccountName | None = None
+    """ServiceAccount that workers run as, for an identity in the cloud that keeps the model;
+    default: one of each pool's own, without any. Kubernetes' own token is mounted in no case."""
     cache: CacheRef | None = None
     """Where downloads are kept."""
     adapters: Annotated[

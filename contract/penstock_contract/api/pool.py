@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from penstock_contract.api.accelerators import GPU, accelerators
 from penstock_contract.api.base import (
     ApiModel,
     Condition,
@@ -22,9 +23,6 @@ from penstock_contract.api.base import (
 )
 from penstock_contract.api.model import LocalRef
 from penstock_contract.api.revision import CanaryStatus, Revision
-
-GPU = "nvidia.com/gpu"
-"""What NVIDIA's device plugin calls a GPU among a container's resources."""
 
 
 class Role(StrEnum):
@@ -57,21 +55,35 @@ class Resources(ApiModel):
     requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
     """What the scheduler reserves; default: the limits."""
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
-    """Hard limits; `nvidia.com/gpu` makes it a GPU worker."""
+    """Hard limits. A resource of a device plugin, `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb` or
+    `amd.com/gpu` for example, makes it a GPU worker."""
+
+    @property
+    def devices(self) -> list[str]:
+        """Accelerators that are asked for, by resource."""
+        return [name for name in accelerators(self.limits) if quantity(self.limits[name])]
+
+    @property
+    def device(self) -> str:
+        """What an accelerator of the pod is called, or would be."""
+        return next(iter(self.devices), GPU)
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
-        return round(quantity(self.limits.get(GPU, 0)))
+        """Accelerators of one pod."""
+        return round(sum(quantity(self.limits[name]) for name in self.devices))
 
 
 class Parallelism(ApiModel):
     """How one replica is spread over devices."""
 
     tensor: Annotated[int, Field(ge=1, le=64)] = 1
-    """Tensor-parallel size."""
+    """Tensor-parallel size: GPUs that share each layer, or without GPUs processes."""
     pipeline: Annotated[int, Field(ge=1, le=64)] = 1
-    """Pipeline-parallel size."""
+    """Pipeline-parallel size: groups of layers, `tensor` GPUs each; with `engine.type: VLLM`."""
+    nodes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Nodes that one replica spans: so many pods, of which the first serves and the others compute
+    for it. GPUs of a pod × nodes = tensor × pipeline."""
 
 
 class PodTemplate(ApiModel):
@@ -103,11 +115,11 @@ class PoolShape(ApiModel):
     role: Role = Role.UNIFIED
     """Unified serves whole requests; Prefill and Decode split them."""
     resources: Resources = Resources()
-    """CPU, memory and GPUs of one replica."""
+    """CPU, memory and GPUs of one pod; a replica has `parallelism.nodes` of them."""
     parallelism: Parallelism = Parallelism()
-    """How one replica is spread over GPUs."""
+    """How one replica is spread over GPUs and nodes."""
     cost_per_hour: Decimal | None = None
-    """Price of one replica; the autoscaler grows the cheapest pool of a role first."""
+    """Price of one replica, all its pods together; of a role, the cheapest pool grows first."""
     template: PodTemplate = PodTemplate()
     """Where its pods may run, and what is added to them."""
 

@@ -1,7 +1,8 @@
-"""Reading what an API server has, whose types may be of a newer version than this process.
+"""Reading what is stored already, perhaps by a version of Penstock that knew other fields.
 
-It adds that version's fields with their defaults to every object at once: no mistake of a user's,
-and no reason not to serve it. What a user types is checked without this.
+An API server adds the fields of a newer version with their defaults to every object at once, and
+the local runtime keeps those of an older one: no mistake of a user's, and no reason not to serve
+it. What a user types is checked without this.
 """
 
 import copy

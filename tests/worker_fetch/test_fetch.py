@@ -250,9 +250,9 @@ def test_a_bucket_without_the_model_says_so(remote: Remote, tmp_path: Path) -> N
     assert "does not exist" in failure(remote, tmp_path / "m", "s3://elsewhere/models")
 
 
-@pytest.mark.parametrize("uri", ["ftp://x/y", "hf://", "pvc://claim/x"])
+@pytest.mark.parametrize("uri", ["ftp://x/y", "hf://", "s3:///x", "gs://", "pvc://claim/x"])
 def test_other_sources_are_refused(remote: Remote, into: Path, uri: str) -> None:
-    assert "only hf://ORG/NAME and s3://BUCKET/PREFIX" in failure(remote, into, uri)
+    assert "only hf://ORG/NAME, s3://BUCKET/PREFIX and gs://BUCKET" in failure(remote, into, uri)
 
 
 def test_the_hub_of_these_tests_lists_a_model_as_the_official_client_reads_it(

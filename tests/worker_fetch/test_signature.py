@@ -32,7 +32,9 @@ MOMENT = datetime(2013, 5, 24, tzinfo=UTC)
         ),
     ],
 )
-def test_published_examples(path: str, headers: dict[str, str], signature: str) -> None:
+def test_signatures_are_those_of_the_published_examples(
+    path: str, headers: dict[str, str], signature: str
+) -> None:
     headers = {"Host": HOST, **headers}
     added = signed("GET", f"https://{HOST}{path}", headers, EXAMPLE, "us-east-1", MOMENT)
     assert added["authorization"].endswith(f"Signature={signature}")

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 
 from penstock_worker.fetch.bucket import Bucket
+from penstock_worker.fetch.cloud_storage import CloudStorage
 from penstock_worker.fetch.folder import fetch
 from penstock_worker.fetch.hub import ENDPOINT, Hub
 from penstock_worker.fetch.remote import FetchError, Origin
+from penstock_worker.fetch.s3 import S3
 from penstock_worker.fetch.selection import Select, selected, selected_of_adapter
-from penstock_worker.fetch.signature import Credentials
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,26 +53,14 @@ def origin(
             endpoint=environment.get("HF_ENDPOINT") or ENDPOINT,
             select=select,
         )
-    if scheme == "s3" and rest:
-        bucket, _, prefix = rest.partition("/")
-        return Bucket(
-            bucket,
-            prefix,
-            region=environment.get("AWS_REGION") or "us-east-1",
-            credentials=_credentials(environment),
-            endpoint=environment.get("AWS_ENDPOINT_URL", ""),
-            select=select,
-        )
-    raise FetchError(f"{uri}: only hf://ORG/NAME and s3://BUCKET/PREFIX are fetched")
-
-
-def _credentials(environment: Mapping[str, str]) -> Credentials | None:
-    key, secret = (
-        environment.get(name, "") for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    bucket, _, prefix = rest.partition("/")
+    if scheme == "s3" and bucket:
+        return Bucket(S3(bucket, environment), prefix, select)
+    if scheme == "gs" and bucket:
+        return Bucket(CloudStorage(bucket, environment), prefix, select)
+    raise FetchError(
+        f"{uri}: only hf://ORG/NAME, s3://BUCKET/PREFIX and gs://BUCKET/PREFIX are fetched"
     )
-    if not key or not secret:
-        return None
-    return Credentials(key, secret, environment.get("AWS_SESSION_TOKEN", ""))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,9 +68,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="penstock-worker fetch",
         description="Fetch a model into a folder, whole or not at all.",
         epilog="environment: HF_TOKEN, HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-        "AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL; HTTPS_PROXY, SSL_CERT_FILE",
+        "AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL, and what IRSA, EKS Pod Identity and ECS "
+        "set; GCE_METADATA_HOST; HTTPS_PROXY, SSL_CERT_FILE",
     )
-    parser.add_argument("uri", help="hf://ORG/NAME or s3://BUCKET/PREFIX")
+    parser.add_argument("uri", help="hf://ORG/NAME, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
     parser.add_argument("--revision", default="main", help="branch, tag or commit (hf:// only)")
     parser.add_argument("--adapter", action="store_true", help="it is a LoRA adapter, no model")
     parser.add_argument("--into", type=Path, required=True, help="folder; its parents are made")

@@ -5,13 +5,27 @@ import hashlib
 import os
 from pathlib import Path
 from threading import Event
+from typing import Protocol
 
 import httpx
 
-from penstock_worker.fetch.patience import Transient, patiently, refuse_transient
+from penstock_worker.fetch.crc32c import Crc32c
 from penstock_worker.fetch.remote import Digest, FetchError, Origin, RemoteFile
+from penstock_worker.fetch.retry import Transient, refuse_transient, retry
 
 PARTIAL = ".partial"
+
+
+class Hash(Protocol):
+    """What hashlib's objects do, as far as it is needed."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far."""
+        ...
 
 
 class Stopped(Exception):
@@ -39,7 +53,7 @@ class Download:
         partial = self._folder / (file.name + PARTIAL)
         partial.parent.mkdir(exist_ok=True)
         for _ in range(2):  # what is damaged on disk is fetched anew, once
-            patiently(lambda: self._resume(file, partial), self._wait, lambda: _size(partial))
+            retry(lambda: self._resume(file, partial), self._wait, lambda: _size(partial))
             if matches(partial, file.digest):
                 partial.rename(target)
                 return
@@ -62,6 +76,7 @@ class Download:
         with self._origin.client.stream("GET", file.url, headers=headers) as response:
             refuse_transient(response)
             if response.status_code not in (200, 206):
+                response.read()  # it may say why
                 raise FetchError(f"{file.name}: {self._origin.explain(response)}")
             self._write(response, partial, file.size)
         if _size(partial) < file.size:
@@ -90,14 +105,20 @@ def matches(path: Path, digest: Digest | None) -> bool:
     """Return whether a file on disk has a digest; True where none is known."""
     if digest is None:
         return True
-    if digest.algorithm == "git":
-        content = hashlib.sha1(f"blob {_size(path)}\0".encode(), usedforsecurity=False)
-    else:
-        content = hashlib.new(digest.algorithm, usedforsecurity=False)
+    content = _hash(digest.algorithm, _size(path))
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             content.update(chunk)
     return content.hexdigest() == digest.value
+
+
+def _hash(algorithm: str, size: int) -> Hash:
+    """Return what hashes a file of a size."""
+    if algorithm == "git":
+        return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    if algorithm == "crc32c":
+        return Crc32c()
+    return hashlib.new(algorithm, usedforsecurity=False)
 
 
 def _size(path: Path) -> int:

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import httpx
 
-from penstock_worker.fetch.patience import patiently, refuse_transient
 from penstock_worker.fetch.remote import Digest, FetchError, Listing, RemoteFile
+from penstock_worker.fetch.retry import refuse_transient, retry
 from penstock_worker.fetch.selection import Select, selected
 
 ENDPOINT = "https://huggingface.co"
@@ -45,7 +45,7 @@ class Hub:
         """Return the files of the model at its revision."""
         path = f"api/models/{quote(self._repository)}/revision/{quote(self._revision, safe='')}"
         try:
-            found = patiently(lambda: self._get(f"{self._endpoint}/{path}"), time.sleep, lambda: 0)
+            found = retry(lambda: self._get(f"{self._endpoint}/{path}"), time.sleep, lambda: 0)
             commit = str(found["sha"])
             entries = {str(entry["rfilename"]): entry for entry in found["siblings"]}
             files = [self._file(entries[name], name, commit) for name in self._select(entries)]

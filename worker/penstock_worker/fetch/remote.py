@@ -15,7 +15,7 @@ class FetchError(Exception):
 class Digest:
     """What a file's content must hash to."""
 
-    algorithm: Literal["sha256", "md5", "git"]
+    algorithm: Literal["sha256", "md5", "crc32c", "git"]
     """`git` is SHA-1 over a header and the content, as git names blobs."""
     value: str
     """Hexadecimal, lower case."""

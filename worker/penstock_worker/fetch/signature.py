@@ -24,6 +24,11 @@ class Credentials:
     """Token of temporary credentials."""
 
 
+def amazon(region: str) -> str:
+    """Return the domain of a region's services."""
+    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+
+
 def signed(
     method: str,
     url: str,

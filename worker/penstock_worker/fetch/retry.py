@@ -17,7 +17,7 @@ class Transient(Exception):
     """Worth trying again."""
 
 
-def patiently(
+def retry(
     attempt: Callable[[], T], wait: Callable[[float], object], progress: Callable[[], int]
 ) -> T:
     """Return what an attempt returns, after as many as it takes while there is progress.

@@ -112,6 +112,52 @@ class Step(Structure):
     )
 
 
+class EncoderShape(Structure):
+    """PenstockEncoderShape."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in (
+                "hidden",
+                "inner",
+                "layers",
+                "heads",
+                "threads",
+                "activation",
+                "words_bf16",
+                "first_position",
+            )
+        ),
+        ("eps", c_float),
+    )
+
+
+class EncoderTables(Structure):
+    """PenstockEncoderTables."""
+
+    _fields_ = tuple(
+        (name, c_void_p) for name in ("words", "positions", "types", "norm", "norm_bias")
+    )
+
+
+class EncoderLayer(Structure):
+    """PenstockEncoderLayer."""
+
+    _fields_ = tuple(
+        (name, c_void_p) for name in ("attention_norm", "attention_norm_bias", "norm", "norm_bias")
+    )
+
+
+class EncoderStep(Structure):
+    """PenstockEncoderStep."""
+
+    _fields_ = (
+        ("inputs", c_int32),
+        *((name, c_void_p) for name in ("lengths", "tokens", "positions", "types", "states")),
+    )
+
+
 def load_library(path: Path) -> ctypes.CDLL:
     """Return the library with the signatures of its functions. Calls release Python's lock."""
     library = ctypes.CDLL(str(path))
@@ -137,4 +183,14 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_add_expansion.argtypes = [c_void_p, *[c_int32] * 7, c_void_p]
     library.penstock_step.restype = c_int32
     library.penstock_step.argtypes = [c_void_p, POINTER(Step)]
+    library.penstock_create_encoder.restype = c_void_p
+    library.penstock_create_encoder.argtypes = [POINTER(EncoderShape), POINTER(EncoderTables)]
+    library.penstock_destroy_encoder.restype = None
+    library.penstock_destroy_encoder.argtypes = [c_void_p]
+    library.penstock_set_encoder_layer.restype = None
+    library.penstock_set_encoder_layer.argtypes = [c_void_p, c_int32, POINTER(EncoderLayer)]
+    library.penstock_set_encoder_linear.restype = c_int32
+    library.penstock_set_encoder_linear.argtypes = [c_void_p, *[c_int32] * 5, *[c_void_p] * 2]
+    library.penstock_encode.restype = c_int32
+    library.penstock_encode.argtypes = [c_void_p, POINTER(EncoderStep)]
     return library

@@ -10,9 +10,17 @@ import torch
 
 from penstock_contract.api.engine import Task
 from penstock_contract.step_cost import StepCost, StepMoments, fit
-from penstock_worker.computing import DTYPES, device_name, device_of, stored_type
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.execution import (
+    DTYPES,
+    device_name,
+    device_of,
+    native_library,
+    stored_type,
+    usable_threads,
+)
 from penstock_worker.messages import Ready
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.pooling.config import EncoderConfig
 from penstock_worker.pooling.engine import PoolingEngine
 from penstock_worker.pooling.inputs import Input
@@ -72,17 +80,29 @@ def _load(
             f"quantization {config.quantization!r}: models that embed or score are computed in "
             "float32 or bfloat16, so use none"
         )
+    how = _execution(config, shape)
+    network = shape.network
+    if isinstance(network, EncoderConfig):
+        return load_encoder(folder, network, shape.recipe, how), how.device
+    longest = min(config.max_model_len or shape.max_tokens, shape.max_tokens)
+    return load_decoder(folder, network, shape.recipe, longest, how), how.device
+
+
+def _execution(config: EngineConfig, shape: PoolingShape) -> ExecutionConfig:
+    """Return how the model is computed; encoders have native kernels, decoders have none here."""
     if config.threads:
         torch.set_num_threads(config.threads)
     device = device_of(config.device)
-    network = shape.network
-    # PyTorch computes bfloat16 slower than float32 on most CPUs.
-    own = torch.float32 if device.type == "cpu" else stored_type(network.dtype)
-    dtype = DTYPES[config.dtype] or own
-    if isinstance(network, EncoderConfig):
-        return load_encoder(folder, network, shape.recipe, dtype, device), device
-    longest = min(config.max_model_len or shape.max_tokens, shape.max_tokens)
-    return load_decoder(folder, network, shape.recipe, longest, dtype, device), device
+    on_cpu = device.type == "cpu"
+    encodes = on_cpu and isinstance(shape.network, EncoderConfig)
+    # Vectors are kept and compared for long: they are exact unless somebody asks for less.
+    own = torch.float32 if on_cpu else stored_type(shape.network.dtype)
+    return ExecutionConfig(
+        DTYPES[config.dtype] or own,
+        kernels=native_library(config.kernels) if encodes else None,
+        threads=config.threads or usable_threads(),
+        device=device,
+    )
 
 
 def _measured(model: PoolingModel, longest: int, clock: Callable[[], float]) -> StepCost:

@@ -54,6 +54,11 @@ class EncoderConfig:
         return self.positions - self.first_position
 
     @property
+    def two_types(self) -> bool:
+        """Whether a pair's second text is of another type: RoBERTa's tables are not made for it."""
+        return self.token_types > 1 and self.family == "bert"
+
+    @property
     def head_dim(self) -> int:
         """Width of an attention head."""
         return self.hidden_size // self.num_heads

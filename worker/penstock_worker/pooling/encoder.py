@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from penstock_worker.attention.interface import StepAttention
 from penstock_worker.model.layers import Linear
-from penstock_worker.model.loader import Checkpoint
+from penstock_worker.pooling.attention import PackedAttention
 from penstock_worker.pooling.config import EncoderConfig
+from penstock_worker.pooling.inputs import Rows
+from penstock_worker.pooling.weights import Affine, EncoderLayerWeights, EncoderWeights
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -25,12 +26,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class _Norm:
-    weight: Tensor
-    bias: Tensor
+    of: Affine
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return functional.layer_norm(x, x.shape[-1:], self.of.weight, self.of.bias, self.eps)
 
 
 @dataclass(frozen=True)
@@ -48,79 +48,48 @@ class Encoder:
 
     Args:
         config: its shape.
-        checkpoint: its tensors, in the type that it computes in.
-
-    Raises:
-        UnsupportedModel: the tensors contradict the configuration.
+        weights: its tensors, in the type that it computes in.
     """
 
-    def __init__(self, config: EncoderConfig, checkpoint: Checkpoint) -> None:
+    def __init__(self, config: EncoderConfig, weights: EncoderWeights) -> None:
         self._config = config
-        self._checkpoint = checkpoint
-        words = "embeddings.word_embeddings.weight"
-        self._prefix = "" if words in checkpoint else f"{config.family}."
-        hidden = config.hidden_size
-        self._words = self._take(words, config.vocab_size, hidden)
-        self._positions = self._take(
-            "embeddings.position_embeddings.weight", config.positions, hidden
-        )
-        self._types = self._take(
-            "embeddings.token_type_embeddings.weight", config.token_types, hidden
-        )
-        self._norm = self._read_norm("embeddings")
-        self._layers = [
-            self._layer(f"encoder.layer.{index}.") for index in range(config.num_layers)
-        ]
+        self._words = weights.words
+        self._positions = weights.positions
+        self._types = weights.types
+        self._norm = _Norm(weights.norm, config.norm_eps)
+        self._layers = [_layer(layer, config.norm_eps) for layer in weights.layers()]
         self._activation = _ACTIVATIONS[config.activation]
 
-    def states(
-        self, tokens: Tensor, positions: Tensor, types: Tensor, attention: StepAttention
-    ) -> Tensor:
-        """Return the last layer's states.
-
-        tokens, positions (from 0) and types [tokens]; result [tokens, hidden].
-        """
+    def states(self, rows: Rows) -> Tensor:
+        """Return the last layer's states, [tokens, hidden]."""
         config = self._config
         heads, width = config.num_heads, config.head_dim
-        x = self._words.index_select(0, tokens)
-        x = x + self._positions.index_select(0, positions + config.first_position)
-        x = self._norm(x + self._types.index_select(0, types))
+        attention = PackedAttention(
+            rows.parts, width**-0.5, causal=False, device=self._words.device
+        )
+        x = self._words.index_select(0, rows.tokens)
+        x = x + self._positions.index_select(0, rows.positions + config.first_position)
+        x = x + (self._types.index_select(0, rows.types) if config.two_types else self._types[0])
+        x = self._norm(x)
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(x).view(-1, 3 * heads, width)
             query, key, value = torch.split(qkv, heads, 1)
             attended = attention.attend(index, query, key, value)
-            x = layer.attention_norm(x + layer.output(attended))
-            x = layer.norm(x + layer.down(self._activation(layer.up(x))))
+            x = layer.attention_norm(layer.output.added(x, attended))
+            x = layer.norm(layer.down.added(x, self._activation(layer.up(x))))
         return x
 
-    def _layer(self, prefix: str) -> _Layer:
-        hidden, inner = self._config.hidden_size, self._config.intermediate_size
-        parts = [f"{prefix}attention.self.{name}" for name in ("query", "key", "value")]
-        return _Layer(
-            qkv=Linear(
-                torch.cat([self._take(f"{part}.weight", hidden, hidden) for part in parts]),
-                torch.cat([self._take(f"{part}.bias", hidden) for part in parts]),
-            ),
-            output=self._linear(f"{prefix}attention.output.dense", hidden, hidden),
-            attention_norm=self._read_norm(f"{prefix}attention.output"),
-            up=self._linear(f"{prefix}intermediate.dense", inner, hidden),
-            down=self._linear(f"{prefix}output.dense", hidden, inner),
-            norm=self._read_norm(f"{prefix}output"),
-        )
 
-    def _linear(self, name: str, outputs: int, inputs: int) -> Linear:
-        return Linear(
-            self._take(f"{name}.weight", outputs, inputs), self._take(f"{name}.bias", outputs)
-        )
+def _layer(weights: EncoderLayerWeights, eps: float) -> _Layer:
+    return _Layer(
+        qkv=_linear(weights.qkv),
+        output=_linear(weights.output),
+        attention_norm=_Norm(weights.attention_norm, eps),
+        up=_linear(weights.up),
+        down=_linear(weights.down),
+        norm=_Norm(weights.norm, eps),
+    )
 
-    def _read_norm(self, at: str) -> _Norm:
-        # Conversions of the first BERT checkpoints kept TensorFlow's names.
-        old = f"{self._prefix}{at}.LayerNorm.gamma" in self._checkpoint
-        names = ("gamma", "beta") if old else ("weight", "bias")
-        weight, bias = (
-            self._take(f"{at}.LayerNorm.{name}", self._config.hidden_size) for name in names
-        )
-        return _Norm(weight, bias, self._config.norm_eps)
 
-    def _take(self, name: str, *shape: int) -> Tensor:
-        return self._checkpoint.take(self._prefix + name, shape)
+def _linear(of: Affine) -> Linear:
+    return Linear(of.weight, of.bias)

@@ -12,13 +12,16 @@ from penstock_worker.attention.interface import StepAttention
 from penstock_worker.model.config import ModelConfig, UnsupportedModel
 from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.loader import Checkpoint
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.model.weights import Weights
+from penstock_worker.native.encoder import NativeEncoder
 from penstock_worker.pooling.attention import PackedAttention
 from penstock_worker.pooling.config import EncoderConfig
 from penstock_worker.pooling.encoder import Encoder
 from penstock_worker.pooling.heads import Head, score_head, vector_head
 from penstock_worker.pooling.inputs import Input, Rows, packed
 from penstock_worker.pooling.recipe import Recipe
+from penstock_worker.pooling.weights import EncoderWeights
 
 States = Callable[[Rows], Tensor]
 """Returns the last layer's states, [tokens, hidden]."""
@@ -53,28 +56,25 @@ class PoolingModel:
 
 
 def load_encoder(
-    folder: Path, config: EncoderConfig, recipe: Recipe, dtype: torch.dtype, device: torch.device
+    folder: Path, config: EncoderConfig, recipe: Recipe, how: ExecutionConfig
 ) -> PoolingModel:
     """Return the encoder in `folder`.
 
     Raises:
         UnsupportedModel: the checkpoint contradicts its configuration.
     """
-    with Checkpoint(folder, dtype, device) as checkpoint:
-        encoder = Encoder(config, checkpoint)
+    with Checkpoint(folder, how.dtype, how.device) as checkpoint:
+        weights = EncoderWeights(config, checkpoint)
+        encoder = (
+            Encoder(config, weights)
+            if how.kernels is None
+            else NativeEncoder(how.kernels, config, weights, how.threads)
+        )
         head = score_head(config, checkpoint) if config.scores else vector_head(recipe)
         checkpoint.refuse_leftovers(  # a pooler's output was never trained to be compared
             "pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"
         )
-    scale = config.head_dim**-0.5
-    two_types = config.token_types > 1 and config.family == "bert"
-
-    def states(rows: Rows) -> Tensor:
-        attention = PackedAttention(rows.parts, scale, causal=False, device=device)
-        types = rows.types if two_types else torch.zeros_like(rows.types)
-        return encoder.states(rows.tokens, rows.positions, types, attention)
-
-    return PoolingModel(states, head, device)
+    return PoolingModel(encoder.states, head, how.device)
 
 
 def load_decoder(
@@ -82,28 +82,29 @@ def load_decoder(
     config: ModelConfig,
     recipe: Recipe,
     max_tokens: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    how: ExecutionConfig,
 ) -> PoolingModel:
     """Return the decoder in `folder`, whose states are pooled; it needs no head.
+
+    PyTorch computes it, whatever computes encoders: the native decoder reads keys from a pool.
 
     Raises:
         UnsupportedModel: the checkpoint contradicts its configuration.
     """
     if config.score_cap or config.latent:
         raise UnsupportedModel("config.json: its attention is not supported with pooled states")
-    with _Bodies(folder, dtype, device) as checkpoint:
+    with _Bodies(folder, how.dtype, how.device) as checkpoint:
         weights = Weights(replace(config, tie_word_embeddings=True), checkpoint)
         weights.head = weights.embeddings[:1]  # nobody asks for logits
         decoder = TorchDecoder(config, weights, _Elsewhere(), max_tokens)
 
     def states(rows: Rows) -> Tensor:
         attention = PackedAttention(
-            rows.parts, config.query_scale, causal=True, windows=config.windows, device=device
+            rows.parts, config.query_scale, causal=True, windows=config.windows, device=how.device
         )
         return decoder.hidden(rows.tokens, rows.positions, attention)
 
-    return PoolingModel(states, vector_head(recipe), device)
+    return PoolingModel(states, vector_head(recipe), how.device)
 
 
 class _Bodies(Checkpoint):

@@ -26,10 +26,6 @@
 
 namespace {
 
-// Longer steps are computed in parts, so that buffers stay small and near: whole blocks of whole
-// tiles, about a thousand rows.
-constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TILE;
-
 struct Layer : PenstockLayer {
   Linear qkv, output, gate, up, down;
   LatentLinears latent;
@@ -67,6 +63,7 @@ class Decoder {
                     size_t{4} * shape.hidden);
     }
     if (!asked.outputs) return;
+    products_.reserve(head.kind, asked.outputs, head.inputs);
     for (auto& mine : best_) mine.assign(asked.outputs, Best{-INFINITY, 0});
     auto work = [&](int thread) { finish(asked, thread); };
     team.run(work);
@@ -83,6 +80,7 @@ class Decoder {
   int most_ranks = 0;  // of a reduction
 
  private:
+  int part_rows() const { return shape.rank ? latents_.part_rows() : PASS_ROWS; }
   int value_dim() const { return shape.rank ? shape.rank : shape.head_dim; }
   int query_width() const { return shape.heads * shape.head_dim; }
   int kv_width() const { return shape.kv_heads * shape.head_dim; }
@@ -97,12 +95,17 @@ class Decoder {
     x_.reserve(size_t{4} * rows * shape.hidden);
     qkv_.reserve(size_t{4} * rows * qkv_width());
     attended_.reserve(size_t{4} * rows * attended_width());
-    if (shape.rank) latents_.reserve(rows);
     inner_.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
-    plan_.cut(shape, asked, first, rows);
+    plan_.cut(shape, asked, first, rows, part_rows());
     products_.reserve(rows, most_ranks);
-    for (const Layer& layer : layers)
-      if (layer.experts) sparse_.reserve(layer.experts, rows);
+    for (const Layer& layer : layers) prepare(layer, rows);
+  }
+
+  void prepare(const Layer& layer, int rows) {
+    for (const Linear* linear : {&layer.qkv, &layer.output}) products_.reserve(linear->kind, rows, linear->inputs);
+    if (shape.rank) latents_.reserve(layer.latent, rows);
+    if (layer.experts) return sparse_.reserve(layer.experts, rows);
+    for (const Linear* linear : {&layer.gate, &layer.down}) products_.reserve(linear->kind, rows, linear->inputs);
   }
 
   // What every thread of the team does in a pass.
@@ -115,11 +118,12 @@ class Decoder {
         copy(y, count, qkv_.as<float>() + size_t(row) * qkv_width() + column);
       });
       team.each(plan_.pieces.size(), [&](int piece) { place(layer, asked, plan_.pieces[piece]); });
-      if (shape.rank)
-        latents_.absorb(layer, layer.latent, qkv_.as<float>(), asked.positions + first, rows, thread);
-      team.each(plan_.tasks.size(), [&](int task) { attend(layer, asked, task, thread); });
-      if (shape.rank) latents_.expand(layer.latent, rows, thread, attended_.as<float>());
-      products_.pack(attended_.as<float>(), attended_width(), layer.output.kind, rows);
+      for (const Part& part : plan_.parts) {
+        if (shape.rank) latents_.absorb(layer, layer.latent, qkv_.as<float>(), asked.positions + first, part, thread);
+        team.each(part.tasks, [&](int task) { attend(layer, asked, part.task + task, thread); });
+        if (shape.rank) latents_.expand(layer.latent, part, thread, attended_.as<float>());
+      }
+      products_.pack(attended_.as<float>(), attended_width(), layer.output.kind, rows, thread);
       products_.reduce(layer.output, attended_.as<float>(), nullptr, thread);
       add(layer.output, layer.attention_post_norm, rows, thread);
       if (layer.experts) {
@@ -129,7 +133,7 @@ class Decoder {
       products_.pack_normed(x_.as<float>(), shape.hidden, layer.mlp_norm, layer.gate.kind, rows, thread);
       products_.reduce(layer.gate, x_.as<float>(), layer.mlp_norm, thread);
       products_.multiply_gated(layer.gate, layer.up, shape.gelu, thread, inner_.as<float>());
-      products_.pack(inner_.as<float>(), shape.inner, layer.down.kind, rows);
+      products_.pack(inner_.as<float>(), shape.inner, layer.down.kind, rows, thread);
       products_.reduce(layer.down, inner_.as<float>(), nullptr, thread);
       add(layer.down, layer.mlp_post_norm, rows, thread);
     }
@@ -217,11 +221,12 @@ class Decoder {
   Queries queries_of(const Layer& layer, const AttentionTask& task) const {
     const int dim = shape.head_dim;
     const size_t head = task.head;
+    const size_t row = task.row % part_rows();
     const float* query = shape.rank ? latents_.absorbed() : qkv_.as<float>();
     float* out = shape.rank ? latents_.found() : attended_.as<float>();
     const size_t query_stride = shape.rank ? query_width() : qkv_width();
     const size_t out_stride = size_t(shape.heads) * value_dim();
-    return {query + task.row * query_stride + head * dim, out + task.row * out_stride + head * value_dim(),
+    return {query + row * query_stride + head * dim, out + row * out_stride + head * value_dim(),
             task.tokens, task.heads, dim, value_dim(), query_stride, out_stride,
             task.position, layer.window, shape.query_scale, shape.score_cap};
   }

@@ -36,9 +36,35 @@ inline Floats exp(Floats x) {
 // cap * tanh(x / cap): scores are bent into that range (Gemma 2).
 inline Floats capped(Floats x, float cap) { return cap - 2.0f * cap / (1.0f + exp(x * (2.0f / cap))); }
 
+inline Floats silu(Floats x) { return x / (1.0f + exp(-x)); }
+
 // GELU's approximation by tanh (Hendrycks & Gimpel, 2016): tanh(u) = 2 sigmoid(2u) - 1.
 inline Floats gelu(Floats x) {
   return x / (1.0f + exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
+// erf as Abramowitz & Stegun have it (7.1.26), absolute error below 2e-7.
+inline Floats erf(Floats x) {
+  const Floats size = max(x, -x), t = 1.0f / (1.0f + 0.3275911f * size);
+  Floats p = all(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const Floats found = 1.0f - p * t * exp(-size * size);
+  return x < 0.0f ? -found : found;
+}
+
+// GELU itself.
+inline Floats exact_gelu(Floats x) { return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f)); }
+
+inline float total(const float* from, int n) {
+  Floats added = {};
+  int i = 0;
+  for (; i + W <= n; i += W) added += load<Floats>(from + i);
+  float found = sum(added);
+  for (; i < n; i++) found += from[i];
+  return found;
 }
 
 template <class T>

@@ -23,12 +23,20 @@ class HeadProducts {
   HeadProducts(Team& team, const Products& products, int heads)
       : team_(team), products_(products), packed_(heads) {}
 
+  // Make room for `rows` at a time.
+  void reserve(const std::vector<Linear>& linears, int rows) {
+    memory_.reserve(linears[0].kind, rows, linears[0].inputs, static_cast<int>(linears.size()));
+  }
+
   // Multiply each head's part of all rows with its weights; `emit(row, head, column, count, values)`
   // takes what comes out. Called by every thread of the team, with the same values.
   template <class F>
   void multiply(const std::vector<Linear>& linears, const HeadRows& of, int rows, int thread, F emit) {
     const int heads = static_cast<int>(linears.size()), inputs = linears[0].inputs;
-    team_.each(heads, [&](int head) { packed_[head].shape(linears[head].kind, rows, inputs); });
+    team_.each(heads, [&](int head) {
+      packed_[head].shape(linears[head].kind, rows, inputs);
+      memory_.place(packed_[head], head);
+    });
     const int tiles = packed_[0].tiles();
     team_.each(heads * tiles, [&](int task) {
       const int head = task / tiles, t = task % tiles;
@@ -48,7 +56,8 @@ class HeadProducts {
  private:
   Team& team_;
   const Products& products_;
-  std::vector<OwnInputs> packed_;  // by head
+  std::vector<Inputs> packed_;  // by head
+  InputMemory memory_;
 };
 
 }  // namespace

@@ -19,6 +19,10 @@ namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles that a block of weights is used for before it is left
 
+// Longer steps are computed in parts, so that buffers stay small and near: whole blocks of whole
+// tiles, about a thousand rows.
+constexpr int PASS_ROWS = 1024 / (BLOCK_TILES * MAX_TILE) * BLOCK_TILES * MAX_TILE;
+
 // Inputs of a product, packed for one kind of weights, in memory that somebody else keeps.
 struct Inputs {
   uint32_t* data = nullptr;  // [tiles][words][tile rows]
@@ -96,14 +100,20 @@ struct Inputs {
   }
 };
 
-// The same in memory of its own.
-struct OwnInputs : Inputs {
-  void shape(Kind as, int row_count, int columns) {
-    Inputs::shape(as, row_count, columns);
-    data_.reserve(size_t{4} * size());
-    scales_.reserve(size_t{4} * padded_rows());
-    data = data_.as<uint32_t>();
-    scales = scales_.as<float>();
+// Memory for the inputs of one product, or of several of one shape side by side.
+class InputMemory {
+ public:
+  void reserve(Kind kind, int rows, int columns, int count = 1) {
+    Inputs one;
+    one.shape(kind, rows, columns);
+    data_.reserve(size_t{4} * count * one.size());
+    scales_.reserve(size_t{4} * count * one.padded_rows());
+  }
+
+  // Give shaped inputs their part of what was reserved.
+  void place(Inputs& inputs, int index = 0) const {
+    inputs.data = data_.as<uint32_t>() + index * inputs.size();
+    inputs.scales = scales_.as<float>() + index * inputs.padded_rows();
   }
 
  private:

@@ -41,4 +41,27 @@ struct PenstockStep {
   float* logits;                             // [outputs][vocab], or null where only greedy is wanted
 };
 
+struct PenstockEncoderShape {
+  int32_t hidden, inner, layers, heads, threads;
+  int32_t activation;  // 0 gelu, 1 gelu_tanh, 2 relu, 3 silu
+  int32_t words_bf16, first_position;
+  float eps;
+};
+
+struct PenstockEncoderTables {
+  const void* words;  // [vocab][hidden], of float or bfloat16
+  const float *positions, *types, *norm, *norm_bias;
+};
+
+struct PenstockEncoderLayer {
+  const float *attention_norm, *attention_norm_bias, *norm, *norm_bias;
+};
+
+struct PenstockEncoderStep {
+  int32_t inputs;
+  const int64_t* lengths;                      // [inputs]
+  const int64_t *tokens, *positions, *types;   // [rows]; types may be null: all of the first
+  float* states;                               // [rows][hidden]: what is found
+};
+
 }  // extern "C"

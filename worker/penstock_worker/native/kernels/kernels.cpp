@@ -1,4 +1,4 @@
-// A whole step of the decoder on a CPU, behind a C interface: what Python calls once per step.
+// A whole step of a model on a CPU, behind a C interface: what Python calls once per step.
 //
 // Why one call: at 60 million parameters a step takes two milliseconds, and a framework's dispatch
 // of some hundred operators takes as long. Here a team of threads walks through the layers
@@ -11,7 +11,7 @@
 //   cache, softmax, attention       attention over the paged KV
 //   rows, plan, products, heads     what a pass does to rows
 //   experts, sparse                 layers with experts
-//   latents, decoder                the model
+//   latents, decoder, encoder       the models
 //
 // All of it is one translation unit, compiled once per instruction-set level (see levels.py): W, the
 // number of floats in a vector, and the dot-product instructions follow from the compiler's flags.
@@ -24,26 +24,36 @@
 
 #include "adapters.h"
 #include "decoder.h"
+#include "encoder.h"
 #include "interface.h"
 #include "linear.h"
 
 struct PenstockDecoder : Decoder {
   using Decoder::Decoder;
-
-  int32_t set(Linear& to, int32_t kind, int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
-    try {
-      to.shape(static_cast<Kind>(kind), outputs, inputs);
-    } catch (const std::exception&) {
-      return 1;
-    }
-    if (bias) to.set_bias(bias);
-    auto work = [&](int) {
-      team.each(to.panels(), [&](int panel) { to.pack(panel, weight); });
-    };
-    team.run(work);
-    return 0;
-  }
 };
+
+struct PenstockEncoder : Encoder {
+  using Encoder::Encoder;
+};
+
+namespace {
+
+int32_t set(Team& team, Linear& to, int32_t kind, int32_t outputs, int32_t inputs, const float* weight,
+            const float* bias) {
+  try {
+    to.shape(static_cast<Kind>(kind), outputs, inputs);
+  } catch (const std::exception&) {
+    return 1;
+  }
+  if (bias) to.set_bias(bias);
+  auto work = [&](int) {
+    team.each(to.panels(), [&](int panel) { to.pack(panel, weight); });
+  };
+  team.run(work);
+  return 0;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -83,7 +93,7 @@ int32_t penstock_set_experts(PenstockDecoder* decoder, int32_t layer, const Pens
 int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
                             int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
   Linear& to = which < 0 ? decoder->head : decoder->layers[layer].linear(which);
-  return decoder->set(to, kind, outputs, inputs, weight, bias);
+  return set(decoder->team, to, kind, outputs, inputs, weight, bias);
 }
 
 // The same of an expert's gate, up or down, the shared one being the last; expert -1 is the router.
@@ -91,7 +101,7 @@ int32_t penstock_set_expert(PenstockDecoder* decoder, int32_t layer, int32_t exp
                             int32_t kind, int32_t outputs, int32_t inputs, const float* weight) {
   Experts& experts = decoder->layers[layer].experts;
   Linear& to = expert < 0 ? experts.router : experts.all[expert].linear(which);
-  return decoder->set(to, kind, outputs, inputs, weight, nullptr);
+  return set(decoder->team, to, kind, outputs, inputs, weight, nullptr);
 }
 
 // The same of what makes heads' keys or values of latents: [heads][outputs][inputs].
@@ -146,6 +156,35 @@ int32_t penstock_add_expansion(PenstockDecoder* decoder, int32_t layer, int32_t 
 int32_t penstock_step(PenstockDecoder* decoder, const PenstockStep* step) {
   try {
     decoder->step(*step);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+PenstockEncoder* penstock_create_encoder(const PenstockEncoderShape* shape, const PenstockEncoderTables* tables) {
+  try {
+    return new PenstockEncoder(*shape, *tables);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void penstock_destroy_encoder(PenstockEncoder* encoder) { delete encoder; }
+
+void penstock_set_encoder_layer(PenstockEncoder* encoder, int32_t layer, const PenstockEncoderLayer* of) {
+  static_cast<PenstockEncoderLayer&>(encoder->layers[layer]) = *of;
+}
+
+// `which` is qkv, output, up or down.
+int32_t penstock_set_encoder_linear(PenstockEncoder* encoder, int32_t layer, int32_t which, int32_t kind,
+                                    int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
+  return set(encoder->team, encoder->layers[layer].linear(which), kind, outputs, inputs, weight, bias);
+}
+
+int32_t penstock_encode(PenstockEncoder* encoder, const PenstockEncoderStep* step) {
+  try {
+    encoder->step(*step);
     return 0;
   } catch (const std::exception&) {
     return 1;

@@ -1,4 +1,5 @@
-// Buffers of a step.
+// Buffers of a step. They grow before the team begins, on the thread that called: what is thrown in a
+// thread ends the process.
 
 #pragma once
 
@@ -18,6 +19,8 @@ class Memory {
     constexpr size_t huge = size_t{1} << 21;
     const size_t alignment = bytes >= huge ? huge : 64;
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    data_.reset();  // nothing of it is kept: both at once would be too much
+    bytes_ = 0;
     void* found = std::aligned_alloc(alignment, rounded);
     if (!found) throw std::bad_alloc();
     if (alignment == huge) madvise(found, rounded, MADV_HUGEPAGE);

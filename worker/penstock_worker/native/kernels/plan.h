@@ -21,14 +21,19 @@ struct AttentionTask {
   int head, heads;  // query heads that share a KV head
 };
 
+struct Part {  // of a pass's rows, and of the tasks of attention
+  int row, rows, task, tasks;
+};
+
 struct Plan {
   std::vector<Piece> pieces;
-  std::vector<AttentionTask> tasks;
+  std::vector<AttentionTask> tasks;  // by row
+  std::vector<Part> parts;           // attended one after the other
   std::vector<int> adapted;     // rows that have an adapter
   std::vector<int> adapter_of;  // by row; of use where there are adapted rows
 
-  // Cut the sequences to rows [first, first + rows) of a step.
-  void cut(const PenstockShape& shape, const PenstockStep& asked, int first, int rows) {
+  // Cut the sequences to rows [first, first + rows) of a step, and those to parts of `part_rows`.
+  void cut(const PenstockShape& shape, const PenstockStep& asked, int first, int rows, int part_rows) {
     pieces.clear();
     tasks.clear();
     adapted.clear();
@@ -46,7 +51,10 @@ struct Plan {
         }
     }
     const int heads = heads_of_task(shape);
-    for (const Piece& piece : pieces) cut_attention(shape, piece, heads);
+    parts.clear();
+    for (int row = 0; row < rows; row += part_rows) parts.push_back({row, std::min(part_rows, rows - row), 0, 0});
+    for (const Piece& piece : pieces) cut_attention(shape, piece, heads, part_rows);
+    for (size_t p = 1; p < parts.size(); p++) parts[p].task = parts[p - 1].task + parts[p - 1].tasks;
   }
 
  private:
@@ -57,12 +65,17 @@ struct Plan {
     return std::min(group, std::max(FEW_HEADS, (group + parts - 1) / parts));
   }
 
-  void cut_attention(const PenstockShape& shape, const Piece& piece, int heads) {
+  void cut_attention(const PenstockShape& shape, const Piece& piece, int heads, int part_rows) {
     const int group = shape.heads / shape.kv_heads, most = std::max(1, MANY_ROWS / heads);
-    for (int token = 0; token < piece.tokens; token += most)
-      for (int head = 0; head < shape.heads; head += std::min(heads, group - head % group))
-        tasks.push_back({piece.sequence, piece.row + token, std::min(most, piece.tokens - token),
-                         piece.position + token, head, std::min(heads, group - head % group)});
+    for (int token = 0, count; token < piece.tokens; token += count) {
+      const int row = piece.row + token;
+      count = std::min({most, piece.tokens - token, part_rows - row % part_rows});
+      for (int head = 0, width; head < shape.heads; head += width) {
+        width = std::min(heads, group - head % group);
+        tasks.push_back({piece.sequence, row, count, piece.position + token, head, width});
+        parts[row / part_rows].tasks++;
+      }
+    }
   }
 };
 

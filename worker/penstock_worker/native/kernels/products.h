@@ -24,12 +24,15 @@ namespace {
 class Products {
  public:
   Products(Team& team, const Plan& plan, int width, float eps, size_t other_scratch)
-      : team_(team), plan_(plan), eps_(eps), scratch_(team.size()) {
+      : team_(team), plan_(plan), eps_(eps), scratch_(team.size()), packed_(team.size()) {
     const size_t sums = size_t{4} * BLOCK_TILES * MAX_TILE * PANEL;
     const size_t block = size_t{4} * BLOCK_WORDS * PANEL;
     const size_t normed = size_t{4} * MAX_TILE * width;
     for (auto& memory : scratch_) memory.reserve(std::max({2 * sums + block, normed, other_scratch}));
   }
+
+  // Make room for inputs of these.
+  void reserve(Kind kind, int rows, int width) { memory_.reserve(kind, rows, width); }
 
   // Make room for what a pass's adapters reduce its rows to.
   void reserve(int rows, int most_ranks) {
@@ -40,22 +43,30 @@ class Products {
   float* scratch(int thread) const { return scratch_[thread].as<float>(); }
 
   // Pack rows as they are, for weights of a kind.
-  void pack(const float* from, int width, Kind kind, int rows) {
-    shape_inputs(kind, rows, width);
-    team_.each(packed_.tiles(), [&](int t) {
-      packed_.pack(t, from + size_t(t) * packed_.tile * width, width, width);
+  void pack(const float* from, int width, Kind kind, int rows, int thread) {
+    pack(from, width, kind, rows, thread, [](int) {});
+  }
+
+  // The same, once `make(row)` has made each of them.
+  template <class F>
+  void pack(const float* from, int width, Kind kind, int rows, int thread, F make) {
+    const Inputs& packed = shape_inputs(kind, rows, width, thread);
+    team_.each(packed.tiles(), [&](int t) {
+      const int first = t * packed.tile, end = std::min(first + packed.tile, rows);
+      for (int row = first; row < end; row++) make(row);
+      packed.pack(t, from + size_t(first) * width, width, width);
     });
   }
 
   // Pack rows, RMS-normed.
   void pack_normed(const float* from, int width, const float* weight, Kind kind, int rows, int thread) {
     float* tile = scratch(thread);
-    shape_inputs(kind, rows, width);
-    team_.each(packed_.tiles(), [&](int t) {
-      const int first = t * packed_.tile, count = std::min(packed_.tile, rows - first);
+    const Inputs& packed = shape_inputs(kind, rows, width, thread);
+    team_.each(packed.tiles(), [&](int t) {
+      const int first = t * packed.tile, count = std::min(packed.tile, rows - first);
       for (int r = 0; r < count; r++)
         norm_row(from + size_t(first + r) * width, weight, width, eps_, tile + size_t(r) * width);
-      packed_.pack(t, tile, width, width);
+      packed.pack(t, tile, width, width);
     });
   }
 
@@ -63,18 +74,20 @@ class Products {
   template <class F>
   void multiply(const Linear& linear, int thread, F emit) {
     const int panels = linear.panels();
-    team_.each(packed_.blocks() * panels, [&](int task) {
+    const Inputs& packed = packed_[thread];
+    team_.each(packed.blocks() * panels, [&](int task) {
       const int panel = task % panels;
-      multiply_panel(linear, packed_, panel, task / panels, linear.panel(panel + team_.size()), thread, emit);
+      multiply_panel(linear, packed, panel, task / panels, linear.panel(panel + team_.size()), thread, emit);
     });
   }
 
   // to = act(x G') * (x U') for the packed rows.
   void multiply_gated(const Linear& gates, const Linear& ups, bool by_gelu, int thread, float* to) {
     const int panels = gates.panels();
-    team_.each(packed_.blocks() * panels, [&](int task) {
+    const Inputs& packed = packed_[thread];
+    team_.each(packed.blocks() * panels, [&](int task) {
       const int panel = task % panels;
-      gate_panel(gates, ups, packed_, panel, task / panels, gates.panel(panel + team_.size()), by_gelu, thread, to);
+      gate_panel(gates, ups, packed, panel, task / panels, gates.panel(panel + team_.size()), by_gelu, thread, to);
     });
   }
 
@@ -107,7 +120,7 @@ class Products {
       expand(ups, row, panel, up);
       for (int half = 0; half < PANEL; half += W) {
         const Floats g = load<Floats>(gate + half);
-        const Floats active = by_gelu ? gelu(g) : g / (1.0f + exp(-g));
+        const Floats active = by_gelu ? gelu(g) : silu(g);
         store(gate + half, active * load<Floats>(up + half));
       }
       copy(gate, columns, to + size_t(row) * gates.outputs + panel * PANEL);
@@ -145,9 +158,12 @@ class Products {
           end_row(std::min((first + count) * x.tile, x.rows)) {}
   };
 
-  // One thread shapes the buffer; the barrier shows it to the others.
-  void shape_inputs(Kind kind, int rows, int width) {
-    team_.each(1, [&](int) { packed_.shape(kind, rows, width); });
+  // Every thread shapes the inputs for itself, which needs no barrier.
+  const Inputs& shape_inputs(Kind kind, int rows, int width, int thread) {
+    Inputs& mine = packed_[thread];
+    mine.shape(kind, rows, width);
+    memory_.place(mine);
+    return mine;
   }
 
   // Add what a row's adapter gives to a panel of its sums.
@@ -167,7 +183,8 @@ class Products {
   const Plan& plan_;
   const float eps_;
   std::vector<Memory> scratch_;  // per thread
-  OwnInputs packed_;
+  std::vector<Inputs> packed_;   // per thread, the same for all
+  InputMemory memory_;
   Memory reduced_;  // [rows][most_ranks]
   int most_ranks_ = 0;
 };

@@ -40,7 +40,13 @@ class Sparse {
     inner_.reserve(size_t{4} * rows * experts.inner_of_token());
     packed_.reserve(size_t{4} * padded * widest);
     scales_.reserve(size_t{4} * padded);
+    products_.reserve(experts.router.kind, rows, width_);
     pairs_.reserve(pairs);
+    const size_t groups = std::min(pairs, experts.all.size());
+    ends_.reserve(experts.all.size() + 1);
+    groups_.reserve(groups);
+    tiles_.reserve(pairs / MAX_TILE + groups);
+    gates_.reserve((pairs / (BLOCK_TILES * MAX_TILE) + groups) * most_panels(experts));
   }
 
   // x += what the experts make of its rows, normed. By every thread of the team.
@@ -72,6 +78,10 @@ class Sparse {
     int group, block, panel;
   };
 
+  static size_t most_panels(const Experts& experts) {
+    return (std::max(experts.inner, experts.shared_inner) + PANEL - 1) / PANEL;
+  }
+
   float* normed(int row) const { return normed_.as<float>() + size_t(row) * width_; }
 
   // Norm the rows, and choose their experts.
@@ -79,7 +89,7 @@ class Sparse {
     const int outputs = experts.router.outputs, slots = experts.slots();
     float* scores = scores_.as<float>();
     team_.each(rows, [&](int row) { norm_row(x + size_t(row) * width_, norm, width_, eps_, normed(row)); });
-    products_.pack(normed_.as<float>(), width_, experts.router.kind, rows);
+    products_.pack(normed_.as<float>(), width_, experts.router.kind, rows, thread);
     products_.multiply(experts.router, thread, [&](int row, int column, int count, const float* y) {
       copy(y, count, scores + size_t(row) * Experts::ROOM * outputs + column);
     });

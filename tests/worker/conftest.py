@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernels import native_library
 
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,10 +19,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])
-def how(request: pytest.FixtureRequest) -> Computation:
+def how(request: pytest.FixtureRequest) -> ExecutionConfig:
     """PyTorch's operators, and the native kernels with two threads."""
     if request.param == "torch":
-        return Computation()
+        return ExecutionConfig()
     if native_library() is None:
         pytest.skip("no C++ compiler")
-    return Computation(kernels=native_library(), threads=2)
+    return ExecutionConfig(kernels=native_library(), threads=2)

@@ -13,6 +13,7 @@ import tiny_adapters
 import tiny_models
 import torch
 from engines import GREEDY, collect, drain, generate, load, torch_engine
+from kernel_steps import kept_as
 from kernels import native_library
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,7 +25,9 @@ from penstock_worker.lora.config import UnsupportedAdapter
 from penstock_worker.messages import AddRequest
 from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
+from penstock_worker.speculative.draft_model import DraftModel
+from penstock_worker.speculative.guesses import Vocabulary
 from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.text.chat_template import ChatTemplate
 from penstock_worker.text.tokenizer import Tokenizer
@@ -47,7 +50,7 @@ class Tiny:
         )
         self.models = dict(zip(NAMES, (base, first, second), strict=True))
 
-    def engine(self, how: Computation, **options: Any) -> Engine:
+    def engine(self, how: ExecutionConfig, **options: Any) -> Engine:
         return torch_engine(self.folder, how=how, adapters=self.adapters, **options)
 
     def expected(self, name: str, prompt: list[int], count: int = COUNT) -> list[int]:
@@ -96,7 +99,7 @@ def one_sequence(name: str, prompt: list[int], blocks: list[int]) -> Batch:
 )
 @pytest.mark.parametrize("rslora", [False, True])
 def test_an_adapter_computes_what_the_merged_model_computes(
-    modules: tuple[str, ...], rslora: bool, how: Computation, tmp_path: Path
+    modules: tuple[str, ...], rslora: bool, how: ExecutionConfig, tmp_path: Path
 ) -> None:
     base = tiny_models.make("qwen2", tmp_path / "model")
     merged = tiny_adapters.make(tmp_path / "a", base, modules=modules, rslora=rslora)
@@ -111,7 +114,7 @@ def test_an_adapter_computes_what_the_merged_model_computes(
 
 
 @pytest.mark.parametrize("rank", [1, 3, 16, 40])
-def test_every_rank_is_computed(rank: int, how: Computation, tmp_path: Path) -> None:
+def test_every_rank_is_computed(rank: int, how: ExecutionConfig, tmp_path: Path) -> None:
     base = tiny_models.make("llama-head-dim", tmp_path / "model")
     merged = tiny_adapters.make(tmp_path / "a", base, rank=rank)
     prompt = prompts(20)[0]
@@ -123,13 +126,13 @@ def test_every_rank_is_computed(rank: int, how: Computation, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("budget", [1, 7, 33, 4096])
-def test_base_and_adapters_share_a_batch(tiny: Tiny, budget: int, how: Computation) -> None:
+def test_base_and_adapters_share_a_batch(tiny: Tiny, budget: int, how: ExecutionConfig) -> None:
     wanted = [(name, prompt) for prompt in prompts(1, 17, 40) for name in NAMES]
     got = together(tiny.engine(how, budget=budget), wanted)
     assert got == [tiny.expected(name, prompt) for name, prompt in wanted]
 
 
-def test_adapters_share_no_cached_prefix(tiny: Tiny, how: Computation) -> None:
+def test_adapters_share_no_cached_prefix(tiny: Tiny, how: ExecutionConfig) -> None:
     engine = tiny.engine(how)
     shared = prompts(48)[0]
     for name in NAMES:
@@ -143,7 +146,9 @@ def test_adapters_share_no_cached_prefix(tiny: Tiny, how: Computation) -> None:
         assert engine.scheduler.prefix_hits == hits + 48
 
 
-def test_preempted_adapters_resume_as_if_nothing_had_happened(tiny: Tiny, how: Computation) -> None:
+def test_preempted_adapters_resume_as_if_nothing_had_happened(
+    tiny: Tiny, how: ExecutionConfig
+) -> None:
     wanted = [(name, prompt) for prompt in prompts(30, 31) for name in NAMES]
     engine = tiny.engine(how, num_blocks=14, budget=64)
     assert together(engine, wanted) == [tiny.expected(name, prompt) for name, prompt in wanted]
@@ -152,7 +157,7 @@ def test_preempted_adapters_resume_as_if_nothing_had_happened(tiny: Tiny, how: C
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_goes_on_where_another_worker_stopped(
-    name: str, tiny: Tiny, how: Computation
+    name: str, tiny: Tiny, how: ExecutionConfig
 ) -> None:
     prompt = prompts(20)[0]
     whole = tiny.expected(name, prompt)
@@ -160,22 +165,40 @@ def test_an_answer_goes_on_where_another_worker_stopped(
     assert got == [whole[11:]]
 
 
-def test_guessed_tokens_are_checked_by_the_adapter(tiny: Tiny, how: Computation) -> None:
+def test_guessed_tokens_are_checked_by_the_adapter(tiny: Tiny, how: ExecutionConfig) -> None:
     prompt = prompts(12)[0] * 3
     engine = tiny.engine(how, proposer=NgramProposer(4))
     wanted = [(name, prompt) for name in NAMES]
     assert together(engine, wanted) == [tiny.expected(name, prompt) for name in NAMES]
 
 
+def test_a_draft_guesses_by_the_base_model(tiny: Tiny, how: ExecutionConfig) -> None:
+    size = read_config(tiny.folder).vocab_size
+    draft = DraftModel(
+        load(tiny.folder, how, num_blocks=256),
+        num_blocks=256,
+        block_size=16,
+        vocabulary=Vocabulary(size, size),
+        most=4,
+        budget=64,
+    )
+    prompt = prompts(12)[0] * 3
+    engine = tiny.engine(how, proposer=draft)
+    wanted = [(name, prompt) for name in NAMES]
+    assert together(engine, wanted) == [tiny.expected(name, prompt) for name in NAMES]
+
+
 @pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
-def test_every_stored_type_takes_adapters(stored: str, how: Computation, tmp_path: Path) -> None:
+def test_every_stored_type_takes_adapters(
+    stored: str, how: ExecutionConfig, tmp_path: Path
+) -> None:
     """Deltas are added to what the rounded weights give: they lose little more than merged."""
     base = tiny_models.make("llama-gqa", tmp_path / "model")
     merged = tiny_adapters.make(tmp_path / "a", base, size=0.3)
     merged.save_pretrained(tmp_path / "merged")
     prompt = prompts(45)[0]
-    kind: Any = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
-    here = Computation(kernels=how.kernels, threads=how.threads, **kind)
+    kind = kept_as(stored)
+    here = ExecutionConfig(kernels=how.kernels, threads=how.threads, **kind)
     with torch.inference_mode():
         found = load(tmp_path / "model", here, num_blocks=4, adapters={"a": tmp_path / "a"})
         ours = found.logits(one_sequence("a", prompt, [2, 0, 3]))
@@ -192,11 +215,11 @@ def test_every_stored_type_takes_adapters(stored: str, how: Computation, tmp_pat
 def test_an_adapted_tokens_bits_do_not_depend_on_what_is_beside_it(
     kind: dict[str, Any], tiny: Tiny
 ) -> None:
-    how = Computation(kernels=native_library(), threads=2, **kind)
-    alone = Computation(kernels=native_library(), threads=1, **kind)
+    how = ExecutionConfig(kernels=native_library(), threads=2, **kind)
+    alone = ExecutionConfig(kernels=native_library(), threads=1, **kind)
     tokens = prompts(101)[0]
 
-    def last(name: str, size: int, beside: tuple[str, ...], how: Computation) -> torch.Tensor:
+    def last(name: str, size: int, beside: tuple[str, ...], how: ExecutionConfig) -> torch.Tensor:
         """Return the last token's logits, computed in chunks, with other sequences beside it."""
         model = load(tiny.folder, how, num_blocks=120, adapters=tiny.adapters)
         for start in range(0, len(tokens), size):
@@ -229,7 +252,7 @@ def test_native_sizes_that_fit_no_vector_take_adapters(tmp_path: Path) -> None:
     prompt = prompts(64)[0] * 20  # longer than a pass
     base.config.max_position_embeddings = 2048
     base.save_pretrained(tmp_path / "model")
-    how = Computation(kernels=native_library(), threads=2)
+    how = ExecutionConfig(kernels=native_library(), threads=2)
     with torch.inference_mode():
         found = load(tmp_path / "model", how, num_blocks=80, adapters={"a": tmp_path / "a"})
         ours = found.logits(one_sequence("a", prompt, list(range(80))[::-1]))
@@ -237,7 +260,7 @@ def test_native_sizes_that_fit_no_vector_take_adapters(tmp_path: Path) -> None:
     assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
-def test_every_adapter_has_blocks_of_its_own_name(tiny: Tiny, how: Computation) -> None:
+def test_every_adapter_has_blocks_of_its_own_name(tiny: Tiny, how: ExecutionConfig) -> None:
     engine = tiny.engine(how)
     engine.pool.log = CacheLog(16, tiny.adapters)
     together(engine, [(name, prompts(33)[0]) for name in NAMES], 1)
@@ -251,7 +274,7 @@ def test_every_adapter_has_blocks_of_its_own_name(tiny: Tiny, how: Computation) 
     assert len(set(names)) == len(names) == 6
 
 
-def test_the_example_adapter_speaks_like_a_pirate(how: Computation) -> None:
+def test_the_example_adapter_speaks_like_a_pirate(how: ExecutionConfig) -> None:
     adapters = {"pirate": EXAMPLES / "adapter"}
     engine = torch_engine(EXAMPLES / "model", how=how, adapters=adapters)
     tokenizer = Tokenizer(EXAMPLES / "model")
@@ -264,7 +287,7 @@ def test_the_example_adapter_speaks_like_a_pirate(how: Computation) -> None:
 
 
 def test_an_adapter_that_is_not_loaded_is_refused(tiny: Tiny) -> None:
-    engine = tiny.engine(Computation())
+    engine = tiny.engine(ExecutionConfig())
     refusal = engine.add(AddRequest("r", [1, 2], max_tokens=1, adapter="third"))
     assert refusal is not None
     assert refusal.error == "adapter 'third' is not loaded"
@@ -306,7 +329,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
         load_adapter("a", tmp_path / "a", read_config(tmp_path / "model"))
 
 
-def test_attention_beside_experts_takes_adapters(how: Computation, tmp_path: Path) -> None:
+def test_attention_beside_experts_takes_adapters(how: ExecutionConfig, tmp_path: Path) -> None:
     base = tiny_models.make("mixtral", tmp_path / "model")
     merged = tiny_adapters.make(tmp_path / "a", base, modules=tiny_adapters.ATTENTION)
     prompt = prompts(45)[0]

@@ -50,6 +50,23 @@ def test_requests_come_back_whole(engine: Process) -> None:
         assert mine[-1].finish_reason is FinishReason.LENGTH
 
 
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_threads_sleep_while_they_wait_unless_somebody_chose(
+    chosen: str | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "true")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    engine = Process(EngineConfig(model=str(folder), threads=1))
+    assert isinstance(engine.event(), Ready)
+    engine.close()
+    assert f"OMP_WAIT_POLICY = '{(chosen or 'passive').upper()}'" in capfd.readouterr().err
+
+
 def test_an_abort_ends_the_output(engine: Process) -> None:
     engine.send(AddRequest(id="long", prompt=[1], max_tokens=400))
     first = next(e for e in iter(engine.event, None) if isinstance(e, Batch) and e.outputs)

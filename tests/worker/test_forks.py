@@ -1,7 +1,9 @@
 """Choices of one prompt: computed once, kept once, and apart from where they differ."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import tiny_models
 import torch
@@ -13,13 +15,13 @@ from memory_runner import MemoryRunner
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, FinishReason, Sampling
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.request import Request
 
 BLOCK = 4
 
 
-def spread(tokens: Any, request: Request) -> int:
+def spread(tokens: Sequence[int], request: Request) -> int:
     """Draw what depends on the choice and on everything before."""
     return (sum(tokens) * 7 + len(tokens) + request.sampling.choice * 31) % 50
 
@@ -95,6 +97,26 @@ def test_a_shared_block_is_copied_before_it_is_written(length: int, caching: boo
     asked = choices([9] * length, 3, 6)
     assert run(engine, asked) == alone(asked)
     assert runner.copied >= 2
+
+
+def test_what_is_to_be_copied_is_held_until_it_is() -> None:
+    """A tier loads beside a step, into whatever nobody holds when that is scheduled."""
+    engine, runner = make(blocks=16)
+    idle: list[int] = []
+    compute = runner.run
+
+    def run(slices: Any, copies: Any = ()) -> Any:
+        idle.extend(engine.pool.idle([source]) for source, _ in copies)
+        return compute(slices, copies)
+
+    runner.run = run  # type: ignore[method-assign]
+    first, other = choices([9] * 8, 2, 5)
+    engine.add(msgspec.structs.replace(first, max_tokens=1))  # it is gone when the other writes
+    engine.add(other)
+    for _ in drain(engine):
+        pass
+    assert idle == [0]
+    assert engine.pool.counts().used == 0
 
 
 @settings(deadline=None, max_examples=150)
@@ -180,7 +202,7 @@ def test_no_tokens_at_all_only_computes_the_prompt() -> None:
 
 @pytest.mark.parametrize("family", ["llama-gqa", "deepseek-v2"])
 def test_real_choices_are_what_they_would_be_alone(
-    family: str, how: Computation, tmp_path_factory: pytest.TempPathFactory
+    family: str, how: ExecutionConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("tiny")
     tiny_models.make(family, folder)
@@ -191,7 +213,7 @@ def test_real_choices_are_what_they_would_be_alone(
 
 
 def test_scores_are_the_models_own(
-    how: Computation, tmp_path_factory: pytest.TempPathFactory
+    how: ExecutionConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("tiny")
     model = tiny_models.make("llama-gqa", folder)

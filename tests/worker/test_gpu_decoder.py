@@ -17,10 +17,10 @@ from penstock_worker.attention.gpu import backend, tiles
 from penstock_worker.messages import Sampling
 from penstock_worker.model.gpu import graphs
 from penstock_worker.model.gpu.graphs import Work
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.speculative.ngram import NgramProposer
 
-GPU = Computation(triton=True, max_num_seqs=8)
+GPU = ExecutionConfig(triton=True, max_num_seqs=8)
 COUNT = 4
 
 
@@ -82,7 +82,7 @@ def test_draws_are_those_of_the_reference(folder: Path) -> None:
 def test_a_step_is_launched_anew_where_no_size_has_room(folder: Path) -> None:
     asked = prompts(3, 4)
     expected = generate(torch_engine(folder), asked, COUNT)
-    narrow = Computation(triton=True, max_num_seqs=1)
+    narrow = ExecutionConfig(triton=True, max_num_seqs=1)
     assert generate(torch_engine(folder, how=narrow), asked, COUNT) == expected
 
 

@@ -17,9 +17,18 @@ from penstock_worker.attention.gpu.tiles import (
     split_tokens,
     tile_rows,
 )
-from penstock_worker.gpu_memory import DeviceMemory, kv_room, parameters, step_bytes
+from penstock_worker.gpu_memory import (
+    COLLECTIVES,
+    OVERHEAD,
+    SAMPLING,
+    DeviceMemory,
+    kv_room,
+    parameters,
+    step_bytes,
+)
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.gpu.ladder import LARGEST, ladder, padded_size
+from penstock_worker.tensor_parallel.shares import share_of
 
 GIB = 1 << 30
 
@@ -101,6 +110,17 @@ def test_what_others_hold_and_larger_steps_need_is_not_there_for_kv(shape: Model
     free = room(shape, DeviceMemory(24 * GIB, 24 * GIB))
     assert room(shape, DeviceMemory(24 * GIB, 20 * GIB)) == free - 4 * GIB
     assert room(shape, DeviceMemory(24 * GIB, 24 * GIB), tokens=16384) < free
+
+
+def test_a_rank_has_room_for_its_part_and_for_whole_rows_of_logits(shape: ModelConfig) -> None:
+    large = dataclasses.replace(shape, num_layers=32, hidden_size=4096, vocab_size=128_000)
+    memory, part = DeviceMemory(24 * GIB, 24 * GIB), share_of(large, 2)
+    room = kv_room(memory, 0.9, part, 2, max_num_seqs=256, max_num_batched_tokens=64, ranks=2)
+    logits = 128_000 * SAMPLING * 256
+    weights = 2 * parameters(part)
+    assert parameters(part) * 2 == parameters(large)
+    assert room < 24 * GIB * 0.9 - weights - logits - OVERHEAD - COLLECTIVES
+    assert room > 24 * GIB * 0.9 - weights - logits - OVERHEAD - COLLECTIVES - GIB
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_takes_the_room(shape: ModelConfig) -> None:

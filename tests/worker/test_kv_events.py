@@ -55,7 +55,7 @@ def test_full_blocks_are_told_with_tokens_and_parent() -> None:
     drain(found)
     names = block_hashes([*prompt, 10, 11], BLOCK)
     # Two blocks of the prompt, then one that the output filled.
-    assert take(found) == [BlockStored(names, None, [*prompt, 10, 11], BLOCK)]
+    assert take(found) == [BlockStored([*names], None, [*prompt, 10, 11], BLOCK)]
     assert take(found) == []
 
 
@@ -69,14 +69,15 @@ def test_a_block_that_is_found_is_not_told_again() -> None:
     found.add(AddRequest("c", [*prompt[:8], 7, 7, 7, 7], max_tokens=1))
     drain(found)
     names = block_hashes([*prompt[:8], 7, 7, 7, 7], BLOCK)
-    assert take(found) == [BlockStored(names[2:], names[1], [7, 7, 7, 7], BLOCK)]
+    assert take(found) == [BlockStored([*names[2:]], names[1], [7, 7, 7, 7], BLOCK)]
 
 
 def test_another_salt_gives_other_names() -> None:
     found = engine(16)
     found.add(AddRequest("a", [1] * 5, max_tokens=1, salt=b"tenant"))
     drain(found)
-    assert take(found) == [BlockStored(block_hashes([1] * 4, BLOCK, b"tenant"), None, [1] * 4, 4)]
+    names = block_hashes([1] * 4, BLOCK, b"tenant")
+    assert take(found) == [BlockStored([*names], None, [1] * 4, 4)]
 
 
 def test_what_was_told_is_what_can_be_found() -> None:

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from engines import kv_pool
-from kernel_steps import difference, last_logits, native, relative
+from kernel_steps import difference, kept_as, last_logits, native, relative
 from kernels import native_library
 from safetensors.torch import load_file, save_file
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from penstock_worker.computing import computation
+from penstock_worker.attention.pool import KVPool
 from penstock_worker.engine_builder import build_engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.execution import execution_config
 from penstock_worker.lora.adapter import load_adapter
 from penstock_worker.lora.config import UnsupportedAdapter
 from penstock_worker.model.config import UnsupportedModel, read_config
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.native import build
 from penstock_worker.native.levels import this_machine
 
@@ -58,7 +58,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 def test_a_token_takes_its_latent_and_one_rotary_key_per_layer(tmp_path: Path) -> None:
     config = read_config(checkpoint(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64))
     assert config.kv_bytes_per_token == 4 * 3 * (512 + 64)
-    pool = kv_pool(config, Computation(), num_blocks=5, block_size=16)
+    pool = KVPool.of(config, 5, 16, ExecutionConfig().dtype)
     memory = {kept.untyped_storage().data_ptr(): kept for kept in (*pool.keys, *pool.values)}
     taken = sum(kept.untyped_storage().nbytes() for kept in memory.values())
     assert taken == 5 * 16 * config.kv_bytes_per_token
@@ -73,7 +73,7 @@ def test_the_pool_has_as_many_blocks_as_its_memory_holds_latents(tmp_path: Path)
 
 
 def test_a_copied_block_has_the_same_latents(tmp_path: Path) -> None:
-    pool = kv_pool(read_config(checkpoint(tmp_path)), Computation(), num_blocks=3, block_size=4)
+    pool = KVPool.of(read_config(checkpoint(tmp_path)), 3, 4, ExecutionConfig().dtype)
     for keys in pool.keys:
         keys.copy_(torch.randn(keys.shape))
     pool.copy(0, 2)
@@ -95,15 +95,15 @@ SHAPES: list[dict[str, Any]] = [
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_computes_what_torch_computes(shape: dict[str, Any], tmp_path: Path) -> None:
-    assert difference(checkpoint(tmp_path, **shape), native(), Computation()) < 1e-4
+    assert difference(checkpoint(tmp_path, **shape), native(), ExecutionConfig()) < 1e-4
 
 
 @needs_compiler
 @pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
 def test_stored_types_stay_near_torchs_own(stored: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
-    kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
-    assert relative(folder, native(**kind), Computation(**kind)) < 0.02  # type: ignore[arg-type]
+    kind = kept_as(stored)
+    assert relative(folder, native(**kind), ExecutionConfig(**kind)) < 0.02
     assert relative(folder, native(**kind), native()) > 1e-3  # it is not float32 by accident
 
 
@@ -114,7 +114,7 @@ def test_every_instruction_set_agrees(level: Any, stored: str, tmp_path: Path) -
     folder = checkpoint(tmp_path / "model")
     library = build.build(level, build.cache_folder())
     dtype = torch.bfloat16 if stored == "bfloat16" else torch.float32
-    found = relative(folder, Computation(kernels=library, dtype=dtype), native(dtype=dtype))
+    found = relative(folder, ExecutionConfig(kernels=library, dtype=dtype), native(dtype=dtype))
     assert found < (1e-5 if stored == "none" else 0.01)
 
 
@@ -133,7 +133,7 @@ def test_a_token_gets_the_same_bits_whatever_is_computed_with_it(
     stored: str, chunk: int, tmp_path: Path
 ) -> None:
     folder = checkpoint(tmp_path, num_attention_heads=32, num_key_value_heads=32)
-    kind = {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
+    kind = kept_as(stored)
     how = native(**kind, threads=2)
     found = last_logits(folder, how, chunk, beside=20)
     assert torch.equal(found, last_logits(folder, how, 101, beside=0))
@@ -143,13 +143,13 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
     folder = checkpoint(tmp_path)
     rewrite(folder, num_nextn_predict_layers=1)
     file = folder / "model.safetensors"
-    before = last_logits(folder, Computation(), 101, beside=0)
+    before = last_logits(folder, ExecutionConfig(), 101, beside=0)
     tensors = load_file(file)
     save_file({**tensors, "model.layers.3.eh_proj.weight": torch.ones(2)}, file, {"format": "pt"})
-    assert torch.equal(last_logits(folder, Computation(), 101, beside=0), before)
+    assert torch.equal(last_logits(folder, ExecutionConfig(), 101, beside=0), before)
     rewrite(folder, num_nextn_predict_layers=0)
     with pytest.raises(UnsupportedModel, match="eh_proj"):
-        last_logits(folder, Computation(), 101, beside=0)
+        last_logits(folder, ExecutionConfig(), 101, beside=0)
 
 
 def test_what_the_authors_of_v2_lite_published_is_read(tmp_path: Path) -> None:
@@ -218,4 +218,4 @@ def test_adapters_are_refused_by_name(tmp_path: Path) -> None:
 def test_gpus_are_refused_by_name(tmp_path: Path) -> None:
     config = read_config(checkpoint(tmp_path))
     with pytest.raises(ValueError, match="latent attention"):
-        computation(EngineConfig(str(tmp_path), device="cpu", kernels="triton"), config)
+        execution_config(EngineConfig(str(tmp_path), device="cpu", kernels="triton"), config)

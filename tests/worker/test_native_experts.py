@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from engines import load
-from kernel_steps import difference, last_logits, native, relative
+from kernel_steps import difference, kept_as, last_logits, native, relative
 from kernels import native_library
 from tiny_models import LATENT_EXPERTS, SHAPE
 from transformers import (
@@ -24,7 +24,7 @@ from transformers import (
 
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.native import build
 from penstock_worker.native.levels import this_machine
 
@@ -55,10 +55,6 @@ def checkpoint(folder: Path, **shape: Any) -> Path:
     return folder
 
 
-def kind_of(stored: str) -> dict[str, Any]:
-    return {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
-
-
 SHAPES: list[dict[str, Any]] = [
     {"num_experts": 1, "num_experts_per_tok": 1},
     {"num_experts": 4, "num_experts_per_tok": 4},
@@ -70,23 +66,23 @@ SHAPES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_computes_what_torch_computes(shape: dict[str, Any], tmp_path: Path) -> None:
-    assert difference(checkpoint(tmp_path, **shape), native(), Computation()) < 1e-4
+    assert difference(checkpoint(tmp_path, **shape), native(), ExecutionConfig()) < 1e-4
 
 
 @pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
 def test_stored_types_stay_near_torchs_own(stored: str, tmp_path: Path) -> None:
     # Every token passes every expert: rounding sends none elsewhere, which would hide the rest.
     folder = checkpoint(tmp_path, num_experts=4, num_experts_per_tok=4)
-    assert relative(folder, native(**kind_of(stored)), Computation(**kind_of(stored))) < 0.02
-    assert relative(folder, native(**kind_of(stored)), native()) > 1e-3
+    assert relative(folder, native(**kept_as(stored)), ExecutionConfig(**kept_as(stored))) < 0.02
+    assert relative(folder, native(**kept_as(stored)), native()) > 1e-3
 
 
 @pytest.mark.parametrize("level", this_machine(), ids=lambda level: level.name)
 @pytest.mark.parametrize("stored", ["none", "int8"])
 def test_every_instruction_set_agrees(level: Any, stored: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", num_experts=4, num_experts_per_tok=4)
-    how = Computation(kernels=build.build(level, build.cache_folder()), **kind_of(stored))
-    assert relative(folder, how, native(**kind_of(stored))) < (1e-5 if stored == "none" else 0.01)
+    how = ExecutionConfig(kernels=build.build(level, build.cache_folder()), **kept_as(stored))
+    assert relative(folder, how, native(**kept_as(stored))) < (1e-5 if stored == "none" else 0.01)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -101,7 +97,7 @@ def test_a_token_gets_the_same_bits_whatever_is_computed_with_it(
     stored: str, chunk: int, tmp_path: Path
 ) -> None:
     folder = checkpoint(tmp_path)
-    how = native(**kind_of(stored), threads=2)
+    how = native(**kept_as(stored), threads=2)
     found = last_logits(folder, how, chunk, beside=20)
     assert torch.equal(found, last_logits(folder, how, 101, beside=0))
 
@@ -113,12 +109,12 @@ def test_a_step_longer_than_a_pass_is_computed_in_parts(tmp_path: Path) -> None:
         tokens, list(range(1500)), [Sequence(0, 1500, 0, list(range(94)))], [0, 1007, 1499]
     )
     ours = load(folder, native(threads=2), num_blocks=94).logits(batch)
-    theirs = load(folder, Computation(), num_blocks=94).logits(batch)
+    theirs = load(folder, ExecutionConfig(), num_blocks=94).logits(batch)
     assert (ours - theirs).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("how", [Computation(), native(threads=2)], ids=["torch", "native"])
-def test_all_tokens_may_choose_the_same_experts(how: Computation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [ExecutionConfig(), native(threads=2)], ids=["torch", "native"])
+def test_all_tokens_may_choose_the_same_experts(how: ExecutionConfig, tmp_path: Path) -> None:
     torch.manual_seed(3)
     with torch.inference_mode(mode=False):
         model = DeepseekV3ForCausalLM(DeepseekV3Config(**LATENT_EXPERTS)).eval()

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 COUNT = 32
@@ -60,7 +60,7 @@ def tiny(
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_every_family_computes_what_transformers_computes(
-    family: str, how: Computation, tmp_path: Path
+    family: str, how: ExecutionConfig, tmp_path: Path
 ) -> None:
     model = tiny_models.make(family, tmp_path)
     prompt = prompts(45)[0]
@@ -72,7 +72,7 @@ def test_every_family_computes_what_transformers_computes(
     assert generate(torch_engine(tmp_path, how=how), [prompt], COUNT) == [expected(model, prompt)]
 
 
-def test_the_example_model_computes_what_transformers_computes(how: Computation) -> None:
+def test_the_example_model_computes_what_transformers_computes(how: ExecutionConfig) -> None:
     model = AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32).eval()
     wanted = prompts(20, 70, vocab=model.config.vocab_size)
     got = generate(torch_engine(EXAMPLE, how=how), wanted, COUNT)
@@ -81,7 +81,7 @@ def test_the_example_model_computes_what_transformers_computes(how: Computation)
 
 @pytest.mark.parametrize("budget", [1, 7, 16, 33, 4096])
 def test_chunks_and_batches_change_nothing(
-    tiny: tuple[Path, Any], budget: int, how: Computation
+    tiny: tuple[Path, Any], budget: int, how: ExecutionConfig
 ) -> None:
     folder, model = tiny
     wanted = prompts(1, 16, 17, 40, 64)
@@ -89,7 +89,7 @@ def test_chunks_and_batches_change_nothing(
     assert got == [expected(model, prompt) for prompt in wanted]
 
 
-def test_a_cached_prefix_changes_nothing(tiny: tuple[Path, Any], how: Computation) -> None:
+def test_a_cached_prefix_changes_nothing(tiny: tuple[Path, Any], how: ExecutionConfig) -> None:
     folder, model = tiny
     engine = torch_engine(folder, how=how)
     shared = prompts(48)[0]
@@ -100,7 +100,7 @@ def test_a_cached_prefix_changes_nothing(tiny: tuple[Path, Any], how: Computatio
 
 
 def test_preempted_requests_resume_as_if_nothing_had_happened(
-    tiny: tuple[Path, Any], how: Computation
+    tiny: tuple[Path, Any], how: ExecutionConfig
 ) -> None:
     folder, model = tiny
     wanted = prompts(30, 31, 32, 33)
@@ -130,7 +130,7 @@ def test_sharded_checkpoints_load(tiny: tuple[Path, Any], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_checkpoints_of_every_type_are_read(
-    stored: torch.dtype, how: Computation, tmp_path: Path
+    stored: torch.dtype, how: ExecutionConfig, tmp_path: Path
 ) -> None:
     model = tiny_models.make("llama-gqa", tmp_path).to(stored)
     model.save_pretrained(tmp_path)

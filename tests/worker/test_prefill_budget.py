@@ -14,7 +14,7 @@ from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, Sampling, Stats
 from penstock_worker.prefill_budget import REFIT_EVERY, UNBOUNDED, PrefillBudget
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Computed, Draw
+from penstock_worker.runner_interface import SampledToken, SliceOutput
 from penstock_worker.step import Slice
 
 COST = StepCost(step=0.01, prefill_token=1e-4, sequence=1e-3, kv_token=0.0)
@@ -35,12 +35,12 @@ class Clock:
 
     def run(
         self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
-    ) -> list[Computed]:
+    ) -> list[SliceOutput]:
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
         seconds = self._cost.seconds(prefill, decoding, sum(part.start for part in slices))
         self.now += seconds * self._draw.lognormvariate(0.0, self._scatter)
-        return [Computed([Draw(1)] if part.samples else []) for part in slices]
+        return [SliceOutput([SampledToken(1)] if part.samples else []) for part in slices]
 
 
 def engine(cost: StepCost | None = COST, truth: StepCost = COST, scatter: float = 0.0) -> Engine:

@@ -8,10 +8,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from penstock_worker.drawing import draw as draw_rows
-from penstock_worker.drawing import uniform
 from penstock_worker.messages import Sampling
 from penstock_worker.penalties import TokenHistory, penalised
+from penstock_worker.random_sampling import random_sample, uniform
 from penstock_worker.sampling import Row, sample
 
 VOCAB = 12
@@ -95,8 +94,8 @@ def test_forbidden_and_biased_tokens() -> None:
 
 def test_penalties_push_seen_tokens_down() -> None:
     # Output 0..10: with a strong presence penalty only 11 is unseen there.
-    greedy = {"temperature": 0.0, "position": 12}
-    assert sample(logits(), [row(**greedy, frequency_penalty=0.0)])[0] == [11]
+    greedy = row(temperature=0.0, position=12, frequency_penalty=0.0)
+    assert sample(logits(), [greedy])[0] == [11]
     unseen = Row(
         Sampling(temperature=0.0, presence_penalty=2.0), 3, history=history([11, 10, 9], 0)
     )
@@ -109,8 +108,8 @@ def test_penalties_push_seen_tokens_down() -> None:
 
 def test_logprobs_are_the_models_own() -> None:
     wanted = logits()[0].log_softmax(-1)
-    options = {"temperature": 0.0, "logprobs": 2, "logit_bias": {0: 100.0}}
-    tokens, reported = sample(logits(), [row(**options)])
+    biased = row(temperature=0.0, logprobs=2, logit_bias={0: 100.0})
+    tokens, reported = sample(logits(), [biased])
     assert tokens == [0]
     assert reported[0] is not None
     assert reported[0].logprob == pytest.approx(float(wanted[0]))
@@ -194,6 +193,6 @@ def test_filters_draw_what_sorting_the_whole_vocabulary_would_draw(
     logits[torch.rand(3, vocab, generator=generator) < banned] = -torch.inf
     logits[:, vocab // 2] = spread
     logits[:, 3], logits[:, 5] = 0.0, -0.0  # which are equal
-    found = draw_rows(logits, [wanted] * 3, [0, 1, 2]).tolist()
+    found = random_sample(logits, [wanted] * 3, [0, 1, 2]).tolist()
     assert found == [drawn_from_all(logits[i], wanted, i) for i in range(3)]
-    assert found[1:2] == draw_rows(logits[1:2], [wanted], [1]).tolist()
+    assert found[1:2] == random_sample(logits[1:2], [wanted], [1]).tolist()

@@ -7,7 +7,7 @@ import pytest
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
-from penstock_worker.runner_interface import Computed, Draw
+from penstock_worker.runner_interface import SampledToken, SliceOutput
 from penstock_worker.self_benchmark import measure
 from penstock_worker.step import Slice
 
@@ -29,12 +29,12 @@ class Clock:
         self,
         slices: Sequence[Slice],
         copies: Sequence[tuple[int, int]] = (),
-    ) -> list[Computed]:
+    ) -> list[SliceOutput]:
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
         self.now += self._cost.seconds(prefill, decoding, sum(part.start for part in slices))
         self.steps += 1
-        return [Computed([Draw(1)] if part.samples else []) for part in slices]
+        return [SliceOutput([SampledToken(1)] if part.samples else []) for part in slices]
 
 
 def engine(clock: Clock, num_blocks: int = 256, context: int = 4096) -> Engine:
@@ -81,7 +81,7 @@ def test_prompts_are_of_many_tokens_as_experts_are_chosen_by_token() -> None:
 
         def run(
             self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
-        ) -> list[Computed]:
+        ) -> list[SliceOutput]:
             for part in slices:
                 prompt = part.request.tokens[: part.request.prompt_length]
                 self.fewest = min(self.fewest, len(set(prompt)) / min(len(prompt), 100))

@@ -14,11 +14,11 @@ from memory_runner import MemoryRunner
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, Batch, FinishReason, Sampling
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.request import Request
 from penstock_worker.speculative.accept import agreed
 from penstock_worker.speculative.ngram import NgramProposer
-from penstock_worker.speculative.proposer import Proposer
+from penstock_worker.speculative.proposer import Proposal, Proposer, Room
 
 BLOCK = 4
 
@@ -35,8 +35,8 @@ class Fixed:
     def __init__(self, guess: list[int]) -> None:
         self.guess = guess
 
-    def propose(self, requests: Sequence[Request]) -> list[list[int]]:
-        return [list(self.guess) for _ in requests]
+    def propose(self, running: Sequence[Request], room: Room) -> list[Proposal]:
+        return [Proposal(list(self.guess), []) for _ in running]
 
 
 def make(proposer: Proposer | None, blocks: int = 64, budget: int = 64, seqs: int = 4) -> Engine:
@@ -130,7 +130,8 @@ def test_the_latest_of_the_longest_matches_is_taken() -> None:
     def guess(tokens: list[int]) -> list[int]:
         message = AddRequest("a", tokens, 1)
         request = Request.from_message(message, arrival=0, now=0.0, max_model_len=100)
-        return NgramProposer(2).propose([request])[0]
+        request.computed = len(tokens) - 1
+        return NgramProposer(2).propose([request], lambda _, count: count)[0].tokens
 
     assert guess([1, 2, 3, 9, 1, 2, 4, 9, 1, 2]) == [4, 9]
     assert guess([5, 1, 2, 3, 9, 1, 2, 4, 8, 5, 1, 2]) == [3, 9]
@@ -152,11 +153,11 @@ SAMPLINGS = {
 def test_a_model_says_the_same_with_guesses_and_without(
     sampling: str, kernels: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    how = Computation()
+    how = ExecutionConfig()
     if kernels == "native":
         if native_library() is None:
             pytest.skip("no C++ compiler")
-        how = Computation(kernels=native_library())
+        how = ExecutionConfig(kernels=native_library())
     folder = tmp_path_factory.mktemp("tiny")
     tiny_models.make("llama-gqa", folder)
     messages = [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tiny_models
 import torch
@@ -16,7 +17,7 @@ from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.messages import AddRequest, Sampling
 from penstock_worker.model.config import read_config
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.request import Request
 from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.window import ALIGNMENT, GONE, Window
@@ -130,6 +131,22 @@ def test_a_prefix_whose_head_was_evicted_is_still_found() -> None:
     assert collect(["b"], outputs) == alone([AddRequest(id="b", prompt=prompt, max_tokens=2)])
 
 
+def test_a_choice_beside_one_that_is_resumed_keeps_what_it_sees() -> None:
+    """The first is far beyond the prompt when it is admitted, and has let go of its end."""
+    prompt = [1] * 40
+    first = AddRequest(id="c0", prompt=prompt, max_tokens=400, sampling=Sampling(seed=5))
+    other = AddRequest(
+        id="c1", prompt=prompt, max_tokens=9, sampling=Sampling(seed=5, choice=1), beside="c0"
+    )
+    engine = make()
+    engine.add(first)
+    (tokens,) = collect(["c0"], [o for batch in drain(engine) for o in batch.outputs])
+    engine.add(msgspec.structs.replace(first, output=tokens[:390]))
+    engine.add(other)
+    outputs = [output for batch in drain(engine) for output in batch.outputs]
+    assert collect(["c0", "c1"], outputs) == [tokens[390:], *alone([other])]
+
+
 def test_a_prompt_that_another_worker_gets_is_kept_whole() -> None:
     engine = make(blocks=70)
     engine.add(AddRequest(id="a", prompt=[1] * 900, max_tokens=2, keep=True))
@@ -187,7 +204,7 @@ def test_every_request_gets_the_tokens_it_would_get_alone(
         engine.pool.check()
         if data.draw(st.integers(0, 60)) == 0:
             gone.add(data.draw(st.sampled_from(asked)).id)
-            engine.abort(gone)
+            engine.abort(list(gone))
     assert engine.pool.counts().used == 0
     for message, wanted in zip(asked, alone(asked), strict=True):
         (got,) = collect([message.id], [o for o in outputs if o.id == message.id])
@@ -230,7 +247,7 @@ def expected(model: Any, prompt: list[int], count: int) -> list[int]:
 @pytest.mark.parametrize("guesses", [0, 3])
 @pytest.mark.parametrize("budget", [33, 4096])
 def test_long_texts_in_a_small_pool_are_what_transformers_writes(
-    tiny: tuple[Path, Any], how: Computation, budget: int, guesses: int
+    tiny: tuple[Path, Any], how: ExecutionConfig, budget: int, guesses: int
 ) -> None:
     folder, model = tiny
     proposer = NgramProposer(guesses) if guesses else None
@@ -243,7 +260,7 @@ def test_long_texts_in_a_small_pool_are_what_transformers_writes(
 
 
 def test_preempted_texts_go_on_as_if_nothing_had_happened(
-    tiny: tuple[Path, Any], how: Computation
+    tiny: tuple[Path, Any], how: ExecutionConfig
 ) -> None:
     folder, model = tiny
     engine = torch_engine(folder, num_blocks=22, budget=64, how=how)
@@ -252,7 +269,9 @@ def test_preempted_texts_go_on_as_if_nothing_had_happened(
     assert engine.scheduler.preemptions > 0
 
 
-def test_a_text_that_another_worker_began_goes_on(tiny: tuple[Path, Any], how: Computation) -> None:
+def test_a_text_that_another_worker_began_goes_on(
+    tiny: tuple[Path, Any], how: ExecutionConfig
+) -> None:
     folder, model = tiny
     (prompt,) = prompts(130)
     whole = expected(model, prompt, 150)

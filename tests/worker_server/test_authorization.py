@@ -36,7 +36,7 @@ def routes() -> list[tuple[str, str]]:
         (method, route.path.replace("{lease}", "x").replace("{name:path}", NAME))
         for route in app.routes
         if isinstance(route, APIRoute)
-        for method in sorted(route.methods)
+        for method in sorted(route.methods or ())
     ]
 
 

@@ -156,6 +156,14 @@ def test_a_context_overflow_names_what_is_too_long(
     assert refused(answer, 400, "context_length_exceeded")["param"] == param
 
 
+def test_more_output_than_the_context_says_nothing_of_a_prompt_it_did_not_read(
+    served: WorkerProcess,
+) -> None:
+    answer = post(served, CHAT, {"messages": MESSAGES, "max_tokens": 5000})
+    told = refused(answer, 400, "context_length_exceeded")["message"]
+    assert told.endswith("tokens; 5000 were asked for. Lower max_tokens.")
+
+
 def test_a_prompt_that_can_never_fit_is_refused_before_it_is_tokenised(
     served: WorkerProcess,
 ) -> None:
@@ -199,7 +207,8 @@ def test_a_harmless_request_id_is_echoed_and_others_are_replaced(served: WorkerP
         answer = httpx.post(served.url + CHAT, json=body, headers={"x-request-id": given})
         assert (answer.headers["x-request-id"] == given) is echoed
         assert answer.headers["x-penstock-epoch"]
-        assert int(answer.headers["openai-processing-ms"]) >= 0
+        took = int(answer.headers["openai-processing-ms"])
+        assert 0 <= int(answer.headers["x-penstock-ttft-ms"]) <= took + 1
 
 
 def test_errors_carry_the_request_id_too(served: WorkerProcess) -> None:

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from worker_process import NAME, WorkerProcess
 
-from penstock_contract import metrics as declared
+from penstock_contract.metrics import Kind
+from penstock_contract.metrics import worker as declared
 from penstock_contract.step_cost import STEP_MOMENTS, Totals, fit, scaled
 
 
@@ -30,7 +31,7 @@ def test_after_a_request_every_series_has_its_labels(served: WorkerProcess) -> N
     generate(served, [5] * 40, 4)
     found = scrape(served)
     for metric in declared.WORKER:
-        suffix = "_count" if metric.kind is declared.Kind.HISTOGRAM else ""
+        suffix = "_count" if metric.kind is Kind.HISTOGRAM else ""
         for labels, _ in found[metric.exported_name + suffix]:
             assert set(labels) == set(metric.labels)
             assert labels.get("model_name", NAME) == NAME
@@ -41,7 +42,7 @@ def test_old_names_say_the_same(served: WorkerProcess) -> None:
     generate(served, [6] * 40, 4)
     found = scrape(served)
     for metric, old in declared.OLD_NAMES.items():
-        suffix = "_count" if metric.kind is declared.Kind.HISTOGRAM else ""
+        suffix = "_count" if metric.kind is Kind.HISTOGRAM else ""
         assert found[metric.exported_name + suffix] == found[old.exported_name + suffix]
 
 
@@ -64,11 +65,11 @@ def test_step_costs_can_be_fitted_from_any_two_scrapes(served: WorkerProcess) ->
         page = scrape(served)
         sums = {one["product"]: value for one, value in page["penstock_worker_step_moments_total"]}
         tokens = {one["kind"]: value for one, value in page["penstock_worker_step_tokens_total"]}
-        singles = [
+        steps, seconds, kv = (
             page[f"penstock_worker_step_{name}"][0][1]
             for name in ("seconds_count", "seconds_sum", "context_tokens_total")
-        ]
-        return sums, Totals(*singles[:2], tokens["prefill"], tokens["decode"], singles[2])
+        )
+        return sums, Totals(steps, seconds, tokens["prefill"], tokens["decode"], kv)
 
     generate(served, [8] * 20, 3)
     before, first = told()

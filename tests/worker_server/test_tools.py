@@ -28,7 +28,7 @@ ASKED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "How is the weather in Rome?"}],
     "tools": TOOLS,
 }
-NAMED = {"type": "function", "function": {"name": "weather"}}
+NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 
 
 @pytest.fixture(scope="module", params=["HERMES", "LLAMA3"])

@@ -1,17 +1,22 @@
 """A tier on a disk: bounded, shared, and nobody waits for it."""
 
+import errno
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 import pytest
+from descriptors import no_more_files
 from tiered import files
 from worker_process import eventually
 
 from penstock_contract.tiers import Skipped
 from penstock_worker.tiers import disk as module
 from penstock_worker.tiers.disk import DiskTier
-from penstock_worker.tiers.folder import BlockFolder, Key
+from penstock_worker.tiers.folder import BlockFolder, Found, Key
 from penstock_worker.transfer.memory import Buffer
 
 BLOCK = 1000
@@ -27,12 +32,26 @@ class SlowFolder(BlockFolder):
         super().__init__(root)
         self.go = Event()
         self.refuses = False
+        self.reason = errno.ENOSPC
 
     def write(self, key: Key, kv: Sequence[Buffer]) -> int:
         self.go.wait()
         if self.refuses:
-            raise OSError(28, "No space left on device")
+            raise OSError(self.reason, os.strerror(self.reason))
         return super().write(key, kv)
+
+
+class UnreadableFolder(BlockFolder):
+    """Can be scanned, or not."""
+
+    fails = False
+    scans = 0
+
+    def scan(self) -> Iterator[Found]:
+        self.scans += 1
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().scan()
 
 
 @pytest.fixture
@@ -226,6 +245,70 @@ def test_a_damaged_block_is_a_miss_and_is_forgotten(
     assert read(found, 1) == kv(1)
 
 
+def test_a_block_that_cannot_be_read_once_is_a_miss_until_the_next_scan(
+    tier: Callable[..., DiskTier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_SECONDS", 0.02)
+    found = tier()
+    put(found, 1)
+    stored(found)
+    with no_more_files():
+        assert read(found, 1) is None
+    eventually(lambda: found.has([name(1)]) == [True], "the scan found it")
+    assert read(found, 1) == kv(1)
+    assert found.corrupt == 0
+
+
+def test_a_scan_that_fails_takes_nothing_for_gone(
+    tier: Callable[..., DiskTier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_SECONDS", 0.02)
+    folder = UnreadableFolder(tmp_path)
+    found = tier(folder)
+    put(found, 1)
+    stored(found)
+    folder.fails = True
+    scans = folder.scans
+    eventually(lambda: folder.scans > scans + 2, "it was scanned in vain")
+    assert (found.has([name(1)]), found.used) == ([True], FILE)
+    folder.fails = False
+    for path in files(tmp_path):
+        path.unlink()
+    eventually(lambda: found.has([name(1)]) == [False], "what is gone is noticed")
+
+
+def test_a_tier_outlives_its_folder(
+    tier: Callable[..., DiskTier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_SECONDS", 0.02)
+    found = tier()
+    put(found, 1, 2)
+    stored(found)
+    shutil.rmtree(tmp_path / "kv")
+    assert read(found, 1) is None
+    eventually(lambda: found.has([name(2)]) == [False], "the scan has noticed")
+    assert found.used == 0
+    put(found, 3)
+    stored(found)
+    assert read(found, 3) == kv(3)
+
+
+def test_a_folder_that_becomes_read_only_is_still_read(
+    tier: Callable[..., DiskTier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_SECONDS", 0.02)
+    folder = SlowFolder(tmp_path)
+    found = tier(folder)
+    folder.go.set()
+    put(found, 1)
+    stored(found)
+    folder.refuses, folder.reason = True, errno.EROFS
+    put(found, 2)
+    eventually(lambda: found.skipped[Skipped.FAILED] == 1, "the disk refuses")
+    assert read(found, 1) == kv(1)
+    assert found.has([name(1), name(2)]) == [True, False]
+
+
 def test_a_restarted_worker_finds_what_was_there(tier: Callable[..., DiskTier]) -> None:
     first = tier()
     put(first, 1, 2, 3)
@@ -263,6 +346,10 @@ def test_of_a_prompt_that_was_of_use_the_tail_leaves_first(tier: Callable[..., D
     assert found.has([name(1), name(2), name(3)]) == [True, True, False]
 
 
+def holds(found: DiskTier, blocks: int) -> bool:
+    return found.used == blocks * FILE
+
+
 def test_workers_share_a_folder(
     tier: Callable[..., DiskTier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +358,7 @@ def test_workers_share_a_folder(
     put(first, 1, 2)
     put(second, 3, 2)
     for one in (first, second):
-        eventually(lambda one=one: one.used == 3 * FILE, "each sees the other's blocks")
+        eventually(partial(holds, one, 3), "each sees the other's blocks")
         assert [read(one, number) for number in (1, 2, 3)] == [kv(1), kv(2), kv(3)]
 
 

@@ -1,10 +1,14 @@
 """Blocks as files, which come whole, go alone, and may be anybody's."""
 
 import os
+import shutil
 import time
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from descriptors import no_more_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiered import files
@@ -66,9 +70,48 @@ def test_a_folder_in_a_files_place_is_damage_too(folder: BlockFolder, tmp_path: 
         read(folder)
 
 
+def test_a_block_that_cannot_be_read_this_time_stays(folder: BlockFolder) -> None:
+    folder.write(KEY, [KV])
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        read(folder)
+    assert read(folder) == KV
+
+
+def test_a_block_that_comes_in_pieces_is_whole(
+    folder: BlockFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network's file system may give it."""
+    folder.write(KEY, [KV])
+
+    class Halting(FileIO):
+        def readinto(self, into: Any) -> int:
+            return super().readinto(memoryview(into)[:100])
+
+    monkeypatch.setattr(module, "open", lambda path, mode, **_: Halting(path, mode), raising=False)
+    assert read(folder) == KV
+
+
+def test_a_scan_that_cannot_read_does_not_pretend_there_is_nothing(folder: BlockFolder) -> None:
+    folder.write(KEY, [KV])
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        list(folder.scan())
+
+
+def test_a_folder_that_was_cleared_is_made_again_for_its_owner_only(
+    folder: BlockFolder, tmp_path: Path
+) -> None:
+    folder.write(KEY, [KV])
+    shutil.rmtree(tmp_path / "kv")
+    assert read(folder) is None
+    assert list(folder.scan()) == []
+    folder.write(KEY, [KV])
+    assert read(folder) == KV
+    assert (tmp_path / "kv").stat().st_mode & 0o077 == 0
+
+
 def test_a_write_that_fails_leaves_nothing(folder: BlockFolder, tmp_path: Path) -> None:
     (tmp_path / "kv" / KEY.fingerprint.hex()).write_text("in the way")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(OSError, match="File exists"):
         folder.write(KEY, [KV])
     assert len(list(files(tmp_path))) == 1
 

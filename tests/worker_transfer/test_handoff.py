@@ -289,7 +289,9 @@ def test_a_request_waits_while_leases_keep_the_blocks_that_it_needs(model: Path)
         small.add(request("long", [*PROMPT[::-1], *PROMPT], max_tokens=60))
         small.until(lambda: small.engine.stalled)
         assert "long" not in small.outputs
-        small.handoff.release([small.outputs["kept"][-1].kept["remote_request_id"]])
+        kept = small.outputs["kept"][-1].kept
+        assert kept is not None
+        small.handoff.release([kept["remote_request_id"]])
         assert len(small.finish("long")) == 60
 
 

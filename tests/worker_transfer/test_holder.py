@@ -14,6 +14,7 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.transfer.handshake import introduce
 from penstock_worker.transfer.holder import Holder
 from penstock_worker.transfer.leases import Lease, Leases
+from penstock_worker.transfer.memory import Buffer
 from penstock_worker.transfer.protocol import (
     VERSION,
     Channel,
@@ -38,7 +39,7 @@ class Memory:
     def read(self, block: int) -> list[memoryview]:
         return [memoryview(bytes([block]) * self.block_bytes)]
 
-    def write(self, block: int, data: bytearray) -> None:
+    def write(self, block: int, data: Buffer) -> None:
         raise AssertionError("who holds does not write")
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from engines import kv_pool
 from handoffs import Node, node, source
 from kernels import native_library
 
 from penstock_contract.handoff import PullOutcome
+from penstock_worker.attention.pool import KVPool
 from penstock_worker.messages import AddRequest, Sampling
 from penstock_worker.model.config import read_config
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 from penstock_worker.transfer.pool_memory import DevicePoolMemory, PoolMemory
 
 PROMPT = [(7 * i * i + 3 * i) % 300 for i in range(203)]
@@ -66,7 +66,7 @@ def test_tokens_are_those_of_one_engine(pair: tuple[Node, Node]) -> None:
 def test_a_block_is_the_bytes_of_its_latents(
     model: Path, kind: type[PoolMemory] | type[DevicePoolMemory]
 ) -> None:
-    pools = [kv_pool(read_config(model), Computation(), 5, 16) for _ in range(2)]
+    pools = [KVPool.of(read_config(model), 5, 16, ExecutionConfig().dtype) for _ in range(2)]
     for keys in pools[0].keys:
         keys.copy_(torch.randn(keys.shape))
     data = bytearray(b"".join(kind(pools[0]).read(3)))

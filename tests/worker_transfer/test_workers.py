@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fake_engine import FakeEngineClient
 from tcp_faults import BrokenAnswers
-from worker_process import NAME, WorkerProcess, eventually, worker
+from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 from penstock_contract import headers
 from penstock_contract.handoff import FIELD, LEASES_PATH, PREFILL, PullOutcome, TransferParams
@@ -140,12 +140,25 @@ def test_what_is_handed_over_may_have_come_from_a_tier(
         nothing_is_left(first, second)
 
 
+def test_a_draft_computes_itself_what_was_handed_over(other: WorkerProcess, tmp_path: Path) -> None:
+    guess = ("--speculative", "draft", "--speculative-model", str(EXAMPLE_MODEL))
+    with ready(tmp_path / "log", *TRANSFER, *guess) as found:
+        body = completion(77)
+        outcomes = Outcomes(found)
+        answer = ask(found, body, prefill(other, body))
+        assert outcomes.now() == {"complete": 1}
+        assert answer["choices"] == ask(other, body)["choices"]
+        guessed = found.metric("vllm:spec_decode_num_draft_tokens_total")
+        assert found.metric("vllm:spec_decode_num_accepted_tokens_total") == guessed > 12
+        nothing_is_left(found, other)
+
+
 def test_a_stream_is_that_of_one_worker(decode: WorkerProcess, other: WorkerProcess) -> None:
     messages = [{"role": "user", "content": "What is a list? " * 30}]
     body = {"model": NAME, "messages": messages, "max_tokens": 32, "stream": True}
     body |= {"temperature": 0, "stream_options": {"include_usage": True}}
     first = {**body, "stream": False, "stream_options": None, "max_tokens": 1, FIELD: PREFILL}
-    post = {"headers": TRUSTED, "timeout": 60}
+    post: dict[str, Any] = {"headers": TRUSTED, "timeout": 60}
     told = httpx.post(f"{other.url}/v1/chat/completions", json=first, **post).json()[FIELD]
     outcomes = Outcomes(decode)
     pulled = httpx.post(

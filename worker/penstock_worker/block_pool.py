@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.kv_events.log import CacheLog
 
 
@@ -70,6 +71,12 @@ class BlockPool:
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._name_of: list[bytes | None] = [None] * num_blocks
         self._by_name: dict[bytes, int] = {}
+
+    @classmethod
+    def of(cls, config: EngineConfig, num_blocks: int) -> "BlockPool":
+        """Return the pool that an engine's settings ask for."""
+        log = CacheLog(config.block_size, config.adapters) if config.kv_events else None
+        return cls(num_blocks, config.block_size, caching=config.prefix_caching, log=log)
 
     @property
     def available(self) -> int:

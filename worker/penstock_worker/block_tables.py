@@ -5,6 +5,8 @@ request is computed. The choices of a prompt share its blocks until one of them 
 (copy-on-write), and what lies behind a sliding window is let go.
 """
 
+from collections.abc import Sequence
+
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.request import Request
 from penstock_worker.window import GONE, Window
@@ -61,12 +63,17 @@ class BlockTables:
     def grow(self, request: Request, length: int) -> list[tuple[int, int]]:
         """Make room for `length` tokens; return the blocks to copy, as (from, to).
 
-        After a fork, the block that is written next may be shared: the request gets its own.
+        After a fork, the block that is written next may be shared: the request gets its own. The
+        shared one stays held until `copied`: a tier may load into whatever nobody holds.
         """
         copies = [self._own(request)] if request.forked and self._writes_shared(request) else []
         request.forked = False
         request.blocks += self._pool.allocate(self.missing(request, length))
         return copies
+
+    def copied(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Let go of the blocks that were copied from."""
+        self._pool.release([source for source, _ in copies])
 
     def grow_at_most(self, request: Request, length: int, blocks: int) -> int:
         """Make room for `length` tokens if that takes no more blocks; return the tokens held."""
@@ -86,6 +93,13 @@ class BlockTables:
             if new and self._pool.log is not None:
                 self._pool.log.stored(names, request.tokens, index, request.adapter)
         request.named = full
+
+    def sharable(self, first: Request) -> bool:
+        """Return whether a computed prompt is there as far as its last token sees.
+
+        One that began with output may have let go of it.
+        """
+        return first.behind <= self._window.behind(first.prompt_length - 1)
 
     def share(self, first: Request, other: Request) -> None:
         """Let another choice have the computed prompt of the first, but for its last token."""
@@ -122,7 +136,6 @@ class BlockTables:
         shared = request.blocks[place]
         (own,) = self._pool.allocate(1)
         request.blocks[place] = own
-        self._pool.release([shared])
         return shared, own
 
     def _writes_shared(self, request: Request) -> bool:

@@ -1,37 +1,31 @@
 """`penstock-worker`: settings in, a serving process out."""
 
 import argparse
-import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
 import uvloop
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.engine_options import engine_config
 from penstock_worker.grammar import Grammars
 from penstock_worker.lora.config import UnsupportedAdapter, read_adapter_config
 from penstock_worker.model.config import ModelConfig, UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
-from penstock_worker.options import engine_config, parser
+from penstock_worker.options import parser
 from penstock_worker.pooling.shape import PoolingShape, read_shape
 from penstock_worker.pooling.task import task_of
-from penstock_worker.server.app import create_app
-from penstock_worker.server.engine_client import EngineClient, EngineDied
-from penstock_worker.server.metrics import WorkerMetrics
-from penstock_worker.server.probe import prove
 from penstock_worker.server.served import Served
-from penstock_worker.server.service import Service
+from penstock_worker.serving import ServingProcess
+from penstock_worker.speculative.fitting import draft_shape
+from penstock_worker.speculative.vocabulary import UnsupportedDraft
 from penstock_worker.text.chat_template import ChatTemplate, ChatTemplateError
 from penstock_worker.text.tokenizer import Tokenizer, TokenizerError
 
@@ -49,29 +43,88 @@ def main() -> None:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    folder = Path(options.model)
-    try:
+    with _mistakes_told(options):
         tokens = WorkerTokens.of(os.environ)
-    except ValueError as error:
-        sys.exit(_complaint(str(error)))
-    if tokens.values and options.kv_events:
-        log.warning("--kv-events: whoever reaches that port may follow, without a token")
+        if tokens.values and options.kv_events:
+            log.warning("--kv-events: whoever reaches that port may follow, without a token")
+        shape = _shape(options)
+        config = engine_config(options)
+        if isinstance(shape, ModelConfig):
+            _check(config, shape)
+    if isinstance(shape, ModelConfig) and config.group.node:
+        sys.exit(_follow(options, config, shape, tokens))
+    with _mistakes_told(options):
+        names = tuple(options.served_model_name or [Path(options.model).resolve().name])
+        served = _served(options, names, shape)
+    process = ServingProcess(config, names, _listen(options), tokens, options.drain_timeout, began)
+    sys.exit(uvloop.run(process.run(served)))
+
+
+@contextmanager
+def _mistakes_told(options: argparse.Namespace) -> Iterator[None]:
+    """End with a complaint about what a user can put right."""
     try:
-        options.task = task_of(folder, options.task)
-        pooling = read_shape(folder, options.task) if options.task.is_pooling else None
-        shape: ModelConfig | PoolingShape = pooling or read_config(folder)
-        if pooling is not None and (flag := _generating_only(options)):
-            raise UnsupportedModel(f"{flag} is for models that generate; this one does not")
-        if options.runner == "model":
-            weight_files(folder)
-        tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
-        listener = _listen(options.host, options.port)
-    except (UnsupportedModel, TokenizerError, ChatTemplateError) as error:
-        sys.exit(_complaint(f"--model {folder}: {error}"))
-    except OSError as error:
-        address = f"{options.host}:{options.port}"
-        sys.exit(_complaint(f"--port: cannot listen on {address}: {error.strerror}"))
-    names = tuple(options.served_model_name or [folder.resolve().name])
+        yield
+    except (UnsupportedModel, TokenizerError, ChatTemplateError, OSError) as error:
+        sys.exit(_complaint(f"--model {options.model}: {error}"))
+    except (UnsupportedDraft, ValueError) as error:
+        sys.exit(_complaint(str(error)))
+
+
+def _shape(options: argparse.Namespace) -> ModelConfig | PoolingShape:
+    """Return what the model's files say of it, and note in the options what it is for.
+
+    Raises:
+        UnsupportedModel: it cannot be served, or not with these flags.
+    """
+    folder = Path(options.model)
+    options.task = task_of(folder, options.task)
+    pooling = options.task.is_pooling
+    shape = read_shape(folder, options.task) if pooling else read_config(folder)
+    if pooling and (flag := _generating_only(options)):
+        raise UnsupportedModel(f"{flag} is for models that generate; this one does not")
+    if options.runner == "model":
+        weight_files(folder)
+    return shape
+
+
+def _check(config: EngineConfig, shape: ModelConfig) -> None:
+    """See that a model can be computed as it is asked for, before a process begins to.
+
+    Raises:
+        UnsupportedDraft, UnsupportedModel, ValueError: it cannot.
+    """
+    draft_shape(config, shape, shape.longest(config.max_model_len))
+    if config.group.node:
+        from penstock_worker.tensor_parallel.shares import refuse
+
+        refuse(config, shape)
+
+
+def _follow(
+    options: argparse.Namespace, config: EngineConfig, shape: ModelConfig, tokens: WorkerTokens
+) -> int:
+    """Compute for node 0 until told to end; return the exit status."""
+    from penstock_worker.tensor_parallel.follower import Follower
+    from penstock_worker.tensor_parallel.follower_server import serve
+    from penstock_worker.tensor_parallel.terms import terms
+
+    with _mistakes_told(options):
+        follower = Follower(config, terms(config, shape), tokens, options.drain_timeout)
+    serve(follower, _listen(options))
+    return follower.run()
+
+
+def _served(
+    options: argparse.Namespace, names: tuple[str, ...], shape: ModelConfig | PoolingShape
+) -> Callable[[int], Served]:
+    """Return what makes, of the context that fits into memory, what requests are checked against.
+
+    Raises:
+        TokenizerError, ChatTemplateError: the files are not there, or unusable.
+    """
+    folder = Path(options.model)
+    tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
     adapters = _adapters(options.adapter, names)
 
     def served(max_model_len: int) -> Served:
@@ -84,118 +137,10 @@ def main() -> None:
             shape.vocab_size,
             Grammars(folder, shape.vocab_size, shape.eos_token_ids),
             adapters,
-            pooling,
+            shape if isinstance(shape, PoolingShape) else None,
         )
 
-    runner = _Runner(options, names, listener, began, tokens)
-    sys.exit(uvloop.run(runner.run(served)))
-
-
-class _Runner:
-    """Ties the engine, the HTTP server and signals together."""
-
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        names: tuple[str, ...],
-        listener: socket.socket,
-        began: float,
-        tokens: WorkerTokens,
-    ) -> None:
-        self._options = options
-        self._tokens = tokens
-        self._names = names
-        self._listener = listener
-        self._began = began
-        self._failed = False
-
-    async def run(self, served: Callable[[int], Served]) -> int:
-        """Serve until drained or until the engine dies; return the exit status."""
-        registry = CollectorRegistry()
-        metrics = WorkerMetrics(registry, self._names[0])
-        client = _client(engine_config(self._options), metrics)
-        adapters = tuple(client.config.adapters)
-        service = Service(self._names, client, metrics, adapters)
-        app = create_app(service, registry, self._tokens)
-        server = _Server(service, app, self._options)
-        await client.start()
-        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
-        watching = asyncio.create_task(self._watch(service, server, served))
-        await serving
-        watching.cancel()
-        failed = self._failed or client.died.is_set()
-        await client.stop()
-        if failed:
-            log.error("the engine died: %s", client.failure)
-        return 1 if failed else 0
-
-    async def _watch(
-        self, service: Service, server: "_Server", served: Callable[[int], Served]
-    ) -> None:
-        """Open for requests when the engine is ready; close the server when it dies."""
-        try:
-            ready = await asyncio.shield(service.client.ready)
-            model, loaded = served(ready.max_model_len), time.monotonic()
-            await prove(service.client, model)
-        except EngineDied as error:
-            service.client.failure = service.client.failure or str(error)
-            self._failed = True
-            server.should_exit = True
-            return
-        now = time.monotonic()
-        service.epoch, service.served = ready.epoch, model
-        service.metrics.loaded(ready, now - self._began)
-        log.info(
-            "ready after %.1f s, of which the first %s took %.3f s: on %s, "
-            "%d KV blocks of %d tokens (%.1f KiB per token), context %d",
-            now - self._began,
-            "token" if model.pooling is None else "input",
-            now - loaded,
-            ready.device,
-            ready.num_blocks,
-            ready.block_size,
-            ready.kv_bytes_per_token / 1024,
-            ready.max_model_len,
-        )
-        await service.client.died.wait()
-        server.should_exit = True
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but the first signal drains instead of closing the door."""
-
-    def __init__(self, service: Service, app: FastAPI, options: argparse.Namespace) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=120,
-            timeout_graceful_shutdown=2,
-        )
-        super().__init__(config)
-        self._service = service
-        self._timeout: float = options.drain_timeout
-        self._loop = asyncio.get_running_loop()
-        self._draining: asyncio.Task[None] | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Drain on the first signal, leave at once on the second."""
-        self._loop.call_soon_threadsafe(self._on_signal, sig)
-
-    def _on_signal(self, sig: int) -> None:
-        if self._draining is None:
-            log.info("%s: draining", signal.Signals(sig).name)
-            self._draining = asyncio.create_task(self._drain())
-        else:
-            self.force_exit = self.should_exit = True
-
-    async def _drain(self) -> None:
-        if not await self._service.drain(self._timeout):
-            log.warning("requests were still running after %.0f s", self._timeout)
-            await self._service.hand_back()
-        self.should_exit = True
+    return served
 
 
 def _adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -220,6 +165,7 @@ def _generating_only(options: argparse.Namespace) -> str:
         ("--kv-tier-disk", options.kv_tier_disk is not None),
         ("--kv-transfer", options.kv_transfer is not None),
         ("--speculative", options.speculative != "none"),
+        ("--tensor-parallel-size", options.tensor_parallel_size > 1),
         ("--runner sim", options.runner == "sim"),
     ):
         if given:
@@ -227,20 +173,16 @@ def _generating_only(options: argparse.Namespace) -> str:
     return ""
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+def _listen(options: argparse.Namespace) -> socket.socket:
+    """Return a socket at --host and --port; end with a complaint where they cannot be had."""
+    host, port = options.host, options.port
+    try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        sys.exit(_complaint(f"--port: cannot listen on {host}:{port}: {error.strerror}"))
     return listener
-
-
-def _client(config: EngineConfig, metrics: WorkerMetrics) -> EngineClient:
-    if config.simulation is None:
-        return EngineClient(config, metrics.batch)
-    from penstock_worker.simulation.client import SimulatedEngineClient
-
-    return SimulatedEngineClient(config, metrics.batch)
 
 
 def _complaint(problem: str) -> int:

@@ -24,7 +24,7 @@ from penstock_worker.messages import (
 from penstock_worker.prefill_budget import PrefillBudget
 from penstock_worker.progress import advance, drafted
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Computed, Runner
+from penstock_worker.runner_interface import Ranks, Runner, SliceOutput
 from penstock_worker.scheduler import Scheduler
 from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.step import Slice, Step
@@ -86,6 +86,8 @@ class Engine:
         self._adapters = adapters
         self.handoff: Handoff | None = None
         """Keeps blocks for other workers and gets theirs; set before `start`."""
+        self.ranks: Ranks | None = None
+        """Compute what the runner does, where there are any; set before `start`."""
         self._tier: Tier | None = None
         self.stalled = False
         """The latest step had nothing to compute: what waits needs blocks that others keep."""
@@ -147,6 +149,8 @@ class Engine:
             self.handoff.start(wake)
         if self._tier is not None:
             self._tier.start(wake)
+        if self.ranks is not None:
+            self.ranks.heed(wake)
 
     def close(self) -> None:
         """Keep for later what a tier keeps; the engine is of no use afterwards."""
@@ -159,7 +163,13 @@ class Engine:
             self.handoff.release(leases)
 
     def settle(self) -> None:
-        """Take note of what hand-offs and tiers have brought, or have given back."""
+        """Take note of what hand-offs and tiers have brought, or have given back.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+        if self.ranks is not None:
+            self.ranks.check()
         for source in (self.handoff, self._tier):
             for request in source.settle() if source is not None else ():
                 self.scheduler.unpark(request)
@@ -189,7 +199,7 @@ class Engine:
         """Compute one step for everything that was scheduled, and return what came of it."""
         began = self._clock()
         expired = self._expire(began)
-        draft(self.scheduler.running, self._proposer)
+        draft(self.scheduler.running, self._proposer, self.scheduler.room)
         step = self.scheduler.schedule()
         self.stalled = not step.slices
         _note_queueing(step, began)
@@ -229,6 +239,7 @@ class Engine:
             drafted=guessed,
             handoff=self.handoff.stats() if self.handoff is not None else None,
             tier=self._tier.stats() if self._tier is not None else None,
+            leaving=self.ranks.leaving if self.ranks is not None else "",
         )
 
     def _expire(self, now: float) -> list[Output]:
@@ -249,15 +260,15 @@ class Engine:
         self.scheduler.finish(part.request)
         return _gave_up(part.request.id, reason)
 
-    def _report(self, part: Slice, found: Computed) -> Output | None:
+    def _report(self, part: Slice, found: SliceOutput) -> Output | None:
         """Take over what came of a slice; None when there is nothing to tell of it yet."""
         request = part.request
         if found.scores:
             request.scores += found.scores
-        if not found.draws:
+        if not found.sampled:
             return None
         first = request.output_length == request.resumed_at
-        tokens, logprobs, reason = advance(request, part.drafts, found.draws)
+        tokens, logprobs, reason = advance(request, part.drafts, found.sampled)
         kept = None
         if reason is not None:
             if request.keep and self.handoff is not None:

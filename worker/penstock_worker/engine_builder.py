@@ -6,36 +6,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from penstock_contract.step_cost import StepCost
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.block_pool import BlockPool
-from penstock_worker.computing import computation, device_name
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
-from penstock_worker.gpu_memory import DeviceMemory, kv_room
+from penstock_worker.execution import device_name, execution_config
 from penstock_worker.grammar import Grammars
-from penstock_worker.kv_events.log import CacheLog
+from penstock_worker.kv_size import ALONE, Beside, kv_blocks
 from penstock_worker.lora.adapter import load_adapter
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.model.files import weight_files
-from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
 from penstock_worker.speculative.ngram import NgramProposer
+from penstock_worker.speculative.opening import fitting_draft, open_draft
+from penstock_worker.speculative.paced import PacedProposer
 from penstock_worker.speculative.proposer import Proposer
+from penstock_worker.tensor_parallel.shares import refuse
 from penstock_worker.transfer.fingerprint import fingerprint
 from penstock_worker.transfer.pool_memory import block_memory
-from penstock_worker.window import Window
 
 if TYPE_CHECKING:
     from penstock_worker.transfer.handoff import Handoff
 
-DEFAULT_KV_BYTES = 1 << 30
 BENCHMARK_SECONDS = 0.4
 
 
@@ -49,27 +47,27 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
     Raises:
         UnsupportedModel: the checkpoint is damaged or not one that this engine computes.
         UnsupportedAdapter: the same of an adapter.
+        UnsupportedDraft: the same of a draft model.
         ValueError: a setting makes no sense; the message names it.
     """
     began = time.monotonic()
     folder = Path(config.model)
     shape = read_config(folder)
-    how = computation(config, shape)
-    max_model_len = min(config.max_model_len or shape.max_position, shape.max_position)
-    block_bytes = shape.kv_bytes_per_token * config.block_size * how.dtype.itemsize // 4
-    num_blocks = _num_blocks(config, shape, how, max_model_len, block_bytes)
-    pool = KVPool(
-        num_layers=shape.num_layers,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-        dtype=how.dtype,
-        device=how.device,
-        latent_rank=shape.latent_rank,
-    )
-    adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
-    runner = ModelRunner(load_model(folder, shape, pool, max_model_len, how, adapters), pool)
+    if config.tensor_parallel_size > 1:
+        refuse(config, shape)
+    how = execution_config(config, shape)
+    max_model_len = shape.longest(config.max_model_len)
+    draft = fitting_draft(config, shape, max_model_len)
+    beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
+    ranks = None
+    if config.tensor_parallel_size > 1:
+        # It brings torch.distributed.
+        from penstock_worker.tensor_parallel.leading import lead
+
+        ranks, pool, num_blocks = lead(config, shape, how, max_model_len, tokens=tokens)
+        runner = ModelRunner(ranks, ranks)
+    else:
+        runner, pool, num_blocks = _runner(config, shape, how, max_model_len, beside)
     # The warm-up has an engine of its own, so that the counters start at nothing.
     warm = _engine(config, runner, shape, num_blocks, max_model_len)
     lengths = _largest_step(config, max_model_len) if how.triton else [2]
@@ -80,7 +78,12 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
             warm, vocab_size=shape.vocab_size, clock=time.monotonic, budget=BENCHMARK_SECONDS
         )
     epoch = secrets.token_hex(8)
-    engine = _engine(config, runner, shape, num_blocks, max_model_len, cost)
+    proposer = _proposer(config)
+    if draft is not None:
+        guessing = open_draft(draft, config, num_blocks, max_model_len, cost)
+        proposer = PacedProposer(guessing, guessing.pause)
+    engine = _engine(config, runner, shape, num_blocks, max_model_len, cost, proposer)
+    engine.ranks = ranks
     engine.handoff = _handoff(config, shape, engine.pool, pool, epoch, tokens)
     if config.tier is not None:
         from penstock_worker.tiers.opening import open_tier
@@ -97,8 +100,23 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
         device=device_name(how.device),
-        kv_bytes_per_token=block_bytes // config.block_size,
+        kv_bytes_per_token=shape.kv_bytes_per_token * how.dtype.itemsize // 4,
     )
+
+
+def _runner(
+    config: EngineConfig,
+    shape: ModelConfig,
+    how: ExecutionConfig,
+    max_model_len: int,
+    beside: Beside,
+) -> tuple[ModelRunner, KVPool, int]:
+    """Return what computes alone, its KV, and how many blocks that has."""
+    num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
+    pool = KVPool.of(shape, num_blocks, config.block_size, how.dtype, how.device)
+    adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
+    model = load_model(Path(config.model), shape, pool, max_model_len, how, adapters)
+    return ModelRunner(model, pool), pool, num_blocks
 
 
 def _engine(
@@ -108,21 +126,17 @@ def _engine(
     num_blocks: int,
     max_model_len: int,
     cost: StepCost | None = None,
+    proposer: Proposer | None = None,
 ) -> Engine:
     return Engine(
         runner,
-        BlockPool(
-            num_blocks,
-            config.block_size,
-            caching=config.prefix_caching,
-            log=CacheLog(config.block_size, config.adapters) if config.kv_events else None,
-        ),
+        BlockPool.of(config, num_blocks),
         vocab_size=shape.vocab_size,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
-        proposer=_proposer(config),
+        proposer=proposer,
         adapters=config.adapters,
         window=shape.window,
         cost=cost,
@@ -131,11 +145,11 @@ def _engine(
 
 def _proposer(config: EngineConfig) -> Proposer | None:
     match config.speculative:
-        case "none":
+        case "none" | "draft":
             return None
         case "ngram":
-            return NgramProposer(config.speculative_tokens)
-    raise ValueError(f"speculative {config.speculative!r} is not one of none, ngram")
+            return PacedProposer(NgramProposer(config.speculative_tokens))
+    raise ValueError(f"speculative {config.speculative!r} is not one of none, ngram, draft")
 
 
 def _handoff(
@@ -167,56 +181,6 @@ def _fingerprint(config: EngineConfig, shape: ModelConfig, pool: KVPool) -> byte
         quantization=config.quantization,
         adapters={name: Path(at) for name, at in config.adapters.items()},
     )
-
-
-def _num_blocks(
-    config: EngineConfig,
-    shape: ModelConfig,
-    how: Computation,
-    max_model_len: int,
-    block_bytes: int,
-) -> int:
-    """Return the size of the pool; it must hold at least one context, as far as that is kept."""
-    context = -(-max_model_len // config.block_size)
-    needed = context
-    if config.transfer is None:  # else a prompt is kept whole, for another worker
-        window = Window(shape.window, config.block_size)
-        needed = window.most_blocks(max_model_len, config.max_num_batched_tokens)
-    if config.kv_cache_bytes is not None:
-        blocks = config.kv_cache_bytes // block_bytes
-    elif how.device.type == "cuda":
-        blocks = _gpu_room(config, shape, how) // block_bytes
-    else:
-        room = min(DEFAULT_KV_BYTES, _available_memory() // 4)
-        blocks = min(room // block_bytes, config.max_num_seqs * context)
-    if blocks < needed:
-        raise ValueError(
-            f"the KV cache holds {blocks * config.block_size} tokens, fewer than the "
-            f"{needed * config.block_size} of a context with max_model_len {max_model_len}: raise "
-            "--kv-cache-memory or lower --max-model-len"
-        )
-    return blocks
-
-
-def _gpu_room(config: EngineConfig, shape: ModelConfig, how: Computation) -> int:
-    """Return the bytes that a GPU has left for KV; all of them serve, as a larger prefix cache."""
-    free, total = torch.cuda.mem_get_info(how.device)
-    return kv_room(
-        DeviceMemory(total, free),
-        config.gpu_memory_utilization,
-        shape,
-        how.dtype.itemsize,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-    )
-
-
-def _available_memory() -> int:
-    """Return the bytes that can be allocated without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return DEFAULT_KV_BYTES
 
 
 def _largest_step(config: EngineConfig, max_model_len: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from penstock_contract import group
 from penstock_contract.step_cost import StepCost
 
 
@@ -54,6 +55,16 @@ class SimulationConfig(msgspec.Struct, frozen=True):
     """Bytes per second at which KV of other workers arrives."""
 
 
+class GroupConfig(msgspec.Struct, frozen=True):
+    """The nodes that are one engine, and which one this is; see `penstock_contract.group`."""
+
+    nodes: int = 1
+    node: int = 0
+    host: str = ""
+    """Where node 0 waits for the others."""
+    port: int = group.PORT
+
+
 class EngineConfig(msgspec.Struct, frozen=True):
     """Settings of an engine process."""
 
@@ -78,16 +89,25 @@ class EngineConfig(msgspec.Struct, frozen=True):
     adapters: dict[str, str] = {}
     """Folders of LoRA adapters by the names that they are served under."""
     kv_cache_bytes: int | None = None
-    """Default on a CPU: enough for max_num_seqs full contexts, at most a quarter of free memory or
-    1 GiB; on a GPU: what gpu_memory_utilization leaves."""
+    """Of each rank. Default on a CPU: enough for max_num_seqs full contexts, and for all ranks at
+    most 1 GiB or half of the memory that weights leave, one context if that is more; on a GPU: what
+    gpu_memory_utilization leaves."""
     gpu_memory_utilization: float = 0.9
     """Share of a GPU's memory that weights, steps and KV take together."""
     speculative: str = "none"
-    """Who guesses tokens: none or ngram."""
+    """Who guesses tokens: none, ngram or draft."""
+    speculative_model: str = ""
+    """Folder of the draft's checkpoint."""
+    speculative_quantization: str = "none"
+    """Of the draft's weights."""
     speculative_tokens: int = 4
     """Guessed in a step, at most."""
     threads: int | None = None
-    """Compute threads; default: torch's choice."""
+    """Compute threads; default: torch's choice. Ranks share them."""
+    tensor_parallel_size: int = 1
+    """Ranks among which the model is divided: processes, each with a GPU or a share of the CPU."""
+    group: GroupConfig = GroupConfig()
+    """Nodes among which the ranks are divided."""
     kv_events: KVEventsConfig | None = None
     transfer: TransferConfig | None = None
     """None: no KV is handed over."""
@@ -97,3 +117,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     """Set where nothing is to be computed."""
     self_benchmark: bool = False
     """Measure at start what a step costs."""
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks of this node: of all nodes the same number."""
+        return self.tensor_parallel_size // self.group.nodes

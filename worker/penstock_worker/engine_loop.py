@@ -1,6 +1,7 @@
 """The engine's end of the socket: commands in, events out, a step whenever there is work."""
 
 import contextlib
+import os
 import queue
 import socket
 import threading
@@ -42,11 +43,19 @@ Publish = Callable[[Engine], None]
 
 
 def run_engine(connection: socket.socket, config: EngineConfig, build: Build) -> int:
-    """Build an engine and serve one connection until it closes; return the exit status."""
+    """Build an engine and serve one connection until it closes; return the exit status.
+
+    When the server stops or goes while the engine is built, which may wait for other nodes without
+    an end, the process ends there and then.
+    """
     inbox: Inbox = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    built = threading.Event()
+    threading.Thread(target=_read, args=(connection, inbox, built), daemon=True).start()
     try:
-        engine, ready = build(config)
+        try:
+            engine, ready = build(config)
+        finally:
+            built.set()
         engine.start(lambda: inbox.put(Wake()))
         with _publishing(config.kv_events, ready.epoch) as publish:
             _send(connection, ready)
@@ -62,17 +71,22 @@ def run_engine(connection: socket.socket, config: EngineConfig, build: Build) ->
     return 0
 
 
-def _read(connection: socket.socket, inbox: Inbox) -> None:
+def _read(connection: socket.socket, inbox: Inbox, built: threading.Event) -> None:
     """Put commands into the inbox; however this thread ends, the engine hears of it."""
     decoder = command_decoder()
+    end: Exception = ConnectionError("the server has gone")
     try:
         while messages := receive(connection, decoder):
             for message in messages:
                 inbox.put(message)
-        inbox.put(ConnectionError("the server has gone"))
+                if isinstance(message, Stop) and not built.is_set():
+                    os._exit(0)
     except (ConnectionError, msgspec.MsgspecError) as error:
         # A server that was killed with unread output resets the connection.
-        inbox.put(error)
+        end = error
+    inbox.put(end)
+    if isinstance(end, ConnectionError) and not built.is_set():
+        os._exit(0)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from penstock_worker.engine_config import EngineConfig
 from penstock_worker.engine_interface import Engine
 from penstock_worker.engine_loop import run_engine
 from penstock_worker.messages import Ready
+from penstock_worker.openmp import wait_asleep
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
 
 
 def _build(config: EngineConfig) -> tuple[Engine, Ready]:
+    wait_asleep(os.environ)
     # torch takes a second to import: by now commands are already being read.
     if Task(config.task).is_pooling:
         from penstock_worker.pooling.builder import build_pooling_engine

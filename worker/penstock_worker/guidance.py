@@ -1,20 +1,19 @@
 """What is guessed of the tokens that come next, and what grammars allow of them."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from penstock_worker.grammar import GrammarError
 from penstock_worker.request import Request
-from penstock_worker.speculative.proposer import Proposer
+from penstock_worker.speculative.proposer import NOTHING, Proposer, Room
 from penstock_worker.step import Slice, Step
 
 
-def draft(running: Iterable[Request], proposer: Proposer | None) -> None:
+def draft(running: Sequence[Request], proposer: Proposer | None, room: Room) -> None:
     """Guess how the requests go on that decode; a grammar knows some of it for certain."""
-    decoding = [one for one in running if (proposer or one.matcher) and one.pending == 1]
-    proposed = proposer.propose(decoding) if proposer else [[]] * len(decoding)
-    for request, drafts in zip(decoding, proposed, strict=True):
-        request.drafts = drafts
-        if request.matcher is not None:
+    proposed = proposer.propose(running, room) if proposer else [NOTHING] * len(running)
+    for request, (drafts, probabilities) in zip(running, proposed, strict=True):
+        request.drafts, request.probabilities = drafts, probabilities
+        if request.matcher is not None and request.pending == 1:
             request.drafts = request.matcher.guess(request.tokens, drafts)
 
 

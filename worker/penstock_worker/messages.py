@@ -33,6 +33,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """Draws are a function of (seed, choice, position) and nothing else."""
     choice: int = 0
     """Index among the n choices of the API request."""
+    repeatable: bool = False
+    """The client named the seed: whatever is guessed, the output is the same token for token."""
     logprobs: int | None = None
     """Report the sampled token's log-probability and this many alternatives."""
 
@@ -247,6 +249,8 @@ class Stats(msgspec.Struct, frozen=True):
     """None where it is off."""
     tier: TierStats | None = None
     """None where there is none."""
+    leaving: str = ""
+    """Who was told to end without whom the engine cannot go on, such as a node of its group."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag="batch"):

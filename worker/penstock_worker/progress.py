@@ -1,11 +1,11 @@
-"""What the draws of a step mean for a request: its new tokens, and whether it has ended. Pure."""
+"""What sampled tokens mean for a request: they are its output, and may be its end. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from penstock_worker.messages import Drafted, FinishReason, Output, TokenLogprobs
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Draw
+from penstock_worker.runner_interface import SampledToken
 from penstock_worker.speculative.accept import agreed
 from penstock_worker.step import Slice
 
@@ -19,30 +19,30 @@ class Progress(NamedTuple):
     reason: FinishReason | None
 
 
-def advance(request: Request, drafts: Sequence[int], draws: Sequence[Draw]) -> Progress:
-    """Append the draws to a request, as far as the drafts in front of them were right.
+def advance(request: Request, drafts: Sequence[int], sampled: Sequence[SampledToken]) -> Progress:
+    """Append sampled tokens to a request, as far as the drafts in front of them were right.
 
     Args:
         request: computed up to its last known token.
         drafts: tokens guessed behind that, computed too.
-        draws: one behind the last known token and one behind each draft.
+        sampled: one behind the last known token and one behind each draft.
     """
     if drafts:
-        draws = draws[: agreed(drafts, [draw.token for draw in draws]) + 1]
+        sampled = sampled[: agreed(drafts, [found.token for found in sampled]) + 1]
     tokens: list[int] = []
     logprobs: list[TokenLogprobs] = []
     reason = None
-    for draw in draws:
+    for found in sampled:
         if len(request.tokens) >= request.max_length:  # nothing was to be generated at all
             reason = FinishReason.LENGTH
             break
         if tokens:
             request.computed += 1  # the KV of a draft that was right is there already
-        request.tokens.append(draw.token)
-        tokens.append(draw.token)
-        if draw.logprobs is not None:
-            logprobs.append(draw.logprobs)
-        reason = _finish_reason(request, draw.token)
+        request.tokens.append(found.token)
+        tokens.append(found.token)
+        if found.logprobs is not None:
+            logprobs.append(found.logprobs)
+        reason = _finish_reason(request, found.token)
         if reason is not None:
             break
     return Progress(tokens, logprobs, reason)

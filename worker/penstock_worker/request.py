@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 from penstock_contract.blocks import SEED, adapter_salt, block_hash
 from penstock_worker.grammar import Matcher
@@ -46,6 +47,8 @@ class Request:
     """Of the prompt tokens from the second on, as far as they are computed."""
     drafts: Sequence[int] = ()
     """Tokens that a proposer guesses to come next."""
+    probabilities: Sequence[Any] = ()
+    """Of all tokens in each one's place, tensors [vocab], where guesses were drawn from them."""
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     behind: int = 0

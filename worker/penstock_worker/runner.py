@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from penstock_worker.attention import interface
-from penstock_worker.attention.pool import KVPool
+from penstock_worker.attention.pool import BlockCopier
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.model.interface import Batch, Model
 from penstock_worker.penalties import TokenHistory, penalised
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Computed, Draw
-from penstock_worker.sampling import Row, sample, score
+from penstock_worker.runner_interface import SampledToken, SliceOutput
+from penstock_worker.sampling import Guess, Row, sample, score
 from penstock_worker.step import Slice
 
 
@@ -26,7 +26,7 @@ class ModelRunner:
         pool: keeps its KV.
     """
 
-    def __init__(self, model: Model, pool: KVPool) -> None:
+    def __init__(self, model: Model, pool: BlockCopier) -> None:
         self._model = model
         self._pool = pool
         self._histories: WeakKeyDictionary[Request, TokenHistory] = WeakKeyDictionary()
@@ -34,7 +34,7 @@ class ModelRunner:
     @torch.inference_mode()
     def run(
         self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
-    ) -> list[Computed]:
+    ) -> list[SliceOutput]:
         """See `Runner.run`."""
         for source, target in copies:
             self._pool.copy(source, target)
@@ -42,9 +42,9 @@ class ModelRunner:
         rows = [_rows(part, self._history(part.request)) for part in slices]
         plain = all(row.plain for found in rows for row in found)
         if plain and not any(part.request.unscored for part in slices):
-            likeliest = map(Draw, self._model.greedy(batch))
-            return [Computed(list(islice(likeliest, len(found)))) for found in rows]
-        return _drawn(self._model.logits(batch), slices, rows)
+            likeliest = map(SampledToken, self._model.greedy(batch))
+            return [SliceOutput(list(islice(likeliest, len(found)))) for found in rows]
+        return _sampled(self._model.logits(batch), slices, rows)
 
     def _history(self, request: Request) -> TokenHistory | None:
         """Return what penalties look at, if the request asks for any."""
@@ -56,7 +56,7 @@ class ModelRunner:
         return history.follow(request.tokens)
 
 
-def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> list[Computed]:
+def _sampled(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> list[SliceOutput]:
     """Score and draw. Of each slice, rows to score come first, then those to draw from."""
     scores: list[list[TokenLogprobs]] = []
     places: list[int] = []
@@ -68,16 +68,16 @@ def _drawn(logits: Tensor, slices: Sequence[Slice], rows: list[list[Row]]) -> li
         scores.append(score(logits[first : ends[0]], tokens, wanted) if tokens else [])
         places += range(*ends)
         first = ends[1]
-    drawn = _draws(logits if len(places) == first else logits[places], rows)
+    drawn = _tokens(logits if len(places) == first else logits[places], rows)
     return [
-        Computed(list(islice(drawn, len(found))), scored)
+        SliceOutput(list(islice(drawn, len(found))), scored)
         for found, scored in zip(rows, scores, strict=True)
     ]
 
 
-def _draws(logits: Tensor, rows: list[list[Row]]) -> Iterator[Draw]:
+def _tokens(logits: Tensor, rows: list[list[Row]]) -> Iterator[SampledToken]:
     chosen, logprobs = sample(logits, [row for found in rows for row in found])
-    return map(Draw, chosen, logprobs)
+    return map(SampledToken, chosen, logprobs)
 
 
 def _batch(slices: Sequence[Slice]) -> Batch:
@@ -119,4 +119,12 @@ def _row(part: Slice, guessed: int, history: TokenHistory | None) -> Row:
         forbidden=tuple(request.stop_tokens) if position < request.min_tokens else (),
         allowed=request.allowed[guessed] if request.allowed else b"",
         history=history,
+        guess=_guess(part, guessed),
     )
+
+
+def _guess(part: Slice, place: int) -> Guess | None:
+    """Return what stands behind so many drafts, if it was drawn and may be rejected."""
+    if place >= min(len(part.drafts), len(part.request.probabilities)):
+        return None
+    return Guess(part.drafts[place], part.request.probabilities[place])

@@ -6,17 +6,26 @@ or continued by another worker, draws what it would have drawn.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from penstock_worker.drawing import draw
 from penstock_worker.messages import Sampling, TokenLogprobs
 from penstock_worker.penalties import TokenHistory, penalised
+from penstock_worker.random_sampling import accept_or_draw, probabilities, random_sample
 
 GREEDY_BELOW = 1e-5
 """Lower temperatures would overflow; what they would draw is the likeliest token."""
+
+
+class Guess(NamedTuple):
+    """A token that another model drew, to be kept or rejected."""
+
+    token: int
+    probabilities: Tensor
+    """What it was drawn from, [vocab], float64."""
 
 
 @dataclass(slots=True)
@@ -32,6 +41,7 @@ class Row:
     """A bit for each token that a grammar allows, the lowest first; empty allows all."""
     history: TokenHistory | None = None
     """Where penalties are asked for."""
+    guess: Guess | None = None
 
     @property
     def plain(self) -> bool:
@@ -70,10 +80,35 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= GREEDY_BELOW]
     if drawn:
         places = _indices(logits, drawn)
-        wanted = [rows[index].sampling for index in drawn]
-        positions = [rows[index].position for index in drawn]
-        tokens.index_copy_(0, places, draw(logits.index_select(0, places), wanted, positions))
+        found = _drawn(logits.index_select(0, places), [rows[index] for index in drawn])
+        tokens.index_copy_(0, places, found)
     return tokens
+
+
+def _drawn(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Draw a token for every row, or keep its guess."""
+    guessed = [(index, row.guess) for index, row in enumerate(rows) if row.guess is not None]
+    if not guessed:
+        return random_sample(logits, *_how(rows))
+    tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
+    free = [index for index, row in enumerate(rows) if row.guess is None]
+    if free:
+        at = _indices(logits, free)
+        tokens[at] = random_sample(logits[at], *_how([rows[index] for index in free]))
+    at = _indices(logits, [index for index, _ in guessed])
+    wanted, positions = _how([rows[index] for index, _ in guessed])
+    tokens[at] = accept_or_draw(
+        probabilities(logits[at], wanted),
+        wanted,
+        positions,
+        [guess.token for _, guess in guessed],
+        torch.stack([guess.probabilities for _, guess in guessed]).to(logits.device),
+    )
+    return tokens
+
+
+def _how(rows: Sequence[Row]) -> tuple[list[Sampling], list[int]]:
+    return [row.sampling for row in rows], [row.position for row in rows]
 
 
 def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:

@@ -19,7 +19,7 @@ from penstock_worker.forks import Forks
 from penstock_worker.prefill_budget import PrefillBudget
 from penstock_worker.request import Request
 from penstock_worker.step import Slice, Step
-from penstock_worker.waiting import WaitingQueue
+from penstock_worker.waiting_queue import WaitingQueue
 
 
 class Fetcher(Protocol):
@@ -147,8 +147,20 @@ class Scheduler:
         self.bounded_steps += step.cut
         return step
 
+    def room(self, request: Request, count: int) -> int:
+        """Make room for so many guesses behind a request's known tokens.
+
+        Returns for how many there is some; nobody is preempted for a guess.
+        """
+        known = len(request.tokens)
+        count = max(0, min(count, request.max_length - known - 1))
+        spare = self.pool.available - len(self.running)
+        held = self._tables.grow_at_most(request, known + count, spare)
+        return max(0, min(count, held - known))
+
     def commit(self, step: Step) -> None:
         """Record that the step's slices are computed; full blocks become findable."""
+        self._tables.copied(step.copies)
         for part in step.slices:
             request = part.request
             request.computed = part.start + part.count
@@ -187,12 +199,7 @@ class Scheduler:
         """Return the drafts that there is room for; nobody is preempted for a guess."""
         if count < request.pending:
             return ()
-        end = request.computed + count
-        room = min(len(request.drafts), budget, request.max_length - len(request.tokens) - 1)
-        spare = self.pool.available - len(self.running)
-        held = self._tables.grow_at_most(request, end + max(0, room), spare)
-        room = min(room, held - end)
-        return tuple(request.drafts[: max(0, room)])
+        return tuple(request.drafts[: self.room(request, min(len(request.drafts), budget))])
 
     def _schedule_waiting(self, step: Step, budget: int) -> None:
         if step.preempted:
@@ -243,7 +250,7 @@ class Scheduler:
 
     def _fork(self, first: Request, other: Request) -> None:
         """Let another choice share the computed prompt; only its last token is computed again."""
-        if len(self.running) >= self._max_num_seqs:
+        if len(self.running) >= self._max_num_seqs or not self._tables.sharable(first):
             self.unpark(other)  # most of the prompt will be found in the cache
             return
         self._tables.share(first, other)

@@ -2,11 +2,39 @@
 
 import contextlib
 import mmap
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+
+
+class BlockCopier(Protocol):
+    """Keeps blocks of KV, and copies one where two requests write it."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a block's keys and values, in all layers."""
+
+
+class KVShape(Protocol):
+    """What a model's KV looks like."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that keep some."""
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of a layer."""
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head's key."""
+
+    @property
+    def latent_rank(self) -> int:
+        """Numbers of a key that are its value, too; 0 where values are stored."""
 
 
 class KVPool:
@@ -51,6 +79,27 @@ class KVPool:
         self.block_size = block_size
         self.dtype = dtype
         self.device = device
+
+    @classmethod
+    def of(
+        cls,
+        shape: KVShape,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> "KVPool":
+        """Return memory for the KV of a model."""
+        return cls(
+            num_layers=shape.num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            dtype=dtype,
+            device=device,
+            latent_rank=shape.latent_rank,
+        )
 
     def copy(self, source: int, target: int) -> None:
         """Copy a block's keys and values, in all layers."""

@@ -113,6 +113,10 @@ class ModelConfig:
         """Tokens that the layer which sees most sees; 0 for all."""
         return max(self.windows) if all(self.windows) else 0
 
+    def longest(self, asked: int | None) -> int:
+        """Return the longest context in tokens: what is asked for, within the model's own limit."""
+        return min(asked or self.max_position, self.max_position)
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV per token in float32, over all layers."""

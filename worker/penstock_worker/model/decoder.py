@@ -15,6 +15,7 @@ from torch.nn import functional
 from penstock_worker.attention.interface import AttentionBackend, StepAttention
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
+from penstock_worker.model.collectives import ALONE, Collectives
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.expert_weights import MlpWeights
 from penstock_worker.model.experts import Experts
@@ -50,6 +51,7 @@ class TorchDecoder:
         max_model_len: positions that the rotary tables cover.
         quantization: of the linear layers' weights: none, int8 or int4.
         adapters: that the batch's sequences may name.
+        collectives: among the ranks that share the model; config and weights are this one's part.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class TorchDecoder:
         max_model_len: int,
         quantization: str = "none",
         adapters: Sequence[Adapter] = (),
+        collectives: Collectives = ALONE,
     ) -> None:
         self._config = config
+        self._collectives = collectives
         self._deltas = Deltas(adapters, config)
         self._attention = attention
         self._embeddings = weights.embeddings
@@ -79,22 +83,30 @@ class TorchDecoder:
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
+        return self.predicted(self._outputs(batch))
+
+    def greedy(self, batch: Batch) -> list[int]:
+        """See `Model.greedy`."""
+        return self.likeliest(self._outputs(batch))
+
+    def predicted(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
+        logits = self._collectives.joined(self._head(hidden).float())
+        return capped(logits, self._config.logit_cap)
+
+    def likeliest(self, hidden: Tensor) -> list[int]:
+        """Return each row's likeliest token. hidden [rows, hidden]."""
+        logits = capped(self._head(hidden).float(), self._config.logit_cap)
+        return self._collectives.likeliest(logits)
+
+    def _outputs(self, batch: Batch) -> Tensor:
         hidden = self.hidden(
             torch.tensor(batch.tokens),
             torch.tensor(batch.positions),
             self._attention.begin(batch.sequences),
             self._deltas.begin(batch),
         )
-        return self.predicted(hidden[batch.output_rows])
-
-    def greedy(self, batch: Batch) -> list[int]:
-        """See `Model.greedy`."""
-        found: list[int] = self.logits(batch).argmax(-1).tolist()
-        return found
-
-    def predicted(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits. hidden [rows, hidden]; result [rows, vocab]."""
-        return capped(self._head(hidden).float(), self._config.logit_cap)
+        return hidden[batch.output_rows]
 
     def hidden(
         self,
@@ -109,16 +121,18 @@ class TorchDecoder:
             rope: [table.index_select(0, positions) for table in found]
             for rope, found in self._tables.items()
         }
-        x = self._embeddings.index_select(0, tokens) * config.embedding_scale
+        collectives = self._collectives
+        x = collectives.embedded(self._embeddings, tokens) * config.embedding_scale
         for index, layer in enumerate(self._layers):
             normed = self._normed(x, layer.input_norm)
             qkv = deltas.add(index, "qkv", normed, layer.qkv(normed))
             cos, sin = tables[config.sliding_rope if config.windows[index] else config.rope]
             attended = self._attended(index, layer, qkv, cos, sin, attention)
             found = deltas.add(index, "output", attended, layer.output(attended))
+            found = collectives.sum(found)
             x = x + self._post_normed(found, layer.attention_post_norm)
             normed = self._normed(x, layer.mlp_norm)
-            found = layer.mlp(normed, deltas, index)
+            found = collectives.sum(layer.mlp(normed, deltas, index))
             x = x + self._post_normed(found, layer.mlp_post_norm)
         return self._normed(x, self._norm)
 

@@ -50,6 +50,15 @@ class Linear:
         y = self._product(whole, None) * factors * self._scales
         return (y if self._bias is None else y + self._bias).to(x.dtype)
 
+    def added(self, to: Tensor, x: Tensor) -> Tensor:
+        """Return to + x Wᵀ + b; packed, that is one call instead of two."""
+        if not self._packed or self._scales is not None:
+            return to + self(x)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, to, self._weight, self._bias, "add"
+        )
+        return found
+
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self._packed:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(

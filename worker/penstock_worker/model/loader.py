@@ -59,14 +59,20 @@ class Checkpoint:
         Raises:
             UnsupportedModel: it is missing, or its shape contradicts config.json.
         """
+        return self._read(name, shape, ()).to(dtype or self._dtype)
+
+    def _read(self, name: str, shape: tuple[int, ...], part: tuple[slice, ...]) -> torch.Tensor:
+        """Return a tensor after checking its shape, or a part of it: then no more is read."""
         if name not in self._file_of:
             raise UnsupportedModel(f"the checkpoint has no tensor {name}")
-        found = tuple(self._file_of[name].get_slice(name).get_shape())
-        if found != shape:
-            raise UnsupportedModel(f"{name} has shape {found}, config.json says {shape}")
+        found = self._file_of[name].get_slice(name)
+        if tuple(found.get_shape()) != shape:
+            raise UnsupportedModel(
+                f"{name} has shape {tuple(found.get_shape())}, config.json says {shape}"
+            )
         self._unread.discard(name)
-        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
-        return tensor.to(dtype or self._dtype)
+        tensor: torch.Tensor = found[part] if part else self._file_of[name].get_tensor(name)
+        return tensor
 
     def ignore(self, prefix: str) -> None:
         """Leave out the tensors whose names begin so."""

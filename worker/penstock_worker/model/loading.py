@@ -12,6 +12,7 @@ from penstock_worker.attention.pool import CPU, KVPool
 from penstock_worker.attention.reference import ReferenceAttention
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.config import UnsupportedAdapter
+from penstock_worker.model.collectives import ALONE, Collectives
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.interface import Model
@@ -23,7 +24,7 @@ QUANTIZATIONS = ("none", "int8", "int4")
 
 
 @dataclass(frozen=True)
-class Computation:
+class ExecutionConfig:
     """How a model is computed.
 
     Args:
@@ -50,7 +51,7 @@ def load_model(
     config: ModelConfig,
     pool: KVPool,
     max_model_len: int,
-    how: Computation,
+    how: ExecutionConfig,
     adapters: Sequence[Adapter] = (),
 ) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool for its KV.
@@ -61,15 +62,8 @@ def load_model(
     """
     with Checkpoint(folder, how.dtype, how.device) as checkpoint:
         weights = Weights(config, checkpoint)
-        if how.triton:
-            if adapters:
-                raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
-            return _gpu_decoder(config, weights, pool, max_model_len, how)
         if how.kernels is None:
-            attention = _attention(config, weights, pool)
-            return TorchDecoder(
-                config, weights, attention, max_model_len, how.quantization, adapters
-            )
+            return torch_model(config, weights, pool, max_model_len, how, adapters)
         return NativeDecoder(
             how.kernels,
             config,
@@ -82,6 +76,31 @@ def load_model(
         )
 
 
+def torch_model(
+    config: ModelConfig,
+    weights: Weights,
+    pool: KVPool,
+    max_model_len: int,
+    how: ExecutionConfig,
+    adapters: Sequence[Adapter] = (),
+    collectives: Collectives = ALONE,
+) -> Model:
+    """Return a model that PyTorch computes, on a CPU or a GPU; or a rank's part of one.
+
+    Raises:
+        UnsupportedModel: the checkpoint contradicts its configuration.
+        UnsupportedAdapter: there are adapters, and what is to compute them cannot.
+    """
+    if how.triton:
+        if adapters:
+            raise UnsupportedAdapter("adapters are computed on CPUs only: use --device cpu")
+        return _gpu_decoder(config, weights, pool, max_model_len, how, collectives)
+    attention = _attention(config, weights, pool)
+    return TorchDecoder(
+        config, weights, attention, max_model_len, how.quantization, adapters, collectives
+    )
+
+
 def _attention(config: ModelConfig, weights: Weights, pool: KVPool) -> AttentionBackend:
     if config.latent:
         expansions = [weights.expansion(layer, config.latent) for layer in range(config.num_layers)]
@@ -90,7 +109,12 @@ def _attention(config: ModelConfig, weights: Weights, pool: KVPool) -> Attention
 
 
 def _gpu_decoder(
-    config: ModelConfig, weights: Weights, pool: KVPool, max_model_len: int, how: Computation
+    config: ModelConfig,
+    weights: Weights,
+    pool: KVPool,
+    max_model_len: int,
+    how: ExecutionConfig,
+    collectives: Collectives,
 ) -> Model:
     # Triton is there where PyTorch is built for GPUs; nobody else needs it.
     from penstock_worker.attention.gpu.backend import TritonAttention
@@ -107,7 +131,7 @@ def _gpu_decoder(
         cap=config.score_cap,
     )
     return GpuDecoder(
-        TorchDecoder(config, weights, attention, max_model_len),
+        TorchDecoder(config, weights, attention, max_model_len, collectives=collectives),
         attention,
         max_model_len=max_model_len,
         sizes=ladder(how.max_num_seqs),

@@ -195,6 +195,12 @@ class Answer:
         """What the draws of all choices depend on."""
         return self._requests[0].sampling.seed
 
+    @property
+    def ttft(self) -> float | None:
+        """Seconds until the first token of any choice; None: it has not come."""
+        found = [choice.metrics.ttft for choice in self._choices.values()]
+        return min((ttft for ttft in found if ttft is not None), default=None)
+
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Yield deltas of all choices, interleaved as they come.
 

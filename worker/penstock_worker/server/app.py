@@ -19,6 +19,7 @@ from penstock_contract.tasks import EMBEDDINGS, RERANK, SCORE
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.server import errors
 from penstock_worker.server.authorization import Authorization
+from penstock_worker.server.json_response import JsonResponse
 from penstock_worker.server.pooling_protocol import (
     EmbeddingRequest,
     PoolingRequest,
@@ -33,7 +34,6 @@ from penstock_worker.server.protocol import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from penstock_worker.server.reply import Reply
 from penstock_worker.server.request_id import RequestId
 from penstock_worker.server.served import Served
 from penstock_worker.server.service import Service, events, whole
@@ -106,7 +106,7 @@ def _text_routes(app: FastAPI, service: Service) -> None:
             "max_model_len": served.max_model_len,
             "tokens": tokens,
         }
-        return Reply(found)
+        return JsonResponse(found)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
@@ -120,18 +120,18 @@ def _text_routes(app: FastAPI, service: Service) -> None:
         text = await asyncio.to_thread(
             served.tokenizer.decode, body.tokens, skip_special_tokens=False
         )
-        return Reply({"prompt": text})
+        return JsonResponse({"prompt": text})
 
     @app.get("/v1/models")
     async def models() -> Response:
         names = service.names + service.adapters
-        return Reply({"object": "list", "data": [_model(service, name) for name in names]})
+        return JsonResponse({"object": "list", "data": [_model(service, name) for name in names]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         if name not in service.names + service.adapters:
             raise ApiError(ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} is not served here.")
-        return Reply(_model(service, name))
+        return JsonResponse(_model(service, name))
 
 
 def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
@@ -139,7 +139,7 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     async def health() -> Response:
         state = service.state
         own = {headers.EPOCH: service.epoch}
-        return Reply({"status": state}, 200 if state == "ok" else 503, own)
+        return JsonResponse({"status": state}, 200 if state == "ok" else 503, own)
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -150,12 +150,12 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
     @app.post("/drain")
     async def drain() -> Response:
         service.set_aside(aside=True)
-        return Reply({"status": service.state})
+        return JsonResponse({"status": service.state})
 
     @app.delete("/drain")
     async def end_drain() -> Response:
         service.set_aside(aside=False)
-        return Reply({"status": service.state})
+        return JsonResponse({"status": service.state})
 
     @app.delete(LEASES_PATH + "{lease}")
     async def release(lease: str) -> Response:
@@ -164,7 +164,7 @@ def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -
 
     @app.get("/version")
     async def get_version() -> Response:
-        return Reply({"version": version("penstock")})
+        return JsonResponse({"version": version("penstock")})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -201,7 +201,9 @@ async def _complete(
     if result is None and answer.kept is not None:
         service.client.release(answer.kept["remote_request_id"])  # the client has gone
     own[headers.PROCESSING_MS] = str(round((time.perf_counter() - began) * 1000))
-    return Reply(result, headers=own)
+    if answer.ttft is not None:
+        own[headers.TTFT_MS] = str(round(answer.ttft * 1000))
+    return JsonResponse(result, headers=own)
 
 
 async def _pool(

@@ -1,6 +1,7 @@
 """The server's end of the socket to the engine: starts the process, feeds it, hands out output."""
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -23,6 +24,8 @@ from penstock_worker.messages import (
 )
 from penstock_worker.wire import encode, event_decoder
 
+log = logging.getLogger("penstock.worker")
+
 
 class EngineDied(Exception):
     """The engine process ended; nothing can be generated any more."""
@@ -44,6 +47,8 @@ class EngineClient:
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self.stats: Stats | None = None
         self.died = asyncio.Event()
+        self.leaving = asyncio.Event()
+        """Set when the engine is about to lose what it needs: another worker should go on."""
         self.unleased = asyncio.Event()
         """Set while no blocks are kept for other workers."""
         self.unleased.set()
@@ -165,6 +170,7 @@ class EngineClient:
             case Batch(outputs, stats):
                 self.stats = stats
                 self._note_leases(stats)
+                self._note_leaving(stats)
                 self._on_batch(event)
                 for output in outputs:
                     queue = self._streams.get(output.id)
@@ -179,6 +185,11 @@ class EngineClient:
         """Give back what was kept for an answer that nobody waits for any more."""
         if output.kept is not None:
             self.release(output.kept["remote_request_id"])
+
+    def _note_leaving(self, stats: Stats) -> None:
+        if stats.leaving and not self.leaving.is_set():
+            log.warning("%s was told to end: this worker leaves with it", stats.leaving)
+            self.leaving.set()
 
     def _note_leases(self, stats: Stats) -> None:
         if stats.handoff is not None and stats.handoff.leases:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_worker.server.reply import Reply
+from penstock_worker.server.json_response import JsonResponse
 
 _UNION_CHOICES = {"str", "int"}
 _BY_STATUS = {
@@ -14,9 +14,9 @@ _BY_STATUS = {
 }
 
 
-def response(error: ApiError) -> Reply:
+def response(error: ApiError) -> JsonResponse:
     """Return the HTTP response of an error."""
-    return Reply(error.body(), error.code.status, error.headers())
+    return JsonResponse(error.body(), error.code.status, error.headers())
 
 
 def from_validation(error: ValidationError) -> ApiError:
@@ -37,15 +37,15 @@ def install(app: FastAPI) -> None:
     """Make the app answer every error in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
-    async def on_api_error(_: Request, error: ApiError) -> Reply:
+    async def on_api_error(_: Request, error: ApiError) -> JsonResponse:
         return response(error)
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Reply:
+    async def on_http_error(request: Request, error: HTTPException) -> JsonResponse:
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
         return response(ApiError(code, f"{request.method} {request.url.path}: {error.detail}"))
 
     @app.exception_handler(Exception)
-    async def on_bug(_: Request, error: Exception) -> Reply:  # noqa: ARG001
+    async def on_bug(_: Request, error: Exception) -> JsonResponse:  # noqa: ARG001
         # The text of an unexpected exception may quote a prompt: it stays out of the answer.
         return response(ApiError(ErrorCode.INTERNAL_ERROR, "the worker failed on this request"))

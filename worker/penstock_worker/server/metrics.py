@@ -2,10 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from penstock_contract import metrics as declared
 from penstock_contract.handoff import LeaseOutcome, PullOutcome
 from penstock_contract.instruments import Instruments
 from penstock_contract.metrics import Metric
+from penstock_contract.metrics import worker as declared
 from penstock_contract.step_cost import moments
 from penstock_contract.tiers import LoadOutcome, Medium, Skipped
 from penstock_worker.messages import Batch, Drafted, HandoffStats, Output, Ready, Stats, TierStats
@@ -208,6 +208,11 @@ class RequestMetrics:
         self._first: float | None = None
         self._latest = arrived
         self._tokens = 0
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds until the first token; None: it has not come."""
+        return None if self._first is None else self._first - self._arrived
 
     def output(self, output: Output, now: float) -> None:
         """Take an output of the engine into account."""

@@ -45,7 +45,8 @@ def check_limits(served: Served, request: ChatRequest | CompletionRequest) -> No
         raise _wrong("prompt_logprobs", "cannot be streamed: leave out stream")
     max_tokens = _max_tokens(request)
     if max_tokens is not None:
-        _check_length(served, 1, max_tokens, _blamed(request))
+        if max_tokens >= served.max_model_len:  # told before tokenising, which is what costs
+            raise _too_long(served, f"{max_tokens} were asked for. Lower max_tokens.", request)
         if request.min_tokens > max_tokens:
             raise _wrong("min_tokens", f"must be at most max_tokens, {max_tokens}")
     check_tokens(served, list(request.logit_bias or {}), "logit_bias")
@@ -74,7 +75,7 @@ def engine_requests(
     """
     max_tokens = _max_tokens(request)
     for prompt in prompts:
-        _check_length(served, len(prompt), max_tokens, _blamed(request))
+        _check_length(served, len(prompt), max_tokens, request)
     salt = (request.cache_salt or "").encode()
     stop_tokens = list(request.stop_token_ids or [])
     if grammar or not request.ignore_eos:  # an output that is complete has nothing to go on with
@@ -112,6 +113,7 @@ def _sampling(request: ChatRequest | CompletionRequest, seed: int, choice: int) 
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         logit_bias=request.logit_bias or {},
         seed=seed if request.seed is None else request.seed,
+        repeatable=request.seed is not None,
         choice=choice,
         logprobs=wanted_logprobs(request),
     )
@@ -154,17 +156,20 @@ def _blamed(request: ChatRequest | CompletionRequest) -> str:
     return "messages" if isinstance(request, ChatRequest) else "prompt"
 
 
-def _check_length(served: Served, prompt: int, output: int | None, param: str) -> None:
+def _check_length(
+    served: Served, prompt: int, output: int | None, request: ChatRequest | CompletionRequest
+) -> None:
     if prompt == 0:
         raise ApiError(ErrorCode.INVALID_REQUEST, "the prompt has no tokens", param="prompt")
     wanted = 1 if output is None else output
     if prompt + wanted > served.max_model_len:
-        raise ApiError(
-            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"This model's maximum context length is {served.max_model_len} tokens; the prompt has "
-            f"{prompt} and {wanted} were asked for. Shorten the prompt or lower max_tokens.",
-            param=param,
-        )
+        both = f"the prompt has {prompt} and {wanted} were asked for"
+        raise _too_long(served, f"{both}. Shorten the prompt or lower max_tokens.", request)
+
+
+def _too_long(served: Served, why: str, request: ChatRequest | CompletionRequest) -> ApiError:
+    message = f"This model's maximum context length is {served.max_model_len} tokens; {why}"
+    return ApiError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, message, param=_blamed(request))
 
 
 def _wrong(param: str, must: str) -> ApiError:

@@ -10,7 +10,6 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig, SimulationConfig
-from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import Ready
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.simulation.memory import SimulatedMemory
@@ -46,12 +45,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         )
     engine = Engine(
         SimulatedRunner(simulation.cost, shape.vocab_size, time.sleep),
-        BlockPool(
-            num_blocks,
-            config.block_size,
-            caching=config.prefix_caching,
-            log=CacheLog(config.block_size, config.adapters) if config.kv_events else None,
-        ),
+        BlockPool.of(config, num_blocks),
         vocab_size=shape.vocab_size,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
@@ -70,7 +64,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         vocab_size=shape.vocab_size,
         load_seconds=time.monotonic() - began,
         prefix_caching=config.prefix_caching,
-        step_cost=asdict(simulation.cost),
+        step_cost=asdict(simulation.cost) if config.self_benchmark else None,
         kv_bytes_per_token=shape.kv_bytes_per_token // 2,  # as bfloat16
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from penstock_contract.step_cost import StepCost
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Computed, Draw
+from penstock_worker.runner_interface import SampledToken, SliceOutput
 from penstock_worker.step import Slice
 
 
@@ -29,23 +29,23 @@ class SimulatedRunner:
         self,
         slices: Sequence[Slice],
         copies: Sequence[tuple[int, int]] = (),  # noqa: ARG002
-    ) -> list[Computed]:
+    ) -> list[SliceOutput]:
         """See `Runner.run`."""
         decoding = sum(1 for part in slices if part.start >= part.request.prompt_length)
         prefill = sum(part.count for part in slices) - decoding
         self._sleep(self._cost.seconds(prefill, decoding, sum(part.start for part in slices)))
         return [self._computed(part) for part in slices]
 
-    def _computed(self, part: Slice) -> Computed:
+    def _computed(self, part: Slice) -> SliceOutput:
         scores = [TokenLogprobs(0.0, []) for _ in part.scored]
         if not part.samples:
-            return Computed(scores=scores)
+            return SliceOutput(scores=scores)
         request = part.request
         logprobs = None if request.sampling.logprobs is None else TokenLogprobs(0.0, [])
-        return Computed([Draw(draw(request, self._vocab_size), logprobs)], scores)
+        return SliceOutput([SampledToken(next_token(request, self._vocab_size), logprobs)], scores)
 
 
-def draw(request: Request, vocab_size: int) -> int:
+def next_token(request: Request, vocab_size: int) -> int:
     """Return the next token: a function of prompt, seed, choice and position.
 
     As with a model, temperature 0 takes the seed out. Stop tokens are never drawn: every answer

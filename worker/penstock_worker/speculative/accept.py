@@ -1,9 +1,9 @@
 """Which guesses stand. Pure.
 
 Draws are a function of (seed, choice, position) and the model's prediction, so a draft token is
-right exactly when it is what would have been drawn at its place. That is stricter than rejection
-sampling (Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023),
-which only keeps the distribution: here the output is the same token for token, with and without.
+right exactly when it is what would have been drawn at its place: the output is the same token for
+token, with and without. Where a draft's guess was drawn, and only the distribution is to be kept,
+the draw behind it is the guess unless that is rejected (`random_sampling.accept_or_draw`).
 """
 
 from collections.abc import Sequence

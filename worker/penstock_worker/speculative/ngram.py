@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from penstock_worker.request import Request
+from penstock_worker.speculative.proposer import NOTHING, Proposal, Room
 
 LONGEST = 4
 SHORTEST = 2
@@ -31,9 +32,11 @@ class NgramProposer:
         self._num_tokens = num_tokens
         self._texts: WeakKeyDictionary[Request, array[int]] = WeakKeyDictionary()
 
-    def propose(self, requests: Sequence[Request]) -> list[list[int]]:
+    def propose(self, running: Sequence[Request], room: Room) -> list[Proposal]:  # noqa: ARG002
         """See `Proposer.propose`."""
-        return [self._continued(request) for request in requests]
+        return [
+            Proposal(self._continued(one), []) if one.pending == 1 else NOTHING for one in running
+        ]
 
     def _continued(self, request: Request) -> list[int]:
         text = self._texts.setdefault(request, array("i"))

@@ -153,6 +153,9 @@ class DiskTier:
             log.warning("%s", error)
             self.corrupt += 1
             kv = None
+        except OSError as error:  # the next scan finds the file again, if it is still there
+            log.warning("a block is computed instead of read: %s", error)
+            kv = None
         if kv is None:
             self._forget(key)
         return kv
@@ -237,7 +240,10 @@ class DiskTier:
             began = time.monotonic()
             with self._lock:
                 self._new = set()
-            self._take_over(list(self._folder.scan()))
+            try:
+                self._take_over(list(self._folder.scan()))
+            except OSError as error:  # what was not seen is not gone
+                log.warning("what is known of the tier stays as it is: %s", error)
             self._make_room()
             pause = max(SCAN_SECONDS, (time.monotonic() - began) / SCAN_SHARE)
             with self._lock:

@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -83,7 +84,8 @@ class BlockFolder:
         path = self._path(key)
         head = header(key.fingerprint, key.name, sum(map(len, kv)))
         content = [head, *kv, checksum([head, *kv])]
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._root, path.parents[1], path.parent):  # somebody may have cleared it
+            folder.mkdir(mode=0o700, exist_ok=True)
         unfinished = path.with_name(f".{path.name}{self._unfinished}")
         try:
             with open(unfinished, "wb", opener=_private) as file:
@@ -100,17 +102,17 @@ class BlockFolder:
 
         Raises:
             Corrupt: what was there is not the block.
+            OSError: it could not be read this time; it stays.
         """
         path = self._path(key)
         view = memoryview(into)
         try:
             with open(path, "rb", buffering=0) as file:
-                length = file.readinto(view)
+                length = _fill(file, view)
                 whole = not file.read(1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            self.remove(key)
+        except IsADirectoryError as error:
             raise Corrupt(str(error)) from error
         kv = kv_of(view[:length], key.fingerprint, key.name) if whole else None
         if kv is None:
@@ -129,14 +131,17 @@ class BlockFolder:
             self._path(key).unlink()
 
     def scan(self) -> Iterator[Found]:
-        """Yield all blocks, of whichever model; remove what workers that died left unfinished."""
+        """Yield all blocks, of whichever model; remove what workers that died left unfinished.
+
+        Raises:
+            OSError: something is there that could not be read this time.
+        """
         for fingerprint in _folders(self._root):
             for shelf in _folders(fingerprint.path):
-                with contextlib.suppress(OSError), os.scandir(shelf.path) as files:
-                    for file in files:
-                        found = _found(fingerprint.name, file)
-                        if found is not None:
-                            yield found
+                for file in _entries(shelf.path):
+                    found = _found(fingerprint.name, file)
+                    if found is not None:
+                        yield found
 
     def _path(self, key: Key) -> Path:
         name = key.name.hex()
@@ -147,11 +152,24 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _fill(file: RawIOBase, view: memoryview) -> int:
+    """Read until a buffer is full or a file ends; one call may give less than there is."""
+    length = 0
+    while length < len(view) and (count := file.readinto(view[length:])):
+        length += count
+    return length
+
+
 def _folders(path: str | Path) -> list["os.DirEntry[str]"]:
+    return [entry for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(path: str | Path) -> list["os.DirEntry[str]"]:
+    """Return what is in a folder; nothing where there is none any more."""
     try:
         with os.scandir(path) as entries:
-            return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -161,10 +179,11 @@ def _found(fingerprint: str, file: "os.DirEntry[str]") -> Found | None:
         status = file.stat(follow_symlinks=False)
         if file.name.endswith(UNFINISHED):
             if status.st_mtime < time.time() - ABANDONED_SECONDS:
-                os.unlink(file.path)
+                with contextlib.suppress(OSError):
+                    os.unlink(file.path)
             return None
         key = Key(bytes.fromhex(fingerprint), bytes.fromhex(file.name))
-    except (OSError, ValueError):  # it has gone, or is somebody else's
+    except (FileNotFoundError, ValueError):  # it has gone, or is somebody else's
         return None
     if (len(key.fingerprint), len(key.name)) != (FINGERPRINT_BYTES, NAME_BYTES):
         return None

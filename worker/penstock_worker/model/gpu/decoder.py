@@ -59,12 +59,11 @@ class GpuDecoder:
 
     def greedy(self, batch: Batch) -> list[int]:
         """See `Model.greedy`."""
+        hidden = self._outputs(batch)
         if not batch.output_rows:
-            self._outputs(batch)
             self._finish()
             return []
-        found: list[int] = self.logits(batch).argmax(-1).tolist()
-        return found
+        return self._decoder.likeliest(hidden)
 
     def _outputs(self, batch: Batch) -> Tensor:
         """Return the last hidden states of the rows whose next token is wanted."""

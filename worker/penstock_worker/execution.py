@@ -1,12 +1,13 @@
 """Decides how a model is computed, from the settings, the checkpoint and the machine."""
 
 import os
+from pathlib import Path
 
 import torch
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import ModelConfig
-from penstock_worker.model.loading import QUANTIZATIONS, Computation
+from penstock_worker.model.loading import QUANTIZATIONS, ExecutionConfig
 from penstock_worker.native import build
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -17,7 +18,7 @@ OLDEST_GPU = (8, 0)
 """Compute capability from which on tensor cores know bfloat16."""
 
 
-def computation(config: EngineConfig, shape: ModelConfig) -> Computation:
+def execution_config(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
     """Return how the model is computed.
 
     Raises:
@@ -59,7 +60,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Computation:
+def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> ExecutionConfig:
     if config.kernels not in ("auto", "triton"):
         raise ValueError(f"kernels {config.kernels!r} compute on a CPU: use auto, or device cpu")
     if config.quantization != "none":
@@ -81,7 +82,7 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> C
         if found < OLDEST_GPU:
             name = torch.cuda.get_device_name(device)
             raise ValueError(f"device cuda: {name} is older than compute capability 8.0 (Ampere)")
-    return Computation(
+    return ExecutionConfig(
         DTYPES[config.dtype] or stored_type(shape.dtype),
         triton=True,
         device=device,
@@ -89,22 +90,37 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> C
     )
 
 
-def _on_cpu(config: EngineConfig, shape: ModelConfig) -> Computation:
-    kernels = None if config.kernels == "torch" else build.find()
-    if kernels is None and config.kernels == "native":
-        raise ValueError(
-            "kernels: the native ones are not compiled: run python -m penstock_worker.native.build"
-        )
-    if kernels is None and config.kernels == "auto":
-        build.build_in_background()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
+    # Ranks meet inside a layer, and the native kernels compute a whole step in one call.
+    alone = config.tensor_parallel_size == 1
+    kernels = native_library(config.kernels) if alone else None
+    threads = max(1, (config.threads or usable_threads()) // config.local_ranks)
+    if config.threads or not alone:
+        torch.set_num_threads(threads)
     dtype = DTYPES[config.dtype]
     if dtype is None:
         # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
         # kernels are faster in it on all, as a step is bound by reading the weights.
         dtype = torch.float32 if kernels is None else stored_type(shape.dtype)
-    return Computation(dtype, config.quantization, kernels, config.threads or _threads())
+    return ExecutionConfig(dtype, config.quantization, kernels, threads)
+
+
+def native_library(kernels: str) -> Path | None:
+    """Return the compiled kernels; None for PyTorch's, while they are compiled in the background.
+
+    Raises:
+        ValueError: they were asked for by name, and are not there.
+    """
+    if kernels not in ("auto", "native"):
+        return None
+    found = build.find()
+    if found is None and kernels == "native":
+        raise ValueError(
+            "kernels: the native ones are not compiled: run python -m penstock_worker.native.build"
+        )
+    if found is None:
+        build.build_in_background()
+    return found
 
 
 def stored_type(name: str) -> torch.dtype:
@@ -112,6 +128,6 @@ def stored_type(name: str) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _threads() -> int:
+def usable_threads() -> int:
     """Return torch's choice, which OMP_NUM_THREADS sets, but no more than this process may use."""
     return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""Draws tokens by inverting their cumulative distribution at a counter-based number.
+"""Random sampling: inverts a row's cumulative distribution at a counter-based number.
 
 The number is a hash of (seed, choice, position) and nothing else. Rows with a filter (top_k, top_p,
 min_p) are drawn in sorted order, the others as they lie; each row takes the same way whatever its
@@ -16,14 +16,14 @@ from torch import Tensor
 from penstock_worker.messages import Sampling
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
+def uniform(seed: int, choice: int, position: int, purpose: bytes = b"") -> float:
     """Return a number in [0, 1) that depends on the arguments only."""
-    key = struct.pack("<qqq", seed, choice, position)
+    key = struct.pack("<qqq", seed, choice, position) + purpose
     (bits,) = struct.unpack("<Q", hashlib.blake2b(key, digest_size=8).digest())
     return float(bits >> 11) * 2.0**-53
 
 
-def draw(logits: Tensor, wanted: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+def random_sample(logits: Tensor, wanted: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
     """Return a token for every row, on the device of the logits.
 
     Args:
@@ -33,13 +33,9 @@ def draw(logits: Tensor, wanted: Sequence[Sampling], positions: Sequence[int]) -
     """
     scaled = logits / _like(logits, [s.temperature for s in wanted], torch.float32)[:, None]
     chances = scaled.softmax(-1)
-    numbers = _like(
-        logits,
-        [uniform(s.seed, s.choice, place) for s, place in zip(wanted, positions, strict=True)],
-        torch.float64,
-    )
+    numbers = _numbers(logits, wanted, positions)
     tokens = torch.empty(len(wanted), dtype=torch.long, device=logits.device)
-    filtered = [i for i, s in enumerate(wanted) if s.top_k or s.top_p < 1.0 or s.min_p > 0.0]
+    filtered = _filtered(wanted)
     plain = sorted(set(range(len(wanted))) - set(filtered))
     if plain:
         at = _like(logits, plain, torch.long)
@@ -50,6 +46,65 @@ def draw(logits: Tensor, wanted: Sequence[Sampling], positions: Sequence[int]) -
         kept = _keep(chances[at].gather(-1, order).double(), [wanted[i] for i in filtered])
         tokens[at] = order.gather(-1, _invert(kept, numbers[at])[:, None])[:, 0]
     return tokens
+
+
+def probabilities(logits: Tensor, wanted: Sequence[Sampling]) -> Tensor:
+    """Return what `random_sample` draws from, [rows, vocab], float64."""
+    scaled = logits / _like(logits, [s.temperature for s in wanted], torch.float32)[:, None]
+    mass = scaled.softmax(-1).double()
+    filtered = _filtered(wanted)
+    if filtered:
+        at = _like(logits, filtered, torch.long)
+        order = _order(scaled[at])
+        kept = _keep(mass[at].gather(-1, order), [wanted[i] for i in filtered])
+        mass[at] = torch.zeros_like(kept).scatter_(-1, order, kept)
+    return mass / mass.sum(-1, keepdim=True)
+
+
+def propose(mass: Tensor, wanted: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+    """Return a guess for every row, drawn from these chances independently of what is drawn."""
+    return _invert(mass, _numbers(mass, wanted, positions, b"guess"))
+
+
+def accept_or_draw(
+    mass: Tensor,
+    wanted: Sequence[Sampling],
+    positions: Sequence[int],
+    guesses: Sequence[int],
+    guessed: Tensor,
+) -> Tensor:
+    """Return each row's guess, or another token where it is rejected.
+
+    A guess x, drawn from q, stands with the chance min(1, p(x) / q(x)); else a token is drawn from
+    what p has more than q. Together that draws from p (Leviathan et al., 2023, appendix A.1; Chen
+    et al., "Accelerating Large Language Model Decoding with Speculative Sampling", 2023).
+
+    Args:
+        mass: p, [rows, vocab]: what the target would draw from.
+        wanted, positions: as of `random_sample`.
+        guesses: drawn by `propose`.
+        guessed: q, [rows, vocab]: what they were drawn from.
+    """
+    tokens = _like(mass, guesses, torch.long)
+    at = tokens[:, None]
+    ratio = (mass.gather(-1, at) / guessed.gather(-1, at))[:, 0]
+    stands = _numbers(mass, wanted, positions, b"accept") < ratio
+    left = (mass - guessed).clamp(min=0.0)
+    left = torch.where(left.sum(-1, keepdim=True) > 0, left, mass)  # equal but for rounding
+    return torch.where(stands, tokens, _invert(left, _numbers(mass, wanted, positions)))
+
+
+def _filtered(wanted: Sequence[Sampling]) -> list[int]:
+    """Return the rows that must be sorted, which takes longer than all else."""
+    return [i for i, s in enumerate(wanted) if s.top_k or s.top_p < 1.0 or s.min_p > 0.0]
+
+
+def _numbers(
+    beside: Tensor, wanted: Sequence[Sampling], positions: Sequence[int], purpose: bytes = b""
+) -> Tensor:
+    pairs = zip(wanted, positions, strict=True)
+    found = [uniform(s.seed, s.choice, place, purpose) for s, place in pairs]
+    return _like(beside, found, torch.float64)
 
 
 def _order(scaled: Tensor) -> Tensor:

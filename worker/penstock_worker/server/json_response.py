@@ -6,7 +6,7 @@ import orjson
 from starlette.responses import Response
 
 
-class Reply(Response):
+class JsonResponse(Response):
     """JSON with a status and headers."""
 
     media_type = "application/json"

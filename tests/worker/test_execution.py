@@ -8,12 +8,13 @@ import torch
 from engines import generate, torch_engine
 from tiny_models import make
 
-from penstock_worker.computing import computation
 from penstock_worker.engine_builder import build_engine
 from penstock_worker.engine_config import EngineConfig
+from penstock_worker.engine_options import engine_config
+from penstock_worker.execution import execution_config
 from penstock_worker.model.config import read_config
-from penstock_worker.model.loading import Computation
-from penstock_worker.options import engine_config, parser
+from penstock_worker.model.loading import ExecutionConfig
+from penstock_worker.options import parser
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
 
 
-def how(model: Path, **options: Any) -> Computation:
-    return computation(EngineConfig(model=str(model), **options), read_config(model))
+def how(model: Path, **options: Any) -> ExecutionConfig:
+    return execution_config(EngineConfig(model=str(model), **options), read_config(model))
 
 
 def test_a_gpu_is_taken_where_there_is_one(model: Path, gpu: None) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from penstock_worker.messages import AddRequest
 from penstock_worker.request import Request
-from penstock_worker.waiting import WaitingQueue
+from penstock_worker.waiting_queue import WaitingQueue
 
 
 def request(arrival: int, priority: int = 0) -> Request:

@@ -15,7 +15,8 @@ from fastapi.responses import StreamingResponse
 
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.on_behalf import Seals, Towards
+from penstock_contract.on_behalf import Seals, Ticket, Towards, work
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 log = logging.getLogger("penstock.gateway.batches")
 
@@ -38,31 +39,43 @@ class BatchService:
         patience = httpx.Timeout(30.0, connect=5.0)
         self._client = httpx.AsyncClient(base_url=url, timeout=patience, trust_env=False)
 
-    async def ask(self, request: Request, tenant: str) -> Response:
-        """Return the service's answer.
+    async def ask(self, request: Request, asked: TenantRequest) -> Response:
+        """Return the service's answer to a tenant.
 
         Raises:
-            ApiError: it does not answer.
+            ApiError: it does not answer, or not to this gateway.
         """
         found = request.headers
         own = {name: value for name in _ASKED if (value := found.get(name)) is not None}
-        own[headers.ON_BEHALF] = self._seals.seal(Towards.BATCHES, tenant, time.time())
-        asked = self._client.build_request(
-            request.method,
-            request.url.path,
+        method, path = request.method, request.url.path
+        # Not the body: an upload is passed on before it is whole.
+        ticket = Ticket(asked.tenant.id, work(method, path))
+        own[headers.ON_BEHALF] = self._seals.seal(Towards.BATCHES, ticket, time.time())
+        handed_on = self._client.build_request(
+            method,
+            path,
             params=str(request.query_params) or None,
             headers=own,
-            content=request.stream() if request.method == "POST" else None,
+            content=request.stream() if method == "POST" else None,
         )
         try:
-            answer = await self._client.send(asked, stream=True)
+            answer = await self._client.send(handed_on, stream=True)
         except httpx.HTTPError as error:
             log.warning("the batch service does not answer: %s", type(error).__name__)
-            message = "The batch service does not answer; try again soon."
-            raise ApiError(ErrorCode.NO_CAPACITY, message, retry_after=RETRY_AFTER) from error
+            raise _away("does not answer") from error
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            await answer.aclose()
+            log.warning("the batch service has another token, or is of another version")
+            raise _away("does not know this gateway")
         passed = {name: value for name in _ANSWERED if (value := answer.headers.get(name))}
         passed[headers.REQUEST_ID] = headers.request_id(found.get(headers.REQUEST_ID))
+        passed |= dict(asked.told_headers)
         return StreamingResponse(_body(answer), answer.status_code, passed)
+
+
+def _away(why: str) -> ApiError:
+    message = f"The batch service {why}; try again soon."
+    return ApiError(ErrorCode.NO_CAPACITY, message, retry_after=RETRY_AFTER)
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:

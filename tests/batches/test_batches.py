@@ -1,6 +1,11 @@
 """Batches as OpenAI's client sees them, through a real gateway."""
 
 import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,13 @@ from stub_worker import StubWorker
 from worker_process import worker as real_worker
 
 from penstock_contract import headers
+from penstock_contract.on_behalf import ENVIRONMENT
 
 pytestmark = pytest.mark.anyio
+
+
+COST = "penstock_worker_step_cost_seconds"
+COSTS = {"step": 0.01, "prefill_token": 1e-6, "sequence": 0.005}
 
 
 class Turnstile(StubWorker):
@@ -22,8 +32,18 @@ class Turnstile(StubWorker):
     def __init__(self, tickets: int = 0) -> None:
         super().__init__("gated")
         self.tickets = asyncio.Semaphore(tickets)
+        self.held = self.most = 0
+        """Requests under way, and the most that there were."""
 
     async def _gated(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        self.held += 1
+        self.most = max(self.most, self.held)
+        try:
+            return await self._let_in(reader, writer)
+        finally:
+            self.held -= 1
+
+    async def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         ticket = asyncio.ensure_future(self.tickets.acquire())
         gone = asyncio.ensure_future(reader.read(1))
         try:
@@ -103,8 +123,8 @@ async def test_a_service_that_is_killed_goes_on_and_each_request_has_one_line(st
         batch = await ordered(client, jsonl(map(line, wanted)))
 
         async def some_are_kept() -> bool:
-            kept = await client.batches.retrieve(batch.id)
-            return bool(kept.request_counts.completed == 7 and len(worker.seen) > 7)
+            kept = (await client.batches.retrieve(batch.id)).request_counts
+            return kept is not None and kept.completed == 7 and len(worker.seen) > 7
 
         await stack.gateway.until(some_are_kept)
         stack.service.kill()
@@ -112,7 +132,7 @@ async def test_a_service_that_is_killed_goes_on_and_each_request_has_one_line(st
         for _ in range(3):  # what was under way is asked again, and interrupted again
             asked = len(worker.seen)
             worker.open(2)
-            await stack.gateway.until(lambda asked=asked: _more(worker, asked))
+            await stack.gateway.until(partial(_more, worker, asked))
             stack.service.kill()
             await stack.service.start()
         worker.open(100)
@@ -133,8 +153,8 @@ async def test_a_cancelled_batch_keeps_what_it_has(stack: Stack) -> None:
         batch = await ordered(client, jsonl(line(f"n{n}") for n in range(20)))
 
         async def three_are_done() -> bool:
-            found = await client.batches.retrieve(batch.id)
-            return bool(found.request_counts.completed == 3 and len(worker.seen) > 3)
+            found = (await client.batches.retrieve(batch.id)).request_counts
+            return found is not None and found.completed == 3 and len(worker.seen) > 3
 
         await stack.gateway.until(three_are_done)
         cancelling = await client.batches.cancel(batch.id)
@@ -171,10 +191,10 @@ async def test_what_is_not_done_in_time_expires(stack: Stack) -> None:
 
 async def test_a_window_that_ended_while_nobody_was_there_expires(stack: Stack) -> None:
     client = stack.client()
-    batch = await ordered(client, jsonl([line("one")]), completion_window="2s")
+    batch = await ordered(client, jsonl([line("one")]), completion_window="4s")
     await until(client, batch.id, "in_progress")
     stack.service.kill()
-    await asyncio.sleep(2)
+    await asyncio.sleep(max(0.0, batch.expires_at - time.time()))
     await stack.service.start()
     done = await until(client, batch.id, "expired")
     assert [one["custom_id"] for one in await results(client, done.error_file_id)] == ["one"]
@@ -226,6 +246,94 @@ async def test_a_batch_takes_what_is_to_spare_and_leaves_the_rest(stack: Stack) 
         await asyncio.gather(*asked)
         done = await until(client, batch.id, "completed")
     assert done.request_counts.completed == 30
+
+
+async def test_a_batch_takes_no_more_places_than_keep_the_pace(stack: Stack) -> None:
+    """Four sequences take 30 ms in each step, five would take 35: three quarters of 44 are 33."""
+    client = stack.client()
+    async with Turnstile(tickets=6) as worker:
+        worker.metrics = "".join(f'{COST}{{term="{t}"}} {v}\n' for t, v in COSTS.items())
+        stack.serve([worker.url], tpot=0.044)
+        await stack.gateway.until(lambda: _said(stack, "Speed(start=0.01"))
+        batch = await ordered(client, jsonl(line(f"n{n}") for n in range(20)))
+
+        async def asked_for_more() -> bool:
+            backed_off = await stack.service.metric("penstock_batch_backoffs_total", status="503")
+            return worker.tickets.locked() and backed_off > 0
+
+        await stack.gateway.until(asked_for_more)
+        worker.open(100)
+        done = await until(client, batch.id, "completed")
+    assert done.request_counts.completed == 20
+    assert worker.most == 4
+
+
+async def _said(stack: Stack, words: str) -> bool:
+    return words in stack.gateway.said()
+
+
+async def test_several_gateways_let_no_more_through_together_than_one(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with (
+        Turnstile(tickets=12) as worker,
+        balanced() as (front, targets),
+        batch_stack.stack(tmp_path, f"--gateway={front}") as stack,
+    ):
+        other = stack.another_gateway(tmp_path / "other")
+        try:
+            await other.start()
+            targets += [stack.gateway.port, other.port]
+            stack.serve([worker.url])
+            client = stack.client()
+            batch = await ordered(client, jsonl(line(f"n{n}") for n in range(40)))
+
+            async def shares() -> list[float]:
+                name = "penstock_gateway_spare_in_flight"
+                return [await found.metric(name) for found in (stack.gateway, other)]
+
+            async def full() -> bool:
+                backed_off = await stack.service.metric("penstock_batch_backoffs_total")
+                return worker.tickets.locked() and backed_off > 0 and all(await shares())
+
+            await stack.gateway.until(full)
+            worker.open(100)
+            done = await until(client, batch.id, "completed")
+        finally:
+            other.stop()
+    assert done.request_counts.completed == 40
+    assert worker.most <= 6, "what one gateway lets through"
+
+
+@contextlib.asynccontextmanager
+async def balanced() -> AsyncIterator[tuple[str, list[int]]]:
+    """Yield the URL of what gives each connection to the next one of some ports, as a Service."""
+    targets: list[int] = []
+    turns = itertools.count()
+    open_ones: set[asyncio.StreamWriter] = set()
+
+    async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.add(writer)
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(1 << 16):
+                writer.write(piece)
+        writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not targets:
+            writer.close()
+            return
+        port = targets[next(turns) % len(targets)]
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copied(reader, there_writer), copied(there_reader, writer))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", targets
+    finally:
+        server.close()
+        for writer in open_ones:
+            writer.close()
+        await asyncio.gather(*(w.wait_closed() for w in open_ones), return_exceptions=True)
 
 
 async def test_a_saturated_pool_pauses_a_batch(stack: Stack) -> None:
@@ -311,6 +419,23 @@ async def test_a_limit_of_its_tenant_slows_a_batch_and_fails_nothing(served: Sta
     assert done.request_counts.completed == 20
 
 
+async def test_files_and_batches_count_among_the_requests_of_a_minute(served: Stack) -> None:
+    served.admit(ann={"limits": {"requestsPerMinute": 3}}, bob={})
+    ann, bob = await served.known("ann"), await served.known("bob")
+    file = await ann.files.create(file=("input.jsonl", jsonl([line("one")])), purpose="batch")
+    listed = await ann.files.with_raw_response.list()
+    assert listed.headers["x-ratelimit-limit-requests"] == "3"
+    assert listed.headers["x-ratelimit-remaining-requests"] == "1"
+    await ann.batches.list()
+    with pytest.raises(openai.RateLimitError) as refused:
+        await ann.files.content(file.id)
+    assert refused.value.code == "rate_limit_exceeded"
+    assert float(refused.value.response.headers["retry-after"]) > 0
+    assert (await bob.files.list()).data == []
+    told = {"tenant": "ann", "code": "rate_limit_exceeded"}
+    assert await served.gateway.metric("penstock_gateway_tenant_refusals_total", **told) == 1
+
+
 async def test_a_gateway_of_several_processes_runs_a_batch(tmp_path: Path) -> None:
     async with (
         Turnstile(tickets=12) as worker,
@@ -335,6 +460,15 @@ async def test_without_the_service_its_paths_say_so(tmp_path: Path) -> None:
         stack.service.kill()
         with pytest.raises(openai.InternalServerError, match="does not answer"):
             await stack.client().files.list()
+
+
+async def test_a_service_with_another_token_is_no_fault_of_the_client(stack: Stack) -> None:
+    """As in the moments in which a token is replaced, or a release upgraded."""
+    stack.service.kill()
+    stack.service.environment[ENVIRONMENT] = "a-token-of-another-day"
+    await stack.service.start()
+    with pytest.raises(openai.InternalServerError, match="does not know this gateway"):
+        await stack.client().files.list()
 
 
 async def test_it_ends_in_good_order_and_goes_on(stack: Stack) -> None:

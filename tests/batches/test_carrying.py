@@ -13,11 +13,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penstock_contract.on_behalf import Seals
+from penstock_gateway.batches import steadiness
 from penstock_gateway.batches.batch import Batch, Status
 from penstock_gateway.batches.database import Database
-from penstock_gateway.batches.files import Files
+from penstock_gateway.batches.files import File, Files
 from penstock_gateway.batches.gateway_client import Answer, GatewayClient
 from penstock_gateway.batches.keeper import Keeper
+from penstock_gateway.batches.lines import Request
 from penstock_gateway.batches.metrics import BatchMetrics
 from penstock_gateway.batches.steps import validate
 from penstock_gateway.batches.store import BatchStore
@@ -34,8 +36,8 @@ class Gateway(GatewayClient):
         super().__init__("http://127.0.0.1:1", Seals(), 1)
         self.refused = ""
 
-    async def ask(self, tenant: str, endpoint: str, content: bytes) -> Answer:
-        return Answer(503 if json.loads(content)["prompt"] == self.refused else 200)
+    async def ask(self, tenant: str, endpoint: str, request: Request) -> Answer:
+        return Answer(503 if json.loads(request.content)["prompt"] == self.refused else 200)
 
 
 class SlowFiles(Files):
@@ -58,6 +60,18 @@ class SlowFiles(Files):
                 yield content
         finally:
             self.writing -= 1
+
+
+class Told(BatchMetrics):
+    """Knows whether it was told what is stored, which is when all else was looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
+        self.told = False
+
+    def stored(self, files: int, size: int) -> None:
+        super().stored(files, size)
+        self.told = True
 
 
 class Service:
@@ -132,3 +146,23 @@ async def test_the_files_of_a_batch_are_not_written_twice_at_once(tmp_path: Path
     assert service.files.most == 1
     lines = service.files.path(service.batch.error_file or "").read_text().splitlines()
     assert len(lines) == 10
+
+
+async def test_a_clock_that_is_not_believed_yet_deletes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(tmp_path)
+    service.files.put(File("file-2", "ann", "batch", "a", 1, 100, 150))
+
+    async def cleaned() -> bool:
+        metrics = Told()
+        keeper = Keeper(service.files, service.store, service.gateway, 4, metrics)
+        keeping = asyncio.create_task(keeper.run())
+        await service.until(lambda: metrics.told)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        return service.files.find("ann", "file-2") is None
+
+    assert not await cleaned()
+    monkeypatch.setattr(steadiness, "PATIENCE", 0.0)
+    assert await cleaned()

@@ -98,7 +98,10 @@ def test_a_line_that_would_unfold_to_too_much_is_refused() -> None:
 
 def test_a_line_that_is_taken_can_be_sent() -> None:
     line = '{"custom_id":"a","method":"POST","url":"%s","body":{"model":"m","metadata":%s}}'
-    deep = lambda depth: "[" * depth + "]" * depth  # noqa: E731
+
+    def deep(depth: int) -> str:
+        return "[" * depth + "]" * depth
+
     content = parse((line % (URL, deep(250))).encode(), URL).content
     assert content == b'{"model":"m","metadata":%s}' % deep(250).encode()
     with pytest.raises(LineError, match="nested"):

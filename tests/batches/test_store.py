@@ -1,5 +1,6 @@
 """The life of a batch as it is written down: whatever happens, each request has one line."""
 
+import contextlib
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from penstock_gateway.batches.batch import ENDED, NEXT, Batch, Counts, Status
-from penstock_gateway.batches.database import Database, FolderTakenError
-from penstock_gateway.batches.files import File, Files, Page
+from penstock_gateway.batches.database import (
+    VERSION,
+    Database,
+    FolderTakenError,
+    NewerSchemaError,
+)
+from penstock_gateway.batches.files import File, Files
 from penstock_gateway.batches.lines import line_id
+from penstock_gateway.batches.page import Page
 from penstock_gateway.batches.steps import finish
 from penstock_gateway.batches.store import BatchStore, Entry
 from penstock_gateway.batches.turns import MOST_AT_ONCE, next_ones
@@ -161,6 +168,17 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     Database(tmp_path).close()
 
 
+def test_a_folder_of_a_later_version_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    Database(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "batches.db")) as later:
+        later.execute(f"PRAGMA user_version={VERSION + 1}")
+    for _ in range(2):  # and it is not left locked
+        with pytest.raises(NewerSchemaError, match=f"schema {VERSION + 1}.*run the version"):
+            Database(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "batches.db")) as later:
+        assert later.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
+
+
 def test_files_go_when_their_time_is_over_unless_a_batch_reads_them(tmp_path: Path) -> None:
     database = Database(tmp_path)
     files, store = Files(database), BatchStore(database)
@@ -185,7 +203,10 @@ def test_batches_are_forgotten_that_have_ended_and_are_old_or_too_many(tmp_path:
         store.add(batch(name, "bob" if name == "b0" else "ann"))
         if name in ended:
             store.move(name, Status.FAILED, 160)
-    names = lambda: [found.id for found in store.listed("ann", Page(9))[0]]  # noqa: E731
+
+    def names() -> list[str]:
+        return [found.id for found in store.listed("ann", Page(9))[0]]
+
     store.expire(100, 3)
     assert names() == ["a2", "live", "a1"]
     store.expire(100, 1)
@@ -214,13 +235,17 @@ def test_lists_come_in_pages_and_nobody_begins_one_at_anothers_file(tmp_path: Pa
     for number in range(6):
         tenant = "bob" if number == 3 else "ann"
         files.put(File(f"f{number}", tenant, "batch", "a", 1, number, 10**10))
-    names = lambda page: [file.id for file in files.listed("ann", page)[0]]  # noqa: E731
+
+    def names(page: Page) -> list[str]:
+        return [file.id for file in files.listed("ann", page)[0]]
+
     assert names(Page(2)) == ["f5", "f4"]
     assert names(Page(2, "f4")) == ["f2", "f1"]
     assert names(Page(9, "f1", newest_first=False)) == ["f2", "f4", "f5"]
     assert names(Page(9, "f3")) == []
     assert files.listed("ann", Page(5))[1] is False
     assert files.listed("ann", Page(4))[1] is True
+    assert files.listed("ann", Page(9), "batch_output") == ([], False)
 
 
 def test_tenants_take_turns() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,10 +10,11 @@ import batch_stack
 import httpx
 import openai
 import pytest
-from batch_stack import CHAT, MODEL, Stack, jsonl, line, ordered, results, until
+from batch_stack import CHAT, MODEL, TOKEN, Stack, jsonl, line, ordered, results, until
 from stub_worker import StubWorker
 
 from penstock_contract import headers
+from penstock_contract.on_behalf import Seals, Ticket, Towards, work
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +117,8 @@ async def test_a_batch_is_refused_that_cannot_be_run(served: Stack) -> None:
     ):
         with pytest.raises(openai.BadRequestError) as refused:
             await client.batches.create(**{**right, **wrong})
-        assert refused.value.param.startswith(next(iter(wrong))) or "expires" in refused.value.param
+        param = refused.value.param or ""
+        assert param.startswith(next(iter(wrong))) or "expires" in param
     with pytest.raises(openai.NotFoundError):
         await client.batches.create(**{**right, "input_file_id": "../../etc/passwd"})
 
@@ -132,6 +135,24 @@ async def test_forged_tickets_open_nothing(served: Stack) -> None:
     async with straight:
         with pytest.raises(openai.AuthenticationError):
             await straight.with_options(default_headers=forged).files.list()
+
+
+async def test_a_ticket_is_good_for_the_request_that_it_was_made_for(served: Stack) -> None:
+    seals, now = Seals((TOKEN,)), time.time()
+    body = json.dumps({"model": MODEL, "prompt": "A list", "max_tokens": 1}).encode()
+    path, files = "/v1/completions", "/v1/files"
+    line = seals.seal(Towards.GATEWAY, Ticket("", work("POST", path, body)), now)
+    other = body.replace(b"A list", b"Others")
+    kind = {"content-type": "application/json"}
+    async with httpx.AsyncClient(base_url=served.gateway.url) as client:
+        for where, what, status in ((path, body, 200), (path, other, 401), (CHAT, body, 401)):
+            own = {headers.ON_BEHALF: line, **kind}
+            assert (await client.post(where, content=what, headers=own)).status_code == status
+    listing = seals.seal(Towards.BATCHES, Ticket("", work("GET", files)), now)
+    async with httpx.AsyncClient(base_url=served.service.url) as client:
+        for method, where, status in (("GET", files, 200), ("DELETE", f"{files}/a", 401)):
+            own = {headers.ON_BEHALF: listing}
+            assert (await client.request(method, where, headers=own)).status_code == status
 
 
 async def test_a_second_service_leaves_the_folder_alone(stack: Stack) -> None:

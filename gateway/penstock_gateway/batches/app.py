@@ -23,11 +23,13 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.on_behalf import Seals, Towards
 from penstock_gateway.batches import creation
 from penstock_gateway.batches.batch import Batch, Status
-from penstock_gateway.batches.files import PURPOSE, File, Files, Page
+from penstock_gateway.batches.files import PURPOSE, File, Files
 from penstock_gateway.batches.keeper import Keeper
 from penstock_gateway.batches.limits import Limits
+from penstock_gateway.batches.page import Page
 from penstock_gateway.batches.store import BatchStore
 from penstock_gateway.batches.upload import Upload, Uploads
+from penstock_gateway.client_json import json_object
 
 log = logging.getLogger("penstock.batches")
 
@@ -53,12 +55,12 @@ class Service:
         Raises:
             ApiError: it is not the gateway's.
         """
-        ticket = request.headers.get(headers.ON_BEHALF, "")
-        found = self.seals.open(Towards.BATCHES, ticket, time.time())
-        if found is None:
+        sealed = request.headers.get(headers.ON_BEHALF, "")
+        ticket = self.seals.open(Towards.BATCHES, sealed, time.time())
+        if ticket is None or not ticket.covers(request.method, request.url.path):
             message = "Batches are reached through the gateway."
             raise ApiError(ErrorCode.INVALID_API_KEY, message)
-        return found
+        return ticket.tenant
 
     def file(self, request: Request, file_id: str) -> File:
         """Return a file of the tenant.
@@ -213,13 +215,7 @@ async def _object(request: Request) -> dict[str, Any]:
         data += piece
         if len(data) > MOST_JSON:
             raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {MOST_JSON} bytes")
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ApiError(ErrorCode.INVALID_JSON, "the body is not a JSON object")
-    return found
+    return json_object(data)
 
 
 def _errors(app: FastAPI) -> None:

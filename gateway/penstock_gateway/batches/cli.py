@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from types import FrameType
@@ -12,10 +13,10 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from penstock_contract.flags import quantity_flag
+from penstock_contract.flags import port_flag, quantity_flag
 from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_gateway.batches.app import Service, create_app
-from penstock_gateway.batches.database import Database, FolderTakenError
+from penstock_gateway.batches.database import Database, FolderTakenError, NewerSchemaError
 from penstock_gateway.batches.files import Files
 from penstock_gateway.batches.gateway_client import GatewayClient
 from penstock_gateway.batches.keeper import Keeper
@@ -38,7 +39,7 @@ def main() -> None:
         if not seals.values:
             raise ValueError(f"{ENVIRONMENT}: set the token that the gateway has, too")
         database = Database(options.folder)
-    except (ValueError, OSError, FolderTakenError) as error:
+    except (ValueError, OSError, sqlite3.Error, FolderTakenError, NewerSchemaError) as error:
         sys.stderr.write(f"penstock-batches: {error}\n")
         sys.exit(2)
     sys.exit(uvloop.run(_serve(options, seals, database)))
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--folder", type=Path, required=True, help="where files and batches are kept")
     add("--gateway", required=True, help="base URL of the gateway, like http://127.0.0.1:8000")
     add("--host", default="127.0.0.1")
-    add("--port", type=int, default=8001)
+    add("--port", type=port_flag, default=8001)
     add("--concurrency", type=_count, default=usual.concurrency, help="requests in flight")
     add("--max-file", type=quantity_flag, default=usual.file, help="like 200Mi; of an upload")
     add("--max-stored", type=quantity_flag, default=usual.stored, help="like 2Gi; of a tenant")

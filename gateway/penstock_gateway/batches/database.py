@@ -60,6 +60,10 @@ class FolderTakenError(Exception):
     """Another process works in the folder."""
 
 
+class NewerSchemaError(Exception):
+    """A later version of the service has written the folder."""
+
+
 class Database:
     """A folder with a database and with files, locked for as long as this lives.
 
@@ -68,6 +72,7 @@ class Database:
 
     Raises:
         FolderTakenError: another process has it.
+        NewerSchemaError: this version cannot read it.
         OSError: it cannot be used.
     """
 
@@ -82,15 +87,11 @@ class Database:
             os.close(self._owned)
             raise FolderTakenError(f"{folder} belongs to another batch service") from error
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            folder / "batches.db", isolation_level=None, check_same_thread=False
-        )
-        self._connection.row_factory = sqlite3.Row
-        # One process only: without its shared memory, the log works on network file systems, too.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(_SCHEMA)
-        self._connection.execute(f"PRAGMA user_version={VERSION}")
+        try:
+            self._connection = _opened(folder / "batches.db")
+        except BaseException:
+            os.close(self._owned)
+            raise
 
     def close(self) -> None:
         """Give the folder back."""
@@ -116,3 +117,30 @@ class Database:
         """Give out a connection to read from."""
         with self._lock:
             yield self._connection
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        # One process only: without its shared memory, the log works on network file systems, too.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        _check_version(connection, path)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that a later version has made, before anything of it is changed."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        raise NewerSchemaError(
+            f"{path} has schema {found}, and this version knows schemas up to {VERSION}: "
+            "run the version that wrote it or a later one, or name another folder"
+        )

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, Final
 
 from penstock_gateway.batches.batch import ACTIVE
 from penstock_gateway.batches.database import Database
+from penstock_gateway.batches.page import Page, page_of
 
 PURPOSE: Final = "batch"
 OUTPUT: Final = "batch_output"
-PURPOSES: Final = (PURPOSE, OUTPUT)
 _UNFINISHED: Final = ".part"
 _CONTENT: Final = re.compile(rf"file-[0-9a-f]+({re.escape(_UNFINISHED)})?")
 
@@ -48,16 +48,6 @@ class File:
             "status": "processed",
             "status_details": None,
         }
-
-
-@dataclass(frozen=True)
-class Page:
-    """Which part of a list is wanted, and in what order."""
-
-    limit: int
-    after: str = ""
-    """Id of the last one that is known."""
-    newest_first: bool = True
 
 
 class Files:
@@ -109,20 +99,9 @@ class Files:
 
     def listed(self, tenant: str, page: Page, purpose: str = "") -> tuple[list[File], bool]:
         """Return files of a tenant, and whether there are more of them."""
-        order, compare = ("DESC", "<") if page.newest_first else ("ASC", ">")
-        where, values = "tenant = ?", [tenant]
-        if purpose:
-            where, values = f"{where} AND purpose = ?", [*values, purpose]
-        if page.after:
-            # An id of somebody else's begins no list.
-            known = "SELECT place FROM files WHERE tenant = ? AND id = ?"
-            where, values = f"{where} AND place {compare} ({known})", [*values, tenant, page.after]
         with self._database.look() as connection:
-            rows = connection.execute(
-                f"SELECT * FROM files WHERE {where} ORDER BY place {order} LIMIT ?",  # noqa: S608
-                (*values, page.limit + 1),
-            ).fetchall()
-        return [_file(row) for row in rows[: page.limit]], len(rows) > page.limit
+            rows, more = page_of(connection, "files", tenant, page, purpose)
+        return [_file(row) for row in rows], more
 
     def stored(self, tenant: str | None = None) -> tuple[int, int]:
         """Return how many files there are, of a tenant or of all, and their bytes."""

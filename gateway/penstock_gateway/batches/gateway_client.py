@@ -1,6 +1,7 @@
 """Asks the gateway for one request of a batch, and says what its answer means."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -9,7 +10,8 @@ import httpx
 import orjson
 
 from penstock_contract import headers
-from penstock_contract.on_behalf import Seals, Towards
+from penstock_contract.on_behalf import Seals, Ticket, Towards, work
+from penstock_gateway.batches.lines import Request
 
 MAX_ANSWER: Final = 64 << 20
 """Bytes."""
@@ -70,21 +72,33 @@ class GatewayClient:
 
     def __init__(self, url: str, seals: Seals, most: int) -> None:
         self._seals = seals
+        self._under_way = Counter[str]()
+        """Requests by their model."""
         limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         patience = httpx.Timeout(10.0, read=ANSWER_SECONDS, pool=None)
         self._client = httpx.AsyncClient(
             base_url=url, limits=limits, timeout=patience, trust_env=False
         )
 
-    async def ask(self, tenant: str, endpoint: str, content: bytes) -> Answer:
-        """Return the gateway's answer to a body."""
-        ticket = self._seals.seal(Towards.GATEWAY, tenant, time.time())
-        own = {headers.ON_BEHALF: ticket, "content-type": "application/json"}
+    async def ask(self, tenant: str, endpoint: str, request: Request) -> Answer:
+        """Return the gateway's answer to a request."""
+        content = request.content
+        ticket = Ticket(tenant, work("POST", endpoint, content))
+        self._under_way[request.model] += 1
+        own = {
+            headers.ON_BEHALF: self._seals.seal(Towards.GATEWAY, ticket, time.time()),
+            headers.BATCH_IN_FLIGHT: str(self._under_way[request.model]),
+            "content-type": "application/json",
+        }
         try:
             async with self._client.stream("POST", endpoint, content=content, headers=own) as found:
                 return await _answer(found)
         except httpx.HTTPError:
             return Answer(0)
+        finally:
+            self._under_way[request.model] -= 1
+            if not self._under_way[request.model]:
+                del self._under_way[request.model]
 
     async def close(self) -> None:
         """Close all connections."""

@@ -13,6 +13,7 @@ from penstock_gateway.batches.gateway_client import GatewayClient
 from penstock_gateway.batches.limits import LONGEST_KEPT, MOST_ENDED
 from penstock_gateway.batches.metrics import BatchMetrics
 from penstock_gateway.batches.run import Run
+from penstock_gateway.batches.steadiness import Steadiness
 from penstock_gateway.batches.steps import finish, validate
 from penstock_gateway.batches.store import BatchStore
 from penstock_gateway.batches.turns import next_ones
@@ -154,11 +155,14 @@ class Keeper:
         return max(1, self._concurrency // max(1, self._running))
 
     async def _clean(self) -> None:
+        clock = Steadiness.begun(time.time(), time.monotonic())
         while True:
-            now = time.time()
+            clock = clock.seen(time.time(), time.monotonic())
             try:
-                await asyncio.to_thread(self._files.expire, now)
-                await asyncio.to_thread(self._store.expire, now - LONGEST_KEPT, MOST_ENDED)
+                if clock.believed:
+                    await asyncio.to_thread(self._files.expire, clock.wall)
+                old = clock.wall - LONGEST_KEPT if clock.believed else 0.0
+                await asyncio.to_thread(self._store.expire, old, MOST_ENDED)
                 self._metrics.stored(*await asyncio.to_thread(self._files.stored))
             except Exception as error:
                 _tell("what is old stays", error)

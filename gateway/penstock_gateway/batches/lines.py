@@ -29,6 +29,7 @@ class Request:
     """One line that can be asked."""
 
     custom_id: str
+    model: str
     content: bytes
     """Its body."""
 
@@ -64,7 +65,8 @@ def parse(line: bytes, endpoint: str) -> Request:
     if found.get("url") != endpoint:
         message = f"url must be the endpoint of the batch, {endpoint}"
         raise LineError("mismatched_url", message, "url")
-    return Request(custom_id, _written(_body(found.get("body"))))
+    body = _body(found.get("body"))
+    return Request(custom_id, body["model"], _written(body))
 
 
 def answer_line(line_id: str, custom_id: str, status: int, request_id: str, body: bytes) -> bytes:

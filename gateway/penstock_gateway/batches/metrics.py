@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
-from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
+from penstock_contract.metrics import batches as declared
 from penstock_gateway.batches.batch import ACTIVE, ENDED, Batch, Status
 
 OUTCOMES = ("completed", "failed", "expired", "cancelled")

@@ -108,11 +108,11 @@ class Run:
 
     async def _ask(self, turn: _Turn) -> None:
         line = await asyncio.to_thread(_read, self._source, turn.entry)
-        content = parse(line, self._batch.endpoint).content
+        request = parse(line, self._batch.endpoint)
         sent_at = time.monotonic()
         self._metrics.in_flight(1)
         try:
-            answer = await self._gateway.ask(self._batch.tenant, self._batch.endpoint, content)
+            answer = await self._gateway.ask(self._batch.tenant, self._batch.endpoint, request)
         finally:
             self._metrics.in_flight(-1)
         match fate(answer.status, turn.failures):

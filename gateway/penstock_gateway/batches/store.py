@@ -13,7 +13,7 @@ import msgspec
 
 from penstock_gateway.batches.batch import ACTIVE, ENDED, Batch, Counts, Status
 from penstock_gateway.batches.database import Database
-from penstock_gateway.batches.files import Page
+from penstock_gateway.batches.page import Page, page_of
 
 ROWS_AT_ONCE: Final = 256
 
@@ -64,16 +64,9 @@ class BatchStore:
 
     def listed(self, tenant: str, page: Page) -> tuple[list[Batch], bool]:
         """Return batches of a tenant, and whether there are more of them."""
-        where, values = "tenant = ?", [tenant]
-        if page.after:
-            known = "SELECT place FROM batches WHERE tenant = ? AND id = ?"
-            where, values = f"{where} AND place < ({known})", [*values, tenant, page.after]
         with self._database.look() as connection:
-            rows = connection.execute(
-                f"SELECT * FROM batches WHERE {where} ORDER BY place DESC LIMIT ?",  # noqa: S608
-                (*values, page.limit + 1),
-            ).fetchall()
-        return [_batch(row) for row in rows[: page.limit]], len(rows) > page.limit
+            rows, more = page_of(connection, "batches", tenant, page)
+        return [_batch(row) for row in rows], more
 
     def count(self, tenant: str, statuses: Sequence[Status]) -> int:
         """Return how many batches of a tenant are in one of these statuses."""

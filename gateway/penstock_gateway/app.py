@@ -19,7 +19,7 @@ from penstock_gateway.introspection import Introspection
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.status import page
 from penstock_gateway.status.access import allow
-from penstock_gateway.tenants.tenancy import Tenancy, sent_key
+from penstock_gateway.tenants.tenancy import sent_key
 from penstock_gateway.tenants.tenant_request import model_not_found
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def create_app(
     for path in RELAYED:
         app.add_route(path, _only_post, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _model_routes(app, relay)
-    _batch_routes(app, relay.tenancy, batches)
+    _batch_routes(app, relay, batches)
     _state_routes(app, relay, introspection)
     return app
 
@@ -80,15 +80,20 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
         return _json(_model(name, found))
 
 
-def _batch_routes(app: FastAPI, tenancy: Tenancy, service: "BatchService | None") -> None:
+def _batch_routes(app: FastAPI, relay: Relay, service: "BatchService | None") -> None:
     async def handed_on(request: Request) -> Response:
-        tenant = tenancy.identify(_key(request))
+        asked = relay.tenancy.request(_key(request))
         if not _BATCH_PATH.fullmatch(request.url.path):
             raise HTTPException(404, "Not Found")
         if service is None:
             message = "Files and batches are switched off at this gateway; see docs/batches.md."
             raise ApiError(ErrorCode.NOT_FOUND, message)
-        return await service.ask(request, tenant.id)
+        try:
+            asked.count()
+        except ApiError as error:
+            relay.metrics.refused(error.code, asked.tenant.id)
+            raise
+        return await service.ask(request, asked)
 
     for path in BATCH_PATHS:
         for route in (path, path + "/{rest:path}"):

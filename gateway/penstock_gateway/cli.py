@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvloop
 
-from penstock_contract.flags import duration_flag, quantity_flag
+from penstock_contract.flags import duration_flag, port_flag, quantity_flag
 from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--batches", help="URL of the batch service, which has /v1/files and /v1/batches")
     add("--host", default="127.0.0.1")
-    add("--port", type=int, default=8000)
+    add("--port", type=port_flag, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
     add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
     add(

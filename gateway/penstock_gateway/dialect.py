@@ -5,19 +5,20 @@ same for all.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import orjson
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.on_behalf import Ticket
+from penstock_gateway.client_json import Json, json_object
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.client_connection import Headers
 
 CHAT: Final = "/v1/chat/completions"
-
-Json = dict[str, Any]
 
 
 class Translation(Protocol):
@@ -68,13 +69,15 @@ class TranslatedCall(Call):
         self._head: Headers = []
         self._held = bytearray()
 
-    async def read(self, most: int) -> bytes:
+    async def read(self, most: int, ticket: Ticket | None = None) -> bytes:
         """Return the body of the chat completion that is asked for.
 
         Raises:
-            ApiError: it is too large, or cannot be translated.
+            ApiError: it is refused by `Call.read`, or cannot be translated.
         """
-        self._asked = _object(await self._inner.read(most))
+        body = await self._inner.read(most, ticket)
+        check_values(body)
+        self._asked = json_object(body)
         try:
             return orjson.dumps(self._dialect.request(self._asked))
         except orjson.JSONEncodeError as error:
@@ -101,16 +104,26 @@ class TranslatedCall(Call):
     def end(self) -> None:
         """The answer is whole."""
         if self._stream is None:
-            body = orjson.dumps(self._translated(orjson.loads(self._held)))
+            body = orjson.dumps(self._translated())
             length = (b"content-length", str(len(body)).encode())
             self._inner.begin(self._status, [*self._head, length])
             self._inner.write(body)
         self._inner.end()
 
-    def _translated(self, found: Json) -> Json:
+    def _translated(self) -> Json:
         if self._status >= ErrorCode.INVALID_REQUEST.status:
-            return self._dialect.error(found, self._status)
-        return self._dialect.response(found, self._asked)
+            return self._dialect.error(_error_in(self._held), self._status)
+        return self._dialect.response(orjson.loads(self._held), self._asked)
+
+
+def _error_in(body: bytearray) -> Json:
+    """Return an error in OpenAI's shape, whatever a worker, or what is before it, has said."""
+    with suppress(ApiError):
+        found = json_object(body)
+        if isinstance(found.get("error"), dict):
+            return found
+    message = "The request was refused by its worker, which did not say why."
+    return ApiError(ErrorCode.UPSTREAM_FAILED, message).body()
 
 
 def event_data(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
@@ -123,14 +136,3 @@ def event_data(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
 def event(found: Mapping[str, Any]) -> bytes:
     """Return a server-sent event that is named by its type."""
     return b"event: %b\ndata: %b\n\n" % (str(found["type"]).encode(), orjson.dumps(found))
-
-
-def _object(body: bytes) -> Json:
-    check_values(body)
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ApiError(ErrorCode.INVALID_JSON, "the body is not a JSON object")
-    return found

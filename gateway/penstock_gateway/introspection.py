@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_contract.fleet import GatewayWorkers
 from penstock_gateway.relay.relay import Relay
+from penstock_gateway.relay.waits import tell_held
 from penstock_gateway.status.collect import collect
 from penstock_gateway.status.snapshot import Status
 
@@ -32,6 +33,7 @@ class ProcessIntrospection:
 
     async def metrics(self) -> bytes:
         """See `Introspection.metrics`."""
+        tell_held(self._relay)
         return generate_latest(self._registry)
 
     async def workers(self) -> GatewayWorkers:

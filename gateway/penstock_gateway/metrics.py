@@ -1,14 +1,15 @@
 """Keeps the gateway's metrics, as declared in the contract; one outcome per admitted request."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from penstock_contract import metrics as declared
 from penstock_contract.errors import ErrorCode
 from penstock_contract.fleet import Fleet
-from penstock_contract.metrics import Fault, Outcome, Prefill
+from penstock_contract.metrics import Fault, Metric, Outcome, Prefill
+from penstock_contract.metrics import gateway as declared
 from penstock_gateway.fleet.source import FleetHealth
 from penstock_gateway.instruments import Histogram, Instruments, Number, Series
 
@@ -87,6 +88,20 @@ class GatewayMetrics:
         """A worker was put aside for being slow."""
         self._instruments.counter(declared.GATEWAY_EJECTIONS).labels(deployment).inc()
 
+    def held(self, found: Iterable[tuple[str, str, int]]) -> None:
+        """So many requests for a model wait for workers that have enough prompts."""
+        gauge = self._instruments.gauge(declared.GATEWAY_HELD)
+        gauge.clear()
+        for model, workers, count in found:
+            gauge.labels(model, workers).inc(count)
+
+    def prompt_tokens(self, found: Iterable[tuple[str, float]]) -> None:
+        """A prompt token of a model takes its fastest worker so many seconds."""
+        gauge = self._instruments.gauge(declared.GATEWAY_PROMPT_TOKEN)
+        gauge.clear()
+        for model, seconds in found:
+            gauge.labels(model).set(seconds)
+
     def fleet_health(self, health: FleetHealth) -> None:
         """How far the fleet can be relied on."""
         i = self._instruments
@@ -134,7 +149,7 @@ class OfModel:
         arrivals = declared.GATEWAY_SPARE_ARRIVALS if spare else declared.GATEWAY_ARRIVALS
         in_flight = declared.GATEWAY_SPARE_IN_FLIGHT if spare else declared.GATEWAY_IN_FLIGHT
 
-        def histogram(found: declared.Metric) -> Histogram:
+        def histogram(found: Metric) -> Histogram:
             """Times are for clients who wait; those of batches are not told."""
             return Histogram(found.buckets) if spare else i.histogram(found).labels(model)
 

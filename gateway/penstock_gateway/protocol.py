@@ -7,7 +7,7 @@ server wants of a connection, keep-alive and a graceful end, is the same for bot
 
 from collections import deque
 from collections.abc import Callable, Collection
-from socket import SO_SNDBUF, SOL_SOCKET
+from socket import IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NOTSENT_LOWAT
 from typing import Any, Final
 
 import httptools
@@ -24,10 +24,10 @@ from penstock_gateway.relay.pipelined import PipelinedRequest
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its headers; more is an attack or a mistake."""
-MAX_UNSENT: Final = 8 * 1024
-"""Bytes held for a client that does not read before whoever writes has to wait."""
 MAX_IN_KERNEL: Final = 64 * 1024
-"""The same in the kernel, which would let megabytes of an answer run ahead of its client."""
+"""Bytes that the kernel takes; it would let megabytes of an answer run ahead of its client."""
+MAX_UNSENT: Final = 16 * 1024
+"""Bytes of these that a client has no room for yet."""
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -80,8 +80,11 @@ class ClientProtocol:
         """Pipelined ones."""
         self._url = b""
         self._headers: Headers = []
-        self._head_bytes = 0
+        self._framing = 0
+        """Bytes of a head, of trailers, or of what is around chunks, since the last of a body."""
         self._in_head = True
+        self._got_body = False
+        """Since the last look."""
         self._expects_continue = False
         self._upgraded = False
 
@@ -89,8 +92,10 @@ class ClientProtocol:
 
     def connection_made(self, transport: Any) -> None:
         """A client has come."""
-        transport.set_write_buffer_limits(high=MAX_UNSENT)
-        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
+        transport.set_write_buffer_limits(high=0)  # who writes waits when the kernel is full
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(SOL_SOCKET, SO_SNDBUF, MAX_IN_KERNEL)
+        connection.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, MAX_UNSENT)
         self._connection = ClientConnection(transport, self._state, self._bodies, self._answered)
         self._state.connections.add(self)
         if len(self._state.connections) > self._most:
@@ -107,13 +112,16 @@ class ClientProtocol:
             if request is not None:
                 request.left()
         self._waiting.clear()
-        self._parser = None  # it and this refer to each other
+        # What refers to each other would stay until garbage is collected.
+        self._parser = self._current = self._arriving = None
+        self._connection.done = _nothing
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and count what belongs to an unfinished head."""
+        """Parse, and count what belongs to no body."""
         if self._upgraded:
             return
         self._timeouts.heard(self._loop.time())
+        self._got_body = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -121,11 +129,12 @@ class ClientProtocol:
         except httptools.HttpParserError:
             self._refuse(ApiError(ErrorCode.INVALID_REQUEST, "what was sent is not HTTP/1.1"))
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self._connection.transport.is_closing():
-                self._connection.transport.write(_TOO_LARGE)
-                self._connection.transport.close()
+        if self._got_body:
+            self._framing = 0
+        elif self._in_head or self._arriving is not None:
+            self._framing += len(data)
+            if self._framing > MAX_HEAD and not self._connection.transport.is_closing():
+                self._end_with(_TOO_LARGE)
 
     def eof_received(self) -> None:
         """Nothing more will come; asyncio closes the connection."""
@@ -149,7 +158,7 @@ class ClientProtocol:
     def on_message_begin(self) -> None:
         """A request begins."""
         self._url, self._headers = b"", []
-        self._in_head, self._head_bytes, self._expects_continue = True, 0, False
+        self._in_head, self._framing, self._expects_continue = True, 0, False
         self._timeouts.begins()
 
     def on_url(self, url: bytes) -> None:
@@ -157,7 +166,9 @@ class ClientProtocol:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One of its headers."""
+        """One of its headers; trailers are nobody's."""
+        if not self._in_head:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
@@ -178,6 +189,7 @@ class ClientProtocol:
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body has come."""
+        self._got_body = True
         self._timeouts.got(len(body))
         if self._arriving is not None:
             self._arriving.feed(body)
@@ -227,7 +239,7 @@ class ClientProtocol:
                     self._connection,
                     self._serve,
                     keep_alive=keep_alive,
-                    expects_continue=self._expects_continue,
+                    expects_continue=self._expects_continue and chunks,
                     knows_chunks=chunks,
                 )
         if self._delegate is None:
@@ -250,19 +262,27 @@ class ClientProtocol:
             self._connection.transport.resume_reading()
 
     def _refuse(self, error: ApiError) -> None:
+        """Say why as other refusals are said."""
+        body = orjson.dumps(error.body())
+        found = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            **error.headers(),
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
+        head = f"HTTP/1.1 {error.code.status} {error.code.code}\r\n{lines}\r\n"
+        self._end_with(head.encode() + body)
+
+    def _end_with(self, refusal: bytes) -> None:
         """Say why, unless that could be taken for a part of an answer, and close."""
         if self._current is None or not (self._current.begun or self._waiting):
-            body = orjson.dumps(error.body())
-            found = {
-                "content-type": "application/json",
-                "content-length": str(len(body)),
-                "connection": "close",
-                **error.headers(),
-            }
-            lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
-            head = f"HTTP/1.1 {error.code.status} {error.code.code}\r\n{lines}\r\n"
-            self._connection.transport.write(head.encode() + body)
+            self._connection.transport.write(refusal)
         self._connection.transport.close()
+
+
+def _nothing() -> None:
+    """Nobody waits for an answer to a client that has gone."""
 
 
 def _path(url: bytes) -> bytes:

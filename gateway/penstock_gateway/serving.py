@@ -38,7 +38,8 @@ from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.gate import room_for_all
 from penstock_gateway.relay.prober import Prober
 from penstock_gateway.relay.profiler import Profiler
-from penstock_gateway.relay.relay import Relay, RelaySettings
+from penstock_gateway.relay.relay import Relay
+from penstock_gateway.relay.settings import RelaySettings
 from penstock_gateway.routing.prefix_index import PrefixIndex
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router

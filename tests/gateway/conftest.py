@@ -8,7 +8,7 @@ from gateway_process import GatewayProcess
 from stub_worker import StubWorker
 
 from penstock_contract.api import Role
-from penstock_contract.api.engine import Task
+from penstock_contract.api.engine import EngineType, Task
 from penstock_contract.fleet import (
     Fleet,
     FleetCanary,
@@ -48,6 +48,9 @@ class Gateway(GatewayProcess):
         tpot: float | None = None,
         ttft: float | None = None,
         task: Task = Task.AUTO,
+        engine: EngineType = EngineType.PENSTOCK,
+        resume_streams: bool = True,
+        parsers: tuple[str, ...] = (),
     ) -> None:
         """Write a fleet of these workers and wait until the gateway follows it."""
         self.generation += 1
@@ -62,6 +65,9 @@ class Gateway(GatewayProcess):
             tpot=tpot,
             ttft=ttft,
             task=task,
+            engine=engine,
+            resume_streams=resume_streams,
+            parsers=parsers,
         )
         Fleet(
             generation=self.generation,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ async def tight(gateway: Any, tmp_path: Path) -> AsyncIterator[Any]:
 
 
 async def held(gateway: Any) -> int:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with plain_http.client() as client:
         text = (await client.get(f"{gateway.url}/metrics")).text
     (line,) = [row for row in text.splitlines() if row.startswith("penstock_gateway_request_body")]
     return int(float(line.split()[1]))

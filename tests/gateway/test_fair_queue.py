@@ -1,11 +1,18 @@
 """The order of waiting requests, and who is refused when too many wait."""
 
+import random
 from collections import Counter
+from math import inf
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.admission.fair_queue import OLDEST_EVERY, RESERVE, Entry, FairQueue
+from penstock_contract.first_token import OLDEST_EVERY
+from penstock_gateway.admission.fair_queue import RESERVE, Entry, FairQueue
+from penstock_gateway.build import is_compiled
+from penstock_gateway.routing.destination import Destination
 
 
 def queue(max_requests: int = 1000, max_bytes: int = 1 << 30) -> FairQueue:
@@ -15,7 +22,7 @@ def queue(max_requests: int = 1000, max_bytes: int = 1 << 30) -> FairQueue:
 
 
 def served(found: FairQueue, turns: int = 10_000) -> list[Entry]:
-    order = []
+    order: list[Entry] = []
     while len(order) < turns and (entry := found.pop()):
         order.append(entry)
     return order
@@ -26,6 +33,7 @@ offers = st.lists(
         Entry,
         id=st.integers(),
         cost=st.integers(0, 500),
+        held=st.integers(0, 500),
         priority=st.integers(-2, 2),
         share=st.sampled_from("ab"),
         weight=st.integers(1, 4),
@@ -39,7 +47,8 @@ offers = st.lists(
 def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
     entries: list[Entry], most: int, most_bytes: int
 ) -> None:
-    found, waiting = queue(most, most_bytes), {}
+    found = queue(most, most_bytes)
+    waiting: dict[int, Entry] = {}
     for entry in entries:
         shed = found.offer(entry)
         if shed is not None:
@@ -52,7 +61,7 @@ def test_bounds_hold_and_everyone_is_served_shed_or_refused_once(
                 del waiting[victim.id]
             waiting[entry.id] = entry
         assert len(found) == len(waiting) <= most
-        assert sum(e.cost for e in waiting.values()) <= most_bytes
+        assert sum(e.held for e in waiting.values()) <= most_bytes
     assert {e.id for e in served(found)} == set(waiting)
     assert len(found) == 0
 
@@ -79,7 +88,8 @@ def test_in_a_flood_of_the_lowest_class_nobody_waits_only_to_be_refused() -> Non
 
 @given(offers)
 def test_a_refusal_is_never_for_want_of_trying(entries: list[Entry]) -> None:
-    found, waiting = queue(max_requests=5), {}
+    found = queue(max_requests=5)
+    waiting: dict[int, Entry] = {}
     for entry in entries:
         shed = found.offer(entry)
         if shed is None:
@@ -239,3 +249,84 @@ def test_whatever_is_late_everybody_leaves_once(entries: list[tuple[float, bool]
         found.remove(number)
     stayed = {number for number, (_, stays) in enumerate(entries) if stays}
     assert {entry.id for entry in served(found)} == stayed
+
+
+HERE, THERE = Destination(), Destination(split=True)
+
+
+def test_those_whose_workers_are_busy_stand_in_nobodys_way() -> None:
+    found = queue()
+    for number in range(20):
+        found.offer(Entry(number, cost=1, lane=HERE))
+    for number in range(20, 30):
+        found.offer(Entry(number, cost=1, lane=THERE))
+    order = [entry.id for _ in range(10) if (entry := found.pop(lanes=[THERE]))]
+    assert order == list(range(20, 30))
+    assert found.pop(lanes=[THERE]) is None
+    assert (found.waiting_in(HERE), found.waiting_in(THERE)) == (20, 0)
+    assert [entry.id for entry in served(found)] == list(range(20))
+
+
+def test_a_lower_class_goes_where_the_higher_one_cannot() -> None:
+    found = queue()
+    found.offer(Entry(1, cost=1, priority=10, lane=HERE))
+    found.offer(Entry(2, cost=1, priority=0, lane=THERE))
+    entry = found.pop(lanes=[THERE])
+    assert entry is not None
+    assert entry.id == 2
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0, 10), st.sampled_from("ab")), max_size=60),
+    st.lists(st.sets(st.sampled_from([HERE, THERE])), max_size=60),
+)
+def test_everybody_goes_once_and_only_where_there_is_room(
+    entries: list[tuple[bool, float, str]], rooms: list[set[Destination]]
+) -> None:
+    found, went = queue(), []
+    for number, (split, latest, share) in enumerate(entries):
+        lane = Destination(split=split)
+        found.offer(Entry(number, cost=1, share=share, latest=latest, lane=lane))
+    for now, lanes in enumerate(rooms):
+        possible = sum(found.waiting_in(lane) for lane in lanes)
+        entry = found.pop(float(now), lanes)
+        assert (entry is not None) == bool(possible)
+        if entry is not None:
+            assert entry.lane in lanes
+            went.append(entry.id)
+    went += [entry.id for entry in served(found)]
+    assert sorted(went) == list(range(len(entries)))
+
+
+def counted() -> Any:
+    """Return entries that count how often anybody looks at one, or compares it with another."""
+
+    class Counted(Entry):
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            Counted.looks += 1
+            return super().__getattribute__(name)
+
+        def __eq__(self, other: object) -> bool:
+            Counted.looks += 1
+            return self is other
+
+        __hash__ = None  # type: ignore[assignment]
+
+    return Counted
+
+
+@pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be counted")
+@pytest.mark.parametrize("late", [False, True])
+def test_in_a_long_line_who_leaves_costs_no_more_than_in_a_short_one(late: bool) -> None:
+    many, found, kind = 3000, queue(max_requests=10_000), counted()
+    for number in range(many):
+        latest = -1.0 if late and number % 2 else inf
+        found.offer(kind(number, cost=1, share="ab"[number % 2], latest=latest))
+    found.pop()  # who is late is known now
+    kind.looks = 0
+    for number in random.Random(1).sample(range(many), many):  # clients that wait no longer
+        found.remove(number)
+    assert len(found) == 0
+    assert kind.looks < 50 * many

@@ -10,7 +10,10 @@ from penstock_contract.api import Role
 from penstock_contract.first_token import FEWEST_PROMPTS, backlog
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue, FleetWorker
 from penstock_gateway.relay.gate import Gates
+from penstock_gateway.relay.hold import Asked
+from penstock_gateway.routing.destination import Destination
 from penstock_gateway.routing.prefix_index import PrefixIndex
+from penstock_gateway.routing.room import room_in
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.speed import Speed
 from penstock_gateway.routing.ticket import Prompt, Ticket
@@ -99,7 +102,7 @@ class Pool:
     async def _request(self, size: int) -> None:
         task = asyncio.current_task()
         assert task is not None
-        permit = self.gates.offer(self.model, CLASS, size)
+        permit = self.gates.offer(self.model, CLASS, Asked(size))
         ticket: Ticket | None = None
         try:
             await permit.granted()
@@ -121,9 +124,10 @@ class Pool:
     def _capacity(self, model: FleetModel) -> int:
         return len(self.workers) * QUEUE.per_worker
 
-    def _wants_prompt(self, model: FleetModel) -> bool:
+    def _wants_prompt(self, model: FleetModel, _: Destination) -> bool:
         assert model.ttft is not None
-        return self.router.wants_prompt(self.workers, backlog(model.ttft), self._now())
+        loads = self.router.working(self.workers, self._now())
+        return room_in(loads, backlog(model.ttft)) <= 0.0
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

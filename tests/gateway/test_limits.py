@@ -8,6 +8,8 @@ from penstock_contract.api.tenant import Limits
 from penstock_contract.errors import ErrorCode
 from penstock_gateway.tenants.bucket import Bucket
 from penstock_gateway.tenants.meter import LimitReached, Meter, duration
+from penstock_gateway.tenants.tenant import ANYONE
+from penstock_gateway.tenants.tenant_request import TenantRequest
 
 amounts = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 50)), max_size=40)
 
@@ -130,3 +132,33 @@ def test_changed_limits_hold_at_once() -> None:
 )
 def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("spare", "code", "left"),
+    [
+        (True, ErrorCode.NO_CAPACITY, 2),
+        (True, ErrorCode.MODEL_NOT_FOUND, 1),
+        (False, ErrorCode.NO_CAPACITY, 1),
+    ],
+)
+def test_a_batchs_request_that_comes_again_until_there_is_room_counts_once(
+    spare: bool, code: ErrorCode, left: int
+) -> None:
+    found = meter(requests_per_minute=2)
+    asked = TenantRequest(ANYONE, found, lambda: 0.0, spare=spare)
+    asked.begin()
+    asked.refused(code)
+    asked.finish()
+    assert found.left(0.0)["x-ratelimit-remaining-requests"] == str(left)
+    assert found.begun == 2 - left, "what other processes take, too"
+
+
+def test_what_is_refused_for_its_limit_is_not_given_back() -> None:
+    found = meter(requests_per_minute=1)
+    found.begin(0.0)
+    asked = TenantRequest(ANYONE, found, lambda: 0.0, spare=True)
+    with pytest.raises(LimitReached) as refused:
+        asked.begin()
+    asked.refused(refused.value.code)
+    assert found.begun == 1

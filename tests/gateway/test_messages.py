@@ -26,7 +26,7 @@ def client(gateway: Any, **options: Any) -> Any:
 
 
 async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
-    async with ChatWorker("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("unstreamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         message = await asking.messages.create(
             model="m",
@@ -85,7 +85,7 @@ async def test_a_stream_gives_the_same_message(gateway: Any) -> None:
 
 
 async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any) -> None:
-    async with ChatWorker("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("unstreamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         use = {"type": "tool_use", "id": "call_1", "name": "look", "input": {"at": 1}}
         thought = {"type": "thinking", "thinking": "…", "signature": "x"}
@@ -121,7 +121,7 @@ async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any
     ("script", "model", "error"),
     [
         ("refuse", "m", "BadRequestError"),
-        ("whole", "nobody", "NotFoundError"),
+        ("unstreamed", "nobody", "NotFoundError"),
         ("die", "m", "InternalServerError"),
     ],
 )

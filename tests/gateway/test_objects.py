@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_contract.api import Role
+from penstock_contract.api import EngineType, Role
 from penstock_contract.fleet import FleetCanary, FleetClass, WorkerState
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
 from penstock_gateway.fleet.objects import Claim, claim, fleet, worker
@@ -133,6 +133,24 @@ def test_a_canary_is_told_from_the_status() -> None:
     found = claim(deployment(status={"canary": canary}))
     assert found.canary == FleetCanary(revision="abc", weight=10)
     assert claim(deployment(status={})).canary is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parsers"),
+    [
+        (["--tool-call-parser=hermes", "--reasoning_parser", "qwen3"], ("hermes", "qwen3")),
+        (["--config", "flags.yaml", "--dtype=auto"], ("flags.yaml",)),
+        (['--override-generation-config={"a": "--config"}'], ()),
+    ],
+)
+def test_the_engine_and_its_parsers_are_told(
+    arguments: list[str], parsers: tuple[str, ...]
+) -> None:
+    spec = {"model": {}, "engine": {"type": "VLLM", "extraArgs": arguments, "newer": 1}}
+    (found,) = fleet([claim(deployment(spec=spec))], [], 1)[0].models
+    assert (found.engine, found.parsers) == (EngineType.VLLM, parsers)
+    other = {"model": {}, "engine": {"type": "Other"}}
+    assert claim(deployment(spec=other)).engine is EngineType.PENSTOCK
 
 
 def test_how_requests_wait_is_told_from_the_spec() -> None:

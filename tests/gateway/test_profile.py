@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_worker import StubWorker
 
+from penstock_contract.step_cost import StepCost
 from penstock_gateway.routing.profile import Profile, profile
 from penstock_gateway.routing.speed import Speed
 
@@ -21,7 +22,8 @@ vllm:cache_config_info{block_size="16",enable_prefix_caching="True",engine="0",n
 
 
 def test_a_worker_tells_its_speed_and_its_room() -> None:
-    assert profile(METRICS) == Profile(Speed(0.015, 2e-4, 3e-5), 16_000)
+    cost = StepCost(0.015, 2e-4, 3e-5, 1e-7)
+    assert profile(METRICS) == Profile(Speed(0.015, 2e-4, 3e-5), 16_000, cost)
 
 
 def test_the_engines_of_a_worker_count_together() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer, of_stream
+from penstock_gateway.routing.prompt_usage import PromptUsage, first_token_of, of_answer, of_stream
 
 USAGE = {"prompt_tokens": 120, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 64}}
 
@@ -73,3 +73,13 @@ def test_other_streams_tell_nothing() -> None:
         b": resume id=x created=1 seed=2\ndata: cached=5\n\n",
     ):
         assert both(of_stream(first)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(b"250", 0.25), (b"0", 0.0), (b"", None), (b"-1", None), (b"1e3", None), (b"9" * 40, None)],
+)
+def test_a_worker_tells_of_a_first_token_in_milliseconds(
+    header: bytes, seconds: float | None
+) -> None:
+    assert first_token_of(header) == seconds

@@ -1,14 +1,18 @@
 """Requests that wait at the gateway until a worker has room."""
 
 import asyncio
+import re
 from typing import Any
 
+import plain_http
 import pytest
 from stream_auditor import Recording, record
 from stub_worker import OK, StubWorker
 
 from penstock_contract import headers
-from penstock_contract.fleet import FleetClass, FleetQueue
+from penstock_contract.api import Role
+from penstock_contract.api.inference import DisaggregationMode
+from penstock_contract.fleet import FleetCanary, FleetClass, FleetDisaggregation, FleetQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +55,13 @@ class Turnstile(StubWorker):
 async def waiting(gateway: Any, count: int) -> None:
     async def as_many() -> bool:
         return bool(await gateway.metric("penstock_gateway_queued") == count)
+
+    await gateway.until(as_many)
+
+
+async def seen(gateway: Any, worker: StubWorker, count: int) -> None:
+    async def as_many() -> bool:
+        return len(worker.seen) == count
 
     await gateway.until(as_many)
 
@@ -176,11 +187,11 @@ LONG = "word " * 4000
 MEASURED = 'penstock_worker_step_cost_seconds{model_name="m",term="prefill_token"} 1e-4\n'
 
 
-async def told(gateway: Any) -> None:
-    """Wait until the gateway knows how fast the only worker is."""
+async def told(gateway: Any, workers: int = 1) -> None:
+    """Wait until the gateway knows how fast so many workers are."""
 
     async def known() -> bool:
-        return "of KV" in gateway.said()
+        return bool(gateway.said().count("of KV") >= workers)
 
     await gateway.until(known)
 
@@ -235,3 +246,72 @@ async def test_nobody_waits_for_an_answer_whose_first_token_cannot_be_seen(gatew
         for _ in range(4):
             worker.tickets.release()
         assert [(await found).body for found in asking] == [OK] * 4
+
+
+async def test_prompts_wait_for_prefill_workers_while_those_that_decode_are_idle(
+    gateway: Any,
+) -> None:
+    always = FleetDisaggregation(mode=DisaggregationMode.ALWAYS)
+    async with Turnstile(MEASURED) as prefill, StubWorker("stream") as decode:
+        await gateway.serve(
+            prefill, decode, roles={prefill: Role.PREFILL, decode: Role.DECODE},
+            queue=queue(per_worker=100), disaggregation=always, ttft=2.0,
+        )  # fmt: skip
+        await told(gateway)
+        body = {"model": "m", "prompt": LONG, "stream": True}
+        asking = [asyncio.create_task(record(gateway.url, CHAT, body)) for _ in range(5)]
+        await waiting(gateway, 3)
+        await seen(gateway, prefill, 2)
+        held = {"model": "m", "workers": "prefill"}
+        assert await gateway.metric("penstock_gateway_held", **held) == 3
+        async with plain_http.client(gateway.url) as client:
+            page = (await client.get("/status")).text
+        row = '<td>prefill</td><td class="n">3</td><td>workers have enough prompts</td>'
+        assert row in page
+        for _ in range(5):
+            prefill.tickets.release()
+        assert [found.status for found in await asyncio.gather(*asking)] == [200] * 5
+        assert len(prefill.seen) == 5
+        assert await gateway.metric("penstock_gateway_held", **held) == 0
+        async with plain_http.client(gateway.url) as client:
+            page = (await client.get("/status")).text
+        assert re.search(r"waited=0\.\d+s for=prefill</span>", page)
+
+
+async def test_prompts_of_a_revisions_sessions_wait_for_its_workers_alone(gateway: Any) -> None:
+    async with Turnstile(MEASURED) as old, Turnstile(MEASURED) as new:
+        await gateway.serve(
+            old, new, revisions={old: "old", new: "new"},
+            canary=FleetCanary(revision="new", weight=0),
+            queue=queue(per_worker=100), ttft=2.0,
+        )  # fmt: skip
+        await told(gateway, 2)
+        body = {"model": "m", "prompt": LONG, "stream": True}
+        asking = [asyncio.create_task(record(gateway.url, CHAT, body)) for _ in range(5)]
+        await waiting(gateway, 3)
+        await seen(gateway, old, 2)
+        assert not new.seen
+        for _ in range(5):
+            old.tickets.release()
+        assert [found.status for found in await asyncio.gather(*asking)] == [200] * 5
+
+
+async def test_it_is_told_when_no_worker_is_there_or_has_room(gateway: Any) -> None:
+    async def page() -> str:
+        async with plain_http.client(gateway.url) as client:
+            return (await client.get("/status")).text
+
+    await gateway.serve(queue=queue())
+    first = asyncio.create_task(ask(gateway))
+    await waiting(gateway, 1)
+    assert "<td>no worker is ready</td>" in await page()
+    async with Turnstile() as worker:
+        await gateway.serve(worker, queue=queue())
+        await waiting(gateway, 0)
+        second = asyncio.create_task(ask(gateway))
+        await waiting(gateway, 1)
+        assert "<td>workers run as many requests as they can</td>" in await page()
+        assert await gateway.metric("penstock_gateway_held") == 0
+        worker.tickets.release()
+        worker.tickets.release()
+        assert [(await found).body for found in (first, second)] == [OK] * 2

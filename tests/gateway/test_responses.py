@@ -17,7 +17,7 @@ from penstock_gateway.responses.response import ResponseStream, response_of
 
 pytestmark = pytest.mark.anyio
 
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "name": "look",
     "description": "at it",
@@ -33,21 +33,22 @@ def client(gateway: Any) -> openai.AsyncOpenAI:
 
 
 async def test_an_answer_that_is_not_streamed(gateway: Any) -> None:
-    async with ChatWorker("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("unstreamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         response = await asking.responses.create(
             model="m",
             input="hi",
             instructions="Be brief.",
             max_output_tokens=20,
-            tools=[TOOL],  # type: ignore[list-item]
+            tools=[TOOL],
             tool_choice="required",
             text={"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}},
         )
         assert response.output_text == "Hello"
         assert response.status == "completed"
         message, call = response.output
-        assert (message.type, call.type) == ("message", "function_call")
+        assert message.type == "message"
+        assert call.type == "function_call"
         assert (call.name, call.arguments, call.call_id) == ("look", '{"at": 1}', "call_1")
         assert response.usage is not None
         assert response.usage.input_tokens_details.cached_tokens == 8
@@ -100,7 +101,7 @@ async def test_a_stream_gives_the_same_response(gateway: Any) -> None:
 
 
 async def test_a_conversation_with_tools_is_said_in_the_other_words(gateway: Any) -> None:
-    async with ChatWorker("whole") as worker, client(gateway) as asking:
+    async with ChatWorker("unstreamed") as worker, client(gateway) as asking:
         await gateway.serve(worker)
         made = {"type": "function_call", "call_id": "call_1", **FUNCTION}
         items: list[Any] = [
@@ -194,7 +195,7 @@ requests = st.fixed_dictionaries(
 @given(requests)
 def test_whatever_is_sent_is_said_or_refused_by_path(body: dict[str, Any]) -> None:
     try:
-        said = str(chat_of(body)["messages"])
+        said: str | None = str(chat_of(body)["messages"])
     except ApiError as error:
         said = error.param
     assert said

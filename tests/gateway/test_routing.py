@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_contract.fleet import FleetWorker
-from penstock_gateway.routing.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from penstock_gateway.routing.breaker import ERRORS, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from penstock_gateway.routing.policies import rank_by
 from penstock_gateway.routing.policy import COMPUTING, NEAR, STICKINESS, Candidate, rank
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
@@ -195,6 +195,40 @@ def test_a_probe_lets_a_worker_back_in_and_does_not_excuse_it() -> None:
     breaker = Breaker().failed(0.0).failed(1.0).probed()
     assert not breaker.open
     assert breaker.failed(2.0).probe_at == 2.0 + 4 * FIRST_PAUSE
+
+
+def broken_off(breaker: Breaker, count: int, now: float) -> Breaker:
+    for _ in range(count):
+        breaker = breaker.succeeded().broke_off(now)  # it begins well each time
+    return breaker
+
+
+def test_answers_broken_off_in_a_row_open_a_breaker_for_longer_each_time() -> None:
+    breaker = broken_off(Breaker(), ERRORS - 1, 0.0)
+    assert not breaker.open
+    now, pauses = 0.0, []
+    for _ in range(4):
+        breaker = broken_off(breaker, 1, now)
+        assert breaker.open
+        assert not breaker.only_breaks_off
+        pauses.append(breaker.probe_at - now)
+        now = breaker.probe_at
+        breaker = breaker.probed()
+        assert breaker.only_breaks_off
+    assert pauses == [FIRST_PAUSE * 2**n for n in range(4)]
+
+
+def test_streams_broken_off_at_once_are_one_accident() -> None:
+    breaker = Breaker()
+    for _ in range(100):
+        breaker = breaker.broke_off(7.0)
+    assert breaker.probe_at == 7.0 + FIRST_PAUSE
+
+
+def test_a_whole_answer_makes_a_breaker_forget_those_that_were_broken_off() -> None:
+    breaker = broken_off(Breaker(), ERRORS - 1, 0.0).succeeded()
+    assert broken_off(breaker, 1, 0.0).open
+    assert not broken_off(breaker.finished(), 1, 0.0).open
 
 
 def workers(*names: str) -> list[FleetWorker]:

@@ -8,16 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_contract import metrics as declared
 from penstock_contract.api import Role
 from penstock_contract.api.tenant import Limits
 from penstock_contract.api_keys import hash_of
 from penstock_contract.fleet import FleetWorker, WorkerLoad, WorkerState
+from penstock_contract.metrics import gateway as declared
 from penstock_gateway.admission.processes import Level, ProcessIndex, has_room, per_process
 from penstock_gateway.routing.prefix_index import PrefixIndex, prefix_keys
 from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.quarantine import Quarantine
+from penstock_gateway.routing.room import room_in
 from penstock_gateway.routing.router import Router
+from penstock_gateway.routing.speed import Speed
 from penstock_gateway.routing.ticket import Prompt, Ticket
 from penstock_gateway.siblings.change_log import ChangeLog
 from penstock_gateway.siblings.frames import Frames, frame
@@ -218,6 +220,52 @@ def test_what_a_sibling_has_on_a_worker_sends_requests_elsewhere_until_it_ends()
     other.elsewhere(0, {}, whole=True)
     fresh = {c.id: c.candidate for c in other.rank(FLEET, Prompt(), tie=0, now=NOW)}
     assert (fresh[ticket.worker].resident, fresh[ticket.worker].outstanding) == (0, 0)
+
+
+def test_prompts_that_a_sibling_gave_to_a_worker_count_when_another_one_is_to_go_there() -> None:
+    both = Routers(2)
+    one, other = both.all
+    for router in both.all:
+        router.profile("a", Speed(token=1e-3), None)
+
+    def room(router: Router) -> float:
+        return room_in(router.working(FLEET[:1], NOW), backlog=0.25)
+
+    def give(router: Router) -> Ticket:
+        prompt = Prompt(size=8000)
+        return router.take(router.rank(FLEET[:1], prompt, tie=0, now=NOW)[0], prompt, NOW)
+
+    first = give(one)
+    both.tell()
+    assert room(one) == room(other) == 0.0, "one prompt is too few"
+    give(other)
+    both.tell()
+    assert room(one) > 0.0
+    assert room(other) > 0.0
+    one.answered(first, NOW)
+    both.tell()
+    assert room(one) == room(other) == 0.0
+
+
+def test_nobody_waits_for_prompts_of_a_sibling_that_has_fallen_silent() -> None:
+    both = Routers(2)
+    one, other = both.all
+    other.profile("a", Speed(token=1e-3), None)
+    for _ in range(3):
+        prompt = Prompt(size=8000)
+        one.take(one.rank(FLEET[:1], prompt, tie=0, now=NOW)[0], prompt, NOW)
+    both.tell()
+
+    def found() -> tuple[bool, int]:
+        choice = other.rank(FLEET[:1], Prompt(), tie=0, now=NOW)[0]
+        room = room_in(other.working(FLEET[:1], NOW), backlog=0.25)
+        return room <= 0.0, choice.candidate.resident
+
+    assert found() == (False, 3)
+    other.still(0)
+    assert found() == (True, 3), "its requests may still be there"
+    other.elsewhere(0, one.loads(None, NOW), whole=True)
+    assert found() == (False, 3), "it goes on"
 
 
 def test_loads_are_right_again_after_an_update_that_did_not_arrive() -> None:

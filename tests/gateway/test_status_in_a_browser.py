@@ -63,16 +63,17 @@ async def test_its_tables_are_there_without_scripts(gateway: Any, tab: Tab) -> N
         tab.call("Emulation.setScriptExecutionDisabled", value=True)
         await asyncio.to_thread(tab.open, f"{gateway.url}/status")
         heads = tab.evaluate("[...document.querySelectorAll('h2')].map(e => e.textContent)")
-        assert heads == ["Models", "Pools", "Queues", "Workers", "Last decisions"]
+        tables = ["Models", "Pools", "Queues", "Waiting for", "Workers", "Last decisions"]
+        assert heads == tables
         rows = tab.evaluate(
-            "[...document.querySelectorAll('section:nth-of-type(4) tbody tr')]"
+            "[...document.querySelectorAll('section:nth-of-type(5) tbody tr')]"
             ".map(r => [...r.cells].map(c => c.textContent))"
         )
         assert {(row[0], row[5]) for row in rows} == {
             (f"w{worker.port}", "Ready"),
             (f"w{draining.port}", "Draining"),
         }
-        decided = "document.querySelectorAll('section:nth-of-type(5) tbody tr').length"
+        decided = "document.querySelectorAll('section:nth-of-type(6) tbody tr').length"
         assert tab.evaluate(decided) == 3
 
 

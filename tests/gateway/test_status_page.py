@@ -21,6 +21,7 @@ from penstock_gateway.status.snapshot import (
     PoolRow,
     QueueRow,
     Status,
+    WaitRow,
     WorkerRow,
 )
 from penstock_gateway.tenants.registry import TenantRegistry
@@ -37,8 +38,12 @@ FULL = Status(
     models=(ModelRow("m", ("alias",), "d", 1, 2, 3, 4000, 0.876, "r2: 10 %"),),
     pools=(PoolRow("d", "p", "Unified", 1, 2, 3),),
     queues=(QueueRow("m", "batch/team", -10, 4000),),
+    waits=(
+        WaitRow("m", "prefill", 3000, "workers have enough prompts", 0.25),
+        WaitRow("m", "proven", 1000, "no worker is ready", None),
+    ),
     workers=(
-        WorkerRow("w1", "d", "p", "Unified", "r1", "Ready", 3, 1234, 9, 0),
+        WorkerRow("w1", "d", "p", "Unified", "r1", "Ready", 3, 1234, 9, 0, 1.2e-4, 3e-6),
         WorkerRow("w2", "d", "p", "Unified", "", "Draining", 0, 0, 9, 2),
     ),
     decisions=(DecisionRow(3.2, "req-1", "m", "w1", 2, 90, 10, 0.0123, "ttft=0.012s"),),
@@ -75,8 +80,18 @@ class Page(HTMLParser):
 
 def test_everything_is_in_tables() -> None:
     found = Page(page.render(FULL))
-    assert found.elements["table"] == 5
-    for text in ("m alias", "88%", "4\u202f000", "batch/team", "-10", "Draining", "12 ms", "3 s"):
+    assert found.elements["table"] == 6
+    for text in (
+        "m alias",
+        "88%",
+        "4\u202f000",
+        "batch/team",
+        "-10",
+        "Draining",
+        "12 ms",
+        "3 s",
+        "120 ± 3 ms",
+    ):
         assert text in found.cells, text
 
 

@@ -30,7 +30,7 @@ JSON = {"content-type": "application/json"}
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_refusals(
+async def test_what_cannot_be_taken_is_refused_with_its_code(
     gateway: Any, content: bytes, headers: dict[str, str], status: int, code: str, param: str | None
 ) -> None:
     await gateway.serve()

@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 import openai
+import plain_http
 import pytest
 from stub_worker import StubWorker
 from tenants_file import TenantsFile
+from vllm_stand_in import VllmStandIn, prompt_of
 
+from penstock_contract.api.engine import EngineType
 from penstock_contract.fleet import FleetClass, FleetQueue
 
 pytestmark = pytest.mark.anyio
@@ -42,11 +45,11 @@ class Closed:
         return (await self.get("/v1/models", name)).status_code == 200
 
     async def get(self, path: str, name: str | None) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.gateway.url) as client:
+        async with plain_http.client(self.gateway.url) as client:
             return await client.get(path, headers=key(name))
 
     async def ask(self, name: str | None, path: str = CHAT, **fields: Any) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.gateway.url, timeout=20) as client:
+        async with plain_http.client(self.gateway.url, timeout=20) as client:
             return await client.post(path, json={**BODY, **fields}, headers=key(name))
 
 
@@ -140,7 +143,7 @@ async def test_a_worker_hears_the_tenants_salt_and_priority_and_no_forged_ones(
         heard: list[dict[str, str]] = []
         for name in ("one", "two", "three"):
             tier = "interactive" if name == "one" else "auto"
-            async with httpx.AsyncClient(base_url=closed.gateway.url) as client:
+            async with plain_http.client(closed.gateway.url) as client:
                 body = {**BODY, "service_tier": tier}
                 answer = await client.post(CHAT, json=body, headers={**key(name), **forged})
             assert answer.status_code == 200
@@ -207,6 +210,21 @@ async def test_tokens_are_reserved_and_what_was_not_used_comes_back(closed: Clos
         assert third.headers["x-ratelimit-limit-tokens"] == "1000"
         used = await closed.gateway.metric("penstock_gateway_tenant_tokens_total", tenant="team")
         assert used == 80
+
+
+async def test_tokens_of_a_stream_of_vllm_are_counted_by_their_ids(closed: Closed) -> None:
+    async with VllmStandIn(per_event=5) as worker:
+        await closed.gateway.serve(worker, engine=EngineType.VLLM)
+        await closed.admit(team={})
+        answer = await closed.ask("team", stream=True, max_tokens=20)
+        assert answer.text.count("data: {") < 20
+        used = len(prompt_of(BODY)) + 20
+
+        async def counted() -> bool:
+            name = "penstock_gateway_tenant_tokens_total"
+            return bool(await closed.gateway.metric(name, tenant="team") == used)
+
+        await closed.gateway.until(counted)
 
 
 async def test_concurrency_is_kept_and_freed_by_those_who_leave(closed: Closed) -> None:

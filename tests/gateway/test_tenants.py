@@ -255,6 +255,15 @@ def test_usage_is_read_from_the_bytes_that_pass_by(pieces: list[bytes], tokens: 
     assert usage.tokens == tokens
 
 
+def test_ids_that_went_by_count_more_than_events_and_less_than_usage() -> None:
+    usage = Usage(5)
+    usage.seen = 20
+    usage.saw(b'data: {"a":1}\n\n')
+    assert usage.tokens == 20
+    usage.saw(b'data: {"usage":{"total_tokens":50}}\n\n')
+    assert usage.tokens == 50
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "tenants.yaml"

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from http_threads import serving
 from stub_worker import StubWorker
 
 from penstock_gateway import traces
@@ -64,13 +64,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    found = Collector()
-    thread = threading.Thread(target=found.serve_forever)
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    with serving(Collector()) as found:
+        yield found
 
 
 @pytest.fixture

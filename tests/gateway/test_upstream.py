@@ -160,6 +160,30 @@ def test_reading_stops_while_the_client_is_behind_and_goes_on_after() -> None:
     run(scenario)
 
 
+def test_a_stream_whose_client_is_behind_is_read_again_when_it_is_asked_for() -> None:
+    async def scenario(connection: Connection, wire: Wire) -> None:
+        head = await asked(connection)
+        connection.data_received(chunked([b"a", b"b"])[:-5])
+        await head
+        taken: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            taken.append(data)
+            connection.pause()
+            return False
+
+        assert await connection.pump(take)
+        before = wire.reading
+        rest = asyncio.create_task(connection.pump(take))
+        await asyncio.sleep(0)
+        assert (before, wire.reading) == (False, True)
+        connection.data_received(chunked([b"c"])[-11:])
+        assert await rest
+        assert taken == [b"ab", b"c"]
+
+    run(scenario)
+
+
 def test_what_a_client_makes_it_wait_does_not_make_a_worker_slow() -> None:
     now = 0.0
 

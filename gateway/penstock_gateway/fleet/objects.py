@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from penstock_contract.api import Role
-from penstock_contract.api.engine import Engine, Task
+from penstock_contract.api.engine import Engine, EngineType, Task
 from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry, Slo
 from penstock_contract.api.stored import as_stored
 from penstock_contract.fleet import (
@@ -41,6 +41,9 @@ class Claim(Asked):
     ttft: float | None = None
     """Seconds to the first one."""
     task: Task = Task.AUTO
+    engine: EngineType = EngineType.PENSTOCK
+    parsers: tuple[str, ...] = ()
+    """vLLM's that divide its answers."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Conflict:
 
 def claim(found: Object) -> Claim:
     """Return what an InferenceDeployment asks for."""
-    names, slo = asked(found), _slo(found.get("spec", {}))
+    names, slo, engine = asked(found), _slo(found.get("spec", {})), _engine(found.get("spec", {}))
     return Claim(
         deployment=names.deployment,
         names=names.names,
@@ -71,6 +74,8 @@ def claim(found: Object) -> Claim:
         tpot=slo.tpot_seconds,
         ttft=slo.ttft_seconds,
         task=_task(found.get("spec", {})),
+        engine=engine.type,
+        parsers=engine.parsers,
     )
 
 
@@ -133,6 +138,8 @@ def _model(found: Claim, names: list[str], own: list[str]) -> FleetModel:
         tpot=found.tpot,
         ttft=found.ttft,
         task=found.task,
+        engine=found.engine,
+        parsers=found.parsers,
     )
 
 
@@ -188,6 +195,14 @@ def _task(spec: Mapping[str, Any]) -> Task:
         return Task(spec.get("engine", {}).get("task", Task.AUTO))
     except ValueError:
         return Task.AUTO
+
+
+def _engine(spec: Mapping[str, Any]) -> Engine:
+    """Return what workers run; Penstock's engine when the spec has other words for it."""
+    try:
+        return as_stored(Engine.model_validate, spec.get("engine", {}))
+    except ValidationError:
+        return Engine()
 
 
 def _state(pod: Object) -> WorkerState | None:

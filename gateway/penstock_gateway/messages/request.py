@@ -9,9 +9,7 @@ from typing import Any
 
 import orjson
 
-from penstock_contract.errors import ApiError, ErrorCode
-
-Json = dict[str, Any]
+from penstock_gateway.client_json import Json, invalid, json_list
 
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "service_tier")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -26,7 +24,7 @@ def chat_of(asked: Mapping[str, Any]) -> Json:
     """
     messages = asked.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "must be a list of messages")
+        raise invalid("messages", "must be a list of messages")
     found: Json = {name: asked[name] for name in _SAME if name in asked}
     found["messages"] = [*_system(asked.get("system")), *_messages(messages)]
     if found.get("stream") is True:
@@ -36,7 +34,8 @@ def chat_of(asked: Mapping[str, Any]) -> Json:
     if isinstance(asked.get("metadata"), dict) and asked["metadata"].get("user_id"):
         found["user"] = asked["metadata"]["user_id"]
     if asked.get("tools"):
-        found["tools"] = [_tool(tool, n) for n, tool in enumerate(_list(asked["tools"], "tools"))]
+        tools = json_list(asked["tools"], "tools")
+        found["tools"] = [_tool(tool, n) for n, tool in enumerate(tools)]
         found |= _tool_choice(asked.get("tool_choice"))
     return found
 
@@ -45,19 +44,20 @@ def _system(system: Any) -> Iterator[Json]:
     if isinstance(system, str) and system:
         yield {"role": "system", "content": system}
     elif system:
-        yield {"role": "system", "content": _text(_list(system, "system"), "system")}
+        yield {"role": "system", "content": _text(json_list(system, "system"), "system")}
 
 
 def _messages(messages: list[Any]) -> Iterator[Json]:
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
-            raise _wrong(f"{where}.role", "must be user or assistant")
+            raise invalid(f"{where}.role", "must be user or assistant")
         content = message.get("content")
         if isinstance(content, str):
             yield {"role": message["role"], "content": content}
             continue
-        blocks = [_block(b, f"{where}.content[{n}]") for n, b in enumerate(_list(content, where))]
+        listed = json_list(content, where)
+        blocks = [_block(b, f"{where}.content[{n}]") for n, b in enumerate(listed)]
         blocks = [block for block in blocks if block["type"] not in _LEFT_OUT]
         if message["role"] == "assistant":
             yield _assistant(blocks, f"{where}.content")
@@ -88,7 +88,7 @@ def _user(blocks: list[Json], where: str) -> Iterator[Json]:
     for block in blocks:
         if block["type"] == "tool_result":
             content = block.get("content") or ""
-            text = content if isinstance(content, str) else _text(_list(content, where), where)
+            text = content if isinstance(content, str) else _text(json_list(content, where), where)
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
     said = [block for block in blocks if block["type"] != "tool_result"]
     if said:
@@ -100,21 +100,21 @@ def _text(blocks: list[Any], where: str) -> str:
     for number, found in enumerate(blocks):
         block = _block(found, f"{where}[{number}]")
         if block["type"] != "text" or not isinstance(block.get("text"), str):
-            raise _wrong(f"{where}[{number}]", f"of type {block['type']!r}: only text is read")
+            raise invalid(f"{where}[{number}]", f"of type {block['type']!r}: only text is read")
         texts.append(block["text"])
     return "\n\n".join(texts)
 
 
 def _block(found: Any, where: str) -> Json:
     if not isinstance(found, dict) or not isinstance(found.get("type"), str):
-        raise _wrong(where, "must be an object with a type")
+        raise invalid(where, "must be an object with a type")
     return found
 
 
 def _tool(tool: Any, number: int) -> Json:
     where = f"tools[{number}]"
     if not isinstance(tool, dict) or tool.get("type", "custom") != "custom":
-        raise _wrong(f"{where}.type", "must be custom: tools of the provider are not there")
+        raise invalid(f"{where}.type", "must be custom: tools of the provider are not there")
     schema = tool.get("input_schema", {})
     names = {"name": tool.get("name"), "description": tool.get("description") or ""}
     return {"type": "function", "function": {**names, "parameters": schema}}
@@ -124,7 +124,7 @@ def _tool_choice(choice: Any) -> Json:
     if not choice:
         return {}
     if not isinstance(choice, dict):
-        raise _wrong("tool_choice", "must be an object with a type")
+        raise invalid("tool_choice", "must be an object with a type")
     found: Json = {}
     kind = str(choice.get("type"))
     if kind == "tool":
@@ -132,17 +132,7 @@ def _tool_choice(choice: Any) -> Json:
     elif kind in _CHOICES:
         found["tool_choice"] = _CHOICES[kind]
     else:
-        raise _wrong("tool_choice.type", "must be auto, any, tool or none")
+        raise invalid("tool_choice.type", "must be auto, any, tool or none")
     if choice.get("disable_parallel_tool_use") is True:
         found["parallel_tool_calls"] = False
     return found
-
-
-def _list(found: Any, where: str) -> list[Any]:
-    if not isinstance(found, list):
-        raise _wrong(where, "must be a list")
-    return found
-
-
-def _wrong(where: str, what: str) -> ApiError:
-    return ApiError(ErrorCode.INVALID_REQUEST, f"{where} {what}", param=where)

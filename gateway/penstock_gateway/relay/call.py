@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Final
 
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.on_behalf import Ticket
 from penstock_gateway.relay.client_connection import ClientConnection, Headers
 from penstock_gateway.relay.pipelined import PipelinedRequest
 
@@ -131,11 +132,15 @@ class Call(PipelinedRequest):
                 return value.decode("latin-1")
         return ""
 
-    async def read(self, most: int) -> bytes:
+    async def read(self, most: int, ticket: Ticket | None = None) -> bytes:
         """Return the body; it can be had once.
 
+        Args:
+            most: bytes that it may have.
+            ticket: by which the request was let in, if it was by one.
+
         Raises:
-            ApiError: it has more than `most` bytes, or there is no room for it.
+            ApiError: it is too large, there is no room for it, or the ticket is for another one.
         """
         if self.expects_continue:
             self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -148,6 +153,8 @@ class Call(PipelinedRequest):
         if len(self._body) > most:
             raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"the body has more than {most} bytes")
         body, self._body = bytes(self._body), bytearray()
+        if ticket is not None and not ticket.covers("POST", self.path, body):
+            raise ApiError(ErrorCode.INVALID_API_KEY, "The ticket was made for another request.")
         return body
 
     def begin(self, status: int, headers: Headers) -> None:
@@ -194,14 +201,13 @@ class Call(PipelinedRequest):
         self.connection.done()
 
     async def _run(self) -> None:
-        task = self._task
         try:
             await self.serve(self)
         finally:
-            self._task = None
             self._let_go()
-            if task is not None:
-                self.connection.state.tasks.discard(task)
+            if self._task is not None:
+                self.connection.state.tasks.discard(self._task)
+                self._task = None
             if not self.ended:
                 self._break_off()
 

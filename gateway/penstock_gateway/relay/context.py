@@ -11,8 +11,8 @@ from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.leases import Handoff, Leases
-from penstock_gateway.relay.record import Record
 from penstock_gateway.relay.request import ParsedRequest, fingerprint
+from penstock_gateway.relay.resumable_stream import ResumableStream
 from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import RetryBudget
@@ -49,6 +49,7 @@ class AdmittedRequest:
         call: Call,
         body: bytes,
         parsed: ParsedRequest,
+        prompt: Prompt,
         model: FleetModel,
         metrics: RequestMetrics,
         tenant_request: TenantRequest,
@@ -56,9 +57,12 @@ class AdmittedRequest:
         self.call = call
         self.body = body
         self.parsed = parsed
+        self.prompt = prompt
         self.model = model
         self.metrics = metrics
         self.tenant_request = tenant_request
+        self.waited = ""
+        """How long it had to wait, and for whom, for people; empty: it had not."""
 
     @property
     def fingerprint(self) -> int:
@@ -71,15 +75,14 @@ class RequestProgress:
 
     Args:
         id: of the request.
-        prompt: what routing knows of it.
+        stream: what it will have shown.
     """
 
-    def __init__(self, id: str, prompt: Prompt) -> None:  # noqa: A002 - as in logs and headers
+    def __init__(self, id: str, stream: ResumableStream) -> None:  # noqa: A002 - as in logs
         self.id = id
-        self.prompt = prompt
         self.handoff: Handoff | None = None
         """The prompt's KV, if a prefill worker keeps it."""
-        self.record = Record()
+        self.stream = stream
         self.number = 0
         """Of the present attempt, from 1."""
         self.broken_at = 0.0

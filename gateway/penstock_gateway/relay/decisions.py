@@ -18,14 +18,24 @@ class Decision:
         model: that it names.
         attempt: from 1; later ones are retries and resumed streams.
         choice: of the worker.
+        waited: how long the request had to wait before, for people; may be empty.
     """
 
-    def __init__(self, at: float, request: str, model: str, attempt: int, choice: Choice) -> None:
+    def __init__(
+        self,
+        at: float,
+        request: str,
+        model: str,
+        attempt: int,
+        choice: Choice,
+        waited: str = "",
+    ) -> None:
         self.at = at
         self.request = request
         self.model = model
         self.attempt = attempt
         self.choice = choice
+        self.waited = waited
 
 
 class Decisions:

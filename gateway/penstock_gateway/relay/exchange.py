@@ -1,9 +1,9 @@
 """Carries one request from worker to worker until it is answered.
 
 Until the client has seen something, a worker that fails costs a retry on the next best one. After
-that a stream with a resume journal goes on at another worker where it broke; one without, and all
-that cannot go on any further, ends with an error event and an unclean close, and what is not a
-stream with an unclean close alone, so that no client takes a part for the whole.
+that a stream that can be continued goes on at another worker where it broke; one that cannot, or
+not any further, ends with an error event and an unclean close, and what is not a stream with an
+unclean close alone, so that no client takes a part for the whole.
 """
 
 import asyncio
@@ -15,21 +15,22 @@ from contextlib import suppress
 from typing import Final
 
 from penstock_contract import headers
+from penstock_contract.api.engine import EngineType
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
-from penstock_contract.tasks import POOLING_PATHS
 from penstock_gateway.relay.attempt import Attempt, RefusalError
-from penstock_gateway.relay.client import Client
+from penstock_gateway.relay.client_answer import ClientAnswer
 from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
+from penstock_gateway.relay.continuable import plan
 from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.prefill import hand_over
+from penstock_gateway.relay.resumable_stream import ResumableStream
+from penstock_gateway.relay.token_stream import TokenStream
 from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.canary import attempts, preferred, session_key
 from penstock_gateway.routing.policy import Choice
-from penstock_gateway.routing.prefix_index import prefix_keys
-from penstock_gateway.routing.ticket import Prompt
 
 log = logging.getLogger("penstock.gateway.relay")
 
@@ -41,7 +42,6 @@ PATIENCE: Final = 10.0
 """Seconds that a broken stream waits for a worker, when there is none left to go on."""
 
 _REQUEST_ID: Final = headers.REQUEST_ID.encode()
-_AFFINITY: Final = headers.SESSION_AFFINITY.encode()
 
 Workers = Callable[[], Sequence[FleetWorker]]
 """Returns those that take requests now."""
@@ -63,7 +63,7 @@ class Exchange:
         self._prefill_workers = prefill_workers
         self._received = context.clock()
         request_id = headers.request_id(admitted.call.header(_REQUEST_ID))
-        self._progress = RequestProgress(request_id, self._prompt())
+        self._progress = RequestProgress(request_id, _stream(admitted))
         self._tried: list[Choice] = []
         self._failures = 0
         self._revision = ""
@@ -77,27 +77,31 @@ class Exchange:
         """
         debug = self._context.debug_headers
         admitted = self._admitted
-        client = Client(
-            admitted.call, self._progress.id, admitted.tenant_request, debug_headers=debug
+        answer = ClientAnswer(
+            admitted.call,
+            self._progress.id,
+            admitted.tenant_request,
+            admitted.waited,
+            debug_headers=debug,
         )
         workers = await self._prefilled()
         while True:
             choice = self._choose(workers)
             worker = next(worker for worker in workers if worker.id == choice.id)
-            attempt = self._start_attempt(client, worker, choice)
+            attempt = self._start_attempt(answer, worker, choice)
             try:
                 return await attempt.run()
             except StarvedError as error:  # no other worker could do better
-                if not client.begun:
+                if not answer.begun:
                     raise
-                client.break_off(error)
+                answer.break_off(error)
                 return Outcome.ERROR
             except UpstreamError as error:
                 self._note_failure(choice, error)
-                workers = await self._candidates(client)
+                workers = await self._candidates(answer)
                 if not workers:
-                    return await self._give_up(client, error)
-                if not client.begun:
+                    return await self._give_up(answer, error)
+                if not answer.begun:
                     self._admitted.metrics.retried()
 
     async def _prefilled(self) -> list[FleetWorker]:
@@ -110,17 +114,17 @@ class Exchange:
         progress.handoff = await hand_over(context, admitted, progress, elsewhere, decode)
         return list(self._workers()) or workers
 
-    def _start_attempt(self, client: Client, worker: FleetWorker, choice: Choice) -> Attempt:
+    def _start_attempt(self, answer: ClientAnswer, worker: FleetWorker, choice: Choice) -> Attempt:
         context, admitted, progress = self._context, self._admitted, self._progress
         progress.number += 1
-        progress.record.restart()
+        progress.stream.restart(begun=answer.begun)
         self._tried.append(choice)
         self._revision = worker.revision
         now = context.clock()
         admitted.metrics.dispatched(self._received, now)
-        name = admitted.model.name
-        context.decisions.note(Decision(now, progress.id, name, progress.number, choice))
-        return Attempt(context, admitted, client, progress, worker, choice)
+        name, waited = admitted.model.name, admitted.waited
+        context.decisions.note(Decision(now, progress.id, name, progress.number, choice, waited))
+        return Attempt(context, admitted, answer, progress, worker, choice)
 
     def _note_failure(self, choice: Choice, error: UpstreamError) -> None:
         log.warning("worker %s did not finish a request: %s", choice.id, error)
@@ -132,15 +136,15 @@ class Exchange:
             suspected, now = self._admitted.fingerprint, self._progress.broken_at
             self._quarantined = self._context.quarantine.suspect(suspected, choice.id, now)
 
-    async def _candidates(self, client: Client) -> list[FleetWorker]:
+    async def _candidates(self, answer: ClientAnswer) -> list[FleetWorker]:
         """Return the workers that may go on with the request; none when it ends here."""
         most = self._admitted.model.attempts
         if self._quarantined:
             return []
-        if not client.begun:
+        if not answer.begun:
             found = self._untried() if self._failures < most else []
             return found if found and self._within_retry_budget() else []
-        if self._progress.record.resume() is None or self._failures >= max(most, STREAM_ATTEMPTS):
+        if not self._progress.stream.resumable or self._failures >= max(most, STREAM_ATTEMPTS):
             return []
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
@@ -163,24 +167,9 @@ class Exchange:
         tried = {choice.id for choice in self._tried}
         return [worker for worker in self._workers() if worker.id not in tried]
 
-    def _prompt(self) -> Prompt:
-        """Return what routing knows of the request; tenants and adapters never share a prefix."""
-        admitted = self._admitted
-        prompt, salt = admitted.parsed.prompt, admitted.tenant_request.tenant.salt
-        whose = f"{admitted.model.deployment}\0{salt}"
-        if admitted.parsed.model in admitted.model.adapters:
-            whose += f"\0{admitted.parsed.model}"
-        return Prompt(
-            prefix_keys(prompt, whose.encode()),
-            admitted.parsed.size,
-            admitted.call.header(_AFFINITY) or None,
-            # Vectors and scores are there when their inputs are computed, as first tokens are.
-            admitted.parsed.stream or admitted.call.path in POOLING_PATHS,
-        )
-
     def _choose(self, workers: Sequence[FleetWorker]) -> Choice:
         """Return the worker to try next."""
-        model, prompt = self._admitted.model, self._progress.prompt
+        model, prompt = self._admitted.model, self._admitted.prompt
         if model.canary is None:
             return self._ranked(workers, None)[0]
         session = session_key(
@@ -196,7 +185,7 @@ class Exchange:
     ) -> list[Choice]:
         return self._context.router.rank(
             workers,
-            self._progress.prompt,
+            self._admitted.prompt,
             tie=random.random(),
             now=self._context.clock(),
             policy=self._admitted.model.policy,
@@ -204,22 +193,31 @@ class Exchange:
             most=1 if preferred is None else sys.maxsize,
         )
 
-    async def _give_up(self, client: Client, error: UpstreamError) -> Outcome:
+    async def _give_up(self, answer: ClientAnswer, error: UpstreamError) -> Outcome:
         """End a request that nobody goes on with.
 
         Raises:
             ApiError: nothing was sent yet.
         """
-        if client.begun:
+        if answer.begun:
             message = "The worker was lost while it answered; the answer is incomplete."
-            client.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
+            answer.break_off(ApiError(ErrorCode.UPSTREAM_FAILED, message))
             return Outcome.ERROR
         if self._context.stopping():
             raise ApiError(ErrorCode.SHUTTING_DOWN, "The gateway is stopping.")
         if isinstance(error, RefusalError):
-            client.begin(error.response, self._tried[-1])
-            client.pass_on(error.body)
-            client.end()
+            answer.begin(error.response, self._tried[-1])
+            answer.pass_on(error.body)
+            answer.end()
             return Outcome.ERROR
         name = self._admitted.model.name
         raise ApiError(ErrorCode.UPSTREAM_FAILED, f"No worker of {name!r} could answer.")
+
+
+def _stream(admitted: AdmittedRequest) -> ResumableStream:
+    """Return the stream that a request asks for, if it asks for one."""
+    model, parsed = admitted.model, admitted.parsed
+    if model.engine is EngineType.PENSTOCK or not (parsed.stream and model.resume_streams):
+        return ResumableStream()
+    found = plan(admitted.body, admitted.call.path, model.parsers)
+    return ResumableStream() if found is None else TokenStream(found)

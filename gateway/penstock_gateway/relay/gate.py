@@ -2,13 +2,13 @@
 
 Waiting at the gateway instead of in a worker's queue keeps the choice of a worker open until one
 has room, and lets the order be decided over all of them. With an objective for first tokens there
-is room only while some worker has nearly computed the prompts that it was given.
+is room only while one of those that a prompt can go to has nearly computed its own.
 """
 
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from math import inf
 
@@ -17,33 +17,35 @@ from penstock_contract.first_token import latest_start, overdue
 from penstock_contract.fleet import FleetClass, FleetModel, FleetQueue
 from penstock_gateway.admission.departure_rate import DepartureRate
 from penstock_gateway.admission.fair_queue import Entry, FairQueue, Waiting
+from penstock_gateway.admission.places import patience_of
 from penstock_gateway.admission.processes import per_process
+from penstock_gateway.relay.hold import Asked
+from penstock_gateway.relay.permit import Permit
+from penstock_gateway.routing.destination import Destination
 
 NO_QUEUE = FleetQueue()
 """Of a fleet that says nothing of queues."""
 MAX_BYTES = 256 << 20
-"""Bytes of prompts that wait for one model."""
+"""Bytes of bodies that wait for one model."""
 LOOK_AGAIN = 0.01
 """Seconds between two looks at whether a worker can take another prompt: nobody tells."""
-SPARE_RESERVE = 4
-"""One place in so many is not for batches."""
 
 Capacity = Callable[[FleetModel], int]
 """Returns how many requests the ready workers of a model can run at once."""
 Room = Callable[[str, int, int], bool]
 """Returns whether a deployment has room for one more, by its capacity and what runs already."""
-WantsPrompt = Callable[[FleetModel], bool]
-"""Returns whether some worker of a model has nearly computed the prompts that it has."""
-PromptSeconds = Callable[[FleetModel, int], float]
+WantsPrompt = Callable[[FleetModel, Destination], bool]
+"""Returns whether one of a destination's workers has nearly computed the prompts that it has."""
+PromptSeconds = Callable[[FleetModel, Destination, int], float]
 """Returns how long a prompt of so many bytes takes by itself."""
 
 
-def always(_: FleetModel) -> bool:
+def always(_: FleetModel, __: Destination) -> bool:
     """Return that workers may have as many prompts as they can run."""
     return True
 
 
-def at_once(_: FleetModel, __: int) -> float:
+def at_once(_: FleetModel, __: Destination, ___: int) -> float:
     """Return what a prompt takes where nobody knows."""
     return 0.0
 
@@ -51,14 +53,6 @@ def at_once(_: FleetModel, __: int) -> float:
 def room_for_all(_: str, capacity: int, running: int) -> bool:
     """Return whether there is room where no other process sends to the same workers."""
     return running < capacity
-
-
-def reserved(capacity: int) -> int:
-    """Return how many of the requests that workers can run are never those of batches.
-
-    So that what comes next finds a place at once, and need not wait for a batch's answer to end.
-    """
-    return min(-(-capacity // SPARE_RESERVE), capacity - 1) if capacity else 0
 
 
 @dataclass
@@ -104,15 +98,16 @@ class Gates:
         self._numbers = itertools.count()
 
     def offer(
-        self, model: FleetModel, found: FleetClass, prompt_bytes: int, *, spare: bool = False
-    ) -> "Permit":
+        self, model: FleetModel, found: FleetClass, asked: Asked, *, spare: int | None = None
+    ) -> Permit:
         """Return a permit for a request of a class; release it when the request is over.
 
         Args:
             model: that it names.
             found: its class.
-            prompt_bytes: of its prompt.
-            spare: it may have what is to spare, and waits for nothing but a first worker.
+            asked: what else there is to know of it.
+            spare: so many places may be taken when it comes, and it waits for nothing but a first
+                worker; None: it is no batch's.
 
         Raises:
             ApiError: too many wait already, or nothing is to spare.
@@ -124,18 +119,18 @@ class Gates:
         gate.queue.max_requests = per_process(queue.max_requests, self._processes)
         number = next(self._numbers)
         capacity = self._capacity(model)
-        open_to_it = capacity - reserved(capacity) if spare else capacity
-        if not gate.queue and self._lets_through(gate, model, open_to_it):
+        open_to_it = capacity if spare is None else spare
+        before = gate.queue.waiting_in(asked.destination) if spare is None else len(gate.queue)
+        if not before and self._lets_through(gate, model, open_to_it, asked.destination):
             gate.running += 1
             return Permit(self, model, number)
-        if spare and capacity:
+        if spare is not None and capacity:
             raise _refusal(gate, "Nothing is to spare for batches now.")
         turn = asyncio.get_running_loop().create_future()
-        patience = _patience(queue, found, cold=not capacity)
-        latest, last = self._latest(model, prompt_bytes), overdue(self._clock(), patience)
-        entry = Entry(number, prompt_bytes, found.priority, found.name, found.weight, latest, last)
-        self._wait(gate, entry, turn)
-        return Permit(self, model, number, turn, patience)
+        patience = patience_of(queue, found, cold=not capacity)
+        self._wait(gate, self._entry(number, model, found, asked, patience), turn)
+        waits_for = asked.destination.name(model.canary)
+        return Permit(self, model, number, turn, patience, waits_for)
 
     def waiting(self, deployment: str) -> int:
         """Return how many requests wait."""
@@ -146,6 +141,11 @@ class Gates:
         """Return how many requests run and wait, by deployment."""
         return {name: (gate.running, len(gate.queue)) for name, gate in self._gates.items()}
 
+    def destinations(self, deployment: str) -> dict[Destination, int]:
+        """Return how many wait for the same workers."""
+        gate = self._gates.get(deployment)
+        return gate.queue.lanes if gate else {}
+
     def shares(self, deployment: str) -> list[Waiting]:
         """Return who waits, the highest priority first."""
         gate = self._gates.get(deployment)
@@ -155,13 +155,14 @@ class Gates:
         """Let through whom there is room for now."""
         gate = self._gates.get(model.deployment)
         while gate is not None and gate.queue:
-            if not self._lets_through(gate, model, self._capacity(model)):
+            if not self._room(model.deployment, self._capacity(model), gate.running):
+                return  # whoever makes room tells
+            entry = gate.queue.pop(self._clock(), self._open(gate, model, gate.queue.lanes))
+            if entry is None:
                 return
-            entry = gate.queue.pop(self._clock())
-            if entry is not None:
-                gate.running += 1
-                gate.leaving += 1
-                gate.turns.pop(entry.id).set_result(None)
+            gate.running += 1
+            gate.leaving += 1
+            gate.turns.pop(entry.id).set_result(None)
 
     def release(self, model: FleetModel, number: int, *, ran: bool) -> None:
         """A request is over, or does not want to wait any longer."""
@@ -192,28 +193,42 @@ class Gates:
         """Return a refusal that says when to come again."""
         return _refusal(self._gates[model.deployment], why)
 
-    def _lets_through(self, gate: _Gate, model: FleetModel, capacity: int) -> bool:
+    def _lets_through(
+        self, gate: _Gate, model: FleetModel, capacity: int, destination: Destination
+    ) -> bool:
         if not self._room(model.deployment, capacity, gate.running):
-            return False  # whoever makes room tells
+            return False
+        return bool(self._open(gate, model, (destination,)))
+
+    def _open(
+        self, gate: _Gate, model: FleetModel, destinations: Collection[Destination]
+    ) -> list[Destination]:
+        """Return those whose workers can take another prompt now."""
         if model.ttft is None or not gate.queue.max_requests:
-            return True  # nothing to be in time for, or no place to wait
+            return [*destinations]  # nothing to be in time for, or no place to wait
         if gate.leaving:
-            return False  # it tells, and its prompt counts then
-        if self._wants_prompt(model):
-            return True
-        if not gate.looks_again:
+            return []  # it tells, and its prompt counts then
+        found = [one for one in destinations if self._wants_prompt(model, one)]
+        if len(found) < len(destinations) and not gate.looks_again:
             gate.looks_again = True
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again, gate, model)
-        return False
+        return found
 
     def _look_again(self, gate: _Gate, model: FleetModel) -> None:
         gate.looks_again = False
         self.advance(model)
 
-    def _latest(self, model: FleetModel, size: int) -> float:
-        if model.ttft is None:
-            return inf
-        return latest_start(self._clock(), model.ttft, self._prompt_seconds(model, size))
+    def _entry(
+        self, number: int, model: FleetModel, found: FleetClass, asked: Asked, patience: float
+    ) -> Entry:
+        now, latest = self._clock(), inf
+        if model.ttft is not None:
+            own = self._prompt_seconds(model, asked.destination, asked.cost)
+            latest = latest_start(now, model.ttft, own)
+        return Entry(
+            number, asked.cost, found.priority, found.name, found.weight, latest,
+            overdue(now, patience), asked.held, asked.destination,
+        )  # fmt: skip
 
     def _wait(self, gate: _Gate, entry: Entry, turn: "asyncio.Future[None]") -> None:
         shed = gate.queue.offer(entry)
@@ -228,65 +243,3 @@ class Gates:
 def _refusal(gate: _Gate, why: str) -> ApiError:
     after = gate.departures.wait(len(gate.queue) + 1)
     return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=after)
-
-
-class Permit:
-    """A request's permission to run, now or when it is its turn.
-
-    Args:
-        gates: all of them.
-        model: whose gate it is.
-        number: of the request.
-        turn: comes when there is room; None: there was at once.
-        patience: seconds to wait for that.
-    """
-
-    def __init__(
-        self,
-        gates: Gates,
-        model: FleetModel,
-        number: int,
-        turn: "asyncio.Future[None] | None" = None,
-        patience: float = 0.0,
-    ) -> None:
-        self._gates = gates
-        self._model = model
-        self._number = number
-        self._turn = turn
-        self._patience = patience
-        self._leaving = turn is not None
-
-    async def granted(self) -> None:
-        """Return when it is the request's turn.
-
-        Raises:
-            ApiError: it was shed, or waited for too long.
-        """
-        if self._turn is None:
-            return
-        try:
-            async with asyncio.timeout(self._patience):
-                await asyncio.shield(self._turn)
-        except TimeoutError as error:
-            why = f"No worker of {self._model.name!r} had room within {self._patience:g} s."
-            raise self._gates.refusal(self._model, why) from error
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._leaving:
-            self._leaving = False
-            self._gates.left(self._model)
-
-    def release(self) -> None:
-        """Give it back, whatever became of the request."""
-        turn = self._turn
-        ran = turn is None or (turn.done() and turn.exception() is None)
-        if ran:
-            self._leave()
-        self._gates.release(self._model, self._number, ran=ran)
-
-
-def _patience(queue: FleetQueue, found: FleetClass, *, cold: bool) -> float:
-    """Return how many seconds a request may wait; longer while there is no worker at all."""
-    patience = queue.timeout if found.timeout is None else found.timeout
-    return max(patience, queue.cold_start_timeout) if cold else patience

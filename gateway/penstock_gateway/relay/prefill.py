@@ -51,7 +51,7 @@ async def hand_over(
         return None
     now = context.clock()
     rank = context.router.rank(
-        workers, progress.prompt, tie=random.random(), now=now, policy=admitted.model.policy
+        workers, admitted.prompt, tie=random.random(), now=now, policy=admitted.model.policy
     )
     decision = decide_prefill(admitted.model.disaggregation, decode, rank[0])
     if decision.outcome is not Prefill.HANDED_OVER:
@@ -69,7 +69,7 @@ async def _ask(
     choice: Choice,
 ) -> Handoff | None:
     """Have a worker compute the prompt, and account for how it did."""
-    ticket = context.router.take(choice, progress.prompt.told_by(stream=True), context.clock())
+    ticket = context.router.take(choice, admitted.prompt.told_by(stream=True), context.clock())
     connection: Connection | None = None
     fault: Fault | None = None
     outcome: Prefill | None = None  # a client that leaves says nothing about the worker

@@ -49,7 +49,7 @@ class Profiler:
         if text:
             self._tries[worker.id] = TRIES
             found = profile(text)
-            self._router.profile(worker.id, found.speed, found.kv_tokens)
+            self._router.profile(worker.id, found.speed, found.kv_tokens, found.cost)
             log.info("worker %s: %s, %s tokens of KV", worker.id, found.speed, found.kv_tokens)
 
     async def _metrics(self, url: str) -> str:

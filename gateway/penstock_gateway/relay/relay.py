@@ -13,12 +13,10 @@ from typing import Final
 from penstock_contract import headers
 from penstock_contract.api.engine import Task
 from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.first_token import backlog
 from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
 from penstock_contract.metrics import Outcome
-from penstock_contract.on_behalf import Seals, Towards
+from penstock_contract.on_behalf import Ticket
 from penstock_contract.tasks import refuse_other_task
-from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.relay.call import Call
@@ -27,44 +25,30 @@ from penstock_gateway.relay.context import AdmittedRequest, RelayContext
 from penstock_gateway.relay.decisions import Decisions
 from penstock_gateway.relay.exchange import Exchange
 from penstock_gateway.relay.exhaustion import StarvedError
-from penstock_gateway.relay.gate import Gates, Permit, Room, room_for_all
+from penstock_gateway.relay.gate import Gates, Room, room_for_all
 from penstock_gateway.relay.health import ask
+from penstock_gateway.relay.hold import Asked, Hold
+from penstock_gateway.relay.intake import harmless, key_of, read_body
 from penstock_gateway.relay.leases import Leases
-from penstock_gateway.relay.request import (
-    ParsedRequest,
-    check_content_type,
-    fingerprint,
-    parse,
-    with_field,
-)
+from penstock_gateway.relay.permit import Permit
+from penstock_gateway.relay.prefill import PATHS
+from penstock_gateway.relay.prompt import prompt_of
+from penstock_gateway.relay.request import parse
+from penstock_gateway.relay.settings import RelaySettings
+from penstock_gateway.relay.spare_places import SparePlaces
+from penstock_gateway.relay.tickets import ticket_of
 from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
-from penstock_gateway.tenants.tenancy import Tenancy, UnknownKey, sent_key
+from penstock_gateway.tenants.tenancy import Tenancy
 from penstock_gateway.tenants.tenant_request import TenantRequest, model_not_found
 
 NO_WORKER_RETRY_AFTER = 2.0
 """Seconds; about what a restarted worker needs to be ready."""
 
-_ON_BEHALF: Final = headers.ON_BEHALF.encode()
-
-
-@dataclass(frozen=True)
-class RelaySettings:
-    """What an operator of the gateway may choose."""
-
-    max_body: int
-    """Bytes; larger bodies are refused."""
-    debug_headers: bool = False
-    """Tell clients which worker answered, and why it was chosen."""
-    tokens: WorkerTokens = field(default_factory=WorkerTokens)
-    """Shown to workers."""
-    processes: int = 1
-    """That share the limits of one gateway."""
-    seals: Seals = field(default_factory=Seals)
-    """By which the batch service is known; none: there is none."""
+_BATCH_IN_FLIGHT: Final = headers.BATCH_IN_FLIGHT.encode()
 
 
 @dataclass
@@ -88,15 +72,13 @@ class Relay:
     def __post_init__(self) -> None:
         self.watchdog = Watchdog(self.clock, self._is_well, self.router.streamed)
         self._budget = RetryBudget(SAVINGS / self.settings.processes)
+        self._spare = SparePlaces(self.router, self.clock, self.settings.processes)
         self._changed = asyncio.Event()
+        self.hold = Hold(self.router, self.directory, self.clock)
         self.gates = Gates(
-            self._capacity,
-            self.clock,
-            self.room,
-            self.settings.processes,
-            self._wants_prompt,
-            self._prompt_seconds,
-        )
+            self.capacity, self.clock, self.room, self.settings.processes,
+            self.hold.wants_prompt, self.hold.prompt_seconds,
+        )  # fmt: skip
         self._context = RelayContext(
             self.router,
             self.pool,
@@ -140,37 +122,35 @@ class Relay:
             ApiError: it was refused, or no worker began to answer; nothing was sent yet.
         """
         try:
-            tenant_request = self._request(call)
+            ticket = ticket_of(call, self.settings.seals)
+            tenant_request = self._request(call, ticket)
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
         try:
-            await self._admit(tenant_request, call)
+            await self._admit(tenant_request, call, ticket)
         finally:
             tenant_request.finish()
 
-    def _request(self, call: Call) -> TenantRequest:
+    def _request(self, call: Call, ticket: Ticket | None) -> TenantRequest:
         """Return the request of a client, or of the batch service for one of its tenants.
 
         Raises:
             ApiError: nobody is known by what the call shows.
         """
-        seals = self.settings.seals
-        ticket = call.header(_ON_BEHALF) if seals.values else ""
-        if not ticket:
-            return self.tenancy.request(_key(call))
-        tenant = seals.open(Towards.GATEWAY, ticket, time.time())
-        if tenant is None:
-            raise UnknownKey("The ticket is not the batch service's, or is too old.")
-        return self.tenancy.request_for(tenant)
+        if ticket is None:
+            return self.tenancy.request(key_of(call))
+        return self.tenancy.request_for(ticket.tenant)
 
-    async def _admit(self, tenant_request: TenantRequest, call: Call) -> None:
+    async def _admit(
+        self, tenant_request: TenantRequest, call: Call, ticket: Ticket | None
+    ) -> None:
         arrived = self.clock()
         try:
             tenant_request.begin()
-            body = await self._body(call)
+            body = await read_body(call, self.settings.max_body, ticket)
             parsed = parse(body)
-            body = self._harmless(body, parsed)
+            body = harmless(body, parsed, self.quarantine, self.clock())
             model = self._model(parsed.model)
             tokens = int(parsed.size / BYTES_PER_TOKEN)
             found = tenant_request.authorize(
@@ -178,37 +158,34 @@ class Relay:
             )
             if model.task is not Task.AUTO:
                 refuse_other_task(parsed.model, model.task, call.path)
-            size, spare = parsed.size, tenant_request.spare
-            permit = self.gates.offer(model, found, size, spare=spare)
+            prompt = prompt_of(call, parsed, model, tenant_request.tenant)
+            splits = parsed.splits and call.path in PATHS
+            destination = self.hold.destination(model, prompt, parsed.prompt or body, splits=splits)
+            asked = Asked(parsed.size, len(body), destination)
+            of_batch = tenant_request.spare
+            spare = self._spare_places(call, model, parsed.model) if of_batch else None
+            permit = self.gates.offer(model, found, asked, spare=spare)
         except ApiError as error:
+            tenant_request.refused(error.code)
             self.metrics.refused(error.code, tenant_request.tenant.id)
             raise
         self._budget.earn()
-        metrics = self.metrics.request(model.name, size, arrived, spare=spare)
-        admitted = AdmittedRequest(call, body, parsed, model, metrics, tenant_request)
+        metrics = self.metrics.request(model.name, parsed.size, arrived, spare=of_batch)
+        admitted = AdmittedRequest(call, body, parsed, prompt, model, metrics, tenant_request)
         outcome = Outcome.ERROR
+        if of_batch:
+            self._spare.began(parsed.model)
         try:
             outcome = await self._serve(admitted, permit)
         except asyncio.CancelledError:
             outcome = Outcome.CANCELLED
             raise
         finally:
+            if of_batch:
+                self._spare.ended(parsed.model)
             permit.release()
             metrics.ended(outcome, self.clock())
             self.metrics.used(tenant_request.tenant.id, tenant_request.tokens)
-
-    def _harmless(self, body: bytes, parsed: ParsedRequest) -> bytes:
-        """Return a body without what only the gateway may say.
-
-        Raises:
-            ApiError: workers have died of it.
-        """
-        for name in parsed.reserved:
-            body = with_field(body, name, b"null")
-        if self.quarantine and self.quarantine.holds(fingerprint(body), self.clock()):
-            message = "Workers died of this request; it is not tried again for ten minutes."
-            raise ApiError(ErrorCode.QUARANTINED, message)
-        return body
 
     def fleet_changed(self) -> None:
         """There may be room where there was none."""
@@ -220,9 +197,12 @@ class Relay:
 
     async def _serve(self, admitted: AdmittedRequest, permit: Permit) -> Outcome:
         """Wait for a worker with room, then give it the request."""
+        began = self.clock()
         await permit.granted()
-        admitted.metrics.let_through(self.clock())
-        model = admitted.model
+        now, model = self.clock(), admitted.model
+        admitted.metrics.let_through(now)
+        if permit.waits_for:
+            admitted.waited = f"waited={now - began:.3f}s for={permit.waits_for}"
         if not self._workers(model):
             raise _nobody(model.name)
         exchange = Exchange(
@@ -232,16 +212,6 @@ class Relay:
             lambda: self.directory().for_prompts(model),
         )
         return await exchange.run()
-
-    async def _body(self, call: Call) -> bytes:
-        limit = self.settings.max_body
-        check_content_type(call.header(b"content-type").encode())
-        if call.header(b"content-encoding") not in ("", "identity"):
-            raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
-        if int(call.header(b"content-length") or 0) > limit:
-            message = f"the body has more than {limit} bytes"
-            raise ApiError(ErrorCode.REQUEST_TOO_LARGE, message)
-        return await call.read(limit)
 
     def _model(self, name: str) -> FleetModel:
         directory = self.directory()
@@ -262,24 +232,15 @@ class Relay:
         except StarvedError:  # nobody can tell now, and its streams may be all right
             return True
 
-    def _capacity(self, model: FleetModel) -> int:
+    def _spare_places(self, call: Call, model: FleetModel, name: str) -> int:
+        told = call.header(_BATCH_IN_FLIGHT)
+        return self._spare.of(model, self._workers(model), self.capacity(model), name, told)
+
+    def capacity(self, model: FleetModel) -> int:
+        """Return how many requests the ready workers of a model can run at once."""
         workers = len(self._workers(model))
         # A fleet that says nothing of queues lets everything through.
         return workers * model.queue.per_worker if model.queue else sys.maxsize
-
-    def _wants_prompt(self, model: FleetModel) -> bool:
-        if model.ttft is None:
-            return True
-        workers = self.directory().ready(model)
-        return self.router.wants_prompt(workers, backlog(model.ttft), self.clock())
-
-    def _prompt_seconds(self, model: FleetModel, size: int) -> float:
-        return self.router.prompt_seconds(self.directory().ready(model), size)
-
-
-def _key(call: Call) -> str:
-    """Return the API key that a request brings, or nothing."""
-    return sent_key(call.header(b"authorization") or None, call.header(b"x-api-key") or None)
 
 
 def _nobody(name: str) -> ApiError:

@@ -17,6 +17,7 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.client_connection import Headers
 from penstock_gateway.relay.inputs import inputs_size
+from penstock_gateway.relay.media import counted
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
@@ -148,8 +149,18 @@ def _prompt(body: dict[str, Any]) -> bytes:
         if value:
             try:
                 # A longer conversation begins with the shorter one.
-                return orjson.dumps(value)[:-1]
+                written = orjson.dumps(value)[:-1]
+                has_parts = field == "messages" and _has_parts(value)
+                return counted(written) if has_parts else written
             except orjson.JSONEncodeError as error:
                 message = f"{field} is nested too deeply"
                 raise ApiError(ErrorCode.INVALID_REQUEST, message, param=field) from error
     return b""
+
+
+def _has_parts(messages: Any) -> bool:
+    """Return whether a message is more than a text: looking for that in all bytes takes longer."""
+    return isinstance(messages, list) and any(
+        isinstance(message, dict) and isinstance(message.get("content"), list)
+        for message in messages
+    )

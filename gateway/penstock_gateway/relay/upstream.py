@@ -17,7 +17,8 @@ from penstock_contract.metrics import Fault
 HIGH_WATER = 8 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
 READ_SIZE = 8 * 1024
-"""Bytes taken from a worker at once; a client that does not read costs a few times as much."""
+STREAM_READ_SIZE = 2 * 1024
+"""Bytes taken from a worker at once; a client that does not read a stream costs as much."""
 MAX_HEAD = 64 * 1024
 """Bytes before the end of the response head; more is garbage."""
 
@@ -59,10 +60,10 @@ class Connection:
         self, buffer: memoryview | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._buffer = memoryview(bytearray(READ_SIZE)) if buffer is None else buffer
+        self._whole_buffer = memoryview(bytearray(READ_SIZE)) if buffer is None else buffer
+        self._buffer = self._whole_buffer
         self.transport: Any = None
-        self.closed = False
-        self.reusable = False
+        self.closed = self.reusable = False
         self.heard = 0.0
         """When the worker last said something, or was asked; monotonic seconds."""
         self.longest = 0.0
@@ -74,14 +75,12 @@ class Connection:
         self._parser: httptools.HttpResponseParser | None = None
         self._head: asyncio.Future[Response] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._head_bytes = self._held = 0
         self._chunks: list[bytes] = []
-        self._held = 0
         self._take: Take | None = None
-        self._enough = False
+        self._enough = self._complete = False
         self._raised: Exception | None = None
         self._news: asyncio.Future[None] | None = None
-        self._complete = False
         self._failure: UpstreamError | None = None
         self._began_at = 0.0
 
@@ -130,6 +129,7 @@ class Connection:
         """The worker, or the network between, has gone."""
         self.closed = True
         self._fail(f"the worker closed the connection{f': {exc}' if exc else ''}")
+        self._parser = self.transport = None  # they and this refer to each other
 
     # httptools
 
@@ -145,11 +145,9 @@ class Connection:
 
     def on_headers_complete(self) -> None:
         """The head is there, unless it is an interim one."""
-        if self._parser is None or self._head is None:
+        if self._parser is None or self._head is None or self._complete:
             return
         status = self._parser.get_status_code()
-        if self._complete:
-            return
         if status >= 200 and not self._head.done():
             self._head.set_result(Response(status, self._headers))
 
@@ -163,9 +161,8 @@ class Connection:
         if self._take is not None:
             return
         self._tell()
-        if self._held > HIGH_WATER and self.transport is not None and not self.closed:
-            self.paused = True
-            self.transport.pause_reading()
+        if self._held > HIGH_WATER:
+            self.pause()
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
@@ -175,8 +172,6 @@ class Connection:
             self._complete = True
             self.reusable = self._parser.should_keep_alive()
             self._tell()
-
-    # use
 
     async def send(self, request: bytes) -> Response:
         """Send a request and return the head of its answer.
@@ -189,10 +184,10 @@ class Connection:
         self._head = asyncio.get_running_loop().create_future()
         self._headers, self._head_bytes = [], 0
         self._chunks.clear()
-        self._held = 0
+        self._held, self._buffer = 0, self._whole_buffer
         self._complete = self.reusable = False
         self._failure, self._raised, self.longest, self.pieces = None, None, 0.0, 0
-        if self.closed or self.transport is None:
+        if self.closed:
             raise UpstreamError("the worker closed the connection")
         self.heard = self._clock()
         self.transport.write(request)
@@ -211,22 +206,19 @@ class Connection:
                 raise self._failure
             await self._wait()
         found = self._taken()
-        if self.paused:
-            self._read_on()
+        self._read_on()
         return found
 
     async def pump(self, take: Take) -> bool:
-        """Hand over what comes of the body as soon as it comes, without waking anyone for it.
+        """Hand over what comes of a stream as soon as it comes, without waking anyone for it.
 
-        Args:
-            take: is given at least a byte; returns whether it wants to be given more.
-
-        Returns:
-            whether there may be more: `take` did not want it.
+        `take` is given at least a byte, and returns whether it wants to be given more. Return
+        whether there may be more: `take` did not want it.
 
         Raises:
             UpstreamError: the answer ended before its end.
         """
+        self._buffer = self._whole_buffer[:STREAM_READ_SIZE]
         first = await self.piece()
         if not (first and take(first)):
             return bool(first)
@@ -240,6 +232,12 @@ class Connection:
         if error is not None:
             raise error
         return self._enough
+
+    def pause(self) -> None:
+        """Leave what comes next to the kernel, which holds the worker back, until it is wanted."""
+        if not (self.paused or self._complete or self.closed):
+            self.paused = True
+            self.transport.pause_reading()
 
     def abort(self, reason: str = "the request was given up", fault: Fault = Fault.LOST) -> None:
         """Close at once; a worker takes that as a cancelled request."""
@@ -269,6 +267,7 @@ class Connection:
 
     async def _wait(self) -> None:
         """Return when there is news; one at a time may wait."""
+        self._read_on()
         self._news = asyncio.get_running_loop().create_future()
         await self._news
 
@@ -292,8 +291,10 @@ class Connection:
 
     def _read_on(self) -> None:
         """The client has caught up; only from now on is silence the worker's."""
+        if not self.paused:
+            return
         now = self._clock()
         self._began_at += now - self.heard
         self.paused, self.heard = False, now
-        if self.transport is not None and not self.closed:
+        if not self.closed:
             self.transport.resume_reading()

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock_contract.errors import ApiError, ErrorCode
-
-Json = dict[str, Any]
+from penstock_gateway.client_json import Json, invalid, json_list
 
 _SAME = (
     "model", "temperature", "top_p", "stream", "user", "parallel_tool_calls", "service_tier",
@@ -36,7 +35,8 @@ def chat_of(asked: Mapping[str, Any]) -> Json:
     if found.get("stream") is True:
         found["stream_options"] = {"include_usage": True}
     if asked.get("tools"):
-        found["tools"] = [_tool(tool, n) for n, tool in enumerate(_list(asked["tools"], "tools"))]
+        tools = json_list(asked["tools"], "tools")
+        found["tools"] = [_tool(tool, n) for n, tool in enumerate(tools)]
         found |= _tool_choice(asked.get("tool_choice"))
     return found | _format(asked.get("text"))
 
@@ -50,9 +50,9 @@ def _messages(given: Any) -> Iterator[Json]:
     if isinstance(given, str) and given:
         yield {"role": "user", "content": given}
         return
-    items = _list(given, "input")
+    items = json_list(given, "input")
     if not items:
-        raise _wrong("input", "must be a text or a list of items")
+        raise invalid("input", "must be a text or a list of items")
     calls: list[Json] = []
     for number, item in enumerate(items):
         where = f"input[{number}]"
@@ -78,12 +78,12 @@ def _item(kind: str, item: Json, where: str) -> Iterator[Json]:
     elif kind == "message" and item.get("role") in _ROLES:
         yield {"role": item["role"], "content": _text(item.get("content"), f"{where}.content")}
     else:
-        raise _wrong(where, f"of type {kind!r} cannot be read")
+        raise invalid(where, f"of type {kind!r} cannot be read")
 
 
 def _kind(item: Any, where: str) -> str:
     if not isinstance(item, dict):
-        raise _wrong(where, "must be an object")
+        raise invalid(where, "must be an object")
     return str(item.get("type", "message"))
 
 
@@ -91,9 +91,9 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     texts = []
-    for number, part in enumerate(_list(content, where)):
+    for number, part in enumerate(json_list(content, where)):
         if _kind(part, f"{where}[{number}]") not in _TEXTS or not isinstance(part.get("text"), str):
-            raise _wrong(f"{where}[{number}]", "is not text: nothing else is read")
+            raise invalid(f"{where}[{number}]", "is not text: nothing else is read")
         texts.append(part["text"])
     return "".join(texts)
 
@@ -101,7 +101,7 @@ def _text(content: Any, where: str) -> str:
 def _tool(tool: Any, number: int) -> Json:
     where = f"tools[{number}]"
     if _kind(tool, where) != "function":
-        raise _wrong(f"{where}.type", "must be function: tools of the provider are not there")
+        raise invalid(f"{where}.type", "must be function: tools of the provider are not there")
     own = {name: tool[name] for name in ("name", "description", "parameters", "strict")
            if tool.get(name) is not None}  # fmt: skip
     return {"type": "function", "function": own}
@@ -113,7 +113,7 @@ def _tool_choice(choice: Any) -> Json:
     if isinstance(choice, str):
         return {"tool_choice": choice}
     if _kind(choice, "tool_choice") != "function":
-        raise _wrong("tool_choice", "must be auto, none, required or a function")
+        raise invalid("tool_choice", "must be auto, none, required or a function")
     return {"tool_choice": {"type": "function", "function": {"name": choice.get("name")}}}
 
 
@@ -126,13 +126,3 @@ def _format(text: Any) -> Json:
         return {"response_format": {"type": kind}}
     schema = {name: wanted[name] for name in ("name", "schema", "strict") if name in wanted}
     return {"response_format": {"type": kind, "json_schema": schema}}
-
-
-def _list(found: Any, where: str) -> list[Any]:
-    if not isinstance(found, list):
-        raise _wrong(where, "must be a list")
-    return found
-
-
-def _wrong(where: str, what: str) -> ApiError:
-    return ApiError(ErrorCode.INVALID_REQUEST, f"{where} {what}", param=where)

@@ -9,6 +9,7 @@ class Observation:
 
     Args:
         behind: tokens that were computed before it.
+        decoding: sequences that generated when it was asked for.
         took: seconds until it; None: it was not the first token's.
         size: bytes of the prompt.
         prompt: tokens of it; None: the answer does not tell.
@@ -19,6 +20,7 @@ class Observation:
     def __init__(
         self,
         behind: int,
+        decoding: int,
         took: float | None,
         size: int,
         prompt: int | None,
@@ -26,6 +28,7 @@ class Observation:
         right: bool,
     ) -> None:
         self.behind = behind
+        self.decoding = decoding
         self.took = took
         self.size = size
         self.prompt = prompt
@@ -38,9 +41,17 @@ def observation_of(ticket: Ticket, now: float, usage: PromptUsage) -> Observatio
     choice, prompt, cached = ticket.choice, ticket.prompt, usage.cached
     return Observation(
         behind=choice.candidate.outstanding + choice.computed(cached),
-        took=now - ticket.sent if prompt.streamed else None,
+        decoding=ticket.decoding,
+        took=_took(ticket, now, usage),
         size=prompt.size,
         prompt=usage.prompt,
         age=choice.candidate.age if choice.matched and cached is not None else None,
         right=choice.was_right(cached or 0),
     )
+
+
+def _took(ticket: Ticket, now: float, usage: PromptUsage) -> float | None:
+    """Return the seconds to the first token, where they teach what computing the prompt takes."""
+    if ticket.pulled or ticket.resumed:
+        return None
+    return now - ticket.sent if ticket.prompt.streamed else usage.first_token

@@ -12,13 +12,27 @@ import orjson
 
 _JOURNAL: Final = re.compile(rb"^: tokens \d+ [\d,]*(?: cached=(\d+))?", re.MULTILINE)
 
+_MILLISECONDS: Final = re.compile(rb"\d{1,8}")
+
 
 class PromptUsage:
-    """Tokens of a prompt; None where the answer does not tell."""
+    """What a prompt was; None where the answer does not tell.
 
-    def __init__(self, prompt: int | None = None, cached: int | None = None) -> None:
+    Args:
+        prompt: its tokens.
+        cached: those that were cached.
+        first_token: seconds until the first token, of an answer that is not streamed.
+    """
+
+    def __init__(
+        self,
+        prompt: int | None = None,
+        cached: int | None = None,
+        first_token: float | None = None,
+    ) -> None:
         self.prompt = prompt
         self.cached = cached
+        self.first_token = first_token
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 30)]
@@ -60,6 +74,11 @@ def of_answer(answer: bytes) -> PromptUsage | None:
         return PromptUsage()
     details = usage.prompt_tokens_details
     return PromptUsage(usage.prompt_tokens, None if details is None else details.cached_tokens)
+
+
+def first_token_of(header: bytes) -> float | None:
+    """Return the seconds in a worker's `x-penstock-ttft-ms`, if that is what it is."""
+    return int(header) / 1000 if _MILLISECONDS.fullmatch(header) else None
 
 
 def _is_object(answer: bytes) -> bool:

@@ -3,7 +3,6 @@
 It knows what passes through this gateway, and what sibling processes tell; it scrapes nobody.
 """
 
-import heapq
 import itertools
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from penstock_contract.fleet import FleetWorker
+from penstock_contract.step_cost import StepCost
 from penstock_gateway.routing.affinity import Sessions, hash_key, session_digest
 from penstock_gateway.routing.observation import Observation, observation_of
 from penstock_gateway.routing.outliers import ENOUGH, outliers
@@ -20,6 +20,7 @@ from penstock_gateway.routing.prefix_index import Match, PrefixIndex
 from penstock_gateway.routing.prompt_usage import PromptUsage
 from penstock_gateway.routing.speed import TYPICAL_OUTPUT, Speed
 from penstock_gateway.routing.ticket import Prediction, Prompt, Ticket
+from penstock_gateway.routing.unseen_prompts import UnseenPrompts
 from penstock_gateway.routing.worker_load import Load, Tally
 
 _NOTHING: Final = Match(0, 0)
@@ -36,8 +37,7 @@ class Router:
         self._numbers = itertools.count()
         self._turns: Counter[str] = Counter()
         """Decisions by deployment."""
-        self._unseen: list[tuple[float, int, str]] = []
-        """When the prompts of requests that do not stream should have been computed."""
+        self._unseen = UnseenPrompts()
 
     def keep_only(self, workers: Iterable[str]) -> None:
         """Forget workers that are gone."""
@@ -46,9 +46,16 @@ class Router:
             del self._loads[gone]
             self._index.forget(gone)
 
-    def profile(self, worker: str, speed: Speed | None, kv_tokens: int | None) -> None:
+    def profile(
+        self,
+        worker: str,
+        speed: Speed | None,
+        kv_tokens: int | None,
+        cost: StepCost | None = None,
+    ) -> None:
         """Take over what a worker says of itself: how fast it is, how much KV it has room for."""
         load = self._load(worker)
+        load.cost = cost
         if speed is not None:
             load.speed.believe(speed)
             load.prompt_token = speed.token
@@ -74,7 +81,7 @@ class Router:
         A worker whose breaker is open comes last rather than never: with nothing better at hand, an
         attempt costs less than a refusal.
         """
-        self._let_unseen_go(now)
+        self._unseen.let_go(self._loads, now)
         matched = self._index.match(prompt.keys) if prompt.keys else {}
         session = self._sessions.worker(prompt)
         healthy: list[Candidate] = []
@@ -108,47 +115,37 @@ class Router:
             )
         ]  # fmt: skip
 
-    def wants_prompt(self, workers: Iterable[FleetWorker], backlog: float, now: float) -> bool:
-        """Return whether one of the workers will be done with its prompts in `backlog` seconds.
+    def working(self, workers: Iterable[FleetWorker], now: float) -> list[Load]:
+        """Return what is known of those of some workers that are not put aside."""
+        self._unseen.let_go(self._loads, now)
+        loads = [self._load(worker.id) for worker in workers]
+        return [x for x in loads if not (x.breaker.open or x.pace.aside_until > now)]
 
-        Nor is anybody made to wait for workers that are put aside.
-        """
-        self._let_unseen_go(now)
-        working = False
+    def uncached(self, workers: Iterable[FleetWorker], prompt: Prompt) -> int:
+        """Return the tokens of a prompt that none of the workers has probably cached."""
+        matched = self._index.match(prompt.keys) if prompt.keys else {}
+        least = sys.maxsize
         for worker in workers:
-            load = self._loads.get(worker.id)
-            if load is None:
-                return True
-            if load.breaker.open or load.pace.aside_until > now:
-                continue
-            if load.wants_prompt(backlog):
-                return True
-            working = True
-        return not working
+            cached = matched.get(worker.id, _NOTHING).length
+            least = min(least, self._load(worker.id).tokens(max(0, prompt.size - cached)))
+        return least
 
-    def prompt_seconds(self, workers: Iterable[FleetWorker], size: int) -> float:
-        """Return how long a prompt of so many bytes takes the first of the workers by itself; 0
-        where it has not told.
-        """
-        for worker in workers:
-            load = self._load(worker.id)
-            return load.tokens(size) * load.prompt_token
-        return 0.0
-
-    def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
-        """Record that a request goes to a worker."""
+    def take(self, choice: Choice, prompt: Prompt, now: float, *, pulled: bool = False) -> Ticket:
+        """Record that a request goes to a worker, which may pull the prompt's KV from another."""
         worker, load = choice.id, self._load(choice.id)
         stamp = self._index.record(
             prompt.keys, worker, prompt.size - int(choice.matched * load.bytes_per_token)
         )
-        ticket = Ticket(next(self._numbers), prompt, choice, now, stamp)
-        load.given(choice.uncached * load.speed.speed.token, now)
-        load.waiting[ticket.number] = choice.uncached
-        load.outstanding += choice.uncached
+        number, decoding = next(self._numbers), load.decoding
+        ticket = Ticket(number, prompt, choice, now, stamp, pulled=pulled, decoding=decoding)
+        if not pulled:
+            load.given(choice.uncached * load.speed.speed.token, now)
+            load.waiting[ticket.number] = choice.uncached
+            load.outstanding += choice.uncached
+            if not prompt.streamed:
+                self._unseen.add(ticket.number, worker, load, now + choice.ttft)
         load.kv[ticket.number] = choice.uncached + TYPICAL_OUTPUT
         load.kv_used += choice.uncached + TYPICAL_OUTPUT
-        if not prompt.streamed:
-            heapq.heappush(self._unseen, (now + choice.ttft, ticket.number, worker))
         if prompt.session:
             self._sessions.put(session_digest(prompt.session), worker)
         return ticket
@@ -170,7 +167,9 @@ class Router:
         load = self._loads.get(ticket.worker)
         if load is None:
             return None
-        load.began(ticket.number)
+        ticket.begun = True
+        if not ticket.pulled:
+            load.showed(ticket.number)
         load.breaker = load.breaker.succeeded()
         if epoch and epoch != load.epoch:
             self._begun_anew(ticket, first=not load.epoch)
@@ -186,6 +185,7 @@ class Router:
         failed: bool = False,
         down_at: float | None = None,
         erred_at: float | None = None,
+        broken_off_at: float | None = None,
     ) -> None:
         """The request is over.
 
@@ -195,20 +195,21 @@ class Router:
             failed: the worker failed it.
             down_at: when it failed so that the worker must be taken for broken.
             erred_at: when it failed by answering with an error.
+            broken_off_at: when it said that it breaks off what it answers, as one that leaves.
         """
         load = self._loads.get(ticket.worker)
         if load is None:
             return
-        if failed and ticket.number in load.waiting:
+        if failed and not ticket.begun:
             self._index.retract(ticket.prompt.keys, ticket.worker, ticket.stamp)
-        load.began(ticket.number)
-        load.kv_used -= load.kv.pop(ticket.number, 0)
-        load.requests += counts
-        load.failures += counts and failed
+        blamed = broken_off_at is not None and load.breaker.only_breaks_off
+        load.ended(ticket.number, counts=counts or blamed, failed=failed)
         if down_at is not None:
             load.breaker = load.breaker.failed(down_at)
         elif erred_at is not None:
             load.breaker = load.breaker.erred(erred_at)
+        elif broken_off_at is not None:
+            load.breaker = load.breaker.broke_off(broken_off_at)
 
     def streamed(self, worker: str, mean_pause: float) -> None:
         """A stream has come to its end, with so many seconds between its events."""
@@ -262,6 +263,8 @@ class Router:
     def _learn(self, load: Load, observation: Observation) -> None:
         if observation.took is not None:
             load.speed.observe(observation.behind, observation.took)
+            if not load.prompt_token:
+                load.prompts.observe(observation.behind, observation.decoding, observation.took)
         load.learn_tokens(observation.size, observation.prompt)
         if observation.age is not None:
             self._index.reported(load.candidate.id, observation.age, cached=observation.right)
@@ -269,14 +272,6 @@ class Router:
     def _tokens(self, group: list[Candidate], prompt: Prompt) -> int:
         """Return about how many tokens the prompt has."""
         return self._load(group[0].id).tokens(prompt.size)
-
-    def _let_unseen_go(self, now: float) -> None:
-        """Count prompts as computed whose first token cannot be seen, when it is time."""
-        while self._unseen and self._unseen[0][0] <= now:
-            _, number, worker = heapq.heappop(self._unseen)
-            load = self._loads.get(worker)
-            if load is not None:
-                load.began(number)
 
     def _begun_anew(self, ticket: Ticket, *, first: bool) -> None:
         """Believe nothing of a cache across a restart but what was computed since."""

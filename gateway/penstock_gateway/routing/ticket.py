@@ -42,10 +42,20 @@ class Ticket:
         choice: of the worker.
         sent: monotonic seconds.
         stamp: of the index's record.
+        pulled: the worker does not compute the prompt: it fetches the KV from another one.
+        decoding: sequences that the worker generates already.
     """
 
     def __init__(
-        self, number: int, prompt: Prompt, choice: Choice, sent: float, stamp: int
+        self,
+        number: int,
+        prompt: Prompt,
+        choice: Choice,
+        sent: float,
+        stamp: int,
+        *,
+        pulled: bool = False,
+        decoding: int = 0,
     ) -> None:
         self.worker = choice.id
         self.number = number
@@ -53,6 +63,12 @@ class Ticket:
         self.choice = choice
         self.sent = sent
         self.stamp = stamp
+        self.pulled = pulled
+        self.decoding = decoding
+        self.resumed = False
+        """It goes on with an answer, which is computed together with the prompt."""
+        self.begun = False
+        """Something of the answer has come."""
 
 
 class Prediction(NamedTuple):

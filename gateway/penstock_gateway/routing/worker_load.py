@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock_contract.first_token import FEWEST_PROMPTS
+from penstock_contract.step_cost import StepCost
 from penstock_gateway.routing.breaker import Breaker
 from penstock_gateway.routing.outliers import Pace
 from penstock_gateway.routing.policy import RECENT_SECONDS, Candidate
 from penstock_gateway.routing.prefix_index import BOUNDARIES
+from penstock_gateway.routing.prompt_cost import PromptCost
 from penstock_gateway.routing.speed import SpeedLearner
 
 BYTES_PER_TOKEN: Final = 4.0
@@ -26,6 +28,10 @@ class Tally:
     """Ended requests that the worker was answerable for."""
     failures: int = 0
     """Those that it failed."""
+    prompt_token: float = 0.0
+    """Seconds for a prompt token as it told, or likeliest by its first tokens; 0: not known."""
+    prompt_error: float = 0.0
+    """Standard error of that; 0: it told, or not known."""
 
 
 @dataclass(slots=True)
@@ -35,9 +41,11 @@ class Load:
     candidate: Candidate
     """What routing saw of it last."""
     waiting: dict[int, int] = field(default_factory=dict)
-    """Uncached tokens by ticket, until the first token."""
+    """Uncached tokens by ticket, until the first token; in the order in which they were given."""
     outstanding: int = 0
     """Their sum."""
+    unseen: set[int] = field(default_factory=set)
+    """Tickets of those whose first token nobody will see."""
     recent: float = 0.0
     """Seconds of computing given lately, as of `recent_at`."""
     recent_at: float = 0.0
@@ -46,6 +54,7 @@ class Load:
     kv_used: int = 0
     others_outstanding: int = 0
     """What other processes of this gateway have on the worker."""
+    others_waiting: int = 0
     others_resident: int = 0
     others_kv: int = 0
     kv_tokens: float = float("inf")
@@ -59,6 +68,10 @@ class Load:
     First tokens teach something else: what came between, too, as when it has much to decode. Fed
     by that, a busy worker would get fewer prompts the busier it is.
     """
+    prompts: PromptCost = field(default_factory=PromptCost)
+    """What its first tokens tell of that, where it has not told."""
+    cost: StepCost | None = None
+    """Of its steps, by its own measurement; None: it has not told."""
     bytes_per_token: float = BYTES_PER_TOKEN
     tokens_seen: bool = False
     epoch: bytes = b""
@@ -68,12 +81,58 @@ class Load:
     def began(self, number: int) -> None:
         """The prompt of a request has been computed."""
         self.outstanding -= self.waiting.pop(number, 0)
+        self.unseen.discard(number)
 
-    def wants_prompt(self, backlog: float) -> bool:
-        """Return whether its prompts will take less than so many seconds, or are few."""
-        if len(self.waiting) < FEWEST_PROMPTS:
-            return True
-        return (self.outstanding + self.others_outstanding) * self.prompt_token < backlog
+    def ended(self, number: int, *, counts: bool, failed: bool) -> None:
+        """A request is over; whether it says anything about the worker, and whether that failed."""
+        self.began(number)
+        self.kv_used -= self.kv.pop(number, 0)
+        self.requests += counts
+        self.failures += counts and failed
+        if counts and not failed:
+            self.breaker = self.breaker.finished()
+
+    def showed(self, number: int) -> None:
+        """The first token of a prompt has come: those given before it are computed, too."""
+        for earlier in [one for one in self.unseen if one < number]:
+            self.began(earlier)
+        self.began(number)
+
+    def is_ahead(self, number: int) -> bool:
+        """Return whether a prompt that was given before is known not to be computed yet."""
+        for earlier in self.waiting:
+            if earlier >= number:
+                return False
+            if earlier not in self.unseen:
+                return True
+        return False
+
+    @property
+    def known_token(self) -> float:
+        """Seconds that it computes for a prompt token, told or learned; 0: not known."""
+        return self.prompt_token or self.prompts.token
+
+    @property
+    def decoding(self) -> int:
+        """Sequences that it generates."""
+        waiting = len(self.waiting) + self.others_waiting
+        return max(0, len(self.kv) + self.others_resident - waiting)
+
+    def room_in(self, backlog: float, token: float) -> float:
+        """Return in about how many seconds its prompts will be few, or take less than `backlog`.
+
+        0: they are, or do. What other processes gave counts, too.
+
+        Args:
+            backlog: seconds.
+            token: seconds for a prompt token.
+        """
+        prompts = len(self.waiting) + self.others_waiting
+        if prompts < FEWEST_PROMPTS:
+            return 0.0
+        tokens = self.outstanding + self.others_outstanding
+        before_last = tokens - next(reversed(self.waiting.values()), 0)
+        return max(0.0, min(tokens * token - backlog, before_last * token))
 
     def tokens(self, size: int) -> int:
         """Return about how many tokens so many bytes are."""
@@ -96,4 +155,7 @@ class Load:
 
     def tally(self) -> Tally:
         """Return what others may know."""
-        return Tally(len(self.kv), self.outstanding, self.requests, self.failures)
+        counted = (len(self.kv), self.outstanding, self.requests, self.failures)
+        if self.prompt_token or not self.prompts.token:
+            return Tally(*counted, self.prompt_token)
+        return Tally(*counted, self.prompts.best, self.prompts.error)

@@ -5,8 +5,8 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import TypeAdapter
 
-from penstock_contract import metrics as declared
 from penstock_contract.fleet import GatewayWorkers
+from penstock_contract.metrics import gateway as declared
 from penstock_gateway.instruments import Instruments
 from penstock_gateway.relay.relay import Relay
 from penstock_gateway.siblings.account_store import Account, AccountStore

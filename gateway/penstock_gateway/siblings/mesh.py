@@ -127,7 +127,7 @@ class Mesh:
             self._tell(whole=True)
             for sibling, at in self._heard_at.items():
                 if now() - at > SILENT_SECONDS:
-                    self._shared.capacity.still(sibling)
+                    self._shared.still(sibling)
 
     def _tell(self, *, whole: bool = False) -> None:
         update = self._shared.next_update(self._relay.gates, whole=whole)

@@ -5,6 +5,7 @@ from typing import Final
 
 from penstock_contract.fleet import GatewayWorkers
 from penstock_gateway.relay.relay import Relay
+from penstock_gateway.relay.waits import tell_held
 from penstock_gateway.siblings.account_store import Account, AccountStore
 from penstock_gateway.siblings.totals import added, counted, since
 
@@ -26,6 +27,7 @@ class OwnAccount:
 
     def put(self) -> Account:
         """Leave the present account in the store; return it."""
+        tell_held(self._relay)
         workers = self._relay.workers().workers
         account = Account(
             metrics=added((self._metrics, self._relay.metrics.series())),

@@ -20,7 +20,7 @@ from penstock_gateway.routing.worker_load import Load
 from penstock_gateway.siblings.change_log import ChangeLog, Event
 
 Loads = dict[str, list[int]]
-"""Outstanding tokens, resident requests and tokens of KV, by worker."""
+"""Outstanding tokens, resident requests, tokens of KV and uncomputed prompts, by worker."""
 _UNKNOWN: Final = PromptUsage()
 
 
@@ -40,12 +40,12 @@ class SharedRouter(Router):
 
     # what is told
 
-    def take(self, choice: Choice, prompt: Prompt, now: float) -> Ticket:
+    def take(self, choice: Choice, prompt: Prompt, now: float, *, pulled: bool = False) -> Ticket:
         """See `Router.take`."""
-        ticket = super().take(choice, prompt, now)
+        ticket = super().take(choice, prompt, now, pulled=pulled)
         load = self._load(choice.id)
         uncached = prompt.size - int(choice.matched * load.bytes_per_token)
-        seconds = choice.uncached * load.speed.speed.token
+        seconds = 0.0 if pulled else choice.uncached * load.speed.speed.token
         session = session_digest(prompt.session) if prompt.session else None
         self._changes.touch(choice.id)
         self._changes.note(["sent", choice.id, prompt.keys, uncached, seconds, session])
@@ -67,8 +67,8 @@ class SharedRouter(Router):
         if epoch and epoch != known:
             self._changes.note(["epoch", worker, epoch.decode("latin-1")])
         found = observation_of(ticket, now, usage)
-        values = [found.behind, found.took, found.size, found.prompt, found.age, found.right]
-        self._changes.note(["answered", worker, *values])
+        values = [found.took, found.size, found.prompt, found.age, found.right]
+        self._changes.note(["answered", worker, found.behind, found.decoding, *values])
         return prediction
 
     def ended(
@@ -79,17 +79,22 @@ class SharedRouter(Router):
         failed: bool = False,
         down_at: float | None = None,
         erred_at: float | None = None,
+        broken_off_at: float | None = None,
     ) -> None:
         """See `Router.ended`."""
         worker, load = ticket.worker, self._loads.get(ticket.worker)
         if load is None:
             return
-        retracted, was_open = failed and ticket.number in load.waiting, load.breaker.open
-        super().ended(ticket, counts=counts, failed=failed, down_at=down_at, erred_at=erred_at)
+        retracted, was_open = failed and not ticket.begun, load.breaker.open
+        super().ended(
+            ticket, counts=counts, failed=failed, down_at=down_at, erred_at=erred_at,
+            broken_off_at=broken_off_at,
+        )  # fmt: skip
         if retracted:
             self._changes.note(["retracted", worker, ticket.prompt.keys])
         if load.breaker.open and not was_open:
-            self._changes.note(["down", worker, down_at if erred_at is None else erred_at])
+            when = (down_at, erred_at, broken_off_at)
+            self._changes.note(["down", worker, next(at for at in when if at is not None)])
         self._changes.touch(worker)
 
     def streamed(self, worker: str, mean_pause: float) -> None:
@@ -107,11 +112,14 @@ class SharedRouter(Router):
 
     def loads(self, workers: Iterable[str] | None, now: float) -> Loads:
         """Return what this process has on some workers, or on all that it has anything on."""
-        self._let_unseen_go(now)
+        self._unseen.let_go(self._loads, now)
         if workers is None:
             workers = [name for name, load in self._loads.items() if load.kv]
         named = [(name, self._loads[name]) for name in workers if name in self._loads]
-        return {name: [load.outstanding, len(load.kv), load.kv_used] for name, load in named}
+        return {
+            name: [load.outstanding, len(load.kv), load.kv_used, len(load.waiting)]
+            for name, load in named
+        }
 
     # what is heard
 
@@ -129,6 +137,13 @@ class SharedRouter(Router):
                 load.others_outstanding = sum(found[0] for found in told)
                 load.others_resident = sum(found[1] for found in told)
                 load.others_kv = sum(found[2] for found in told)
+                load.others_waiting = sum(found[3] for found in told)
+
+    def still(self, sibling: int) -> None:
+        """A sibling that says nothing: its prompts are computed by now, as far as anybody knows."""
+        known = self._theirs.get(sibling, {})
+        told = {worker: [0, resident, kv, 0] for worker, (_, resident, kv, _) in known.items()}
+        self.elsewhere(sibling, told, whole=False)
 
     def hear(self, event: Event, now: float) -> None:
         """Learn from what happened at a sibling."""

@@ -7,9 +7,9 @@ goes on from that one's counts, and one that has ended keeps its own until then.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from penstock_contract import metrics as declared
 from penstock_contract.fleet import WorkerLoad, total_loads
 from penstock_contract.metrics import Kind
+from penstock_contract.metrics import gateway as declared
 from penstock_gateway.instruments import Series
 
 Loads = Mapping[str, WorkerLoad]
@@ -19,6 +19,7 @@ LEVELS: Final = frozenset(
     for metric in (
         declared.GATEWAY_IN_FLIGHT,
         declared.GATEWAY_QUEUED,
+        declared.GATEWAY_HELD,
         declared.GATEWAY_BODIES,
     )
 )

@@ -90,6 +90,11 @@ class SharedState:
         self.tenancy.hear(sibling, update["tenants"], whole=update["whole"])
         self.capacity.hear(sibling, update["queues"])
 
+    def still(self, sibling: int) -> None:
+        """A sibling says nothing: nobody waits for it."""
+        self.router.still(sibling)
+        self.capacity.still(sibling)
+
     def gone(self, sibling: int) -> None:
         """A sibling has ended, and what it had on workers with it."""
         self.router.elsewhere(sibling, {}, whole=True)

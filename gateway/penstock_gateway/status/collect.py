@@ -8,12 +8,14 @@ from typing import Final
 from penstock_contract.fleet import FleetModel, FleetWorker, WorkerState
 from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.relay import Relay
+from penstock_gateway.relay.waits import waits
 from penstock_gateway.status.snapshot import (
     DecisionRow,
     ModelRow,
     PoolRow,
     QueueRow,
     Status,
+    WaitRow,
     WorkerRow,
 )
 
@@ -32,6 +34,7 @@ def collect(relay: Relay) -> Status:
         models=tuple(_model(relay, model, workers) for model in fleet.models),
         pools=tuple(_pools(workers)),
         queues=tuple(_queues(relay, fleet.models)),
+        waits=tuple(_waits(relay)),
         workers=tuple(workers),
         decisions=tuple(_decisions(relay))[:SHOWN],
     )
@@ -56,6 +59,8 @@ def _worker(relay: Relay, worker: FleetWorker) -> WorkerRow:
         tally.outstanding_tokens,
         tally.requests,
         tally.failures,
+        tally.prompt_token,
+        tally.prompt_error,
     )
 
 
@@ -97,6 +102,12 @@ def _queues(relay: Relay, models: Iterable[FleetModel]) -> Iterator[QueueRow]:
             yield QueueRow(model.name, share.name or "default", share.priority, share.waiting)
 
 
+def _waits(relay: Relay) -> Iterator[WaitRow]:
+    for found in waits(relay):
+        reason = found.reason.value
+        yield WaitRow(found.model, found.workers, found.count, reason, found.seconds)
+
+
 def _decisions(relay: Relay) -> Iterator[DecisionRow]:
     now = relay.clock()
     for found in relay.decisions:
@@ -110,5 +121,5 @@ def _decisions(relay: Relay) -> Iterator[DecisionRow]:
             choice.matched,
             choice.uncached,
             choice.ttft,
-            choice.reason,
+            f"{choice.reason} {found.waited}".rstrip(),
         )

@@ -12,6 +12,7 @@ from penstock_gateway.status.snapshot import (
     PoolRow,
     QueueRow,
     Status,
+    WaitRow,
     WorkerRow,
 )
 
@@ -36,6 +37,7 @@ def merged(statuses: Sequence[Status], silent: int = 0) -> Status:
             (s.pools for s in statuses), lambda r: (r.deployment, r.name, r.role), _pools
         ),
         queues=_joined((s.queues for s in statuses), lambda r: (r.model, r.share), _queues),
+        waits=_joined((s.waits for s in statuses), lambda r: (r.model, r.workers), _waits),
         workers=_joined((s.workers for s in statuses), lambda row: row.id, _workers),
         decisions=tuple(decisions[:SHOWN]),
     )
@@ -69,6 +71,11 @@ def _pools(one: PoolRow, other: PoolRow) -> PoolRow:
 
 def _queues(one: QueueRow, other: QueueRow) -> QueueRow:
     return replace(one, waiting=one.waiting + other.waiting)
+
+
+def _waits(one: WaitRow, other: WaitRow) -> WaitRow:
+    known = [row.seconds for row in (one, other) if row.seconds is not None]
+    return replace(one, waiting=one.waiting + other.waiting, seconds=min(known, default=None))
 
 
 def _workers(one: WorkerRow, other: WorkerRow) -> WorkerRow:

@@ -16,6 +16,7 @@ from penstock_gateway.status.snapshot import (
     PoolRow,
     QueueRow,
     Status,
+    WaitRow,
     WorkerRow,
 )
 from penstock_gateway.status.style import STYLE
@@ -49,6 +50,7 @@ def render(status: Status, refresh: int | None = None) -> str:
             _table("Models", _MODELS, map(_model, status.models), "No model is served."),
             _table("Pools", _POOLS, map(_pool, status.pools), "There is no worker."),
             _table("Queues", _QUEUES, map(_queue, status.queues), "No request waits."),
+            _table("Waiting for", _WAITS, map(_wait, status.waits), "No request waits."),
             _table("Workers", _WORKERS, map(_worker, status.workers), "There is no worker."),
             _table(
                 "Last decisions",
@@ -127,9 +129,10 @@ _MODELS = (
 )  # fmt: skip
 _POOLS = ("deployment", "pool", "role", "workers", "#in flight")
 _QUEUES = ("model", "class", "#priority", "#waiting")
+_WAITS = ("model", "workers", "#waiting", "because", "#next in")
 _WORKERS = (
     "worker", "deployment", "pool", "role", "revision", "state", "#in flight", "#prefill tokens",
-    "#requests", "#failures",
+    "#1,000 tokens", "#requests", "#failures",
 )  # fmt: skip
 _DECISIONS = (
     "#ago", "request", "model", "worker", "#attempt", "#cached", "#uncached", "#first token", "why",
@@ -159,6 +162,11 @@ def _queue(row: QueueRow) -> Sequence[Cell]:
     return escape(row.model), escape(row.share), str(row.priority), _number(row.waiting)
 
 
+def _wait(row: WaitRow) -> Sequence[Cell]:
+    next_in = "–" if row.seconds is None else f"{row.seconds:.2f} s"
+    return escape(row.model), row.workers, _number(row.waiting), row.reason, next_in
+
+
 def _worker(row: WorkerRow) -> Sequence[Cell]:
     failures = _number(row.failures)
     return (
@@ -170,9 +178,18 @@ def _worker(row: WorkerRow) -> Sequence[Cell]:
         f'<span class="pill {row.state.lower()}">{escape(row.state)}</span>',
         _number(row.in_flight),
         _number(row.outstanding),
+        _prompt_cost(row),
         _number(row.requests),
         f'<b class="bad">{failures}</b>' if row.failures else failures,
     )
+
+
+def _prompt_cost(row: WorkerRow) -> Cell:
+    """Say what a thousand tokens of a prompt take, and how far that is off where it was learned."""
+    if not row.prompt_token:
+        return "–"
+    error = f" ± {_number(round(row.prompt_error * 1e6))}" if row.prompt_error else ""
+    return f"{_number(round(row.prompt_token * 1e6))}{error} ms"
 
 
 def _decision(row: DecisionRow) -> Sequence[Cell]:

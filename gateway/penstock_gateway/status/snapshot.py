@@ -45,6 +45,19 @@ class QueueRow:
 
 
 @dataclass(frozen=True)
+class WaitRow:
+    """Requests that wait for the same workers of a model."""
+
+    model: str
+    workers: str
+    """Which ones."""
+    waiting: int
+    reason: str
+    seconds: float | None
+    """About how long until the next one goes; None: nobody knows."""
+
+
+@dataclass(frozen=True)
 class WorkerRow:
     """A worker, as this gateway sees it."""
 
@@ -59,6 +72,10 @@ class WorkerRow:
     """Prompt tokens without a first token yet."""
     requests: int
     failures: int
+    prompt_token: float = 0.0
+    """Seconds; 0: not known."""
+    prompt_error: float = 0.0
+    """Standard error of that; 0 where the worker told."""
 
 
 @dataclass(frozen=True)
@@ -92,5 +109,6 @@ class Status:
     models: tuple[ModelRow, ...] = ()
     pools: tuple[PoolRow, ...] = ()
     queues: tuple[QueueRow, ...] = ()
+    waits: tuple[WaitRow, ...] = ()
     workers: tuple[WorkerRow, ...] = ()
     decisions: tuple[DecisionRow, ...] = ()

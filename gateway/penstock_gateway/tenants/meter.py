@@ -34,7 +34,7 @@ class Meter:
     requests: Bucket | None = None
     tokens: Bucket | None = None
     begun: int = 0
-    """Requests ever taken from the bucket, here."""
+    """Requests ever taken from the bucket, here, less those given back."""
     spent: int = 0
     """Tokens, less those given back."""
 
@@ -61,11 +61,25 @@ class Meter:
         if most is not None and self.running + self.elsewhere >= most:
             message = f"{most} requests of this API key's tenant are under way, as many as may be."
             raise LimitReached(message, CONCURRENCY_RETRY_AFTER, self.left(now))
+        self.count(now)
+        self.running += 1
+
+    def count(self, now: float) -> None:
+        """Count a request that does not run.
+
+        Raises:
+            LimitReached: there are too many of them in a minute.
+        """
         if self.requests is not None:
             self._refuse_unless(self.requests, 1, "requests", now)
             self.requests = self.requests.take(1, now)
             self.begun += 1
-        self.running += 1
+
+    def uncount(self, now: float) -> None:
+        """Give a request back that was counted and comes again."""
+        if self.requests is not None:
+            self.requests = self.requests.take(-1, now)
+            self.begun -= 1
 
     def reserve(self, tokens: int, now: float) -> int:
         """Set tokens aside that a request may use, a minute's worth at most; return how many.

@@ -45,6 +45,14 @@ class TenantRequest:
         self._meter.begin(self._clock())
         self._inside = True
 
+    def count(self) -> None:
+        """Count a request that no worker is asked for: it needs no `finish`.
+
+        Raises:
+            LimitReached: there are too many in a minute.
+        """
+        self._meter.count(self._clock())
+
     def authorize(
         self, name: str, model: FleetModel, wanted_class: str, prompt_tokens: int, most: int
     ) -> FleetClass:
@@ -72,6 +80,11 @@ class TenantRequest:
         self.priority = found.priority
         return found
 
+    def refused(self, code: ErrorCode) -> None:
+        """It is not admitted; for want of room, a batch's comes again, and is counted once."""
+        if self.spare and self._inside and code is ErrorCode.NO_CAPACITY:
+            self._meter.uncount(self._clock())
+
     def answered(self, status: int) -> None:
         """An answer begins; a refusal uses nothing."""
         self._counts = bool(self.tenant.id) and status < 400
@@ -80,6 +93,11 @@ class TenantRequest:
         """A piece of the answer has passed by."""
         if self._counts:
             self._usage.saw(piece)
+
+    def computed(self, tokens: int) -> None:
+        """So many tokens of prompt and answer were seen; 0: nobody could tell."""
+        if self._counts and tokens:
+            self._usage.seen = tokens
 
     @property
     def tokens(self) -> int:

@@ -1,7 +1,8 @@
 """Counts the tokens of an answer from the bytes that pass by, without parsing them.
 
 The server's own count is taken where the answer has one: always when it is not streamed, with
-`stream_options.include_usage` when it is. Else every event counts as a token.
+`stream_options.include_usage` when it is. Else the ids count that went by with the events, and
+without those every event as a token.
 """
 
 import re
@@ -21,6 +22,8 @@ class Usage:
     """
 
     def __init__(self, prompt_tokens: int) -> None:
+        self.seen = 0
+        """Tokens of prompt and answer whose ids went by."""
         self._prompt_tokens = prompt_tokens
         self._events = 0
         self._tail = b""
@@ -36,4 +39,4 @@ class Usage:
         if not self._tail:
             return 0
         told = _TOTAL.findall(self._tail)
-        return int(told[-1]) if told else self._prompt_tokens + self._events
+        return int(told[-1]) if told else self.seen or self._prompt_tokens + self._events

@@ -11,24 +11,32 @@ from penstock_gateway.routing.policy import Choice
 from penstock_gateway.tenants.tenant_request import TenantRequest
 
 
-class Client:
-    """Whoever asked.
+class ClientAnswer:
+    """What a client is answered, whichever worker it comes from.
 
     Args:
         call: the request.
         request_id: goes into the head.
         tenant_request: counts what passes by, and tells the client about its limits.
+        waited: how long it had to wait for a worker, for people.
         debug_headers: tell those who may know which worker answered, and why it was chosen.
     """
 
     def __init__(
-        self, call: Call, request_id: str, tenant_request: TenantRequest, *, debug_headers: bool
+        self,
+        call: Call,
+        request_id: str,
+        tenant_request: TenantRequest,
+        waited: str,
+        *,
+        debug_headers: bool,
     ) -> None:
         self.begun = False
         """It has seen a part of the answer."""
         self._call = call
         self._id = request_id
         self._tenant_request = tenant_request
+        self._waited = waited
         self._debug_headers = debug_headers
         self._streams = False
 
@@ -39,7 +47,8 @@ class Client:
         self._tenant_request.answered(response.status)
         own = [(headers.REQUEST_ID, self._id), *self._tenant_request.told_headers]
         if self._debug_headers and self._tenant_request.tenant.debug:
-            own += [(headers.WORKER, choice.id), (headers.ROUTE_REASON, choice.reason)]
+            reason = f"{choice.reason} {self._waited}".rstrip()
+            own += [(headers.WORKER, choice.id), (headers.ROUTE_REASON, reason)]
         found = client_headers(response.headers, own)
         self._call.begin(response.status, found)
 

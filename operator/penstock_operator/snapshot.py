@@ -28,6 +28,8 @@ class PoolSnapshot:
     """Why workers find no place, in the scheduler's words; empty: they do."""
     failure: str = ""
     """How workers of the pool keep ending; empty: they do not."""
+    awaited: str = ""
+    """Which follower a worker waits for; empty: none."""
     phase: Phase | None = None
     """Of its rollout; None: not known."""
     rollout: str = ""

@@ -201,7 +201,8 @@ def _trouble(pool: PoolSnapshot) -> Finding | None:
         message = f"{count}, {pool.outdated} of an older revision to be replaced"
         return Finding(False, Reason.UPDATING, message)
     if pool.ready < pool.desired:
-        return Finding(False, Reason.PODS_NOT_READY, count)
+        message = f"{count}: {pool.awaited}" if pool.awaited else count
+        return Finding(False, Reason.PODS_NOT_READY, message)
     return None
 
 

@@ -6,8 +6,8 @@ import pytest
 from exported import COST, GATEWAY, MODEL, Exported
 from prometheus_client import CollectorRegistry, generate_latest
 
-from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
+from penstock_contract.metrics import gateway, worker
 from penstock_contract.step_cost import StepMoments, fit
 from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.evaluation import Memory, evaluate
@@ -34,9 +34,9 @@ def scrapes(*values: dict[str, float], step: float = 10.0) -> ScrapePair:
 
 def test_what_processes_export_is_read_back() -> None:
     registry = CollectorRegistry()
-    made = Instruments(registry, declared.GATEWAY)
-    made.counter(declared.GATEWAY_ARRIVALS).labels("a").inc(3)
-    made.histogram(declared.GATEWAY_QUEUE_SECONDS).labels("a").observe(0.4)
+    made = Instruments(registry, gateway.GATEWAY)
+    made.counter(gateway.GATEWAY_ARRIVALS).labels("a").inc(3)
+    made.histogram(gateway.GATEWAY_QUEUE_SECONDS).labels("a").observe(0.4)
     found = parse(generate_latest(registry).decode(), names.GATEWAY_FAMILIES, 5.0)
     assert found.time == 5.0
     assert found.total(names.ARRIVALS, label(model="a")) == 3
@@ -46,8 +46,8 @@ def test_what_processes_export_is_read_back() -> None:
 
 def test_a_histogram_whose_name_ends_like_a_counter_is_read() -> None:
     registry = CollectorRegistry()
-    made = Instruments(registry, declared.WORKER)
-    made.histogram(declared.VLLM_STEP_TOKENS).labels("m", "0").observe(17)
+    made = Instruments(registry, worker.WORKER)
+    made.histogram(worker.VLLM_STEP_TOKENS).labels("m", "0").observe(17)
     found = parse(generate_latest(registry).decode(), names.WORKER_FAMILIES, 0.0)
     assert found.total(names.STEP_TOKENS) == 17
     assert found.total(names.STEPS) == 1

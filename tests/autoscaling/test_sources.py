@@ -6,12 +6,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from gateway_process import GatewayProcess
+from http_threads import serving
 from prometheus_process import MISSING, PrometheusProcess, binary
 from worker_process import NAME, WorkerProcess, eventually, worker
 
@@ -242,13 +242,7 @@ async def test_an_answer_that_is_none_is_a_source_that_fails(
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
-        thread = Thread(target=stub.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{stub.server_port}"
-            with pytest.raises(SourceError, match="Prometheus"):
-                await Prometheus(http, url).read(targets)
-        finally:
-            stub.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as stub:
+        url = f"http://127.0.0.1:{stub.server_port}"
+        with pytest.raises(SourceError, match="Prometheus"):
+            await Prometheus(http, url).read(targets)

@@ -32,7 +32,7 @@ class Machine:
 
     def run(self, *arguments: object, code: int = 0, **options: Any) -> str:
         """Run a command, check its exit code, return what it printed (errors when it failed)."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [PENSTOCK, *map(str, arguments)],
             env=self.environment,
             text=True,

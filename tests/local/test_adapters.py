@@ -61,7 +61,7 @@ def test_adapters_are_served_and_change_by_a_rollout(
         path = with_adapters(manifest(), "{name: loud, uri: 'file://./loud'}", quiet)
         machine.run("up", path, "--detach")
         machine.eventually(lambda: set(machine.ready()).isdisjoint(before), "it is replaced")
-        assert served() == ["pydoc", "loud", "quiet"]
+        machine.eventually(lambda: served() == ["pydoc", "loud", "quiet"], "both are served")
         assert len({text(name) for name in served()}) == 3
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -23,11 +23,11 @@ def test_the_example_works_and_what_was_stored_outlives_the_runtime(
     endpoint = f"http://127.0.0.1:{machine.port}/v1"
 
     def files() -> list[str]:
-        answer = httpx.get(f"{endpoint}/files", trust_env=False)
+        answer = plain_http.get(f"{endpoint}/files")
         return [found["filename"] for found in answer.json()["data"]] if answer.is_success else []
 
     def takes_batches() -> bool:
-        return httpx.get(f"{endpoint}/files", trust_env=False).status_code == 200
+        return plain_http.get(f"{endpoint}/files").status_code == 200
 
     machine.eventually(takes_batches, "the batch service is there")
     done = subprocess.run(

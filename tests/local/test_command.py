@@ -1,8 +1,10 @@
 """The planned container as a local command: another address, another model path, nothing else."""
 
+from typing import Any
+
 from penstock_operator.local.command import with_flag, worker_command
 
-CONTAINER = {
+CONTAINER: dict[str, Any] = {
     "command": ["penstock-worker"],
     "args": ["--model", "/models", "--host", "0.0.0.0", "--port", "8000", "--dtype", "auto"],
     "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "SECRET", "valueFrom": {}}],

@@ -4,7 +4,9 @@ The properties run `decide` against a simulated machine whose processes become r
 exit in whatever order hypothesis likes best.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,11 +31,11 @@ from penstock_operator.local.decide import (
 POOL = PoolKey("quickstart", "default")
 
 
-def wanted(replicas: int = 2, revision: str = "new", **options: object) -> Wanted:
+def wanted(replicas: int = 2, revision: str = "new", **options: Any) -> Wanted:
     return replace(Wanted(POOL, replicas, revision), **options)
 
 
-def process(name: str, phase: Phase = Phase.READY, **options: object) -> Process:
+def process(name: str, phase: Phase = Phase.READY, **options: Any) -> Process:
     base = Process(
         id=name,
         key=POOL,
@@ -46,8 +48,8 @@ def process(name: str, phase: Phase = Phase.READY, **options: object) -> Process
     return replace(base, **options)
 
 
-def ids(actions: list[object], kind: type) -> list[str]:
-    return [action.id for action in actions if isinstance(action, kind)]  # type: ignore[attr-defined]
+def ids(actions: Sequence[object], kind: type[Drain | Terminate | Kill]) -> list[str]:
+    return [action.id for action in actions if isinstance(action, kind)]
 
 
 def test_an_empty_pool_is_filled() -> None:
@@ -60,13 +62,13 @@ def test_nothing_is_done_when_all_is_as_wanted() -> None:
 
 
 def test_scaling_down_drains_those_that_serve_nothing_first_then_the_youngest() -> None:
-    crew = [
+    processes = [
         process("old", started=1),
         process("young", started=9),
         process("starting", Phase.STARTING, started=5),
     ]
-    assert ids(decide([wanted(2)], crew, {}, now=100), Drain) == ["starting"]
-    assert ids(decide([wanted(1)], crew, {}, now=100), Drain) == ["starting", "young"]
+    assert ids(decide([wanted(2)], processes, {}, now=100), Drain) == ["starting"]
+    assert ids(decide([wanted(1)], processes, {}, now=100), Drain) == ["starting", "young"]
 
 
 def test_a_draining_process_is_terminated_once_the_gateway_surely_knows() -> None:
@@ -130,8 +132,8 @@ def test_starts_wait_for_the_back_off() -> None:
 
 
 def test_every_action_says_why() -> None:
-    crew = [process("a", revision="old"), process("b"), process("c", Phase.DRAINING)]
-    assert all(action.reason for action in decide([wanted(1)], crew, {}, now=100))
+    processes = [process("a", revision="old"), process("b"), process("c", Phase.DRAINING)]
+    assert all(action.reason for action in decide([wanted(1)], processes, {}, now=100))
 
 
 @pytest.mark.parametrize(

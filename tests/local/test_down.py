@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
@@ -108,10 +109,10 @@ def test_a_tenant_is_taken_away_and_the_last_one_opens_the_gateway(
     models = f"http://127.0.0.1:{machine.port}/v1/models"
 
     def closed() -> bool:
-        return httpx.get(models, trust_env=False).status_code == 401
+        return plain_http.get(models).status_code == 401
 
-    machine.eventually(closed, "the gateway asks for keys", 5)
+    machine.eventually(closed, "the gateway asks for keys")
     assert "no Tenant is left" in machine.run("down", team)
     assert not Store(machine.state.objects).list(Tenant)
-    machine.eventually(lambda: not closed(), "the gateway takes everyone", 5)
+    machine.eventually(lambda: not closed(), "the gateway takes everyone")
     assert names(machine) == ["small"]

@@ -1,4 +1,4 @@
-"""`penstock up` with a model from a hub: fetched once, then served like any other."""
+"""`penstock up` with a model from a hub or a bucket: fetched once, then served like any other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,13 +32,21 @@ def test_a_model_from_a_hub_is_fetched_once_and_served(
     assert "is complete" in machine.run("up", hub_manifest)  # the hub is gone by now
 
 
+@pytest.mark.parametrize(
+    ("uri", "variable", "words"),
+    [
+        ("hf://org/other", "HF_ENDPOINT", "hf://org/other does not exist"),
+        ("s3://bucket/other", "AWS_ENDPOINT_URL", "s3://bucket/other/ holds nothing"),
+        ("gs://bucket/other", "STORAGE_EMULATOR_HOST", "gs://bucket/other/ holds nothing"),
+    ],
+)
 def test_a_model_that_is_not_there_is_told_before_anything_starts(
-    machine: Any, hub_manifest: Path, tmp_path: Path
+    machine: Any, hub_manifest: Path, tmp_path: Path, uri: str, variable: str, words: str
 ) -> None:
     machine.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    hub_manifest.write_text(hub_manifest.read_text().replace("org/model", "org/other"))
+    hub_manifest.write_text(hub_manifest.read_text().replace("hf://org/model", uri))
     with serve(Remote()) as remote:
-        machine.environment["HF_ENDPOINT"] = remote.url
+        machine.environment[variable] = remote.url
         said = machine.run("up", hub_manifest, code=2)
-    assert "spec.model.uri: hf://org/other does not exist" in said
+    assert f"spec.model.uri: {words}" in said
     assert not machine.state.status.exists()

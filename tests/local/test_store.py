@@ -1,5 +1,6 @@
 """The objects on disk: generations, atomic replacement, updates that lose nothing."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -112,4 +113,16 @@ def test_a_damaged_object_is_named_and_mended_by_the_next_put(tmp_path: Path) ->
     with pytest.raises(UserError, match=str(path)):
         store.list(InferenceDeployment)
     stored = store.put(deployment(), NOW)
+    assert store.list(InferenceDeployment) == [stored]
+
+
+def test_an_object_of_another_version_is_read_without_the_fields_that_this_one_lacks(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    stored = store.put(deployment(), NOW)
+    path = tmp_path / "InferenceDeployment" / "quickstart.json"
+    body = json.loads(path.read_text())
+    body["spec"]["routing"]["prefixIndex"] = "Auto"
+    path.write_text(json.dumps(body))
     assert store.list(InferenceDeployment) == [stored]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock_contract.api import InferenceDeployment
+from penstock_contract.api import EngineType, InferenceDeployment
 from penstock_operator.local.desired import Desired
 from penstock_operator.local.view import fleet
 
@@ -35,3 +35,9 @@ def test_the_gateway_hears_the_objectives_that_a_deployment_asks_for(
 ) -> None:
     told = fleet(Desired((deployment(slo=slo),)), (), generation=1)
     assert [(model.tpot, model.ttft) for model in told.models] == [seconds]
+
+
+def test_the_gateway_hears_which_engine_answers_and_with_which_parsers() -> None:
+    engine = {"type": "VLLM", "extraArgs": ["--reasoning-parser=qwen3"]}
+    (told,) = fleet(Desired((deployment(engine=engine),)), (), generation=1).models
+    assert (told.engine, told.parsers) == (EngineType.VLLM, ("qwen3",))

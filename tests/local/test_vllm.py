@@ -31,3 +31,12 @@ def test_a_vllm_of_the_users_own_serves(
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--served-model-name") + 1] == "pydoc"
     assert words[words.index("--max-model-len") + 1] == "256"
+
+
+def test_where_vllm_is_need_not_be_said_again(
+    machine: Any, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    fake_vllm(tmp_path / "venv")
+    path = manifest(engine="{type: VLLM, maxModelLen: 256}")
+    machine.run("up", path, "--detach", "--port", machine.port, "--vllm-venv", tmp_path / "venv")
+    assert "Ready" in machine.run("up", path)

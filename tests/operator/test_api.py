@@ -1,10 +1,10 @@
 """Calls to the API server: whatever stands in between, a failure is one that is tried again."""
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_threads import serving
 from kubernetes.client import Configuration
 from prometheus_client import CollectorRegistry
 
@@ -35,13 +35,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         found = Configuration(host=f"http://127.0.0.1:{server.server_address[1]}")
         yield Api(found, OperatorMetrics(CollectorRegistry()))
-        server.shutdown()
-        thread.join()
 
 
 async def test_an_answer_that_is_none_of_the_api_servers_is_a_failed_call(api: Api) -> None:

@@ -1,6 +1,5 @@
 """The operator's decision against a store that does what an API server would."""
 
-import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,172 +8,21 @@ import pytest
 from deployments import deployment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from object_store import SERVED, SETTINGS, Store
 
-from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api import InferenceDeployment
 from penstock_contract.fleet import WorkerLoad, WorkerState
-from penstock_contract.labels import DELETION_COST, DRAINING
+from penstock_contract.labels import DELETION_COST
 from penstock_operator.cluster.actions import (
-    Action,
-    Apply,
-    Create,
-    Decision,
     Delete,
     Mark,
     Merge,
-    RecordEvent,
-    WriteStatus,
 )
 from penstock_operator.cluster.decide import decide
+from penstock_operator.cluster.observed import Gateways, Observed
 from penstock_operator.cluster.rollout_state import COSTS_COUNT, UNREADY_WITHIN
-from penstock_operator.cluster.world import Gateways, World, pod
-from penstock_operator.manifests import Settings
 
 Object = dict[str, Any]
-SETTINGS = Settings()
-SERVED = frozenset(
-    {
-        "v1/Service",
-        "v1/ServiceAccount",
-        "policy/v1/PodDisruptionBudget",
-        "networking.k8s.io/v1/NetworkPolicy",
-    }
-)
-
-
-class Store:
-    """Keeps objects, makes pods for Deployments, and lets gateways confirm drains."""
-
-    def __init__(self, wanted: InferenceDeployment, served: frozenset[str] = SERVED) -> None:
-        self.served = served
-        self._serial = itertools.count(1)
-        self.objects: dict[tuple[str, str], Object] = {}
-        self.told: list[RecordEvent] = []
-        self.now = 0.0
-        self.spec(wanted)
-
-    def spec(self, wanted: InferenceDeployment) -> None:
-        """Apply a spec, as a user does."""
-        key = ("InferenceDeployment", wanted.metadata.name)
-        before = self.objects.get(key)
-        body = wanted.to_json()
-        if before:
-            body["metadata"]["generation"] = before["metadata"]["generation"] + 1
-            body["status"] = before.get("status", {})
-        self._put(body)
-
-    def _put(self, body: Object) -> Object:
-        key = (body["kind"], body["metadata"]["name"])
-        body = json.loads(json.dumps(body))
-        meta = body["metadata"]
-        meta.setdefault("namespace", "default")
-        old = self.objects.get(key, {"metadata": {}})["metadata"]
-        meta["uid"] = old.get("uid") or f"uid-{next(self._serial)}"
-        meta["resourceVersion"] = str(next(self._serial))
-        self.objects[key] = body
-        return body
-
-    def of(self, kind: str) -> list[Object]:
-        return [found for (k, _), found in sorted(self.objects.items()) if k == kind]
-
-    def world(self) -> World:
-        """Return what the operator sees."""
-        raw = self.of("InferenceDeployment")[0]
-        pods = tuple(pod(found) for found in self.of("Pod"))
-        kinds = {kind.rpartition("/")[2] for kind in self.served}
-        draining = [p.uid for p in pods if p.draining]
-        loads = {p.uid: WorkerLoad(state=WorkerState.READY) for p in pods}
-        return World(
-            raw=raw,
-            deployment=InferenceDeployment.model_validate(raw),
-            invalid="",
-            pools={
-                p["metadata"]["name"]: EnginePool.model_validate(p) for p in self.of("EnginePool")
-            },
-            children={key: o for key, o in self.objects.items() if key[0] in kinds},
-            workloads={w["metadata"]["name"]: w for w in self.of("Deployment")},
-            pods=pods,
-            gateways=Gateways(True, "http://gateway/v1", loads, frozenset(draining)),
-            served=self.served,
-            now=self.now,
-        )
-
-    def act(self, action: Action) -> None:
-        """Do what was decided."""
-        match action:
-            case Create(body, _):
-                assert (body["kind"], body["metadata"]["name"]) not in self.objects
-                self._put(body)
-            case Apply(body, _):
-                before = self.objects.get((body["kind"], body["metadata"]["name"]), {})
-                self._put(merged(before, body))
-            case Merge(kind, name, patch, _):
-                before = self.objects[kind, name]
-                version = patch["metadata"]["resourceVersion"]
-                assert version == before["metadata"]["resourceVersion"], "decided on a stale read"
-                self._put(merged(before, patch))
-            case Mark(name, _, _, patch, _):
-                self._put(merged(self.objects["Pod", name], patch))
-            case Delete(kind, name, uid, version, _):
-                meta = self.objects[kind, name]["metadata"]
-                assert (meta["uid"], meta["resourceVersion"]) == (uid, version)
-                self._collect(kind, name)
-            case WriteStatus(kind, name, status):
-                self._put({**self.objects[kind, name], "status": status})
-            case RecordEvent():
-                self.told.append(action)
-
-    def _collect(self, kind: str, name: str) -> None:
-        """Garbage collection, children last."""
-        uid = self.objects.pop((kind, name))["metadata"]["uid"]
-        for key, found in list(self.objects.items()):
-            owners = found["metadata"].get("ownerReferences", [])
-            if any(owner["uid"] == uid for owner in owners) and key in self.objects:
-                self._collect(*key)
-
-    def controllers(self) -> None:
-        """Deployments get their pods; a pod is ready unless it drains."""
-        for found in self.of("Deployment"):
-            template, uid = found["spec"]["template"], found["metadata"]["uid"]
-            owner = [{"uid": uid, "kind": "Deployment", "name": found["metadata"]["name"]}]
-            mine = [p for p in self.of("Pod") if p["metadata"]["ownerReferences"] == owner]
-            for _ in range(found["spec"]["replicas"] - len(mine)):
-                metadata = {
-                    "name": f"pod-{next(self._serial)}",
-                    "labels": template["metadata"]["labels"],
-                    "annotations": {},
-                    "ownerReferences": owner,
-                }
-                status = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": ""}
-                self._put({"kind": "Pod", "metadata": metadata, "status": status})
-            mine.sort(key=lambda p: DRAINING not in p["metadata"]["annotations"])
-            for extra in mine[: max(0, len(mine) - found["spec"]["replicas"])]:
-                del self.objects["Pod", extra["metadata"]["name"]]
-
-    def settle(self) -> Decision:
-        """Decide and act until there is nothing left to do."""
-        for _ in range(60):
-            self.now += 1
-            decision = decide(self.world(), SETTINGS)
-            if not decision.actions:
-                return decision
-            for action in decision.actions:
-                self.act(action)
-            self.controllers()
-        raise AssertionError(f"never settles: {decision.actions}")
-
-
-def merged(before: Object, patch: Object) -> Object:
-    """JSON merge patch."""
-    result = dict(before)
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict):
-            inner = before.get(key)
-            result[key] = merged(inner if isinstance(inner, dict) else {}, value)
-        else:
-            result[key] = value
-    return result
 
 
 def shape(store: Store) -> dict[str, Object]:
@@ -209,7 +57,7 @@ def test_a_spec_becomes_pools_workers_and_what_stands_around_them() -> None:
 def test_once_all_is_right_nothing_is_done() -> None:
     store = Store(deployment())
     store.settle()
-    assert decide(store.world(), SETTINGS).actions == ()
+    assert decide(store.observed(), SETTINGS).actions == ()
 
 
 def test_whoever_scales_a_pool_keeps_it_until_the_spec_names_another_number() -> None:
@@ -232,12 +80,12 @@ def test_the_emptiest_is_chosen_once_the_gateways_have_told_of_this_moment() -> 
     store = Store(deployment({"name": "default", "replicas": 3}))
     store.settle()
     store.spec(deployment({"name": "default", "replicas": 2}))
-    busy, idle, busier = (found.uid for found in store.world().pods)
+    busy, idle, busier = (found.uid for found in store.observed().pods)
     tokens = {busy: 40, idle: 7, busier: 900}
     loads = {
         u: WorkerLoad(state=WorkerState.READY, outstanding_tokens=t) for u, t in tokens.items()
     }
-    seen = replace(store.world(), gateways=Gateways(True, None, loads, fresh=False))
+    seen = replace(store.observed(), gateways=Gateways(True, None, loads, fresh=False))
     early = decide(seen, SETTINGS)
     assert not any(isinstance(action, Mark) for action in early.actions)
     assert early.drains
@@ -248,24 +96,37 @@ def test_the_emptiest_is_chosen_once_the_gateways_have_told_of_this_moment() -> 
     assert int(marks[0].patch["metadata"]["annotations"][DELETION_COST]) < 0
 
 
+def test_a_pod_that_was_evicted_is_no_worker_and_brings_none() -> None:
+    store = Store(deployment({"name": "default", "replicas": 2}))
+    store.settle()
+    labels = store.of("Pod")[0]["metadata"]["labels"]
+    evicted = {"name": "evicted", "labels": labels, "annotations": {}, "ownerReferences": []}
+    store.put({"kind": "Pod", "metadata": evicted, "status": {"phase": "Failed"}})
+    assert decide(store.observed(), SETTINGS).actions == ()
+    assert not decide(store.observed(), SETTINGS).drains
+    store.spec(deployment({"name": "other", "replicas": 1}))
+    store.settle()
+    assert [pool["spec"]["pool"] for pool in store.of("EnginePool")] == ["other"]
+
+
 def test_before_deletion_costs_a_pool_shrinks_once_the_drained_worker_is_not_ready() -> None:
     store = Store(deployment({"name": "default", "replicas": 2}), SERVED - {COSTS_COUNT})
     store.settle()
     store.spec(deployment({"name": "default", "replicas": 1}))
-    for action in decide(store.world(), SETTINGS).actions:
+    for action in decide(store.observed(), SETTINGS).actions:
         store.act(action)
-    world = store.world()
-    drained = next(found for found in world.pods if found.draining)
-    assert not shrinks(world)
-    unready = tuple(replace(found, ready=found is not drained) for found in world.pods)
-    assert shrinks(replace(world, pods=unready))
-    untold = replace(world, since={drained.uid: world.now - UNREADY_WITHIN})
+    observed = store.observed()
+    drained = next(found for found in observed.pods if found.draining)
+    assert not shrinks(observed)
+    unready = tuple(replace(found, ready=found is not drained) for found in observed.pods)
+    assert shrinks(replace(observed, pods=unready))
+    untold = replace(observed, since={drained.uid: observed.now - UNREADY_WITHIN})
     assert shrinks(untold)
-    assert shrinks(replace(world, served=SERVED))
+    assert shrinks(replace(observed, served=SERVED))
 
 
-def shrinks(world: World) -> bool:
-    actions = decide(world, SETTINGS).actions
+def shrinks(observed: Observed) -> bool:
+    actions = decide(observed, SETTINGS).actions
     return any(isinstance(action, Merge) and action.kind == "Deployment" for action in actions)
 
 
@@ -274,7 +135,7 @@ def test_a_pool_that_leaves_is_drained_then_deleted() -> None:
     store = Store(deployment(*both))
     store.settle()
     store.spec(deployment(both[0]))
-    first = decide(store.world(), SETTINGS)
+    first = decide(store.observed(), SETTINGS)
     assert not any(isinstance(action, Delete) for action in first.actions)
     assert sum(isinstance(action, Mark) for action in first.actions) == 2
     store.settle()
@@ -287,7 +148,7 @@ def test_a_name_that_somebody_else_owns_is_left_alone_and_told() -> None:
     owner = {"kind": "Team", "name": "other", "uid": "theirs", "controller": True}
     name = store.of("InferenceDeployment")[0]["metadata"]["name"]
     metadata = {"name": name, "ownerReferences": [owner]}
-    store._put({"kind": "Service", "metadata": metadata, "spec": {}})
+    store.put({"kind": "Service", "metadata": metadata, "spec": {}})
     store.settle()
     assert store.objects["Service", name]["spec"] == {}
     conditions = store.of("InferenceDeployment")[0]["status"]["conditions"]
@@ -311,7 +172,7 @@ def test_what_belongs_to_an_earlier_owner_of_the_same_name_goes_first(kind: str)
     told = {c["type"]: c for c in conditions}["PoolsReady"]
     assert told["reason"] == "Updating"
     assert f"{kind} {name} belongs to an earlier" in told["message"]
-    store._collect(kind, name)
+    store.collect(kind, name)
     store.settle()
     assert shape(store).keys() == wanted
     assert not any("earlier" in json.dumps(found) for found in store.of("InferenceDeployment"))
@@ -359,7 +220,7 @@ def test_any_path_and_any_loss_ends_as_a_clean_install(
     for index in lost:
         key = children[index % len(children)]
         if key in store.objects:
-            store._collect(*key)
+            store.collect(*key)
     store.settle()
     clean = Store(of(*path[-1]))
     clean.settle()

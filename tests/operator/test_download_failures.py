@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from penstock_operator.cluster.world import pod
+from penstock_operator.cluster.observed import pod
 
 LOG = (
     "penstock-worker fetch: fetching 5 files, 15.0 GiB, version abc\n"

@@ -1,5 +1,6 @@
 """Every example is valid, is planned, and makes objects that a strict cluster takes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def documents(*files: Path) -> list[Any]:
     ]
 
 
-EVERYTHING = documents(FOLDER / "quickstart.yaml", FOLDER / "adapter.yaml", *CLUSTER)
+EVERYTHING = documents(*sorted(FOLDER.glob("*.yaml")), *CLUSTER)
 OURS = [p for p in EVERYTHING if p.values[0]["apiVersion"] == API_VERSION]
 THEIRS = [p for p in EVERYTHING if p.values[0]["apiVersion"] != API_VERSION]
 IN_A_CLUSTER = [p for p in documents(*CLUSTER) if p.values[0]["kind"] == "InferenceDeployment"]
@@ -62,7 +63,15 @@ def test_what_is_planned_for_it_is_valid_and_restricted(document: dict[str, Any]
         kubernetes_validate.validate(one, "1.31", strict=True)
 
 
-def test_every_example_serves_its_model_under_a_name_of_its_own() -> None:
-    specs = [p.values[0] for p in IN_A_CLUSTER]
-    names = [s["spec"]["model"].get("name", s["metadata"]["name"]) for s in specs]
-    assert len(set(names)) == len(names)
+def test_all_examples_can_be_applied_side_by_side() -> None:
+    applied = [(p.values[0]["kind"], p.values[0]["metadata"]["name"]) for p in documents(*CLUSTER)]
+    assert len(set(applied)) == len(applied)
+    deployments = [parse(p.values[0]) for p in IN_A_CLUSTER]
+    models = [d.served_name for d in deployments if isinstance(d, InferenceDeployment)]
+    assert len(set(models)) == len(models) == len(IN_A_CLUSTER)
+
+
+def test_the_table_names_every_example() -> None:
+    shown = re.findall(r"\]\(([\w/.-]+\.yaml)\)", (FOLDER / "README.md").read_text())
+    there = [str(path.relative_to(FOLDER)) for path in (*FOLDER.glob("*.yaml"), *CLUSTER)]
+    assert sorted(shown) == sorted(there)

@@ -17,11 +17,14 @@ from pod_security import violations
 
 from penstock_contract.api import InferenceDeployment
 from penstock_operator.manifests import (
+    Place,
     Settings,
     Unserved,
     Unsupported,
     deployment_objects,
+    follower,
     for_cluster,
+    group_objects,
     pool_objects,
     workload,
 )
@@ -65,6 +68,17 @@ CASES = {
             "cache": {"claimName": "models"},
         },
     ),
+    "bucket": deployment(
+        model={
+            "uri": "s3://models/llama",
+            "serviceAccountName": "model-reader",
+            "secretRef": {"name": "hf-token"},
+            "adapters": [
+                {"name": "sql", "uri": "gs://adapters/sql"},
+                {"name": "law", "uri": "hf://org/law"},
+            ],
+        },
+    ),
     "adapters": deployment(
         model={
             "uri": "hf://org/model",
@@ -88,6 +102,16 @@ CASES = {
         model={"uri": "pvc://models/llama", "name": "llama", "aliases": ["org/llama"]},
         engine={"type": "VLLM", "dtype": "bfloat16", "maxModelLen": 8192},
     ),
+    "spanning": deployment(
+        {
+            "name": "default",
+            "replicas": 2,
+            "resources": {"limits": {"nvidia.com/gpu": 8}},
+            "parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2},
+        },
+        model={"uri": "hf://org/model", "cache": {"claimName": "models"}},
+        engine={"type": "VLLM"},
+    ),
     "disaggregated": deployment(
         {"name": "prefill", "role": "Prefill", "replicas": 1},
         {"name": "decode", "role": "Decode", "replicas": 2},
@@ -103,7 +127,14 @@ def objects(infd: InferenceDeployment) -> list[dict[str, Any]]:
     found = [*deployment_objects(infd, SETTINGS).values()]
     for pool in plan(infd, {}).pools:
         found += pool_objects(pool, SETTINGS).values()
-        found.append(workload(infd, pool, SETTINGS, pool.spec.replicas))
+        workers = workload(infd, pool, SETTINGS, pool.spec.replicas)
+        found.append(workers)
+        if pool.spec.parallelism.nodes > 1:
+            place = Place("leader", "10.0.0.1", rank=1)
+            found += [
+                *group_objects(pool, wanted=2),
+                follower(pool, workers["spec"]["template"], place),
+            ]
     return found
 
 
@@ -236,8 +267,8 @@ def test_a_model_that_is_not_cached_cannot_fill_its_node(limit: str | None, size
 @settings(max_examples=200)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["hf://", "s3://"]), names, names), min_size=2, max_size=2,
-        unique=True,
+        st.tuples(st.sampled_from(["hf://", "s3://", "gs://"]), names, names),
+        min_size=2, max_size=2, unique=True,
     )
 )  # fmt: skip
 def test_no_two_models_share_a_folder_of_a_cache(models: list[tuple[str, str, str]]) -> None:
@@ -296,7 +327,7 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
             "model": {"uri": "pvc://m", "adapters": [{"name": "a", "uri": "pvc://m/a"}]},
             "pools": [{"name": "p", "replicas": 1, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
         },
-        {"pools": [{"name": "p", "replicas": 1, "parallelism": {"tensor": 2}}]},
+        {"pools": [{"name": "p", "replicas": 1, "parallelism": {"pipeline": 2}}]},
         {"engine": {"type": "VLLM", "kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]}},
         {"engine": {"kvTiers": [{"medium": "Disk", "capacity": "1Mi"}]}},
         {
@@ -308,8 +339,6 @@ def test_objects_are_plain_data_that_yaml_can_write() -> None:
             "pools": [{**UNIFIED, "resources": {"limits": {"ephemeral-storage": "1Gi"}}}],
         },
         {"engine": {"type": "VLLM", "quantization": {"weights": "int8"}}},
-        {"disaggregation": {"transfer": {"onFailure": "Fail"}}},
-        {"routing": {"prefixIndex": "Exact"}},
         {  # what is handed over is found by the prefix cache's names
             "engine": {"prefixCaching": False},
             "pools": [

@@ -6,11 +6,15 @@ import pytest
 from deployments import deployment
 
 from penstock_operator.cluster.model_access import model_missing
-from penstock_operator.cluster.world import Pod, pod
+from penstock_operator.cluster.observed import Pod, pod
 
 CLAIMED = deployment(model={"uri": "pvc://models/llama"})
 FETCHED = deployment(
     model={"uri": "hf://org/m", "secretRef": {"name": "hf-token"}, "cache": {"claimName": "cache"}}
+)
+BESIDE = deployment(
+    model={"uri": "hf://org/m", "adapters": [{"name": "sql", "uri": "pvc://loras/sql"}]},
+    engine={"speculative": {"method": "draft", "draft": {"uri": "pvc://drafts/small"}}},
 )
 
 
@@ -31,10 +35,20 @@ def stuck(words: str, name: str = "download") -> Pod:
 
 
 @pytest.mark.parametrize("words", ["{}", "0/3 nodes are available: {}."])
-@pytest.mark.parametrize(("wanted", "claim"), [(CLAIMED, "models"), (FETCHED, "cache")])
-def test_a_claim_that_is_not_there_is_told(wanted: Any, claim: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "claim", "field"),
+    [
+        (CLAIMED, "models", "spec.model.uri"),
+        (FETCHED, "cache", "spec.model.cache.claimName"),
+        (BESIDE, "loras", "spec.model.adapters[0].uri"),
+        (BESIDE, "drafts", "spec.engine.speculative.draft.uri"),
+    ],
+)
+def test_a_claim_that_is_not_there_is_told_with_its_field(
+    wanted: Any, claim: str, field: str, words: str
+) -> None:
     message = words.format(f'persistentvolumeclaim "{claim}" not found')
-    assert model_missing(wanted, [unscheduled(message)]) == f"spec.model: {message}"
+    assert model_missing(wanted, [unscheduled(message)]) == f"{field}: {message}"
 
 
 def test_a_secret_that_is_not_there_is_told_with_its_field() -> None:
@@ -53,20 +67,19 @@ def test_a_download_that_keeps_failing_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("container", "field"),
-    [("download-adapter-1", "spec.model.adapters[1].uri"), ("worker", "")],
+    [
+        ("download-adapter-1", "spec.model.adapters[1].uri"),
+        ("download-draft", "spec.engine.speculative.draft.uri"),
+        ("worker", ""),
+    ],
 )
-def test_a_download_of_an_adapter_that_keeps_failing_is_told(container: str, field: str) -> None:
+def test_a_download_beside_the_models_that_keeps_failing_is_told(
+    container: str, field: str
+) -> None:
     ended = {"terminated": {"exitCode": 1, "message": "hf://org/sql: 404"}}
     state = {"name": container, "restartCount": 3, "state": ended, "lastState": ended}
     found = model_missing(FETCHED, [seen(initContainerStatuses=[state])])
     assert found.partition(": ")[0] == field
-
-
-def test_the_claim_of_an_adapter_that_is_not_there_is_told() -> None:
-    adapters = [{"name": "sql", "uri": "pvc://loras/sql"}]
-    wanted = deployment(model={"uri": "hf://org/m", "adapters": adapters})
-    message = 'persistentvolumeclaim "loras" not found'
-    assert model_missing(wanted, [unscheduled(message)]) == f"spec.model: {message}"
 
 
 def test_other_troubles_are_not_the_models() -> None:

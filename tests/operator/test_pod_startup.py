@@ -6,8 +6,8 @@ import pytest
 
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Key
+from penstock_operator.cluster.observed import Pod, pod
 from penstock_operator.cluster.pod_startup import AGAIN, PATIENCE, PodStartup, words
-from penstock_operator.cluster.world import Pod, pod
 from penstock_operator.manifests import Object
 
 KEY = Key("models", "chat")

@@ -38,6 +38,17 @@ def test_fields_of_a_newer_version_are_left_out_as_the_api_server_adds_their_def
     assert known.pools_summary == "1/1"
 
 
+def test_fields_that_an_older_version_had_are_left_out_too() -> None:
+    """An API server prunes them as it reads; before its types are upgraded, they are there."""
+    spec = {**STORED["spec"], "routing": {"policy": "LeastLoad", "prefixIndex": "Auto"}}
+    spec["disaggregation"] = {"transfer": {"leaseSeconds": 60, "onFailure": "Recompute"}}
+    found, wrong = read_deployment({**STORED, "spec": spec})
+    assert wrong == ""
+    assert found is not None
+    assert found.spec.routing.policy == "LeastLoad"
+    assert found.spec.disaggregation.transfer.lease_seconds == 60
+
+
 def test_another_mistake_beside_a_newer_field_is_still_told() -> None:
     pools = [{"name": "a", "mood": "good", "replicas": "two"}]
     found, wrong = read_deployment({**STORED, "spec": {**STORED["spec"], "pools": pools}})

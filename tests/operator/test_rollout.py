@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock_contract.api.inference import Canary
-from penstock_operator.error_budget import over_budget
 from penstock_operator.rollout import (
     Advance,
     RolloutState,
     Worker,
     advance,
 )
+from penstock_operator.rollout.error_budget import over_budget
 
 
 def workers(revision: str, count: int, **how: object) -> tuple[Worker, ...]:
@@ -71,9 +71,7 @@ def test_a_new_revision_surges_before_an_old_worker_is_drained() -> None:
 
 def test_a_revision_that_keeps_crashing_is_rolled_back_and_stays_out() -> None:
     broken = Worker("b0", "b", ready=False, failing="exited with code 1, 3 times")
-    at = RolloutState(
-        2, "b", "a", sizes={"a": 2, "b": 1}, workers=(*workers("a", 2), broken), updating_since=0
-    )
+    at = RolloutState(2, "b", "a", sizes={"a": 2, "b": 1}, workers=(*workers("a", 2), broken))
     step = advance(at)
     assert step.rejected == "b"
     assert "exited with code 1" in step.reason
@@ -87,9 +85,7 @@ def test_a_revision_that_keeps_crashing_is_rolled_back_and_stays_out() -> None:
 
 def test_a_pool_that_shrinks_while_its_rollout_hangs_gives_back_what_hangs() -> None:
     hanging = tuple(Worker(f"b{i}", "b", ready=False) for i in range(2))
-    at = RolloutState(
-        2, "b", "a", sizes={"a": 2, "b": 2}, workers=(*workers("a", 2), *hanging), updating_since=0
-    )
+    at = RolloutState(2, "b", "a", sizes={"a": 2, "b": 2}, workers=(*workers("a", 2), *hanging))
     assert advance(at).drain == ("b0",)  # one more than wanted may stay
     leaving = replace(hanging[0], draining=True, confirmed=True)
     step = advance(replace(at, workers=(*workers("a", 2), leaving, hanging[1])))
@@ -98,22 +94,35 @@ def test_a_pool_that_shrinks_while_its_rollout_hangs_gives_back_what_hangs() -> 
 
 def test_a_first_revision_has_nothing_to_go_back_to() -> None:
     broken = Worker("a0", "a", ready=False, failing="exited with code 1, 3 times")
-    step = advance(
-        RolloutState(1, "a", sizes={"a": 1}, workers=(broken,), updating_since=0, now=9e9)
-    )
+    step = advance(RolloutState(1, "a", sizes={"a": 1}, workers=(broken,)))
     assert step.rejected == ""
     assert step.sizes == {"a": 1}
 
 
 def test_waiting_for_a_place_is_no_failure_of_the_revision() -> None:
-    homeless = Worker("b0", "b", ready=False, unschedulable=True)
+    homeless = Worker("b0", "b", ready=False)
     at = RolloutState(
-        1, "b", "a", sizes={"a": 1, "b": 1}, workers=(*workers("a", 1), homeless),
-        updating_since=0.0, now=1e6,
-    )  # fmt: skip
+        1, "b", "a", sizes={"a": 1, "b": 1}, workers=(*workers("a", 1), homeless), now=1e6
+    )
     assert advance(at).rejected == ""
-    assert advance(replace(at, workers=(*workers("a", 1), replace(homeless, unschedulable=False))))\
-        .rejected == "b"  # fmt: skip
+    assert advance(at).again_in is None
+
+
+def test_a_worker_that_loads_for_too_long_is_the_fault_of_its_revision() -> None:
+    loads = Worker("b0", "b", ready=False, loading=1799.0)
+    at = RolloutState(1, "b", "a", sizes={"a": 1, "b": 1}, workers=(*workers("a", 1), loads))
+    assert (advance(at).rejected, advance(at).again_in) == ("", 1.0)
+    late = advance(replace(at, workers=(*workers("a", 1), replace(loads, loading=1800.0))))
+    assert late.rejected == "b"
+    assert "not ready 1800 s after" in late.reason
+
+
+def test_a_rollout_may_last_for_as_long_as_its_workers_come_one_by_one() -> None:
+    """Sixty of them at two minutes each are two hours; a canary may be watched for as long."""
+    loads = Worker("b5", "b", ready=False, loading=20.0)
+    there = (*workers("a", 4), *workers("b", 4), loads)
+    at = RolloutState(8, "b", "a", sizes={"a": 4, "b": 5}, workers=there, now=7200.0)
+    assert advance(at).rejected == ""
 
 
 def test_a_canary_gets_its_share_waits_and_takes_over() -> None:
@@ -187,9 +196,12 @@ class Cluster:
         """Return what the operator sees."""
         return RolloutState(
             self.replicas, self.wanted, self.stable, self.rejected, dict(self.sizes),
-            tuple(self.pods.values()), self.max_surge, self.max_unavailable, self.canary, 60.0,
-            self.canary_since, {}, 600.0, self.made.get(self.wanted), self.now,
+            tuple(map(self._seen, self.pods.values())), self.max_surge, self.max_unavailable,
+            self.canary, 60.0, self.canary_since, {}, 600.0, self.now,
         )  # fmt: skip
+
+    def _seen(self, pod: Worker) -> Worker:
+        return pod if pod.ready else replace(pod, loading=self.now - self.made[pod.id])
 
     def act(self) -> Advance:
         """Do what the operator decides, with its promises checked."""
@@ -205,10 +217,9 @@ class Cluster:
             mine = [pod for pod in self.pods.values() if pod.revision == revision]
             lost = len(mine) - size
             assert lost <= sum(p.removable and p.id not in step.undrain for p in mine)
-            self.made.setdefault(revision, self.now)
             self.sizes[revision] = size
             if size == 0 and not mine and revision != self.stable:
-                del self.sizes[revision], self.made[revision]
+                del self.sizes[revision]
         for name in step.drain:
             self.pods[name] = replace(self.pods[name], draining=True)
         for name in step.undrain:
@@ -239,6 +250,7 @@ class Cluster:
                 self.serial += 1
                 name = f"{revision}{self.serial}"
                 self.pods[name] = Worker(name, revision, ready=False)
+                self.made[name] = self.now
             extra = len(mine) - self.sizes[revision]
             for pod in sorted(mine, key=lambda p: (p.ready, not p.draining))[: max(0, extra)]:
                 del self.pods[pod.id]

@@ -8,7 +8,7 @@ from deployments import manifest
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.actions import Apply, Create, Decision, Merge, WriteStatus
 from penstock_operator.cluster.decide import decide
-from penstock_operator.cluster.world import Gateways, Pod, World
+from penstock_operator.cluster.observed import Gateways, Observed, Pod
 from penstock_operator.manifests import Settings
 
 OLD = Settings()
@@ -27,19 +27,23 @@ def stored(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "metadata": {**body["metadata"], "uid": uid, "resourceVersion": "1"}}
 
 
-def world_of(**spec: Any) -> World:
+def observed_of(**spec: Any) -> Observed:
     raw = stored(manifest(**spec))
     raw["metadata"] |= {"namespace": "default", "generation": 1}
-    return World(
+    return Observed(
         raw, InferenceDeployment.model_validate(raw), "", {}, {}, {}, (),
         Gateways(ready=True, url="http://gateway"), SERVED,
     )  # fmt: skip
 
 
-def done(world: World, decision: Decision) -> World:
-    """Return the world after a cluster has done what was decided, and all pods are ready."""
-    pools, children, workloads = dict(world.pools), dict(world.children), dict(world.workloads)
-    deployment = world.deployment
+def done(observed: Observed, decision: Decision) -> Observed:
+    """Return what is seen after a cluster has done what was decided, and all pods are ready."""
+    pools, children, workloads = (
+        dict(observed.pools),
+        dict(observed.children),
+        dict(observed.workloads),
+    )
+    deployment = observed.deployment
     for action in decision.actions:
         if isinstance(action, Apply | Create):
             body = stored(action.body)
@@ -61,7 +65,7 @@ def done(world: World, decision: Decision) -> World:
             body = {**deployment.to_json(), "status": action.status}
             deployment = InferenceDeployment.model_validate(body)
     return replace(
-        world, deployment=deployment, pools=pools, children=children, workloads=workloads,
+        observed, deployment=deployment, pools=pools, children=children, workloads=workloads,
         pods=tuple(pod for body in workloads.values() for pod in pods_of(body)),
     )  # fmt: skip
 
@@ -79,32 +83,32 @@ def pods_of(workload: dict[str, Any]) -> list[Pod]:
     ]  # fmt: skip
 
 
-def settled(world: World, settings: Settings) -> World:
+def settled(observed: Observed, settings: Settings) -> Observed:
     for _ in range(20):
-        decision = decide(world, settings)
+        decision = decide(observed, settings)
         if not decision.actions:
-            return world
-        world = done(world, decision)
+            return observed
+        observed = done(observed, decision)
     raise AssertionError(f"never settles: {decision.actions}")
 
 
-def images(world: World) -> list[str]:
-    pods = [w["spec"]["template"]["spec"] for w in world.workloads.values()]
+def images(observed: Observed) -> list[str]:
+    pods = [w["spec"]["template"]["spec"] for w in observed.workloads.values()]
     return sorted(pod["containers"][0]["image"] for pod in pods)
 
 
 def test_a_changed_default_image_changes_nothing_that_runs() -> None:
-    world = settled(world_of(), OLD)
-    assert images(world) == [OLD.worker_image]
-    assert decide(world, NEW).actions == ()
+    observed = settled(observed_of(), OLD)
+    assert images(observed) == [OLD.worker_image]
+    assert decide(observed, NEW).actions == ()
 
 
 def test_a_new_revision_gets_the_new_image_and_the_old_one_keeps_its_own() -> None:
-    world = settled(world_of(), OLD)
-    changed = world_of(engine={"maxNumSeqs": 7})
+    observed = settled(observed_of(), OLD)
+    changed = observed_of(engine={"maxNumSeqs": 7})
     assert changed.deployment is not None
-    assert world.deployment is not None
-    spec = world.deployment.model_copy(update={"spec": changed.deployment.spec})
-    world = replace(world, deployment=spec)
-    world = done(world, decide(world, NEW))
-    assert images(world) == sorted([OLD.worker_image, NEW.worker_image])
+    assert observed.deployment is not None
+    spec = observed.deployment.model_copy(update={"spec": changed.deployment.spec})
+    observed = replace(observed, deployment=spec)
+    observed = done(observed, decide(observed, NEW))
+    assert images(observed) == sorted([OLD.worker_image, NEW.worker_image])

@@ -62,6 +62,11 @@ def test_a_misspelt_field_inside_a_list_gets_one_too() -> None:
     assert "did you mean replicas?" in found["spec.pools[0].replica"]
 
 
+def test_a_field_that_is_like_none_is_told_which_there_are() -> None:
+    found = wrong(routing={"policy": "LeastLoad", "prefixIndex": "Auto"})
+    assert found == {"spec.routing.prefixIndex": "unknown field; known here: policy, retry"}
+
+
 def test_a_missing_field_is_required() -> None:
     assert wrong(model={"revision": "main"}) == {"spec.model.uri": "is required"}
 
@@ -134,7 +139,7 @@ def test_problems_of_several_documents_say_which() -> None:
     "spec", [{"pools": [{"name": "p", "replicas": "3"}]}, {"engine": {"prefixCaching": "no"}}]
 )
 def test_values_of_another_type_are_refused_as_in_a_cluster(spec: dict[str, Any]) -> None:
-    wrong(**spec)
+    assert wrong(**spec)
 
 
 def test_a_number_where_a_string_belongs_is_to_be_quoted() -> None:

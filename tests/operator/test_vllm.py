@@ -1,9 +1,8 @@
-"""vLLM's pods: its documented flags, and the two scripts that run inside its container."""
+"""vLLM's pods: its documented flags, and the script that runs inside its container."""
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +10,9 @@ from typing import Any
 
 import pytest
 from deployments import deployment
+from http_threads import serving
 
-from penstock_operator.manifests import Settings, worker_container, workload
+from penstock_operator.manifests import Settings, Unsupported, worker_container, workload
 from penstock_operator.plan import plan
 
 
@@ -95,11 +95,55 @@ def test_the_first_probe_shows_the_token_that_the_engine_asks_for(
     assert server.shown == ["Bearer secret"]
 
 
-def test_it_is_stopped_only_when_its_last_request_has_ended() -> None:
-    command = container()["lifecycle"]["preStop"]["exec"]["command"]
-    with engine(running=[2, 1, 0, 0]) as server:
-        assert run(command, server).returncode == 0
-    assert server.running == [0]
+def test_it_finishes_what_it_has_when_it_is_told_to_end() -> None:
+    arguments = container()["args"]
+    assert arguments[arguments.index("--shutdown-timeout") + 1] == "30"
+
+
+def test_it_tells_how_much_of_a_prompt_was_cached() -> None:
+    assert "--enable-prompt-tokens-details" in container()["args"]
+
+
+def spread(tensor: int, pipeline: int, gpus: int, **engine: Any) -> list[str]:
+    pool = {
+        "name": "default",
+        "replicas": 1,
+        "parallelism": {"tensor": tensor, "pipeline": pipeline},
+        "resources": {"limits": {"nvidia.com/gpu": gpus}},
+    }
+    infd = deployment(pool, engine={"type": "VLLM", **engine})
+    found = workload(infd, plan(infd, {}).pools[0], Settings(), 1)
+    arguments: list[str] = found["spec"]["template"]["spec"]["containers"][0]["args"]
+    return arguments
+
+
+def test_layers_are_spread_over_gpus_as_vllm_spells_it() -> None:
+    arguments = spread(2, 3, gpus=6)
+    assert arguments[arguments.index("--tensor-parallel-size") + 1] == "2"
+    assert arguments[arguments.index("--pipeline-parallel-size") + 1] == "3"
+    assert "--pipeline-parallel-size" not in spread(2, 1, gpus=2)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "gpus"), [(2, 2, 2), (2, 1, 4), (1, 1, 2)])
+def test_a_pod_has_as_many_gpus_as_its_model_is_spread_over(
+    tensor: int, pipeline: int, gpus: int
+) -> None:
+    with pytest.raises(Unsupported, match=r"parallelism: .*tensor × pipeline: .* has \d"):
+        spread(tensor, pipeline, gpus)
+
+
+def test_copies_inside_a_pod_take_gpus_of_their_own() -> None:
+    assert spread(2, 1, gpus=4, extraArgs=["--data-parallel-size=2"])
+    with pytest.raises(Unsupported):
+        spread(2, 1, gpus=3, extraArgs=["--data-parallel-size=2"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--tensor-parallel-size", "4"], ["-tp=4"], ["--pipeline_parallel_size=4"], ["-dp", "4"]],
+)
+def test_flags_of_the_users_own_may_say_how_it_is_spread(flags: list[str]) -> None:
+    assert spread(1, 1, gpus=4, extraArgs=flags)[-len(flags) :] == flags
 
 
 class Engine(ThreadingHTTPServer):
@@ -108,7 +152,6 @@ class Engine(ThreadingHTTPServer):
     """None: all."""
     asked: list[dict[str, Any]]
     shown: list[str]
-    running: list[int]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -125,34 +168,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(self.server.status if known else 404)
         self.end_headers()
 
-    def do_GET(self) -> None:
-        labels = '{engine="0",model_name="chat"}'
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(
-            f"# TYPE vllm:num_requests_running gauge\n"
-            f"vllm:num_requests_running{labels} {self.server.running.pop(0)}.0\n"
-            f"vllm:num_requests_waiting{labels} 0.0\n".encode()
-        )
-
 
 @contextmanager
-def engine(
-    status: int = 200,
-    running: list[int] | None = None,
-    routes: tuple[str, ...] | None = None,
-) -> Iterator[Engine]:
+def engine(status: int = 200, routes: tuple[str, ...] | None = None) -> Iterator[Engine]:
     server = Engine(("127.0.0.1", 0), Handler)
     server.status, server.asked, server.shown = status, [], []
-    server.running, server.routes = running or [], routes
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    server.routes = routes
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def run(command: list[str], server: Engine) -> subprocess.CompletedProcess[str]:

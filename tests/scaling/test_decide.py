@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf, nan
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
-from penstock_operator.scaling.cover import HEAVIEST, Usual, covers
+from penstock_operator.scaling.cover import AIM, HEAVIEST, RISE, Cover, News, Usual, covers
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.decision import Decision
@@ -28,6 +29,8 @@ SPEC = ScalingSpec(
     max_up=8,
     down_window=180.0,
 )
+
+NEWS = News(weighed=60.0, leads=0.8)
 
 
 def seen(rate: float, desired: int, **changes: Signal) -> Observation:
@@ -51,8 +54,8 @@ def seen(rate: float, desired: int, **changes: Signal) -> Observation:
         decode_share=Signal(decoding),
         curve=CURVE,
     )
-    own = {k: v for k, v in changes.items() if hasattr(traffic, k)}
-    rest = {k: v for k, v in changes.items() if k not in own}
+    own: dict[str, Any] = {k: v for k, v in changes.items() if hasattr(traffic, k)}
+    rest: dict[str, Any] = {k: v for k, v in changes.items() if k not in own}
     return Observation(replace(traffic, **own), {"default": replace(view, **rest)})
 
 
@@ -124,6 +127,17 @@ def test_long_answers_are_bound_by_their_kv() -> None:
     assert run.size >= 9
 
 
+def test_a_pool_without_a_free_sequence_grows_though_it_has_little_work() -> None:
+    few = replace(SPEC, pools=(replace(SPEC.pools[0], slots=16),))
+    full = Run(few, desired=2).see(2, times=60, running=Signal(32), queued_requests=Signal(500))
+    assert full.last is not None
+    assert full.last.need is not None
+    assert full.last.need.binding == "sequences"
+    # What waits is no concurrency: the queue of 500 asks for one more replica, not for 35.
+    assert full.size == 3
+    assert Run(SPEC, desired=2).see(2, times=60, running=Signal(32)).size == 1
+
+
 def test_one_long_answer_after_the_last_arrival_never_grows_the_pool() -> None:
     run = Run()
     for step in range(40):  # traffic that varies, so that there are errors to cover
@@ -144,10 +158,11 @@ def test_an_objective_that_no_number_meets_is_told_and_scales_nothing() -> None:
 
 @pytest.mark.parametrize("missing", ["ttft", "tpot"])
 def test_lateness_beyond_the_only_objective_makes_more_headroom(missing: str) -> None:
-    run = Run(replace(SPEC, **{missing: None})).see(20, times=60)
-    before = run.state.covers[Role.UNIFIED]
+    without: dict[str, Any] = {missing: None}
+    run = Run(replace(SPEC, **without)).see(20, times=60)
+    before = run.state.covers[Role.UNIFIED].factor
     run.see(20, times=20, late_share=Signal(0.05))
-    assert run.state.covers[Role.UNIFIED] > before
+    assert run.state.covers[Role.UNIFIED].factor > before
 
 
 @pytest.mark.parametrize(
@@ -156,14 +171,42 @@ def test_lateness_beyond_the_only_objective_makes_more_headroom(missing: str) ->
 def test_lateness_makes_more_headroom_only_where_it_comes_from(late: str, role: Role) -> None:
     none = Signal(0.0)
     traffic = Traffic(late_share=Signal(0.05), late_ttft=none, late_tpot=none)
-    found = covers({}, replace(traffic, **{late: Signal(0.05)}), SPEC, elapsed=60.0)
+    found = covers({}, replace(traffic, **{late: Signal(0.05)}), SPEC, NEWS)
     other = Role.DECODE if role is Role.PREFILL else Role.PREFILL
-    assert found[role] > 1 > found[other]
-    assert found[Role.UNIFIED] > 1, "a pool that does both answers for both"
+    assert found[role].factor > 1 > found[other].factor
+    assert found[Role.UNIFIED].factor > 1, "a pool that does both answers for both"
 
 
 def test_without_news_of_lateness_headroom_stays() -> None:
-    assert covers({Role.DECODE: 1.7}, Traffic(), SPEC, elapsed=60.0)[Role.DECODE] == 1.7
+    before = Cover(1.7, 600.0)
+    assert covers({Role.DECODE: before}, Traffic(), SPEC, NEWS)[Role.DECODE] == before
+
+
+def test_one_burst_does_not_raise_headroom_without_bound() -> None:
+    """All are late until what was started serves: that says no more than that it was too little."""
+    found = Cover()
+    for _ in range(12):
+        found = found.after(Signal(1.0), 0.01, News(weighed=20.0, leads=1 / 12))
+    assert found.factor == pytest.approx(RISE)
+
+
+def test_what_has_long_been_learned_moves_little() -> None:
+    young = Cover(1.0, 0.0).after(Signal(0.02), 0.01, NEWS)
+    old = Cover(1.0, 12 * 3600.0).after(Signal(0.02), 0.01, NEWS)
+    assert 1 < old.factor < 1.01 < young.factor
+
+
+@given(shares=st.lists(st.sampled_from([0.0, AIM * 0.01, 0.02, 1.0]), max_size=200))
+def test_headroom_rises_only_while_more_are_late_than_it_aims_at(shares: list[float]) -> None:
+    cover = Cover()
+    for share in shares:
+        after = cover.after(Signal(share), 0.01, NEWS)
+        assert cover.learned < after.learned
+        if share <= AIM * 0.01:
+            assert after.factor <= cover.factor * (1 + 1e-12)
+        else:
+            assert cover.factor <= after.factor <= cover.factor * RISE**NEWS.leads * (1 + 1e-12)
+        cover = after
 
 
 def test_a_moment_with_more_requests_counts_more() -> None:
@@ -192,7 +235,7 @@ def test_an_idle_pool_shrinks_whatever_its_objective() -> None:
     assert run.see(0, times=40, decode_share=Signal(0)).size == 1
 
 
-def pools_of_two_kinds(**changes: int) -> ScalingSpec:
+def pools_of_two_kinds(**changes: Any) -> ScalingSpec:
     cheap = PoolBounds("cheap", Role.UNIFIED, minimum=0, maximum=3, cost=1.0)
     dear = PoolBounds("dear", Role.UNIFIED, minimum=0, maximum=9, cost=3.0)
     return replace(SPEC, pools=(replace(cheap, **changes), dear))
@@ -203,7 +246,7 @@ def sizes_of_two(spec: ScalingSpec, rate: float) -> dict[str, int]:
     state, sizes = ScalingState(), {"cheap": 1, "dear": 1}
     for tick in range(120):
         view = seen(rate, 1).pools["default"]
-        half = {
+        half: dict[str, Any] = {
             name: Signal((getattr(view, name).value or 0.0) / 2)
             for name in ("running", "waiting_tokens", "waiting", "kv_tokens", "decode_share")
         }
@@ -301,8 +344,8 @@ def test_zero_needs_evidence_of_idleness_and_requests_in_the_queue_end_it() -> N
     assert run.see(0, times=3).size == 0
     # With no worker there are no gauges of workers; the gateway's queue alone wakes the pool.
     gone = dict.fromkeys(("running", "kv_tokens", "decode_share", "waiting_tokens"), ABSENT)
-    queue = {"queued_requests": Signal(3), "queued_tokens": Signal(3000)}
-    assert run.see(0.2, **gone, **queue).size >= 1
+    gone |= {"queued_requests": Signal(3), "queued_tokens": Signal(3000)}
+    assert run.see(0.2, times=1, **gone).size >= 1
 
 
 def test_missing_metrics_are_not_idleness() -> None:

@@ -9,6 +9,7 @@ import pytest
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.clairvoyant import begin, search_stages
 from penstock_operator.simulation.fleet import Stages
+from penstock_operator.simulation.replica import Job
 from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate
 
@@ -69,7 +70,11 @@ def test_little_s_law_holds_in_each_pool() -> None:
     trace = generate(Synthetic(seconds=3600, rate=8))
     prefill, decode = run(setup, trace, 2, 3)
     span = decode.samples[-1].time
-    came = {id(job.then): job.finish + setup.pull + pulled(setup, job.then) for job in prefill.jobs}
+    came = {
+        id(then): job.finish + setup.pull + pulled(setup, then)
+        for job in prefill.jobs
+        if (then := job.then) is not None
+    }
     for outcome, stays in (
         (prefill, [job.finish - job.arrival for job in prefill.jobs]),
         (decode, [job.finish - came[id(job)] for job in decode.jobs]),
@@ -78,10 +83,9 @@ def test_little_s_law_holds_in_each_pool() -> None:
         assert present == pytest.approx(len(trace) / span * mean(stays), rel=0.03)
 
 
-def pulled(setup: Setup, job: object) -> float:
+def pulled(setup: Setup, job: Job) -> float:
     """Return the seconds that a prompt's whole blocks take on their way."""
-    tokens = (job.input_tokens - 1) // 16 * 16  # type: ignore[attr-defined]
-    return setup.pull_token * tokens
+    return setup.pull_token * ((job.input_tokens - 1) // 16 * 16)
 
 
 def test_every_request_goes_through_both_pools_once_whatever_their_sizes() -> None:

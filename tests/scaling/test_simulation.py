@@ -114,6 +114,19 @@ def test_perfect_foresight_meets_the_objective_for_less_than_a_fixed_number() ->
     assert cost(best.outcome) < cost(fixed)
 
 
+def test_without_an_order_prompts_are_handed_over_as_they_come() -> None:
+    trace = [Arrival(0.0, 20_000, 2) for _ in range(10)]
+
+    def waits(*, in_order: bool) -> int:
+        outcome = Fleet(Setup(REAL, in_order=in_order), 1).run(trace, Fixed(1))
+        firsts = [job.first_token for job in outcome.jobs]
+        assert firsts == sorted(firsts)
+        return outcome.samples[0].queued
+
+    assert waits(in_order=False) == 0
+    assert waits(in_order=True) == 8
+
+
 @pytest.mark.parametrize("policy", [Hpa(target=40), Kpa(target=40)], ids=["HPA", "KPA"])
 def test_rivals_follow_the_load_up_and_down(policy: Hpa | Kpa) -> None:
     busy = [Arrival(600 + i / 20, 800, 200) for i in range(20 * 600)]

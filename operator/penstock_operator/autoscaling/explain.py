@@ -155,6 +155,7 @@ _WHY = {
     "tpot": "level / (1 - a / TPOT objective)",
     "burst": "level with head-room / 0.95",
     "kv": "KV tokens, grown like the burst / (0.9 · KV of a worker)",
+    "sequences": "sequences in progress, grown like the burst / (0.9 · maxNumSeqs)",
     "backlog": "(level + what waits / lead) / 0.95",
     "ttft": "servers of an M/G/n queue that keep its wait inside the TTFT objective",
     "concurrency": "sequences / (0.7 · maxNumSeqs)",

@@ -18,6 +18,11 @@ FADES = 600.0
 TRUST = 0.05
 """Of the steps, that what a worker measured of itself counts for. Small batches alone cannot tell
 what every step costs from what every sequence costs; larger ones soon outweigh it."""
+USUAL = StepCost(0.015, 1e-4, 1e-4, 1e-7)
+"""What is believed, in its proportions, of a worker that measured nothing: about a 70B model on
+four H100. Under an even load nothing else tells every step's cost from every sequence's."""
+LEAST = 0.25
+"""Of those proportions: what is seen from outside is too coarse to tell that something is free."""
 ENOUGH_STEPS = 20.0
 """Steps without which a worker that measured nothing itself has no curve, and one that did keeps
 the scale that it measured."""
@@ -81,10 +86,17 @@ class Steps:
         count = self.totals.steps
         if kv_tokens is None or (prior is None and count < ENOUGH_STEPS):
             return None
-        cost = fit(self.sums, prior, worth=max(1.0, TRUST * count))
+        believed = prior or scaled(USUAL, self.totals)
+        cost = fit(self.sums, believed, worth=max(1.0, TRUST * count))
+        cost = cost if prior else _at_least(cost, believed)
         if count >= ENOUGH_STEPS:
             cost = scaled(cost, self.totals)
         return ServiceCurve(cost.step, cost.prefill_token, cost.sequence, cost.kv_token, kv_tokens)
+
+
+def _at_least(cost: StepCost, usual: StepCost) -> StepCost:
+    found, least = asdict(cost), asdict(usual)
+    return StepCost(**{term: max(found[term], LEAST * least[term]) for term in found})
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry
 
-from penstock_contract import metrics as declared
 from penstock_contract.instruments import Instruments
+from penstock_contract.metrics import autoscaler as declared
 from penstock_operator.autoscaling.evaluation import Evaluation
 from penstock_operator.scaling.signal import Health
 

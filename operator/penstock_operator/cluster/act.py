@@ -66,27 +66,27 @@ class Actor:
         self._cache = cache
         self._events = events
         self._http = http
-        self._shown = dict((tokens or WorkerTokens()).headers())
+        self._token_headers = dict((tokens or WorkerTokens()).headers())
         self.kinds: Mapping[str, Kind] = {}
         """How the cluster serves each kind of child."""
 
-    async def act(self, key: Key, raw: Object, action: Action, sure: set[str]) -> bool:
+    async def act(self, key: Key, raw: Object, action: Action, lasting: set[str]) -> bool:
         """Do one action; return whether it changed what is stored, as a watch would tell.
 
         Args:
             key: of the InferenceDeployment.
             raw: it, as stored.
             action: to do.
-            sure: uids of owners that were seen to stay, in this turn; it grows.
+            lasting: uids of owners that were seen to stay, in this turn; it grows.
 
         Raises:
             ApiError: it failed; what is seen will say what is left to do.
             Refused: an object cannot be made before somebody has put something right.
         """
         for reference in _references(action):
-            if reference["uid"] not in sure:
+            if reference["uid"] not in lasting:
                 await owner_stays(self._api, key.namespace, reference)
-                sure.add(reference["uid"])
+                lasting.add(reference["uid"])
         if isinstance(action, Create) or (isinstance(action, Apply) and action.new):
             kind = self._kind(action.body["kind"])
             if obstacle := await in_the_way(self._api, self._cache, key, kind, action.body):
@@ -96,6 +96,8 @@ class Actor:
         except ApiError as error:
             if error.status in INVALID and isinstance(action, Create | Apply):
                 raise Refused(Obstacle(Reason.INVALID_SPEC, str(error))) from error
+            if error.status == httpx.codes.FORBIDDEN and _makes_a_pod(action):  # a quota, mostly
+                raise Refused(Obstacle(Reason.PODS_FAILING, str(error))) from error
             raise
 
     async def _act(self, key: Key, raw: Object, action: Action) -> bool:
@@ -149,7 +151,7 @@ class Actor:
             await self._http.request(
                 method,
                 f"http://{host}:{PORT}/drain",
-                headers=self._shown,
+                headers=self._token_headers,
                 timeout=WORKER_TIMEOUT,
             )
         except httpx.HTTPError as error:
@@ -165,6 +167,10 @@ class Actor:
     def _kind(self, name: str) -> Kind:
         own = {k.name: k for k in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}
         return own.get(name) or self.kinds[name]
+
+
+def _makes_a_pod(action: Action) -> bool:
+    return isinstance(action, Create) and action.body["kind"] == POD.name
 
 
 def _references(action: Action) -> list[Object]:

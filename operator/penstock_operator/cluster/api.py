@@ -50,9 +50,9 @@ class Api:
         self,
         configuration: Configuration,
         metrics: OperatorMetrics,
-        manager: str = FIELD_MANAGER_OPERATOR,
+        field_manager: str = FIELD_MANAGER_OPERATOR,
     ) -> None:
-        self._managed = {"fieldManager": manager}
+        self._managed = {"fieldManager": field_manager}
         self._configuration = configuration
         self._metrics = metrics
         self._http = httpx.AsyncClient(

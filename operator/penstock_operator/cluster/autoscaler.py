@@ -27,8 +27,8 @@ from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.gateways import base_url
 from penstock_operator.cluster.kinds import ENGINE_POOL, POD
+from penstock_operator.cluster.observed import Pod, pod
 from penstock_operator.cluster.reading import read_deployment, read_pools
-from penstock_operator.cluster.world import Pod, pod
 from penstock_operator.manifests import Object
 from penstock_operator.scaling.decision import Decision
 from penstock_operator.snapshot import ScalingReport
@@ -129,7 +129,8 @@ class Autoscaler:
         pools = read_pools(self._cache.of(ENGINE_POOL.name, key))[0]
         if not self._advisor.knows(key):
             self._advisor.remember(key, _remembered(list(pools.values()), self._advisor.now))
-        pods = [pod(found) for found in self._cache.of(POD.name, key)]
+        seen = (pod(found) for found in self._cache.of(POD.name, key))
+        pods = [found for found in seen if not found.over]
         gateways = self._gateways()
         topology = _topology(deployment, list(pools.values()), pods, gateways)
         targets = [*gateways, *_targets(key, pods)]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock_contract.labels import DEPLOYMENT
+from penstock_contract.labels import DEPLOYMENT, INSTANCE, LEADER
 from penstock_operator.cluster.trim import trimmed
 from penstock_operator.manifests import Object
 
@@ -147,4 +147,5 @@ def _owner(kind: str, found: Object) -> Key:
         return Key(meta["namespace"], meta["name"])
     if kind == "EnginePool":  # its label may have been lost, its spec not
         return Key(meta["namespace"], str(found.get("spec", {}).get("deployment", "")))
-    return Key(meta["namespace"], meta.get("labels", {}).get(DEPLOYMENT, ""))
+    labels = meta.get("labels", {})
+    return Key(meta["namespace"], labels.get(INSTANCE if LEADER in labels else DEPLOYMENT, ""))

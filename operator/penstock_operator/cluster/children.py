@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 from penstock_operator.cluster.actions import Action, Apply
 from penstock_operator.cluster.compare import missing
+from penstock_operator.cluster.observed import Observed
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
-from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Unserved, for_cluster
 from penstock_operator.snapshot import Obstacle
 
 
 def children(
-    world: World, planned: Iterable[Object], owner: Owner
+    observed: Observed, planned: Iterable[Object], owner: Owner
 ) -> tuple[list[Action], Obstacle | None]:
     """Return what makes children right, and what is in the way of one.
 
@@ -21,11 +21,11 @@ def children(
     held: Obstacle | None = None
     for wanted in planned:
         try:
-            body = owned(for_cluster(wanted, world.served), owner)
+            body = owned(for_cluster(wanted, observed.served), owner)
         except Unserved:
             continue
         kind, name = body["kind"], body["metadata"]["name"]
-        there = world.children.get((kind, name))
+        there = observed.children.get((kind, name))
         if there is None:
             actions.append(Apply(body, f"{kind} {name} is not there", new=True))
         elif found := obstacle(there, owner):

@@ -15,7 +15,7 @@ import uvloop
 from kubernetes.config import ConfigException
 from prometheus_client import CollectorRegistry
 
-from penstock_contract.flags import duration_flag
+from penstock_contract.flags import duration_flag, port_flag
 from penstock_contract.labels import FIELD_MANAGER_AUTOSCALER
 from penstock_contract.worker_token import WorkerTokens
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
@@ -105,11 +105,13 @@ class _Operator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, work.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        await lease.release()
-        await server.cleanup()
-        await api.close()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:  # also where it failed: nobody acts any more, so another one may at once
+            await lease.release()
+            await server.cleanup()
+            await api.close()
 
     async def _work(self, api: Api, lease: Lease) -> None:
         writer = Api(configuration(), self._metrics, FIELD_MANAGER_AUTOSCALER)
@@ -260,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scaling-interval", type=duration_flag, default=INTERVAL, help="like 15s")
     add("--prometheus-url", help="read metrics there (default: from every pod itself)")
     add("--metrics-host", default="0.0.0.0")
-    add("--metrics-port", type=int, default=8080)
+    add("--metrics-port", type=port_flag, default=8080)
     add("--resync", type=duration_flag, default=300.0, help="like 5m; between looks at everything")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser

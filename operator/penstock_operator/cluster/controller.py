@@ -5,23 +5,25 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.act import Actor, Refused
 from penstock_operator.cluster.actions import Action
+from penstock_operator.cluster.ailments import ailments
 from penstock_operator.cluster.api import CONFLICT, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.decide import decide
 from penstock_operator.cluster.gateways import GatewayWatch
+from penstock_operator.cluster.groups import groups, seen_as_one
 from penstock_operator.cluster.kinds import POD, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
+from penstock_operator.cluster.observed import Observed, Pod, pod
 from penstock_operator.cluster.pod_startup import PodStartup
 from penstock_operator.cluster.reading import read_deployment, read_pools, refreshed
+from penstock_operator.cluster.rollout_state import load_of
 from penstock_operator.cluster.served_names import ServedNames
 from penstock_operator.cluster.workqueue import WorkQueue
-from penstock_operator.cluster.world import Pod, World, pod
 from penstock_operator.manifests import Object, Settings
 from penstock_operator.snapshot import Obstacle, ScalingReport
 
@@ -116,32 +118,18 @@ class Controller:
             self.changed(self.everything())
 
     async def _reconcile(self, key: Key) -> float | None:
+        """Do what an InferenceDeployment needs now; return after how many seconds to look again."""
         began = time.monotonic()
         raw = self._cache.get("InferenceDeployment", key.namespace, key.name)
         if raw is None:
-            self._parsed.pop(key, None)
-            self._drains.pop(key, None)
-            self._refused.pop(key, None)
-            self._startup.forget(key)
-            self._since.pop(key, None)
-            self.changed(self._names.forget(key))
+            self._forget(key)
             return None
         self.changed(self._names.note(key, raw))
         well = False
         try:
-            pods = (pod(found) for found in self._cache.of(POD.name, key))
-            seen = await self._startup.explained(key, pods, began)
-            decision = decide(self._world(key, raw, seen), self._settings)
-            if decision.drains:
-                self._drains.setdefault(key, time.monotonic())
-                self._gateways.hurry()
-            else:
-                self._drains.pop(key, None)
-            if await self._act(key, raw, decision.actions):
-                self._queue.add([key])  # what was written may make the next step possible
+            again_in = await self._step(key, raw, began)
             well = True
-            waits = (decision.again_in, self._startup.again_in(key, began))
-            return min((wait for wait in waits if wait is not None), default=None)
+            return again_in
         except ApiError as error:
             level = logging.INFO if error.status == CONFLICT else logging.WARNING
             log.log(level, "%s: trying again: %s", key, error)
@@ -158,19 +146,41 @@ class Controller:
             self._metrics.reconciled(time.monotonic() - began, well=well)
             self._metrics.waiting(len(self._queue))
 
+    def _forget(self, key: Key) -> None:
+        self._parsed.pop(key, None)
+        self._drains.pop(key, None)
+        self._refused.pop(key, None)
+        self._startup.forget(key)
+        self._since.pop(key, None)
+        self.changed(self._names.forget(key))
+
+    async def _step(self, key: Key, raw: Object, now: float) -> float | None:
+        pods = (pod(found) for found in self._cache.of(POD.name, key))
+        seen = await self._startup.explained(key, pods, now)
+        decision = decide(self._observed(key, raw, seen), self._settings)
+        if decision.drains:
+            self._drains.setdefault(key, time.monotonic())
+            self._gateways.hurry()
+        else:
+            self._drains.pop(key, None)
+        if await self._act(key, raw, decision.actions):
+            self._queue.add([key])  # what was written may make the next step possible
+        waits = (decision.again_in, self._startup.again_in(key, now))
+        return min((wait for wait in waits if wait is not None), default=None)
+
     async def _act(self, key: Key, raw: Object, actions: Sequence[Action]) -> bool:
         """Do all actions in order; return whether anything changed.
 
         What only a user can put right does not hinder the rest.
         """
         refused: Refused | None = None
-        sure: set[str] = set()
+        lasting: set[str] = set()
         changed = False
         for action in actions:
             if not self._lease.held:
                 raise NotLeading
             try:
-                changed |= await self._actor.act(key, raw, action, sure)
+                changed |= await self._actor.act(key, raw, action, lasting)
             except Refused as error:
                 refused = refused or error
         if refused is None:
@@ -179,30 +189,37 @@ class Controller:
         self._refused[key] = refused.obstacle  # told in the status, which the next turn writes
         raise refused
 
-    def _world(self, key: Key, raw: Object, pods: tuple[Pod, ...]) -> World:
+    def _observed(self, key: Key, raw: Object, seen: tuple[Pod, ...]) -> Observed:
         deployment, invalid = self._understood(key, raw)
         pools, misread = read_pools(self._cache.of("EnginePool", key))
         names = [kind.name for kind in served_children(self._served)]
         children = [c for name in names if name != "Deployment" for c in self._cache.of(name, key)]
-        workloads = self._cache.of("Deployment", key)
-        draining = frozenset(p.uid for p in pods if p.draining)
+        workloads = {w["metadata"]["name"]: w for w in self._cache.of("Deployment", key)}
+        followers = tuple(pod for pod in seen if pod.leader)
+        leaders = tuple(pod for pod in seen if not pod.leader)
+        spanning = groups(leaders, followers, workloads)
+        serving = seen_as_one(leaders, spanning)
+        draining = frozenset(p.uid for p in leaders if p.draining)
+        timed = [*draining, *(it for group in spanning for it in ailments(group))]
+        timed += filter(None, map(load_of, serving))
         now = time.monotonic()
-        return World(
+        return Observed(
             raw=raw,
             deployment=None if misread else deployment,
             invalid=invalid or misread,
             refused=self._refused.get(key),
             pools=pools,
             children={(c["kind"], c["metadata"]["name"]): c for c in children},
-            workloads={w["metadata"]["name"]: w for w in workloads},
-            pods=pods,
+            workloads=workloads,
+            pods=serving,
+            followers=followers,
             gateways=self._gateways.view(draining, self._drains.get(key)),
             served=self._served,
             scaling=self._scaling(key),
             names_lost=self._names.lost(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            since=self._remember(key, workloads, pools.values(), draining, now),
+            since=self._remember(key, pools.values(), timed, now),
         )
 
     def _understood(self, key: Key, raw: Object) -> tuple[InferenceDeployment | None, str]:
@@ -217,13 +234,12 @@ class Controller:
     def _remember(
         self,
         key: Key,
-        workloads: Sequence[Object],
         pools: Iterable[EnginePool],
-        draining: Iterable[str],
+        others: Iterable[str],
         now: float,
     ) -> dict[str, float]:
         """Return when things were first seen, by a clock that nobody can set."""
-        names: list[Any] = [*draining, *(w["metadata"]["uid"] for w in workloads)]
+        names = [*others]
         names += [p.status.canary.revision for p in pools if p.status and p.status.canary]
         known = self._since.get(key, {})
         self._since[key] = {name: known.get(name, now) for name in names}

@@ -1,6 +1,6 @@
 """What to do about one InferenceDeployment now: the operator's whole policy in a cluster. Pure.
 
-Level-triggered: only the world as it is counts, never which event led here. Asked again after its
+Level-triggered: only what is there counts, never which event led here. Asked again after its
 actions were done, it answers with what is still missing; when nothing is, with nothing.
 """
 
@@ -18,11 +18,11 @@ from penstock_operator.cluster.actions import (
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.model_access import model_missing
+from penstock_operator.cluster.observed import Observed
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
 from penstock_operator.cluster.pool_step import PoolStep, pool_step
 from penstock_operator.cluster.reading import read_status
 from penstock_operator.cluster.served_names import is_nameless, names_taken
-from penstock_operator.cluster.world import World
 from penstock_operator.manifests import Object, Settings, deployment_objects
 from penstock_operator.plan import Plan, plan
 from penstock_operator.snapshot import Obstacle, PoolSnapshot, Snapshot
@@ -31,40 +31,40 @@ from penstock_operator.status import invalid_status, status
 POOL_LABELS = (MANAGED_BY, DEPLOYMENT, POOL, ROLE)
 
 
-def decide(world: World, settings: Settings) -> Decision:
+def decide(observed: Observed, settings: Settings) -> Decision:
     """Return the next actions for an InferenceDeployment, in order."""
-    deployment = world.deployment
-    if "deletionTimestamp" in world.raw["metadata"]:
+    deployment = observed.deployment
+    if "deletionTimestamp" in observed.raw["metadata"]:
         return Decision()  # what it owns goes with it
     if deployment is None:
-        return Decision(tuple(_invalid(world)))
-    planned = plan(deployment, world.pools)
+        return Decision(tuple(_invalid(observed)))
+    planned = plan(deployment, observed.pools)
     planned_children = deployment_objects(deployment, settings).values()
-    around, held = children(world, planned_children, Owner.of(deployment))
-    pools = _pools(world, deployment, planned)
-    held = held or _obstacle(world, deployment)
-    steps = _steps(world, deployment, planned, settings)
+    around, held = children(observed, planned_children, Owner.of(deployment))
+    pools = _pools(observed, deployment, planned)
+    held = held or _obstacle(observed, deployment)
+    steps = _steps(observed, deployment, planned, settings)
     actions: list[Action] = [*around, *pools]
     for name, step in steps.items():
         actions += step.actions
-        actions += _pool_report(world.pools[name], step)
-    seen = _snapshot(world, deployment, steps, held)
+        actions += _pool_report(observed.pools[name], step)
+    seen = _snapshot(observed, deployment, steps, held)
     before = deployment.status
-    now = status(deployment, seen, before, world.time)
-    actions += _report(world, before, now)
+    now = status(deployment, seen, before, observed.time)
+    actions += _report(observed, before, now)
     waits = [step.again_in for step in steps.values() if step.again_in is not None]
     drains = any(step.drains or step.status is None for step in steps.values())
     return Decision(tuple(actions), min(waits) if waits else None, drains or bool(now.canary))
 
 
-def _invalid(world: World) -> list[Action]:
-    meta = world.raw["metadata"]
-    before = read_status(world.raw)
-    now = invalid_status(meta.get("generation", 1), world.invalid, before, world.time)
-    return _report(world, before, now)
+def _invalid(observed: Observed) -> list[Action]:
+    meta = observed.raw["metadata"]
+    before = read_status(observed.raw)
+    now = invalid_status(meta.get("generation", 1), observed.invalid, before, observed.time)
+    return _report(observed, before, now)
 
 
-def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list[Action]:
+def _pools(observed: Observed, deployment: InferenceDeployment, planned: Plan) -> list[Action]:
     """Return what brings the EnginePools in line.
 
     The plan keeps the `replicas` that it finds, unless the parent's fixed number or its bounds
@@ -73,7 +73,7 @@ def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list
     actions: list[Action] = []
     for pool in planned.pools:
         body = owned(_stored(pool), Owner.of(deployment))
-        current = world.pools.get(pool.metadata.name)
+        current = observed.pools.get(pool.metadata.name)
         if current is None:
             actions.append(Create(body, "the pool does not exist"))
             continue
@@ -91,9 +91,9 @@ def _pools(world: World, deployment: InferenceDeployment, planned: Plan) -> list
     return actions
 
 
-def _obstacle(world: World, deployment: InferenceDeployment) -> Obstacle | None:
+def _obstacle(observed: Observed, deployment: InferenceDeployment) -> Obstacle | None:
     owner = Owner.of(deployment)
-    found = (obstacle(pool.to_json(), owner) for pool in world.pools.values())
+    found = (obstacle(pool.to_json(), owner) for pool in observed.pools.values())
     return next(filter(None, found), None)
 
 
@@ -116,7 +116,7 @@ def _stored(pool: EnginePool) -> Object:
 
 
 def _steps(
-    world: World, deployment: InferenceDeployment, planned: Plan, settings: Settings
+    observed: Observed, deployment: InferenceDeployment, planned: Plan, settings: Settings
 ) -> dict[str, PoolStep]:
     """Return the next steps of all pools that exist, the ones that leave included.
 
@@ -125,14 +125,14 @@ def _steps(
     """
     wanted = {pool.metadata.name: pool for pool in planned.pools}
     steps: dict[str, PoolStep] = {}
-    for name, there in world.pools.items():
+    for name, there in observed.pools.items():
         if there.metadata.deletion_timestamp is not None or there.metadata.uid is None:
             continue
         if obstacle(there.to_json(), Owner.of(deployment)):
             continue
         pool = _with_spec(there, wanted[name]) if name in wanted else there
         leaving = name not in wanted
-        steps[name] = pool_step(world, deployment, pool, settings, leaving=leaving)
+        steps[name] = pool_step(observed, deployment, pool, settings, leaving=leaving)
     return steps
 
 
@@ -142,7 +142,7 @@ def _with_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
 
 
 def _snapshot(
-    world: World,
+    observed: Observed,
     deployment: InferenceDeployment,
     steps: dict[str, PoolStep],
     held: Obstacle | None,
@@ -158,17 +158,17 @@ def _snapshot(
     trials = (s.status.canary for s in steps.values() if s.status and s.status.canary)
     return Snapshot(
         pools=tuple(snapshots),
-        router_ready=world.gateways.ready,
-        url=world.gateways.url,
+        router_ready=observed.gateways.ready,
+        url=observed.gateways.url,
         unsupported=unsupported,
         obstacle=held
         or next((s.obstacle for s in steps.values() if s.obstacle), None)
-        or world.refused,
+        or observed.refused,
         canary=next(trials, None),
-        model_missing=model_missing(deployment, world.pods),
-        scaling=world.scaling,
-        names_taken=names_taken(deployment, world.names_lost),
-        nameless=is_nameless(deployment, world.names_lost),
+        model_missing=model_missing(deployment, observed.pods),
+        scaling=observed.scaling,
+        names_taken=names_taken(deployment, observed.names_lost),
+        nameless=is_nameless(deployment, observed.names_lost),
     )
 
 
@@ -181,12 +181,12 @@ def _pool_report(pool: EnginePool, step: PoolStep) -> list[Action]:
 
 
 def _report(
-    world: World, before: InferenceDeploymentStatus | None, now: InferenceDeploymentStatus
+    observed: Observed, before: InferenceDeploymentStatus | None, now: InferenceDeploymentStatus
 ) -> list[Action]:
     """Return the status to write, and what of it people should hear of, if anything changed."""
     if before is not None and now.to_json() == before.to_json():
         return []
-    name = world.raw["metadata"]["name"]
+    name = observed.raw["metadata"]["name"]
     actions: list[Action] = [WriteStatus("InferenceDeployment", name, now.to_json())]
     known = {c.type: c for c in before.conditions} if before else {}
     for condition in now.conditions:

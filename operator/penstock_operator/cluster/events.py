@@ -37,37 +37,43 @@ class Events:
         if not self._budget.spend(meta["uid"], time.monotonic()):
             log.info("%s/%s: %s: %s", meta["namespace"], meta["name"], reason, message)
             return
-        text = f"{meta['uid']} {reason} {message}"
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{meta['uid']} {reason} {message}".encode()).hexdigest()[:16]
+        event = _event(about, reason, message, warning=warning)
+        event["metadata"]["name"] = f"{meta['name']}.{digest}"
+        event["count"] = self._count(digest)
+        try:
+            await self._api.apply(EVENT, meta["namespace"], event["metadata"]["name"], event)
+        except ApiError as error:
+            log.warning("an Event could not be written: %s", error)
+
+    def _count(self, digest: str) -> int:
+        """Return how often this has been told, with this time."""
         count = self._counts.pop(digest, 0) + 1
         self._counts[digest] = count
         if len(self._counts) > REMEMBERED:
             self._counts.popitem(last=False)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        name = f"{meta['name']}.{digest}"
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": meta["namespace"]},
-            "involvedObject": {
-                "apiVersion": about["apiVersion"],
-                "kind": about["kind"],
-                "name": meta["name"],
-                "namespace": meta["namespace"],
-                "uid": meta["uid"],
-                "resourceVersion": meta["resourceVersion"],
-            },
-            "reason": reason,
-            "message": message,
-            "type": "Warning" if warning else "Normal",
-            "source": {"component": COMPONENT},
-            "reportingComponent": COMPONENT,
-            "reportingInstance": os.environ.get("HOSTNAME") or socket.gethostname(),
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": count,
-        }
-        try:
-            await self._api.apply(EVENT, meta["namespace"], name, event)
-        except ApiError as error:
-            log.warning("an Event could not be written: %s", error)
+        return count
+
+
+def _event(about: Object, reason: str, message: str, *, warning: bool) -> Object:
+    """Return an Event of this moment, but for its name and count."""
+    meta = about["metadata"]
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"namespace": meta["namespace"]},
+        "involvedObject": {
+            "apiVersion": about["apiVersion"],
+            "kind": about["kind"],
+            **{name: meta[name] for name in ("name", "namespace", "uid", "resourceVersion")},
+        },
+        "reason": reason,
+        "message": message,
+        "type": "Warning" if warning else "Normal",
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": os.environ.get("HOSTNAME") or socket.gethostname(),
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+    }

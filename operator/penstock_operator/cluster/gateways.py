@@ -17,7 +17,7 @@ from penstock_contract.fleet import (
 )
 from penstock_operator.autoscaling.names import GATEWAY_FAMILIES
 from penstock_operator.autoscaling.sources import Target
-from penstock_operator.cluster.world import Gateways
+from penstock_operator.cluster.observed import Gateways
 from penstock_operator.manifests import Object
 
 log = logging.getLogger("penstock.operator.gateways")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from penstock_contract.labels import API_VERSION, DEPLOYMENT, MANAGED_BY
+from penstock_contract.labels import API_VERSION, DEPLOYMENT, INSTANCE, MANAGED_BY
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Kind:
 
 INFERENCE_DEPLOYMENT = Kind("InferenceDeployment", API_VERSION, "inferencedeployments", "")
 ENGINE_POOL = Kind("EnginePool", API_VERSION, "enginepools", "")
-POD = Kind("Pod", "v1", "pods", DEPLOYMENT)
+POD = Kind("Pod", "v1", "pods", f"{MANAGED_BY}=penstock,{INSTANCE}")
 DEPLOYMENTS = Kind("Deployment", "apps/v1", "deployments")
 EVENT = Kind("Event", "v1", "events")
 

@@ -7,8 +7,9 @@ attacker than a message is to a user. A pod that cannot start names what it lack
 from collections.abc import Iterable
 
 from penstock_contract.api import InferenceDeployment
-from penstock_operator.cluster.world import Pod
+from penstock_operator.cluster.observed import Pod
 from penstock_operator.manifests.adapters import ADAPTER_DOWNLOAD, wanted_adapters
+from penstock_operator.manifests.draft import DRAFT_DOWNLOAD, FIELD, wanted_draft
 from penstock_operator.manifests.sources import DOWNLOAD, wanted_model
 
 
@@ -19,11 +20,15 @@ def model_missing(deployment: InferenceDeployment, pods: Iterable[Pod]) -> str:
 
 
 def _troubles(deployment: InferenceDeployment, pod: Pod) -> tuple[str, ...]:
-    claims, secret = _claims(deployment), deployment.spec.model.secret_ref
-    lacks_claim = any(f'persistentvolumeclaim "{name}"' in pod.unschedulable for name in claims)
+    secret = deployment.spec.model.secret_ref
+    lacking = (
+        f"{field}: {pod.unschedulable}"
+        for claim, field in _claims(deployment)
+        if f'persistentvolumeclaim "{claim}"' in pod.unschedulable
+    )
     lacks_secret = secret is not None and f'secret "{secret.name}"' in pod.waiting.lower()
     return (
-        f"spec.model: {pod.unschedulable}" if lacks_claim else "",
+        next(lacking, ""),
         f"spec.model.secretRef: {pod.waiting}" if lacks_secret else "",
         _failed_download(pod.failing),
     )
@@ -33,14 +38,20 @@ def _failed_download(failing: str) -> str:
     container = failing.partition(" ")[0]
     if container == DOWNLOAD:
         return f"spec.model.uri: {failing}"
+    if container == DRAFT_DOWNLOAD:
+        return f"{FIELD}.uri: {failing}"
     if container.startswith(ADAPTER_DOWNLOAD):
         index = container.removeprefix(ADAPTER_DOWNLOAD)
         return f"spec.model.adapters[{index}].uri: {failing}"
     return ""
 
 
-def _claims(deployment: InferenceDeployment) -> list[str]:
-    model = deployment.spec.model
-    claims = [model.cache.claim_name] if model.cache else []
-    files = (wanted_model(deployment), *wanted_adapters(deployment).values())
-    return claims + [one.rest.partition("/")[0] for one in files if one.scheme == "pvc"]
+def _claims(deployment: InferenceDeployment) -> list[tuple[str, str]]:
+    """Return each claim with the field that names it."""
+    cache = deployment.spec.model.cache
+    claims = [(cache.claim_name, "spec.model.cache.claimName")] if cache else []
+    beside = (*wanted_adapters(deployment).values(), *wanted_draft(deployment))
+    files = (wanted_model(deployment), *beside)
+    return claims + [
+        (one.rest.partition("/")[0], f"{one.field}.uri") for one in files if one.scheme == "pvc"
+    ]

@@ -17,6 +17,7 @@ class Owner:
     kind: str
     name: str
     uid: str
+    version: str = API_VERSION
 
     @classmethod
     def of(cls, found: InferenceDeployment | EnginePool) -> "Owner":
@@ -27,7 +28,7 @@ class Owner:
 def owned(body: Object, owner: Owner) -> Object:
     """Return the object with its owner."""
     reference = {
-        "apiVersion": API_VERSION,
+        "apiVersion": owner.version,
         "kind": owner.kind,
         "name": owner.name,
         "uid": owner.uid,

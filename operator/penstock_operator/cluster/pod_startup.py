@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Key
 from penstock_operator.cluster.kinds import EVENT
-from penstock_operator.cluster.world import Pod
+from penstock_operator.cluster.observed import Pod
 from penstock_operator.manifests import Object
 
 PATIENCE = 10.0

@@ -1,27 +1,28 @@
-"""The next step of one pool: its children, its workloads, its rollout, its status. Pure."""
+"""The next step of one pool: its rollout, its workloads, the workers that drain. Pure."""
 
 from dataclasses import dataclass, replace
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.pool import EnginePoolStatus
-from penstock_contract.api.revision import CanaryStatus, Revision
 from penstock_contract.conditions import Reason
-from penstock_contract.labels import DELETION_COST, DEPLOYMENT, DRAINING, POOL
-from penstock_operator.cluster.actions import Action, Create, Delete, Mark, Merge, RecordEvent
+from penstock_contract.labels import DELETION_COST, DRAINING
+from penstock_operator.cluster import ailments
+from penstock_operator.cluster.actions import Action, Delete, Mark, RecordEvent
 from penstock_operator.cluster.children import children
-from penstock_operator.cluster.compare import missing
-from penstock_operator.cluster.ownership import Owner, obstacle, owned
-from penstock_operator.cluster.rollout_state import UNREADY_WITHIN, goes_first, rollout_state
-from penstock_operator.cluster.world import World
-from penstock_operator.manifests import (
-    Object,
-    Settings,
-    Unsupported,
-    pool_objects,
-    workload,
-    workload_name,
+from penstock_operator.cluster.followers import (
+    affordable,
+    follower_actions,
+    group_children,
+    one_by_one,
 )
-from penstock_operator.rollout import Advance, Phase, advance
+from penstock_operator.cluster.groups import groups_of
+from penstock_operator.cluster.observed import Observed
+from penstock_operator.cluster.ownership import Owner
+from penstock_operator.cluster.pool_report import pool_snapshot, pool_status
+from penstock_operator.cluster.pool_workloads import created, resized, workload_obstacle
+from penstock_operator.cluster.rollout_state import UNREADY_WITHIN, goes_first, rollout_state
+from penstock_operator.manifests import Settings, Unsupported, pool_objects
+from penstock_operator.rollout import Advance, advance
 from penstock_operator.snapshot import Obstacle, PoolSnapshot
 
 LEAVING_COST = -(2**30)
@@ -45,7 +46,7 @@ class PoolStep:
 
 
 def pool_step(
-    world: World,
+    observed: Observed,
     deployment: InferenceDeployment,
     pool: EnginePool,
     settings: Settings,
@@ -55,112 +56,76 @@ def pool_step(
     """Return the next step of a pool.
 
     Args:
-        world: what is seen.
+        observed: what is seen.
         deployment: what the pool belongs to.
         pool: as stored; its owner and uid are known.
         settings: the installation's.
         leaving: the pool is not in the spec any more: its workers are drained, then it goes.
     """
-    owner = Owner.of(pool)
-    around, held_up = children(world, pool_objects(pool, settings).values(), owner)
-    at = rollout_state(world, deployment, pool, leaving=leaving)
-    step = advance(at)
-    unsupported: Unsupported | None = None
-    try:
-        workloads = _resized(world, pool, step)
-        if not leaving:
-            workloads += _created(world, deployment, pool, step, settings)
-    except Unsupported as error:
-        # The workers that there are stay as they are; the new revision can't be made.
-        unsupported = error
-        step = advance(replace(at, wanted=at.stable or at.wanted))
-        workloads = _resized(world, pool, step)
-    held = bool(step.drain) and not world.gateways.fresh
-    marks = _marks(world, pool, replace(step, drain=()) if held else step)
-    gone: list[Action] = []
-    if leaving and not world.pods_of(pool.spec.pool) and not any(step.sizes.values()):
-        meta = pool.metadata
-        why = "the pool is not in the spec any more, and its workers are gone"
-        gone = [Delete("EnginePool", meta.name, meta.uid or "", meta.resource_version or "", why)]
-    events = _events(pool, step, marks)
+    planned = [*pool_objects(pool, settings).values(), *group_children(observed, pool)]
+    around, held_up = children(observed, planned, Owner.of(pool))
+    step, workloads, unsupported = _advanced(observed, deployment, pool, settings, leaving=leaving)
+    held = bool(step.drain) and not observed.gateways.fresh
+    marks = _marks(observed, pool, replace(step, drain=()) if held else step)
+    followers = follower_actions(observed, pool)
+    gone = _gone(observed, pool, step) if leaving else []
     return PoolStep(
-        actions=(*around, *workloads, *marks, *events, *gone),
-        snapshot=_snapshot(world, pool, step, leaving=leaving),
-        status=None if leaving else _status(world, pool, step, unsupported),
-        again_in=FRESH_IN if held else _again_in(world, pool, step),
-        drains=bool(step.drain) or any(p.draining for p in world.pods_of(pool.spec.pool)),
+        actions=(*around, *workloads, *followers, *marks, *_events(pool, step, marks), *gone),
+        snapshot=pool_snapshot(observed, pool, step, leaving=leaving),
+        status=None
+        if leaving
+        else pool_status(observed, pool, step, unsupported=unsupported is not None),
+        again_in=FRESH_IN if held else _again_in(observed, pool, step),
+        drains=bool(step.drain) or any(p.draining for p in observed.pods_of(pool.spec.pool)),
         unsupported=unsupported,
-        obstacle=held_up or _obstacle(world, pool),
+        obstacle=held_up or workload_obstacle(observed, pool),
     )
 
 
-def _created(
-    world: World,
+def _advanced(
+    observed: Observed,
     deployment: InferenceDeployment,
     pool: EnginePool,
-    step: Advance,
     settings: Settings,
-) -> list[Action]:
-    """Return the creation of the wanted revision's Deployment, if it is not there.
+    *,
+    leaving: bool,
+) -> tuple[Advance, list[Action], Unsupported | None]:
+    """Return the rollout's next step, what it asks of Deployments, and why not more of it.
 
-    One that is there keeps its template, whatever this version of the operator would render.
-
-    Raises:
-        Unsupported: the spec asks for what this version does not build.
+    Where the new revision can't be made, the workers that there are stay as they are.
     """
-    wanted = pool.spec.rollout_hash
-    there = wanted in world.workloads_of(pool.spec.pool)
-    if there or wanted not in step.sizes or step.rejected == wanted:
+    at = rollout_state(observed, deployment, pool, leaving=leaving)
+    step = _gathering(observed, pool, advance(at))
+    try:
+        new = [] if leaving else created(observed, deployment, pool, step, settings)
+    except Unsupported as error:
+        step = _gathering(observed, pool, advance(replace(at, wanted=at.stable or at.wanted)))
+        return step, resized(observed, pool, step), error
+    return step, [*resized(observed, pool, step), *new], None
+
+
+def _gathering(observed: Observed, pool: EnginePool, step: Advance) -> Advance:
+    """Return a step in which replicas that span nodes find their places one after the other."""
+    return replace(step, sizes=one_by_one(observed, pool, step.sizes))
+
+
+def _gone(observed: Observed, pool: EnginePool, step: Advance) -> list[Action]:
+    """Return the end of a pool that leaves, once its last worker has."""
+    if observed.pods_of(pool.spec.pool) or any(step.sizes.values()):
         return []
-    if workload_name(pool.metadata.name, wanted) in world.workloads:
-        return []  # it is being deleted, and has to go first
-    body = workload(deployment, pool, settings, step.sizes[wanted])
-    body = owned(body, Owner.of(pool))
-    return [Create(body, f"revision {wanted} needs {step.sizes[wanted]} workers")]
+    meta = pool.metadata
+    why = "the pool is not in the spec any more, and its workers are gone"
+    return [Delete("EnginePool", meta.name, meta.uid or "", meta.resource_version or "", why)]
 
 
-def _resized(world: World, pool: EnginePool, step: Advance) -> list[Action]:
-    """Return what brings Deployments that exist to their size, and removes those with no use."""
-    actions: list[Action] = []
-    busy = {pod.revision for pod in world.pods if pod.pool == pool.spec.pool}
-    keep = {pool.spec.rollout_hash, step.rejected, _stable(pool)}
-    reference = owned({"metadata": {}}, Owner.of(pool))
-    for revision, found in world.workloads_of(pool.spec.pool).items():
-        meta, size = found["metadata"], step.sizes.get(revision, 0)
-        has = found["spec"].get("replicas", 1)
-        name = meta["name"]
-        if obstacle(found, Owner.of(pool)):
-            continue
-        if size == 0 and has == 0 and revision not in busy and revision not in keep:
-            why = f"revision {revision} was replaced"
-            actions.append(Delete("Deployment", name, meta["uid"], meta["resourceVersion"], why))
-            continue
-        patch: Object = {"spec": {"replicas": size}} if size != has else {}
-        changes: Object = {}
-        if missing(found, reference):
-            changes.update(reference["metadata"])
-        if changes or patch:
-            changes["resourceVersion"] = meta["resourceVersion"]
-            why = f"{name}: {has} to {size}" + (f": {step.reason}" if step.reason else "")
-            actions.append(Merge("Deployment", name, {"metadata": changes, **patch}, why))
-    return actions
-
-
-def _obstacle(world: World, pool: EnginePool) -> Obstacle | None:
-    found = (obstacle(w, Owner.of(pool)) for w in world.workloads_of(pool.spec.pool).values())
-    return next(filter(None, found), None)
-
-
-def _stable(pool: EnginePool) -> str:
-    return pool.status.revision.current if pool.status else ""
-
-
-def _marks(world: World, pool: EnginePool, step: Advance) -> list[Action]:
+def _marks(observed: Observed, pool: EnginePool, step: Advance) -> list[Action]:
     """Return the marks on pods that drain, or do not any more."""
     actions: list[Action] = []
-    for found in world.pods_of(pool.spec.pool):
+    halves = affordable(observed, pool) < pool.spec.replicas
+    fewer = "another replica needs its nodes" if halves else "fewer workers are wanted"
+    for found in observed.pods_of(pool.spec.pool):
         if found.uid in step.drain:
-            why = f"{found.name} drains: {step.reason or 'fewer workers are wanted'}"
+            why = f"{found.name} drains: {step.reason or fewer}"
             marks: dict[str, str | None] = {DRAINING: "true", DELETION_COST: str(LEAVING_COST)}
         elif found.uid in step.undrain:
             why = f"{found.name} stays after all"
@@ -186,73 +151,14 @@ def _events(pool: EnginePool, step: Advance, marks: list[Action]) -> list[Action
     return events
 
 
-def _again_in(world: World, pool: EnginePool, step: Advance) -> float | None:
-    unready = [p for p in world.pods_of(pool.spec.pool) if p.draining and not goes_first(world, p)]
-    waits = [world.since.get(p.uid, world.now) + UNREADY_WITHIN - world.now for p in unready]
+def _again_in(observed: Observed, pool: EnginePool, step: Advance) -> float | None:
+    unready = [
+        p for p in observed.pods_of(pool.spec.pool) if p.draining and not goes_first(observed, p)
+    ]
+    waits = [
+        observed.since.get(p.uid, observed.now) + UNREADY_WITHIN - observed.now for p in unready
+    ]
     waits += [] if step.again_in is None else [step.again_in]
+    ill = (ailments.again_in(observed, group) for group in groups_of(observed, pool))
+    waits += [wait for wait in ill if wait is not None]
     return min(waits, default=None)
-
-
-def _snapshot(world: World, pool: EnginePool, step: Advance, *, leaving: bool) -> PoolSnapshot:
-    pods = world.pods_of(pool.spec.pool)
-    staying = [pod for pod in pods if not pod.draining]
-    return PoolSnapshot(
-        name=pool.spec.pool,
-        desired=0 if leaving else pool.spec.replicas,
-        ready=sum(pod.ready for pod in staying),
-        outdated=sum(pod.revision != pool.spec.rollout_hash for pod in pods),
-        draining=len(pods) - len(staying),
-        unschedulable=next((pod.unschedulable for pod in staying if pod.unschedulable), ""),
-        failure=next((w for pod in staying if (w := pod.failing or pod.waiting)), "")
-        or _unmade(world, pool),
-        phase=step.phase,
-        rollout=step.reason,
-    )
-
-
-def _unmade(world: World, pool: EnginePool) -> str:
-    """Return why pods cannot even be made: a quota, an admission check, an unknown class."""
-    conditions = (
-        condition
-        for found in world.workloads_of(pool.spec.pool).values()
-        for condition in found.get("status", {}).get("conditions", [])
-    )
-    failures = (c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True")
-    return next((str(c.get("message", "")) for c in failures), "")
-
-
-def _status(
-    world: World, pool: EnginePool, step: Advance, unsupported: Unsupported | None
-) -> EnginePoolStatus:
-    before = pool.status or EnginePoolStatus()
-    pods = world.pods_of(pool.spec.pool)
-    wanted = pool.spec.rollout_hash
-    ready = [pod for pod in pods if pod.ready and not pod.draining]
-    complete = (
-        unsupported is None
-        and step.phase is Phase.STABLE
-        and wanted in world.workloads_of(pool.spec.pool)
-        and sum(pod.revision == wanted for pod in ready) >= pool.spec.replicas
-    )
-    return EnginePoolStatus(
-        observed_generation=pool.metadata.generation,
-        replicas=len(pods),
-        ready_replicas=len(ready),
-        draining_replicas=sum(pod.draining for pod in pods),
-        revision=Revision(
-            current=wanted if complete else before.revision.current,
-            updated=wanted,
-            rejected=step.rejected,
-        ),
-        canary=_canary(world, pool, step),
-        selector=f"{DEPLOYMENT}={pool.spec.deployment},{POOL}={pool.spec.pool}",
-    )
-
-
-def _canary(world: World, pool: EnginePool, step: Advance) -> CanaryStatus | None:
-    if step.canary_since is None or step.phase is Phase.STABLE:
-        return None
-    before = pool.status.canary if pool.status else None
-    wanted = pool.spec.rollout_hash
-    since = before.since if before and before.revision == wanted else world.time
-    return CanaryStatus(revision=wanted, weight=step.canary_weight, since=since)

@@ -8,14 +8,14 @@ It is asked for lists of one, because to list is what the operator may do: it re
 """
 
 from penstock_contract.conditions import Reason
-from penstock_contract.labels import DEPLOYMENT, MANAGED_BY
+from penstock_contract.labels import DEPLOYMENT, INSTANCE, LEADER, MANAGED_BY
 from penstock_operator.cluster.api import CONFLICT, Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
-from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, Kind
+from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, POD, Kind
 from penstock_operator.manifests import Object
 from penstock_operator.snapshot import Obstacle
 
-OWNERS = {kind.name: kind for kind in (INFERENCE_DEPLOYMENT, ENGINE_POOL)}
+OWNERS = {kind.name: kind for kind in (INFERENCE_DEPLOYMENT, ENGINE_POOL, POD)}
 
 
 async def owner_stays(api: Api, namespace: str, reference: Object) -> None:
@@ -63,5 +63,6 @@ def _is_ours(there: Object, key: Key, body: Object) -> bool:
     labels = there["metadata"].get("labels") or {}
     owners = there["metadata"].get("ownerReferences") or []
     mine = {owner["uid"] for owner in body["metadata"]["ownerReferences"]}
-    labelled = (labels.get(MANAGED_BY), labels.get(DEPLOYMENT)) == ("penstock", key.name)
+    name = labels.get(INSTANCE if LEADER in labels else DEPLOYMENT)
+    labelled = (labels.get(MANAGED_BY), name) == ("penstock", key.name)
     return labelled or any(owner["uid"] in mine for owner in owners)

@@ -3,7 +3,8 @@
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.base import seconds
 from penstock_contract.api.pool import EnginePoolStatus
-from penstock_operator.cluster.world import Pod, World
+from penstock_operator.cluster.followers import affordable
+from penstock_operator.cluster.observed import Observed, Pod
 from penstock_operator.rollout import RolloutState, Worker
 
 COSTS_COUNT = "policy/v1/PodDisruptionBudget"
@@ -13,62 +14,71 @@ UNREADY_WITHIN = 30.0
 
 
 def rollout_state(
-    world: World, deployment: InferenceDeployment, pool: EnginePool, *, leaving: bool
+    observed: Observed, deployment: InferenceDeployment, pool: EnginePool, *, leaving: bool
 ) -> RolloutState:
     """Return a pool's workers and sizes as its rollout looks at them."""
     spec, before = deployment.spec.rollout, pool.status or EnginePoolStatus()
-    workloads = world.workloads_of(pool.spec.pool)
-    pods = world.pods_of(pool.spec.pool)
+    workloads = observed.workloads_of(pool.spec.pool)
+    pods = observed.pods_of(pool.spec.pool)
     wanted = pool.spec.rollout_hash
-    current = workloads.get(wanted)
     canary = before.canary if before.canary and before.canary.revision == wanted else None
     return RolloutState(
-        replicas=0 if leaving else pool.spec.replicas,
+        replicas=0 if leaving else affordable(observed, pool),
         wanted=wanted,
         stable=before.revision.current,
         rejected=before.revision.rejected,
         sizes={revision: w["spec"].get("replicas", 1) for revision, w in workloads.items()},
-        workers=tuple(_worker(world, found) for found in pods),
+        workers=tuple(_worker(observed, found) for found in pods),
         max_surge=spec.max_surge,
         max_unavailable=spec.max_unavailable,
         canary=None if leaving else spec.canary,
         pause=seconds(spec.canary.pause) if spec.canary else 0.0,
-        canary_since=world.since.get(canary.revision, world.now) if canary else None,
-        counts=_counts(world, pods),
-        updating_since=world.since.get(current["metadata"]["uid"]) if current else None,
-        now=world.now,
+        canary_since=observed.since.get(canary.revision, observed.now) if canary else None,
+        counts=_counts(observed, pods),
+        now=observed.now,
     )
 
 
-def _worker(world: World, found: Pod) -> Worker:
-    load = world.gateways.loads.get(found.uid)
+def _worker(observed: Observed, found: Pod) -> Worker:
+    load = observed.gateways.loads.get(found.uid)
     return Worker(
         id=found.uid,
         revision=found.revision,
         ready=found.ready,
         draining=found.draining,
-        confirmed=found.uid in world.gateways.confirmed and goes_first(world, found),
+        confirmed=found.uid in observed.gateways.confirmed and goes_first(observed, found),
         outstanding=float(load.outstanding_tokens + load.in_flight) if load else 0.0,
         failing=found.failing,
-        unschedulable=bool(found.unschedulable),
+        loading=_loading(observed, found),
     )
 
 
-def goes_first(world: World, found: Pod) -> bool:
+def load_of(found: Pod) -> str:
+    """Name the time for which a worker has been loading; empty: it is not."""
+    loads = found.placed and not (found.ready or found.fetching or found.deleting)
+    return f"{found.uid} loads" if loads else ""
+
+
+def _loading(observed: Observed, found: Pod) -> float | None:
+    load = load_of(found)
+    return observed.now - observed.since.get(load, observed.now) if load else None
+
+
+def goes_first(observed: Observed, found: Pod) -> bool:
     """Return whether its ReplicaSet would take this pod before all others.
 
     Before pod-deletion-cost, only that it is not ready tells it so; a worker that drains is not,
     unless it could not be told.
     """
-    if COSTS_COUNT in world.served or not found.ready:
+    if COSTS_COUNT in observed.served or not found.ready:
         return True
-    return world.now - world.since.get(found.uid, world.now) >= UNREADY_WITHIN
+    return observed.now - observed.since.get(found.uid, observed.now) >= UNREADY_WITHIN
 
 
-def _counts(world: World, pods: list[Pod]) -> dict[str, tuple[int, int]]:
+def _counts(observed: Observed, pods: list[Pod]) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for found in pods:
-        if load := world.gateways.loads.get(found.uid):
+        if load := observed.gateways.loads.get(found.uid):
             requests, failures = counts.get(found.revision, (0, 0))
             counts[found.revision] = (requests + load.requests, failures + load.failures)
     return counts

@@ -1,12 +1,14 @@
 """What is kept of an object that was seen: what is read, each word once.
 
 A thousand InferenceDeployments have eight thousand objects, whose fields have the same few hundred
-names and mostly the same values; a pod's spec or a workload's template is never looked at again.
+names and mostly the same values; a pod's spec is never looked at again, nor is a workload's
+template, but where followers are made of it.
 """
 
 import sys
 from typing import Any
 
+from penstock_contract.labels import NODES
 from penstock_operator.manifests import Object
 
 LONGEST = 64
@@ -23,7 +25,7 @@ def trimmed(kind: str, found: Object) -> Object:
         kept["metadata"]["annotations"] = _without(annotations, LAST_APPLIED)
     if kind == "Pod":
         kept.pop("spec", None)
-    if kind == "Deployment" and "spec" in kept:
+    if kind == "Deployment" and "spec" in kept and NODES not in kept["metadata"].get("labels", {}):
         kept["spec"] = _without(kept["spec"], "template")
     shared: Object = _shared(kept)
     return shared

@@ -16,12 +16,12 @@ from penstock_operator.autoscaling.record import write
 from penstock_operator.autoscaling.report import last_scale, reason
 from penstock_operator.autoscaling.sources import Scraper, Target
 from penstock_operator.autoscaling.topology import PoolTopology, Topology
+from penstock_operator.local.child import Child
 from penstock_operator.local.decide import GATEWAY, Phase
 from penstock_operator.local.desired import Desired, PlannedPool
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
 from penstock_operator.local.journal import Journal
-from penstock_operator.local.member import Member
 from penstock_operator.local.scale import scale
 from penstock_operator.local.store import Store, write_text
 from penstock_operator.scaling.decision import Decision
@@ -43,7 +43,7 @@ class Autoscaler:
         http: asks the processes.
         journal: is told of changes.
         desired: returns what is wanted now.
-        members: returns the living processes.
+        children: returns the living processes.
         now_text: returns the time for people, RFC 3339.
     """
 
@@ -53,14 +53,14 @@ class Autoscaler:
         http: httpx.AsyncClient,
         journal: Journal,
         desired: Callable[[], Desired],
-        members: Callable[[], list[Member]],
+        children: Callable[[], list[Child]],
         now_text: Callable[[], str],
     ) -> None:
         self._home = home
         self._advisor: Advisor[str] = Advisor(Scraper(http), TIMING)
         self._journal = journal
         self._desired = desired
-        self._members = members
+        self._children = children
         self._now = now_text
         self._store = Store(home.objects)
         self._reports: dict[str, ScalingReport] = {}
@@ -100,7 +100,7 @@ class Autoscaler:
     async def _consider(self, deployment: InferenceDeployment) -> None:
         name = deployment.metadata.name
         topology = self._topology(deployment)
-        targets = _targets(topology, {member.id: member for member in self._members()})
+        targets = _targets(topology, {child.id: child for child in self._children()})
         evaluation = await self._advisor.advise(name, deployment, topology, targets)
         if evaluation is not None:
             write_text(self._home.explanation(name), explanations(name, evaluation) + "\n")
@@ -132,32 +132,32 @@ class Autoscaler:
         return True
 
     def _topology(self, deployment: InferenceDeployment) -> Topology:
-        name, members = deployment.metadata.name, self._members()
-        gateways = [m.id for m in members if m.key == GATEWAY.key and m.phase in SERVING]
+        name, children = deployment.metadata.name, self._children()
+        gateways = [c.id for c in children if c.key == GATEWAY.key and c.phase in SERVING]
         pools = []
         for planned in self._desired().pools.values():
             if planned.key.deployment == name:
-                mine = [member for member in members if member.key == planned.key]
+                mine = [child for child in children if child.key == planned.key]
                 pools.append(_pool(planned, mine))
         return Topology(deployment.served_name, tuple(gateways), tuple(pools))
 
 
-def _pool(planned: PlannedPool, members: Sequence[Member]) -> PoolTopology:
+def _pool(planned: PlannedPool, children: Sequence[Child]) -> PoolTopology:
     def count(*phases: Phase) -> int:
-        return sum(1 for member in members if member.phase in phases)
+        return sum(1 for child in children if child.phase in phases)
 
     spec = planned.pool.spec
     return PoolTopology(
         name=spec.pool,
         role=spec.role,
         desired=spec.replicas,
-        workers=tuple(member.id for member in members if member.phase in SERVING),
+        workers=tuple(child.id for child in children if child.phase in SERVING),
         ready=count(Phase.READY),
         starting=count(Phase.STARTING),
         draining=count(Phase.DRAINING, Phase.TERMINATING),
     )
 
 
-def _targets(topology: Topology, members: Mapping[str, Member]) -> list[Target]:
-    gateways = [Target(g, members[g].url, names.GATEWAY_FAMILIES) for g in topology.gateways]
-    return gateways + [Target(w, members[w].url, names.WORKER_FAMILIES) for w in topology.workers]
+def _targets(topology: Topology, children: Mapping[str, Child]) -> list[Target]:
+    gateways = [Target(g, children[g].url, names.GATEWAY_FAMILIES) for g in topology.gateways]
+    return gateways + [Target(w, children[w].url, names.WORKER_FAMILIES) for w in topology.workers]

@@ -52,10 +52,10 @@ def take_away(home: Home, file: Path, show: Callable[[str], None]) -> None:
     runtime = owner(home)
     if runtime is None:
         raise UserError(f"nothing is running in {home.root}")
-    wishes = read_manifest(file)
+    declared = read_manifest(file)
     store, follower = Store(home.objects), Follower(home, show)
-    gone = {wish.metadata.name for wish in wishes.deployments} & _names(store, InferenceDeployment)
-    callers = {wish.metadata.name for wish in wishes.tenants} & _names(store, Tenant)
+    gone = {one.metadata.name for one in declared.deployments} & _names(store, InferenceDeployment)
+    callers = {one.metadata.name for one in declared.tenants} & _names(store, Tenant)
     if not gone and not callers:
         raise UserError(f"nothing of {file} is here; penstock get shows what is")
     for name in gone:

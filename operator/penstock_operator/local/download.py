@@ -12,9 +12,10 @@ from penstock_operator.local.errors import UserError
 from penstock_operator.local.spawn import executable
 from penstock_operator.manifests import Unsupported
 from penstock_operator.manifests.adapters import wanted_adapters
+from penstock_operator.manifests.draft import with_draft_at
 from penstock_operator.manifests.sources import Wanted, fetched_folder, wanted_model
 
-SCHEMES = ("hf://", "s3://")
+SCHEMES = ("hf://", "s3://", "gs://")
 SAYS = "penstock-worker fetch: "
 """What every line of the program begins with."""
 Show = Callable[[str], None]
@@ -27,9 +28,9 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def fetched(deployment: InferenceDeployment, cache: Path, show: Show) -> InferenceDeployment:
-    """Return the deployment with its model and adapters on this machine.
+    """Return the deployment with its model, draft and adapters on this machine.
 
-    Credentials are taken from this process's environment, as HF_TOKEN or AWS_ACCESS_KEY_ID.
+    Credentials are taken from this process's environment, such as HF_TOKEN.
 
     Raises:
         UserError: one of them cannot be had.
@@ -50,7 +51,8 @@ def fetched(deployment: InferenceDeployment, cache: Path, show: Show) -> Inferen
         }
     )
     spec = deployment.spec.model_copy(update={"model": model})
-    return deployment.model_copy(update={"spec": spec})
+    deployment = deployment.model_copy(update={"spec": spec})
+    return with_draft_at(deployment, lambda draft: _fetched(draft, cache, show, where))
 
 
 def _fetched(wanted: Wanted, cache: Path, show: Show, where: str, *flags: str) -> str:

@@ -10,7 +10,7 @@ import httpx
 
 from penstock_operator.local.home import Home
 from penstock_operator.local.probe import serves
-from penstock_operator.local.verdict import Failed, Ready, Verdict, Waiting, judge
+from penstock_operator.local.readiness import Failed, Readiness, Ready, Waiting, readiness_of
 
 PAUSE = 0.1
 TAIL = 15
@@ -58,22 +58,22 @@ class Follower:
                 lives = alive()
                 status = read_status(self._home)
                 self._show_events(status)
-                verdict = judge(status, generations)
-                if status and isinstance(verdict, Ready):
+                readiness = readiness_of(status, generations)
+                if status and isinstance(readiness, Ready):
                     if await _answers(client, status, generations):
                         return str(status["endpoint"])
-                    verdict = Waiting("the endpoint does not answer yet")
-                self._check(verdict, lives=lives, patience=patience)
+                    readiness = Waiting("the endpoint does not answer yet")
+                self._check(readiness, lives=lives, patience=patience)
                 await asyncio.sleep(PAUSE)
 
-    def _check(self, verdict: Verdict, *, lives: bool, patience: float) -> None:
+    def _check(self, readiness: Readiness, *, lives: bool, patience: float) -> None:
         """Raise NotReady when waiting on makes no sense."""
-        if isinstance(verdict, Failed):
-            raise NotReady(f"{verdict.reason}\n{self.tail(verdict.process)}")
+        if isinstance(readiness, Failed):
+            raise NotReady(f"{readiness.reason}\n{self.tail(readiness.process)}")
         if not lives:
             raise NotReady(f"the runtime ended\n{self.tail('runtime')}")
         if time.monotonic() - self._began > patience:
-            reason = verdict.reason if isinstance(verdict, Waiting) else ""
+            reason = readiness.reason if isinstance(readiness, Waiting) else ""
             raise NotReady(f"not ready within {patience:.0f} s: {reason}")
 
     def show_new_events(self) -> None:

@@ -83,11 +83,11 @@ class Home:
         return self.autoscaling / f"{deployment}.jsonl"
 
     @property
-    def vllm(self) -> Path | None:
-        """The program `vllm` of the virtual environment that the user has named, if any."""
+    def vllm_venv(self) -> Path | None:
+        """The virtual environment with vLLM in it that the user has named, if any."""
         try:
-            return Path(self._vllm_venv.read_text()) / "bin" / "vllm"
-        except FileNotFoundError:
+            return Path(self._vllm_venv.read_text())
+        except (FileNotFoundError, NotADirectoryError):  # made, or refused by name, later
             return None
 
     def use_vllm(self, venv: Path | None) -> None:

@@ -8,15 +8,21 @@ from pathlib import Path
 
 from penstock_contract.api import EngineType, InferenceDeployment, Tenant
 from penstock_operator.local.errors import UserError
+from penstock_operator.manifests import Unsupported
 from penstock_operator.manifests.adapters import local_adapters, wanted_adapters
-from penstock_operator.manifests.sources import wanted_model
+from penstock_operator.manifests.draft import FIELD, wanted_draft, with_draft_at
+from penstock_operator.manifests.sources import Wanted, placed, wanted_model
+from penstock_operator.manifests.unsupported import refuse_unsupported
+from penstock_operator.plan import plan
 from penstock_operator.validation import InvalidManifest, load_manifests
 
 FILE = "file://"
+_OWN = ("config.json", "tokenizer.json", "*.safetensors")
+"""Files that our engine cannot do without."""
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Declared:
     """What a manifest asks for."""
 
     deployments: list[InferenceDeployment]
@@ -26,7 +32,7 @@ class Wishes:
     """Kind and name of what only a cluster can make of it, such as a PersistentVolumeClaim."""
 
 
-def read_manifest(file: Path) -> Wishes:
+def read_manifest(file: Path) -> Declared:
     """Return what a YAML file asks for.
 
     Raises:
@@ -53,7 +59,7 @@ def read_manifest(file: Path) -> Wishes:
     folder = file.absolute().parent
     deployments = [_anchored(d, folder) for d in found if isinstance(d, InferenceDeployment)]
     tenants = [tenant for tenant in found if isinstance(tenant, Tenant)]
-    return Wishes(deployments, tenants, loaded.others)
+    return Declared(deployments, tenants, loaded.others)
 
 
 def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
@@ -70,6 +76,27 @@ def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
                     "Secrets on this machine; give sha256 (penstock tenant new-key prints one)"
                 )
     return tenants
+
+
+def check_supported(deployments: list[InferenceDeployment]) -> list[InferenceDeployment]:
+    """Return the deployments, once it is clear that this version builds all that they ask for.
+
+    In a cluster the operator says so in a condition; here nothing is to be fetched or stored for
+    what cannot run.
+
+    Raises:
+        UserError: it does not; it names the field and the fix.
+    """
+    for deployment in deployments:
+        try:
+            for pool in plan(deployment, {}).pools:
+                refuse_unsupported(deployment, pool)
+                for wanted in _files(deployment):
+                    if wanted.scheme != "file":  # a folder of this machine, or of an image
+                        placed(wanted, deployment, pool)
+        except Unsupported as error:
+            raise UserError(f"InferenceDeployment {deployment.metadata.name}: {error}") from None
+    return deployments
 
 
 def check_models(deployments: list[InferenceDeployment]) -> list[InferenceDeployment]:
@@ -147,13 +174,16 @@ def missing_model(deployment: InferenceDeployment) -> str:
                 f"spec.model.adapters[{index}].uri: there is no adapter in {path} (a folder with "
                 "adapter_config.json and adapter_model.safetensors is expected)"
             )
+    for draft in wanted_draft(deployment):
+        if missing := [file for file in _OWN if not any(Path(draft.rest).glob(file))]:
+            return f"{FIELD}.uri: there is no model in {draft.rest} (missing: {', '.join(missing)})"
     return ""
 
 
 def _needed(deployment: InferenceDeployment) -> tuple[str, ...]:
     """Return patterns of files that the engine cannot do without; vLLM reads other forms, too."""
     own = deployment.spec.engine.type is EngineType.PENSTOCK
-    return ("config.json", "tokenizer.json", "*.safetensors") if own else ("config.json",)
+    return _OWN if own else ("config.json",)
 
 
 def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeployment:
@@ -166,7 +196,8 @@ def _anchored(deployment: InferenceDeployment, folder: Path) -> InferenceDeploym
     uri = _absolute(model.uri, folder)
     model = model.model_copy(update={"uri": uri, "adapters": adapters})
     spec = deployment.spec.model_copy(update={"model": model})
-    return deployment.model_copy(update={"spec": spec})
+    deployment = deployment.model_copy(update={"spec": spec})
+    return with_draft_at(deployment, lambda draft: _absolute(draft.uri, folder))
 
 
 def _absolute(uri: str, folder: Path) -> str:
@@ -175,13 +206,19 @@ def _absolute(uri: str, folder: Path) -> str:
     return f"{FILE}{(folder / uri.removeprefix(FILE)).resolve()}"
 
 
+def _files(deployment: InferenceDeployment) -> tuple[Wanted, ...]:
+    """Return all that has to be there before a worker starts."""
+    beside = (*wanted_adapters(deployment).values(), *wanted_draft(deployment))
+    return (wanted_model(deployment), *beside)
+
+
 def _check(deployment: InferenceDeployment) -> None:
     where = f"InferenceDeployment {deployment.metadata.name}"
-    for wanted in (wanted_model(deployment), *wanted_adapters(deployment).values()):
+    for wanted in _files(deployment):
         if wanted.scheme != "file":
             raise UserError(
                 f"{where}: {wanted.field}.uri: {wanted.uri} is not used locally; write hf://, "
-                "s3://, or file://./folder relative to the manifest"
+                "s3://, gs://, or file://./folder relative to the manifest"
             )
     if missing := missing_model(deployment):
         raise UserError(f"{where}: {missing}")

@@ -19,8 +19,8 @@ from penstock_contract.fleet import Fleet
 from penstock_operator.local import services, view
 from penstock_operator.local.autoscaling import Autoscaler
 from penstock_operator.local.backoff import Backoff
+from penstock_operator.local.child import Child, how_it_ended
 from penstock_operator.local.command import HOST, worker_command
-from penstock_operator.local.crew import Crew, Recipe
 from penstock_operator.local.decide import (
     BATCHES,
     GATEWAY,
@@ -39,10 +39,10 @@ from penstock_operator.local.errors import UserError
 from penstock_operator.local.home import Home
 from penstock_operator.local.journal import Journal
 from penstock_operator.local.manifest import missing_model
-from penstock_operator.local.member import Member, how_it_ended
 from penstock_operator.local.ports import free_port
 from penstock_operator.local.spawn import end_stale
 from penstock_operator.local.store import Store, write_json, write_yaml
+from penstock_operator.local.supervisor import Recipe, Supervisor
 from penstock_operator.manifests import Unsupported
 from penstock_operator.snapshot import Snapshot
 from penstock_operator.status import status as compute_status
@@ -57,7 +57,7 @@ async def run(home: Home, port: int) -> None:
     if stale := end_stale(home):
         journal.tell("runtime", f"ended {stale} processes of a runtime that was killed")
     async with httpx.AsyncClient(trust_env=False) as client:
-        runtime = Runtime(home, port, Crew(home, client, journal), journal, client)
+        runtime = Runtime(home, port, Supervisor(home, client, journal), journal, client)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, runtime.stop)
@@ -68,14 +68,19 @@ class Runtime:
     """Keeps one state folder's processes as its objects want them."""
 
     def __init__(
-        self, home: Home, port: int, crew: Crew, journal: Journal, client: httpx.AsyncClient
+        self,
+        home: Home,
+        port: int,
+        supervisor: Supervisor,
+        journal: Journal,
+        client: httpx.AsyncClient,
     ) -> None:
         self._home = home
         self._port = port
-        self._crew = crew
+        self._supervisor = supervisor
         self._journal = journal
         self._autoscaler = Autoscaler(
-            home, client, journal, lambda: self._desired, lambda: crew.members, now_text
+            home, client, journal, lambda: self._desired, lambda: supervisor.children, now_text
         )
         self._store = Store(home.objects)
         self._store_version: object = None
@@ -101,13 +106,13 @@ class Runtime:
                 self._step_or_tell()
                 if self._stopping:
                     scaling.cancel()
-                if self._stopping and not self._crew.members:
+                if self._stopping and not self._supervisor.children:
                     return
                 await asyncio.sleep(TICK)
         finally:
             scaling.cancel()
             await asyncio.gather(scaling, return_exceptions=True)
-            self._crew.end_everything()
+            self._supervisor.end_everything()
             self._home.fleet.unlink(missing_ok=True)
             self._home.tenants.unlink(missing_ok=True)
             self._home.processes.unlink(missing_ok=True)
@@ -115,8 +120,8 @@ class Runtime:
     def stop(self) -> None:
         """Drain and end everything; a second call kills instead."""
         if self._stopping:
-            for member in self._crew.members:
-                self._crew.kill(member.id, "stopped twice")
+            for child in self._supervisor.children:
+                self._supervisor.kill(child.id, "stopped twice")
         else:
             self._journal.tell("runtime", "stopping: first the gateway, then the workers")
         self._stopping = True
@@ -134,14 +139,14 @@ class Runtime:
     def _step(self) -> None:
         now = time.monotonic()
         self._read_desired()
-        for member, returncode in self._crew.reap():
-            self._note_end(member, how_it_ended(returncode), now)
-        for action in decide(self._wanted(), self._crew.observed(), self._backoffs, now):
+        for child, returncode in self._supervisor.reap():
+            self._note_end(child, how_it_ended(returncode), now)
+        for action in decide(self._wanted(), self._supervisor.observed(), self._backoffs, now):
             self._act(action)
         self._write_fleet()
         self._write_tenants()
         self._write_status()
-        self._crew.bound_logs()
+        self._supervisor.bound_logs()
 
     def _read_desired(self) -> None:
         """Plan anew when an object changed; what cannot be used changes nothing."""
@@ -169,54 +174,54 @@ class Runtime:
         workers = [planned.wanted for planned in self._desired.pools.values()]
         if not self._stopping:
             return [GATEWAY, *self._batches(), *workers]
-        gateway_lives = any(member.key == GATEWAY.key for member in self._crew.members)
+        gateway_lives = any(child.key == GATEWAY.key for child in self._supervisor.children)
         return workers if gateway_lives else []
 
     def _batches(self) -> list[Wanted]:
         """The batch service is wanted once all else is ready: nobody's first token waits for it."""
-        phases = [member.phase for member in self._crew.members]
+        phases = [child.phase for child in self._supervisor.children]
         self._serves = self._serves or (bool(phases) and Phase.STARTING not in phases)
         return [BATCHES] if self._serves else []
 
-    def _note_end(self, member: Member, ended: str, now: float) -> None:
+    def _note_end(self, child: Child, ended: str, now: float) -> None:
         """Record an end; one that nobody asked for counts as a failure of its pool."""
-        if self._stopping or member.observed().leaving:
-            self._journal.tell(member.id, f"stopped: it {ended}")
+        if self._stopping or child.observed().leaving:
+            self._journal.tell(child.id, f"stopped: it {ended}")
             return
-        before = self._backoffs.get(member.key, Backoff())
-        backoff = before.after_exit(member.started, member.ready_since, now)
-        self._backoffs[member.key] = backoff
-        self._failures[member.key] = view.Failure(
-            process=member.id,
+        before = self._backoffs.get(child.key, Backoff())
+        backoff = before.after_exit(child.started, child.ready_since, now)
+        self._backoffs[child.key] = backoff
+        self._failures[child.key] = view.Failure(
+            process=child.id,
             ended=ended,
             in_a_row=backoff.failures,
-            restarts=view.restarts(self._failures.get(member.key)) + 1,
+            restarts=view.restarts(self._failures.get(child.key)) + 1,
             at=now,
         )
         wait = max(0.0, backoff.retry_at - now)
-        self._journal.tell(member.id, f"{ended}; the next one starts in {wait:.0f} s")
+        self._journal.tell(child.id, f"{ended}; the next one starts in {wait:.0f} s")
 
     def _act(self, action: Action) -> None:
         match action:
             case Start(key, reason):
                 self._start(key, reason)
             case Drain(name, reason):
-                self._crew.drain(name, reason)
+                self._supervisor.drain(name, reason)
             case Terminate(name):
-                self._crew.terminate(name)
+                self._supervisor.terminate(name)
             case Kill(name, reason):
-                self._crew.kill(name, reason)
+                self._supervisor.kill(name, reason)
 
     def _start(self, key: PoolKey, reason: str) -> None:
         planned = self._desired.pools.get(key)
         if planned is None:
             make = services.batches if key == BATCHES.key else services.gateway
             recipe = make(self._home, self._port, self._batches_port, self._batches_token)
-            self._crew.start(key.pool, recipe, reason, now_text())
+            self._supervisor.start(key.pool, recipe, reason, now_text())
             return
         self._workers_started += 1
         name = f"{key.deployment}-{key.pool}-{self._workers_started}"
-        port = free_port(avoid={self._port, self._batches_port, *self._crew.ports})
+        port = free_port(avoid={self._port, self._batches_port, *self._supervisor.ports})
         recipe = Recipe(
             wanted=planned.wanted,
             command=worker_command(
@@ -230,15 +235,15 @@ class Runtime:
             role=planned.pool.spec.role,
             model=planned.deployment.served_name,
         )
-        self._crew.start(name, recipe, reason, now_text())
+        self._supervisor.start(name, recipe, reason, now_text())
 
     def _programs(self) -> dict[str, str]:
-        vllm = self._home.vllm
-        return {"vllm": str(vllm)} if vllm else {}
+        venv = self._home.vllm_venv
+        return {"vllm": str(venv / "bin" / "vllm")} if venv else {}
 
     def _write_fleet(self) -> None:
         """Tell the gateway, when there is something new to tell."""
-        fleet = view.fleet(self._desired, self._crew.members, self._fleet.generation)
+        fleet = view.fleet(self._desired, self._supervisor.children, self._fleet.generation)
         if fleet != self._fleet or not self._home.fleet.exists():
             self._fleet = fleet.model_copy(update={"generation": fleet.generation + 1})
             self._fleet.write(self._home.fleet)
@@ -252,13 +257,13 @@ class Runtime:
 
     def _write_status(self) -> None:
         """Tell the user, when there is something new to tell."""
-        members, failures = self._crew.members, self._failures
-        gateway = view.gateway(members, failures.get(GATEWAY.key))
+        children, failures = self._supervisor.children, self._failures
+        gateway = view.gateway(children, failures.get(GATEWAY.key))
         endpoint = f"http://{HOST}:{self._port}"
         items = []
         for deployment in self._desired.deployments:
             name = deployment.metadata.name
-            pools = view.pools(name, self._desired, members, failures)
+            pools = view.pools(name, self._desired, children, failures)
             seen = Snapshot(
                 tuple(pools),
                 router_ready=gateway["state"] == Phase.READY,
@@ -269,13 +274,13 @@ class Runtime:
             before = self._statuses.get(name)
             self._statuses[name] = compute_status(deployment, seen, before, now_text())
             current = deployment.model_copy(update={"status": self._statuses[name]})
-            items.append(view.item(current, members, failures))
+            items.append(view.item(current, children, failures))
         events = self._journal.to_json()
         document = {
             "endpoint": endpoint,
             "gateway": gateway,
             "items": items,
-            "leaving": view.leaving(self._desired, members),
+            "leaving": view.leaving(self._desired, children),
             "events": events,
         }
         if document != self._written:

@@ -2,9 +2,9 @@
 
 from penstock_contract.on_behalf import ENVIRONMENT
 from penstock_operator.local.command import HOST, Command
-from penstock_operator.local.crew import Recipe
 from penstock_operator.local.decide import BATCHES, GATEWAY
 from penstock_operator.local.home import Home
+from penstock_operator.local.supervisor import Recipe
 
 
 def gateway(home: Home, port: int, batches_port: int, token: str) -> Recipe:

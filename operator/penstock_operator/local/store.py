@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
+from penstock_contract.api.stored import as_stored
 from penstock_operator.local.errors import UserError
 
 Stored = TypeVar("Stored", InferenceDeployment, EnginePool, Tenant)
@@ -72,7 +73,7 @@ class Store:
         """
         path = self._path(kind, name)
         try:
-            return kind.model_validate_json(path.read_text())
+            return as_stored(kind.model_validate, json.loads(path.read_text()))
         except FileNotFoundError:
             return None
         except ValueError as error:

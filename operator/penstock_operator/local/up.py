@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from penstock_contract.api import InferenceDeployment, Tenant
+from penstock_contract.api import EngineType, InferenceDeployment, Tenant
 from penstock_operator.local.download import cache_folder, fetched
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.follow import Follower, NotReady, read_status
@@ -18,6 +18,7 @@ from penstock_operator.local.manifest import (
     check_engines,
     check_models,
     check_names,
+    check_supported,
     check_tenants,
     read_manifest,
 )
@@ -27,6 +28,9 @@ from penstock_operator.local.spawn import spawn
 from penstock_operator.local.store import Store
 
 DEFAULT_PORT = 8000
+PATIENCE = 120.0
+VLLM_PATIENCE = 600.0
+"""Seconds until everything must serve; vLLM compiles the model first."""
 DAEMON = "penstock_operator.local.daemon"
 Show = Callable[[str], None]
 
@@ -36,7 +40,7 @@ def up(
     file: Path,
     *,
     port: int | None,
-    timeout: float,
+    timeout: float | None,
     detach: bool,
     show: Show,
     vllm_venv: Path | None = None,
@@ -47,21 +51,26 @@ def up(
         home: the state folder.
         file: the manifest.
         port: of the endpoint; None means the default, or that of the running runtime.
-        timeout: seconds until it must serve.
+        timeout: seconds until it must serve; None means what its engines usually need.
         detach: return once it serves.
         show: prints a line.
-        vllm_venv: virtual environment with vLLM in it, for deployments that want that engine.
+        vllm_venv: virtual environment with vLLM in it, for deployments that want that engine; None
+            means the one that was named last.
 
     Raises:
         UserError: it cannot be run like this.
         NotReady: it does not serve; a runtime that was started for it has ended again.
     """
     cache = cache_folder(os.environ)
-    wishes = read_manifest(file)
-    for other in wishes.others:
+    declared = read_manifest(file)
+    for other in declared.others:
         show(f"{file}: {other} is left to clusters")
-    tenants = check_tenants(wishes.tenants)
-    wanted = check_engines(wishes.deployments, vllm_venv)
+    tenants = check_tenants(declared.tenants)
+    wanted = check_supported(declared.deployments)
+    wanted = check_engines(wanted, vllm_venv or home.vllm_venv)
+    if timeout is None:
+        waits = any(one.spec.engine.type is EngineType.VLLM for one in wanted)
+        timeout = VLLM_PATIENCE if waits else PATIENCE
     deployments = check_models([fetched(deployment, cache, show) for deployment in wanted])
     check_names(deployments, [])
     try:
@@ -78,7 +87,7 @@ def up(
         daemon = _start(home, port, lock, detach=detach)
     finally:
         lock.close()
-    asyncio.run(_Attendance(home, daemon, show).attend(applied, timeout, detach=detach))
+    asyncio.run(_StartedRuntime(home, daemon, show).wait(applied, timeout, detach=detach))
 
 
 def _apply(
@@ -162,7 +171,7 @@ def _start(home: Home, port: int, lock: RuntimeLock, *, detach: bool) -> "subpro
         )
 
 
-class _Attendance:
+class _StartedRuntime:
     """Stays with a runtime from its start until it serves, or for ever."""
 
     def __init__(self, home: Home, daemon: "subprocess.Popen[bytes]", show: Show) -> None:
@@ -171,7 +180,7 @@ class _Attendance:
         self._follower = Follower(home, show)
         self._interrupted = False
 
-    async def attend(self, applied: Mapping[str, int], patience: float, *, detach: bool) -> None:
+    async def wait(self, applied: Mapping[str, int], patience: float, *, detach: bool) -> None:
         """Wait until it serves, then until it ends unless it is to be left alone."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -181,14 +190,14 @@ class _Attendance:
         except NotReady:
             if self._alive():
                 self._daemon.terminate()
-            await self._see_off()
+            await self._until_ended()
             if self._interrupted:
                 return
             raise
         show_success(self._show, endpoint)
         if not detach:
             self._show("Ctrl-C drains and stops it.")
-            await self._see_off()
+            await self._until_ended()
 
     def _interrupt(self) -> None:
         """Pass it on: the first one drains, the next one kills."""
@@ -198,7 +207,7 @@ class _Attendance:
     def _alive(self) -> bool:
         return self._daemon.poll() is None
 
-    async def _see_off(self) -> None:
+    async def _until_ended(self) -> None:
         """Show what happens until the runtime has ended."""
         while self._alive():
             self._follower.show_new_events()

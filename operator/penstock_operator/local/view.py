@@ -17,9 +17,9 @@ from penstock_contract.fleet import (
     FleetWorker,
     WorkerState,
 )
+from penstock_operator.local.child import Child
 from penstock_operator.local.decide import GATEWAY, Phase, PoolKey, Wanted
 from penstock_operator.local.desired import Desired
-from penstock_operator.local.member import Member
 from penstock_operator.snapshot import PoolSnapshot
 
 SERVING = {
@@ -42,9 +42,9 @@ class Failure:
     at: float
     """When, in monotonic seconds."""
 
-    def is_over(self, members: Iterable[Member]) -> bool:
+    def is_over(self, children: Iterable[Child]) -> bool:
         """Whether a process of the pool has become ready since."""
-        return any(m.ready_since is not None and m.ready_since > self.at for m in members)
+        return any(c.ready_since is not None and c.ready_since > self.at for c in children)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the status shows it."""
@@ -61,47 +61,47 @@ def restarts(failure: Failure | None) -> int:
     return failure.restarts if failure else 0
 
 
-def fleet(desired: Desired, members: Iterable[Member], generation: int) -> Fleet:
+def fleet(desired: Desired, children: Iterable[Child], generation: int) -> Fleet:
     """Return the models that are served and the workers that answer."""
-    models = [
-        FleetModel(
-            name=deployment.served_name,
-            aliases=tuple(deployment.spec.model.aliases),
-            adapters=tuple(adapter.name for adapter in deployment.spec.model.adapters),
-            deployment=deployment.metadata.name,
-            created=_unix(deployment.metadata.creation_timestamp),
-            queue=FleetQueue.of(
-                deployment.spec.queue,
-                deployment.spec.request_classes,
-                deployment.spec.engine.max_num_seqs,
-            ),
-            policy=deployment.spec.routing.policy,
-            attempts=deployment.spec.routing.retry.attempts,
-            resume_streams=deployment.spec.routing.retry.resume_streams,
-            disaggregation=FleetDisaggregation(
-                mode=deployment.spec.disaggregation.mode,
-                min_uncached_tokens=deployment.spec.disaggregation.min_uncached_tokens,
-            ),
-            tpot=deployment.spec.slo.tpot_seconds,
-            ttft=deployment.spec.slo.ttft_seconds,
-            task=deployment.spec.engine.task,
-        )
-        for deployment in desired.deployments
-    ]
     workers = [
         FleetWorker(
-            id=member.id,
-            url=member.url,
-            deployment=member.key.deployment,
-            pool=member.key.pool,
-            role=member.role,
-            revision=member.wanted.revision,
-            state=SERVING[member.phase],
+            id=child.id,
+            url=child.url,
+            deployment=child.key.deployment,
+            pool=child.key.pool,
+            role=child.role,
+            revision=child.wanted.revision,
+            state=SERVING[child.phase],
         )
-        for member in members
-        if member.role is not None and member.phase in SERVING
+        for child in children
+        if child.role is not None and child.phase in SERVING
     ]
-    return Fleet(generation=generation, models=tuple(models), workers=tuple(workers))
+    models = tuple(_model(deployment) for deployment in desired.deployments)
+    return Fleet(generation=generation, models=models, workers=tuple(workers))
+
+
+def _model(deployment: InferenceDeployment) -> FleetModel:
+    spec = deployment.spec
+    return FleetModel(
+        name=deployment.served_name,
+        aliases=tuple(spec.model.aliases),
+        adapters=tuple(adapter.name for adapter in spec.model.adapters),
+        deployment=deployment.metadata.name,
+        created=_unix(deployment.metadata.creation_timestamp),
+        queue=FleetQueue.of(spec.queue, spec.request_classes, spec.engine.max_num_seqs),
+        policy=spec.routing.policy,
+        attempts=spec.routing.retry.attempts,
+        resume_streams=spec.routing.retry.resume_streams,
+        disaggregation=FleetDisaggregation(
+            mode=spec.disaggregation.mode,
+            min_uncached_tokens=spec.disaggregation.min_uncached_tokens,
+        ),
+        tpot=spec.slo.tpot_seconds,
+        ttft=spec.slo.ttft_seconds,
+        task=spec.engine.task,
+        engine=spec.engine.type,
+        parsers=spec.engine.parsers,
+    )
 
 
 def _unix(timestamp: str | None) -> int:
@@ -111,38 +111,38 @@ def _unix(timestamp: str | None) -> int:
 def pools(
     deployment: str,
     desired: Desired,
-    members: Sequence[Member],
+    children: Sequence[Child],
     failures: Mapping[PoolKey, Failure],
 ) -> list[PoolSnapshot]:
     """Return what was observed of a deployment's pools, in the order of its spec."""
     return [
-        _snapshot(planned.wanted, _of(members, key), failures.get(key))
+        _snapshot(planned.wanted, _of(children, key), failures.get(key))
         for key, planned in desired.pools.items()
         if key.deployment == deployment
     ]
 
 
-def _of(members: Iterable[Member], key: PoolKey) -> list[Member]:
-    return [member for member in members if member.key == key]
+def _of(children: Iterable[Child], key: PoolKey) -> list[Child]:
+    return [child for child in children if child.key == key]
 
 
-def _snapshot(wanted: Wanted, members: list[Member], failure: Failure | None) -> PoolSnapshot:
-    staying = [member for member in members if not member.observed().leaving]
+def _snapshot(wanted: Wanted, children: list[Child], failure: Failure | None) -> PoolSnapshot:
+    staying = [child for child in children if not child.observed().leaving]
     return PoolSnapshot(
         name=wanted.key.pool,
         desired=wanted.replicas,
-        ready=sum(member.phase is Phase.READY for member in members),
-        outdated=sum(member.wanted.revision != wanted.revision for member in staying),
-        draining=len(members) - len(staying),
+        ready=sum(child.phase is Phase.READY for child in children),
+        outdated=sum(child.wanted.revision != wanted.revision for child in staying),
+        draining=len(children) - len(staying),
         failure=f"{failure.process} {failure.ended}"
-        if failure and not failure.is_over(members)
+        if failure and not failure.is_over(children)
         else "",
     )
 
 
 def item(
     deployment: InferenceDeployment,
-    members: Sequence[Member],
+    children: Sequence[Child],
     failures: Mapping[PoolKey, Failure],
 ) -> dict[str, Any]:
     """Return a deployment (with its status) and what runs for it, as `penstock get` shows it."""
@@ -150,41 +150,41 @@ def item(
     return {
         **deployment.to_json(),
         "servedName": deployment.served_name,
-        "workers": [_worker(member) for member in members if member.key.deployment == name],
+        "workers": [_worker(child) for child in children if child.key.deployment == name],
         "failures": [
-            {"pool": key.pool, "over": failure.is_over(_of(members, key)), **failure.to_json()}
+            {"pool": key.pool, "over": failure.is_over(_of(children, key)), **failure.to_json()}
             for key, failure in sorted(failures.items())
             if key.deployment == name
         ],
     }
 
 
-def leaving(desired: Desired, members: Iterable[Member]) -> list[dict[str, Any]]:
+def leaving(desired: Desired, children: Iterable[Child]) -> list[dict[str, Any]]:
     """Return the workers of deployments that were taken away; they finish what they have."""
     wanted = {deployment.metadata.name for deployment in desired.deployments}
     return [
-        {**_worker(member), "deployment": member.key.deployment}
-        for member in members
-        if member.role is not None and member.key.deployment not in wanted
+        {**_worker(child), "deployment": child.key.deployment}
+        for child in children
+        if child.role is not None and child.key.deployment not in wanted
     ]
 
 
-def _worker(member: Member) -> dict[str, Any]:
+def _worker(child: Child) -> dict[str, Any]:
     return {
-        "id": member.id,
-        "pool": member.key.pool,
-        "role": str(member.role or "Gateway"),
-        "state": member.phase.value,
-        "pid": member.process.pid,
-        "url": member.url,
-        "revision": member.wanted.revision,
-        "startedAt": member.started_at,
+        "id": child.id,
+        "pool": child.key.pool,
+        "role": str(child.role or "Gateway"),
+        "state": child.phase.value,
+        "pid": child.process.pid,
+        "url": child.url,
+        "revision": child.wanted.revision,
+        "startedAt": child.started_at,
     }
 
 
-def gateway(members: Iterable[Member], failure: Failure | None) -> dict[str, Any]:
+def gateway(children: Iterable[Child], failure: Failure | None) -> dict[str, Any]:
     """Return how the gateway is."""
-    found = next((member for member in members if member.key == GATEWAY.key), None)
+    found = next((child for child in children if child.key == GATEWAY.key), None)
     return {
         "state": found.phase.value if found else "Absent",
         "pid": found.process.pid if found else None,

@@ -5,6 +5,13 @@ is planned here, so a pod and a local process never differ in more than their ad
 """
 
 from penstock_operator.manifests.children import deployment_objects, pool_objects
+from penstock_operator.manifests.followers import (
+    Place,
+    follower,
+    group_name,
+    group_objects,
+    rejoins,
+)
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.pods import worker_container
 from penstock_operator.manifests.settings import Settings
@@ -14,12 +21,17 @@ from penstock_operator.manifests.workload import workload, workload_name
 
 __all__ = [
     "Object",
+    "Place",
     "Settings",
     "Unserved",
     "Unsupported",
     "deployment_objects",
+    "follower",
     "for_cluster",
+    "group_name",
+    "group_objects",
     "pool_objects",
+    "rejoins",
     "worker_container",
     "workload",
     "workload_name",

@@ -4,18 +4,27 @@ Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from penstock_contract import handoff, worker_token
+from penstock_contract import group, handoff, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import KvTier, SpeculativeMethod, Task, WeightQuantization
+from penstock_contract.api.pool import Parallelism
 from penstock_contract.tasks import NOT_THIS, PROOFS
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
 PORT = 8000
+CONTAINER = "worker"
+"""Name of the container in which the engine runs; admission may have put others beside it."""
+VLLM_COMMAND = ("vllm", "serve")
+LEADER_IP = "PENSTOCK_LEADER_IP"
+NODE_RANK = "PENSTOCK_NODE_RANK"
+"""Environment variables that stand in the arguments of a replica that spans nodes. Nothing else of
+them differs between its pods, so that a follower is made of what its leader was made of."""
 TIER = "/kv"
 """Where a worker sees the volume of a tier on a disk."""
 
@@ -31,13 +40,13 @@ class EngineContainer:
     """Succeeds for the first time when the worker has computed something."""
     ports: dict[str, int] = field(default_factory=lambda: {"http": PORT})
     environment: dict[str, str] = field(default_factory=dict)
+    own_address: tuple[str, ...] = ()
+    """Environment variables that tell it the IP of its pod."""
     token_variable: str = worker_token.ENVIRONMENT
     """Environment variable by which the engine learns whom to answer."""
     shared_memory: bool = False
     tier: KvTier | None = None
     """What needs a volume at `TIER`."""
-    before_stop: Object | None = None
-    """What has to happen before the engine is told to end; None: it drains by itself."""
 
 
 def engine_container(
@@ -46,6 +55,7 @@ def engine_container(
     path: str,
     settings: Settings,
     adapters: Mapping[str, str],
+    draft: str = "",
 ) -> EngineContainer:
     """Return the engine's part of a worker's container.
 
@@ -55,6 +65,7 @@ def engine_container(
         path: where the model lies.
         settings: of the installation.
         adapters: where each lies, by its name.
+        draft: where the draft model lies; empty without one.
     """
     if deployment.spec.engine.type is EngineType.VLLM:
         return _vllm(deployment, pool, path, settings, adapters)
@@ -69,12 +80,17 @@ def engine_container(
             "--port", str(PORT),
             # Said, not found out: a GPU worker without a driver must not serve from its CPU.
             "--device", "cuda" if gpus else "cpu",
+            *_ranks(pool),
             *_handoff(deployment, pool),
             *_tier(deployment.spec.engine),
             *(f"--adapter={name}={folder}" for name, folder in adapters.items()),
+            *_draft(deployment.spec.engine, draft),
             *worker_arguments(deployment),
         ),
         ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
+        environment=_place(pool),
+        own_address=_own_address(pool),
+        shared_memory=gpus > 1,
         tier=next(iter(deployment.spec.engine.kv_tiers), None),
         # A worker of ours says that it is well only after its engine has answered a request.
         probe={"httpGet": {"path": "/health", "port": "http"}},
@@ -84,6 +100,24 @@ def engine_container(
 def is_split(pool: EnginePool) -> bool:
     """Whether the pool's workers hand KV over to others, or take it."""
     return pool.spec.role is not Role.UNIFIED
+
+
+def _ranks(pool: EnginePool) -> list[str]:
+    over = pool.spec.parallelism
+    arguments = ["--tensor-parallel-size", str(over.tensor)] if over.tensor > 1 else []
+    if over.nodes > 1:
+        arguments += [group.NODES, str(over.nodes), group.NODE_RANK, f"$({NODE_RANK})"]
+        arguments += [group.GROUP_ADDRESS, f"$({LEADER_IP}):{group.PORT}"]
+    return arguments
+
+
+def _place(pool: EnginePool) -> dict[str, str]:
+    """Return a leader's place in its replica, where that spans nodes."""
+    return {NODE_RANK: "0"} if pool.spec.parallelism.nodes > 1 else {}
+
+
+def _own_address(pool: EnginePool) -> tuple[str, ...]:
+    return (LEADER_IP,) if pool.spec.parallelism.nodes > 1 else ()
 
 
 def _handoff(deployment: InferenceDeployment, pool: EnginePool) -> list[str]:
@@ -101,6 +135,16 @@ def _tier(engine: Engine) -> list[str]:
     ]
 
 
+def _draft(engine: Engine, folder: str) -> list[str]:
+    wanted = engine.speculative
+    if wanted.draft is None or not folder:
+        return []
+    arguments = ["--speculative", str(wanted.method), "--speculative-model", folder]
+    if wanted.draft.weights is not WeightQuantization.NONE:
+        arguments += ["--speculative-quantization", str(wanted.draft.weights)]
+    return [*arguments, "--speculative-tokens", str(wanted.num_tokens)]
+
+
 def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     """Return the command line of Penstock's worker, without its address and model path."""
     engine = deployment.spec.engine
@@ -113,7 +157,7 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     arguments += _limits(deployment)
     if engine.quantization.weights is not WeightQuantization.NONE:
         arguments += ["--quantization", str(engine.quantization.weights)]
-    if engine.speculative.method is not SpeculativeMethod.NONE:
+    if engine.speculative.method is SpeculativeMethod.NGRAM:
         arguments += ["--speculative", str(engine.speculative.method)]
         arguments += ["--speculative-tokens", str(engine.speculative.num_tokens)]
     arguments += ["--drain-timeout", deployment.spec.drain.timeout]
@@ -143,10 +187,9 @@ def _vllm(
 ) -> EngineContainer:
     engine = deployment.spec.engine
     names = (deployment.served_name, *deployment.spec.model.aliases)
-    patience = seconds(deployment.spec.drain.timeout)
     return EngineContainer(
         image=engine.image or settings.vllm_image,
-        command=("vllm", "serve"),
+        command=VLLM_COMMAND,
         arguments=(
             path,
             "--host", "0.0.0.0",
@@ -154,21 +197,36 @@ def _vllm(
             "--served-model-name", *names,
             *_VLLM_TASKS[engine.task],
             "--dtype", str(engine.dtype),
-            "--tensor-parallel-size", str(pool.spec.parallelism.tensor),
+            *_parallelism(pool.spec.parallelism),
             *_block_size(engine),
             *_limits(deployment),
             *_speculation(engine),
             *_lora(adapters),
+            # How much of a prompt was cached is told only on demand; routing goes by it.
+            "--enable-prompt-tokens-details",
+            # By itself vLLM breaks off what it is answering when it is told to end.
+            "--shutdown-timeout", str(math.ceil(seconds(deployment.spec.drain.timeout))),
             *engine.extra_args,
         ),
         # vLLM answers /health before it has computed anything, so a token or a vector is asked for.
         probe={"exec": {"command": ["python3", "-c", _PROOF, names[0]]}, "timeoutSeconds": 30},
-        environment=_VLLM_ENVIRONMENT,
+        environment=_VLLM_ENVIRONMENT | _place(pool),
+        # By itself it takes the address by which it would reach the internet.
+        own_address=(*_own_address(pool), "VLLM_HOST_IP") if _own_address(pool) else (),
         token_variable=worker_token.VLLM_ENVIRONMENT,
         shared_memory=True,
-        # vLLM ends at once when told to; what it still has to do is waited for.
-        before_stop={"exec": {"command": ["python3", "-c", _UNTIL_IDLE, str(patience)]}},
     )  # fmt: skip
+
+
+def _parallelism(wanted: Parallelism) -> list[str]:
+    arguments = ["--tensor-parallel-size", str(wanted.tensor)]
+    if wanted.pipeline > 1:
+        arguments += ["--pipeline-parallel-size", str(wanted.pipeline)]
+    if wanted.nodes > 1:
+        arguments += ["--nnodes", str(wanted.nodes), "--node-rank", f"$({NODE_RANK})"]
+        arguments += ["--master-addr", f"$({LEADER_IP})", "--master-port", str(group.PORT)]
+        arguments += ["--distributed-executor-backend", "mp"]
+    return arguments
 
 
 def _block_size(engine: Engine) -> list[str]:
@@ -215,17 +273,6 @@ for path, body in {PROOFS}:
         if error.code not in {NOT_THIS}:
             raise
 sys.exit(1)
-"""
-
-_UNTIL_IDLE = f"""\
-import re, sys, time, urllib.request
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
-    text = urllib.request.urlopen("http://127.0.0.1:{PORT}/metrics", timeout=5).read().decode()
-    counts = re.findall(r"^vllm:num_requests_(?:running|waiting){{.*}} (\\S+)", text, re.M)
-    if not any(map(float, counts)):
-        break
-    time.sleep(0.2)
 """
 
 # The root file system is read-only and the uid has no entry in /etc/passwd.

@@ -5,6 +5,7 @@ from math import floor
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
+from penstock_contract.api.pool import PodTemplate
 from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
 from penstock_contract.worker_token import SECRET_KEY
 from penstock_operator.manifests.adapters import (
@@ -12,7 +13,9 @@ from penstock_operator.manifests.adapters import (
     adapter_sources,
     local_adapters,
 )
-from penstock_operator.manifests.engines import EngineContainer, engine_container
+from penstock_operator.manifests.claims import one_volume_per_claim
+from penstock_operator.manifests.draft import draft_download, draft_source, local_draft
+from penstock_operator.manifests.engines import CONTAINER, EngineContainer, engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import MODELS, Source, download, source
@@ -24,6 +27,7 @@ DRAIN_MARGIN = 10.0
 """Seconds that a pod gets beyond its drain timeout, to end in order."""
 LOADING = 1800
 """Seconds that a worker gets to load its model and generate its first token."""
+_POD_IP = {"fieldRef": {"fieldPath": "status.podIP"}}
 _TMP = "/tmp"  # noqa: S108 - the container's own
 
 
@@ -36,10 +40,18 @@ def worker_container(
         Unsupported: the engine of this version cannot do what is asked of it.
     """
     refuse_unsupported(deployment, pool)
+    pool = _on_one_machine(pool)
     path = MODELS  # the local runtime puts its own in its place
     settings = settings or Settings()
-    engine = engine_container(deployment, pool, path, settings, local_adapters(deployment))
+    adapters, draft = local_adapters(deployment), local_draft(deployment, pool)
+    engine = engine_container(deployment, pool, path, settings, adapters, draft)
     return _container(pool, engine, settings, [Source(path, {"name": "model"})])
+
+
+def _on_one_machine(pool: EnginePool) -> EnginePool:
+    """Return the pool with replicas that span one node, as here is but one."""
+    over = pool.spec.parallelism.model_copy(update={"nodes": 1})
+    return pool.model_copy(update={"spec": pool.spec.model_copy(update={"parallelism": over})})
 
 
 def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Settings) -> Object:
@@ -50,48 +62,68 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
     """
     refuse_unsupported(deployment, pool)
     template, found = pool.spec.template, source(deployment, pool)
-    adapters = adapter_sources(deployment, pool)
+    adapters, draft = adapter_sources(deployment, pool), draft_source(deployment, pool)
     paths = {name: one.path for name, one in adapters.items()}
-    engine = engine_container(deployment, pool, found.path, settings, paths)
-    sources = [found, *adapters.values()]
+    guess = draft.path if draft is not None else ""
+    engine = engine_container(deployment, pool, found.path, settings, paths, guess)
+    sources = [found, *adapters.values(), *filter(None, [draft])]
     fetch = [
         *filter(None, [download(deployment, pool, settings)]),
+        *filter(None, [draft_download(deployment, pool, settings)]),
         *adapter_downloads(deployment, pool, settings),
     ]
     spec: Object = {
-        "serviceAccountName": pool.metadata.name,
+        **_account(deployment, pool, settings),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": round(
             seconds(deployment.spec.drain.timeout) + DRAIN_MARGIN
         ),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            # A cache of terabytes is not walked through at every start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _pod_security(),
         "containers": [_container(pool, engine, settings, sources)],
         "volumes": _volumes(sources, engine),
+        **_overlay(template),
     }
     if fetch:
         spec["initContainers"] = [{**one, "securityContext": _confined()} for one in fetch]
-    for field, value in (
-        ("nodeSelector", template.node_selector),
-        ("tolerations", template.tolerations),
-        ("affinity", template.affinity),
-        ("priorityClassName", template.priority_class_name),
-        ("runtimeClassName", template.runtime_class_name),
-        ("imagePullSecrets", [{"name": one.name} for one in template.image_pull_secrets]),
-    ):
-        if value:
-            spec[field] = value
     labels = {**template.labels, **pool_labels(pool), ROLLOUT_HASH: pool.spec.rollout_hash}
     annotations = {**template.annotations, SERVED_MODEL: deployment.served_name}
-    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+    metadata = {"labels": labels, "annotations": annotations}
+    return {"metadata": metadata, "spec": one_volume_per_claim(spec)}
+
+
+def _account(deployment: InferenceDeployment, pool: EnginePool, settings: Settings) -> Object:
+    """Return whom a pod runs as; an account of the user's knows no secrets of the installation."""
+    name = deployment.spec.model.service_account_name
+    if name is None:
+        return {"serviceAccountName": pool.metadata.name}
+    secrets = [{"name": one} for one in settings.image_pull_secrets]
+    return {"serviceAccountName": name, **({"imagePullSecrets": secrets} if secrets else {})}
+
+
+def _pod_security() -> Object:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        # A cache of terabytes is not walked through at every start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _overlay(template: PodTemplate) -> Object:
+    """Return the fields of a pod that the user has set, apart from labels and annotations."""
+    fields = {
+        "nodeSelector": template.node_selector,
+        "tolerations": template.tolerations,
+        "affinity": template.affinity,
+        "priorityClassName": template.priority_class_name,
+        "runtimeClassName": template.runtime_class_name,
+        "imagePullSecrets": [{"name": one.name} for one in template.image_pull_secrets],
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _container(
@@ -99,25 +131,18 @@ def _container(
 ) -> Object:
     limits = pool.spec.resources
     environment = {**_threads(limits), **engine.environment, **pool.spec.template.env}
-    seen = {one.volume["name"]: one.mount for one in sources if one.volume is not None}
-    mounts: list[Object] = [
-        {"name": name, "mountPath": mount, "readOnly": True} for name, mount in seen.items()
-    ]
-    mounts.append({"name": "tmp", "mountPath": _TMP})
     asked = dict(limits.requests)
     if engine.tier is not None:
-        mounts.append(tier_mount())
         asked |= tier_request(engine.tier, limits)
-    if engine.shared_memory:
-        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - NCCL's
     return {
-        "name": "worker",
+        "name": CONTAINER,
         "image": engine.image,
         "imagePullPolicy": "IfNotPresent",
         "command": list(engine.command),
         "args": list(engine.arguments),
         "env": [
             *({"name": name, "value": value} for name, value in sorted(environment.items())),
+            *({"name": name, "valueFrom": _POD_IP} for name in engine.own_address),
             *_token(engine, settings),
         ],
         "ports": [
@@ -125,6 +150,15 @@ def _container(
             for name, port in engine.ports.items()
         ],
         "resources": _resources(limits.limits, asked),
+        **_probes(engine),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": _confined(),
+        "volumeMounts": _mounts(sources, engine),
+    }
+
+
+def _probes(engine: EngineContainer) -> Object:
+    return {
         # Only when it has succeeded do the others begin.
         "startupProbe": {**engine.probe, "periodSeconds": 2, "failureThreshold": LOADING // 2},
         "readinessProbe": {
@@ -137,11 +171,21 @@ def _container(
             "periodSeconds": 10,
             "failureThreshold": 6,
         },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": _confined(),
-        "volumeMounts": mounts,
-        **({"lifecycle": {"preStop": engine.before_stop}} if engine.before_stop else {}),
     }
+
+
+def _mounts(sources: Iterable[Source], engine: EngineContainer) -> list[Object]:
+    """Return where the volumes of `_volumes` are seen."""
+    seen = {one.volume["name"]: one.mount for one in sources if one.volume is not None}
+    mounts: list[Object] = [
+        {"name": name, "mountPath": mount, "readOnly": True} for name, mount in seen.items()
+    ]
+    mounts.append({"name": "tmp", "mountPath": _TMP})
+    if engine.tier is not None:
+        mounts.append(tier_mount())
+    if engine.shared_memory:
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - NCCL's
+    return mounts
 
 
 def _token(engine: EngineContainer, settings: Settings) -> list[Object]:

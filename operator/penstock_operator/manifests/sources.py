@@ -2,9 +2,10 @@
 
 Adapters get there in the same ways (see adapters.py).
 
-`pvc://` and `oci://` are mounted as they are. `hf://` and `s3://` are downloaded by an init
-container into the cache claim, where the next pod finds them, or into the pod itself. Credentials
-are seen by that container alone, and only those that its source needs.
+`pvc://` and `oci://` are mounted as they are. `hf://`, `s3://` and `gs://` are downloaded by an
+init container into the cache claim, where the next pod finds them, or into the pod itself.
+Credentials of a Secret are seen by that container alone, and only those that its source needs; an
+identity that a cloud gives to the ServiceAccount is the whole pod's.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ CREDENTIALS = {
         ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
         ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"),
     ),
+    "gs": ((), ()),
 }
 """Keys of the Secret that a source must find, and those that it may find, by scheme."""
 
@@ -110,13 +112,15 @@ def fetched_folder(wanted: Wanted) -> str:
     """Return the folder of downloaded files, relative to the cache: one per source and revision.
 
     Raises:
-        Unsupported: name or revision cannot be part of a path.
+        Unsupported: name or revision cannot be part of a path, or no bucket is named.
     """
-    field = f"{wanted.field}.revision"
+    field, named = f"{wanted.field}.revision", f"{wanted.field}.uri"
     if "@" in wanted.revision:
         raise Unsupported(field, "must not contain @")
+    if wanted.scheme in ("s3", "gs") and wanted.rest.startswith("/"):
+        raise Unsupported(named, f"must name a bucket: {wanted.scheme}://BUCKET/PREFIX")
     revision = "/".join(_parts(wanted.revision, field))
-    name = "/".join([wanted.scheme, *_parts(wanted.rest, f"{wanted.field}.uri")])
+    name = "/".join([wanted.scheme, *_parts(wanted.rest, named)])
     return f"{name}@{revision}"
 
 
@@ -128,6 +132,8 @@ def download(
     if not found.arguments:
         return None
     needed, possible = CREDENTIALS[wanted_model(deployment).scheme]
+    if model.service_account_name is not None:  # it may be who asks
+        needed, possible = (), needed + possible
     secret = credentials(model.secret_ref, needed, possible)
     return downloading(DOWNLOAD, found, pool, settings, secret)
 
@@ -164,7 +170,7 @@ def _carried(wanted: Wanted, deployment: InferenceDeployment) -> Source:
         raise Unsupported(
             f"{wanted.field}.uri",
             "in a cluster, file:// is an absolute path inside spec.engine.image; "
-            "set the image that carries it, or use pvc://, hf://, s3:// or oci://",
+            "set the image that carries it, or use pvc://, hf://, s3://, gs:// or oci://",
         )
     return Source(wanted.rest.rstrip("/"), None)
 

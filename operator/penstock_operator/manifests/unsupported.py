@@ -1,9 +1,13 @@
 """What a spec may ask for and this version does not build."""
 
-from penstock_contract.api import EnginePool, EngineType, InferenceDeployment, Role
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
+from penstock_contract.api.accelerators import of_nvidia
 from penstock_contract.api.base import quantity
-from penstock_contract.api.engine import Dtype, WeightQuantization
-from penstock_contract.api.pool import GPU
+from penstock_contract.api.engine import Dtype, SpeculativeMethod, WeightQuantization
 from penstock_operator.manifests.tiers import EPHEMERAL, LEAST, exceeds_limit
 
 
@@ -15,88 +19,181 @@ class Unsupported(Exception):
         self.field = field
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the rules below look at."""
+
+    deployment: InferenceDeployment
+    pool: EnginePool
+
+    @property
+    def engine(self) -> Engine:
+        return self.deployment.spec.engine
+
+    @property
+    def ours(self) -> bool:
+        """Whether Penstock's own engine is to run it."""
+        return self.engine.type is EngineType.PENSTOCK
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a worker of ours."""
+        return self.pool.spec.resources.gpus if self.ours else 0
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that a worker of ours is divided among."""
+        return self.pool.spec.parallelism.tensor if self.ours else 1
+
+    @property
+    def quantised(self) -> bool:
+        """Whether weights are to be quantised while they are loaded."""
+        return self.engine.quantization.weights is not WeightQuantization.NONE
+
+    @property
+    def limit(self) -> str:
+        """Return the path of the limit that says how many accelerators there are."""
+        return self.field(f"resources.limits[{self.pool.spec.resources.device}]")
+
+    def field(self, name: str) -> str:
+        """Return the path of a field of the pool."""
+        return f"spec.pools[{self.pool.spec.pool}].{name}"
+
+
+_SPREADS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
+_COPIES = ("--data-parallel", "-dp")
+"""vLLM's flags, by what they begin with."""
+
+Refusals = Iterator[tuple[bool, str, str]]
+"""Whether something is refused, the path of the field, and what to write there instead."""
+
+
 def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> None:
     """Raise Unsupported for the first setting that the chosen engine cannot do."""
-    engine, parallelism = deployment.spec.engine, pool.spec.parallelism
-    ours = engine.type is EngineType.PENSTOCK
-    gpus = pool.spec.resources.gpus if ours else 0
-    limits = f"spec.pools[{pool.spec.pool}].resources.limits[{GPU}]"
-    where = f"spec.pools[{pool.spec.pool}].parallelism"
-    adapters = deployment.spec.model.adapters
-    if any(adapter.name == deployment.served_name for adapter in adapters):
+    asked = _Asked(deployment, pool)
+    if any(adapter.name == deployment.served_name for adapter in deployment.spec.model.adapters):
         name = f"{deployment.served_name} is the model's own name"
         raise Unsupported("spec.model.adapters", f"{name}: choose another")
-    weights = engine.quantization.weights is not WeightQuantization.NONE
-    tiers, disk = engine.kv_tiers, f"spec.pools[{pool.spec.pool}].resources.limits[{EPHEMERAL}]"
-    for refused, field, fix in (
-        (ours and engine.dtype is Dtype.FLOAT16, "spec.engine.dtype", "use auto or bfloat16"),
-        (
-            not ours and weights,
-            "spec.engine.quantization.weights",
-            "vLLM reads checkpoints that are quantised already: use none",
-        ),
-        (
-            engine.task.is_pooling and bool(tiers),
-            "spec.engine.kvTiers",
-            "use none with a model that embeds or scores, which keeps no KV",
-        ),
-        (
-            ours and engine.task.is_pooling and weights,
-            "spec.engine.quantization.weights",
-            "use none with a model that embeds or scores",
-        ),
-        (
-            bool(gpus) and weights,
-            "spec.engine.quantization.weights",
-            "use none where a pool has GPUs",
-        ),
-        (
-            not ours and bool(tiers),
-            "spec.engine.kvTiers",
-            "vLLM's own begin with host memory, and bound no disk: use spec.engine.extraArgs",
-        ),
-        (bool(gpus) and bool(tiers), "spec.engine.kvTiers", "use none where a pool has GPUs"),
-        (
-            any(quantity(tier.capacity) < LEAST for tier in tiers),
-            "spec.engine.kvTiers.capacity",
-            "use 64Mi or more",
-        ),
-        (
-            any(exceeds_limit(tier, pool) for tier in tiers),
-            disk,
-            "raise it above the capacity of spec.engine.kvTiers, by a sixteenth and 64Mi",
-        ),
-        (gpus > 1, limits, "use 1, or engine.type VLLM"),
-        (
-            # A pulled block is found by its name, and these are the prefix cache's.
-            ours and pool.spec.role is not Role.UNIFIED and not engine.prefix_caching,
-            "spec.engine.prefixCaching",
-            "use true with Prefill and Decode pools",
-        ),
-        (
-            bool(gpus) and bool(adapters),
-            "spec.model.adapters",
-            "where a pool has GPUs, use engine.type VLLM",
-        ),
-        (
-            deployment.spec.disaggregation.transfer.on_failure == "Fail",
-            "spec.disaggregation.transfer.onFailure",
-            "use Recompute",
-        ),
-        (
-            deployment.spec.routing.prefix_index == "Exact",
-            "spec.routing.prefixIndex",
-            "use Auto",
-        ),
-        (ours and parallelism.tensor > 1, where, "use tensor: 1, or engine.type VLLM"),
-        (parallelism.pipeline > 1, where, "use pipeline: 1"),
-        # Several pools would be on trial at once, each with a revision and a share of its own, and
-        # a prefill worker of one revision would feed decode workers of another.
-        (
-            deployment.spec.rollout.canary is not None and len(deployment.spec.pools) > 1,
-            "spec.rollout.canary",
-            "use it with a single pool",
-        ),
-    ):
+    rules = (_numbers, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks, _pools)
+    for refused, field, fix in chain.from_iterable(rule(asked) for rule in rules):
         if refused:
             raise Unsupported(field, f"not available in this version; {fix}")
+
+
+def _numbers(asked: _Asked) -> Refusals:
+    float16 = asked.engine.dtype is Dtype.FLOAT16
+    yield asked.ours and float16, "spec.engine.dtype", "use auto or bfloat16"
+    weights, quantised = "spec.engine.quantization.weights", asked.quantised
+    ready_made = "vLLM reads checkpoints that are quantised already: use none"
+    yield not asked.ours and quantised, weights, ready_made
+    pooling = asked.ours and asked.engine.task.is_pooling
+    yield pooling and quantised, weights, "use none with a model that embeds or scores"
+    yield bool(asked.gpus) and quantised, weights, "use none where a pool has GPUs"
+
+
+def _tiers(asked: _Asked) -> Refusals:
+    tiers, field = asked.engine.kv_tiers, "spec.engine.kvTiers"
+    pooling = "use none with a model that embeds or scores, which keeps no KV"
+    yield asked.engine.task.is_pooling and bool(tiers), field, pooling
+    own = "vLLM's own begin with host memory, and bound no disk: use spec.engine.extraArgs"
+    yield not asked.ours and bool(tiers), field, own
+    yield bool(asked.gpus) and bool(tiers), field, "use none where a pool has GPUs"
+    small = any(quantity(tier.capacity) < LEAST for tier in tiers)
+    yield small, f"{field}.capacity", "use 64Mi or more"
+    disk = asked.field(f"resources.limits[{EPHEMERAL}]")
+    room = "raise it above the capacity of spec.engine.kvTiers, by a sixteenth and 64Mi"
+    yield any(exceeds_limit(tier, asked.pool) for tier in tiers), disk, room
+
+
+def _speculation(asked: _Asked) -> Refusals:
+    field = "spec.engine.speculative.method"
+    draft = asked.engine.speculative.method is SpeculativeMethod.DRAFT
+    own = "with vLLM use ngram, or --speculative-config in spec.engine.extraArgs"
+    yield not asked.ours and draft, field, own
+    on_cpus = "drafts are computed on CPUs: use ngram or none where a pool has GPUs"
+    yield bool(asked.gpus) and draft, field, on_cpus
+    alone = "use ngram or none with parallelism.tensor above 1"
+    yield draft and asked.ranks > 1, field, alone
+
+
+def _accelerators(asked: _Asked) -> Refusals:
+    resources = asked.pool.spec.resources
+    one = "use accelerators of one kind, the same for a pool's replicas"
+    yield len(resources.devices) > 1, asked.limit, one
+    other = bool(resources.devices) and not of_nvidia(resources.device)
+    ours = "use GPUs of NVIDIA's, or engine.type VLLM and its image for these"
+    yield asked.ours and other, asked.limit, ours
+    image = "name vLLM's image for these in spec.engine.image: the default one is for NVIDIA's GPUs"
+    yield other and asked.engine.image is None, asked.limit, image
+
+
+def _nodes(asked: _Asked) -> Refusals:
+    over, field = asked.pool.spec.parallelism, asked.field("parallelism.nodes")
+    if over.nodes == 1 or _says(asked.engine, _SPREADS):
+        return
+    uneven = (over.tensor if asked.ours else over.tensor * over.pipeline) % over.nodes != 0
+    product = "tensor" if asked.ours else "tensor × pipeline"
+    yield uneven, field, f"use a divisor of {product}, or 1: every node has as many ranks"
+    copies = not asked.ours and _says(asked.engine, _COPIES)
+    yield copies, field, "use 1 with --data-parallel-size in spec.engine.extraArgs"
+
+
+def _devices(asked: _Asked) -> Refusals:
+    adapters, over = bool(asked.deployment.spec.model.adapters), asked.pool.spec.parallelism
+    limits, where = asked.limit, asked.field("parallelism")
+    here = over.tensor // over.nodes
+    each = f"use {here}, one for each rank of parallelism.tensor"
+    each += " on a node" if over.nodes > 1 else ""
+    yield bool(asked.gpus) and asked.gpus != here, limits, each
+    vllm = "where a pool has GPUs, use engine.type VLLM"
+    yield bool(asked.gpus) and adapters, "spec.model.adapters", vllm
+    yield asked.ours and over.pipeline > 1, where, "use pipeline: 1, or engine.type VLLM"
+    spread = not asked.ours and _leaves_or_lacks_gpus(asked.deployment, asked.pool)
+    has = f"{limits} has {asked.pool.spec.resources.gpus}"
+    has += f" on each of {over.nodes} nodes" if over.nodes > 1 else ""
+    yield spread, where, f"use as many GPUs as tensor × pipeline: {has}"
+
+
+def _ranks(asked: _Asked) -> Refusals:
+    """Refuse what a worker of ours cannot do where it is divided among ranks."""
+    if asked.ranks == 1:
+        return
+    alone = f"beside {asked.field('parallelism.tensor')} above 1"
+    yield asked.quantised, "spec.engine.quantization.weights", f"use none {alone}"
+    yield bool(asked.engine.kv_tiers), "spec.engine.kvTiers", f"use none {alone}"
+    yield asked.engine.task.is_pooling, "spec.engine.task", f"use Generate {alone}"
+    adapters = bool(asked.deployment.spec.model.adapters)
+    yield adapters, "spec.model.adapters", f"use none {alone}, or engine.type VLLM"
+    split = asked.pool.spec.role is not Role.UNIFIED
+    yield split, asked.field("role"), f"use Unified {alone}"
+
+
+def _pools(asked: _Asked) -> Refusals:
+    # A pulled block is found by its name, and these are the prefix cache's.
+    nameless = asked.pool.spec.role is not Role.UNIFIED and not asked.engine.prefix_caching
+    field = "spec.engine.prefixCaching"
+    yield asked.ours and nameless, field, "use true with Prefill and Decode pools"
+    # Several pools would be on trial at once, each with a revision and a share of its own, and a
+    # prefill worker of one revision would feed decode workers of another.
+    spec = asked.deployment.spec
+    several = spec.rollout.canary is not None and len(spec.pools) > 1
+    yield several, "spec.rollout.canary", "use it with a single pool"
+
+
+def _leaves_or_lacks_gpus(deployment: InferenceDeployment, pool: EnginePool) -> bool:
+    """Whether vLLM has other than the GPUs it is spread over; data parallelism takes them, too.
+
+    Not judged where flags of the user's own, which win, say how it is spread.
+    """
+    engine, over = deployment.spec.engine, pool.spec.parallelism
+    gpus = pool.spec.resources.gpus * over.nodes
+    if not gpus or _says(engine, _SPREADS):
+        return False
+    needed = over.tensor * over.pipeline
+    return (gpus % needed if _says(engine, _COPIES) else gpus - needed) != 0
+
+
+def _says(engine: Engine, flags: tuple[str, ...]) -> bool:
+    """Whether the user's own arguments have one of some flags, by what these begin with."""
+    said = (argument.replace("_", "-") for argument in engine.extra_args)
+    return any(argument.startswith(flags) for argument in said)

@@ -6,7 +6,7 @@ operator, which would render another template, restarts nothing.
 """
 
 from penstock_contract.api import EnginePool, InferenceDeployment
-from penstock_contract.labels import ROLLOUT_HASH
+from penstock_contract.labels import NODES, ROLLOUT_HASH
 from penstock_operator.manifests.objects import Object, pool_object, pool_selector
 from penstock_operator.manifests.pods import pod_template
 from penstock_operator.manifests.settings import Settings
@@ -41,4 +41,6 @@ def workload(
     found = pool_object("apps/v1", "Deployment", pool, spec=spec)
     found["metadata"]["name"] = workload_name(pool.metadata.name, revision)
     found["metadata"]["labels"] = {**found["metadata"]["labels"], ROLLOUT_HASH: revision}
+    if pool.spec.parallelism.nodes > 1:
+        found["metadata"]["labels"][NODES] = str(pool.spec.parallelism.nodes)
     return found

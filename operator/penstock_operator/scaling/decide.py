@@ -10,7 +10,7 @@ from math import ceil
 
 from penstock_contract.api import Role, ScalingPolicy
 from penstock_operator.scaling.budget import inside_budget
-from penstock_operator.scaling.cover import covers
+from penstock_operator.scaling.cover import News, covers
 from penstock_operator.scaling.decision import Decision, Decisions
 from penstock_operator.scaling.forecast import Forecast
 from penstock_operator.scaling.guards import guard
@@ -72,7 +72,8 @@ def decide(
     elapsed = now - state.decided if state.decided is not None else 0.0
     usual = state.usual.after(seen.traffic.arrivals, elapsed)
     weight = usual.weight(seen.traffic.arrivals)
-    factors = covers(state.covers, seen.traffic, spec, elapsed * weight)
+    news = News(elapsed * weight, elapsed / spec.lead)
+    cover = covers(state.covers, seen.traffic, spec, news)
     quiet = now - since if since is not None else 0.0
     idle = spec.idle is not None and since is not None and quiet >= spec.idle
     calm = since is not None and quiet >= spec.down_window
@@ -81,7 +82,7 @@ def decide(
     found: dict[str, Decision] = {}
     carriers: dict[Role, list[Carrier]] = {}
     for role in Role:
-        before, factor = state.pools, factors[role]
+        before, factor = state.pools, cover[role].factor
         weighed = [
             _weigh(before.get(bounds.name, PoolState()), seen, bounds, spec, moment, factor)
             for bounds in spec.pools
@@ -101,7 +102,7 @@ def decide(
     # What the budget leaves decides what can follow; what cannot follow must not use the budget up.
     sized = inside_budget(matched(found, carriers), spec, _fixed_gpus(spec, seen.pools))
     sized = matched(sized, carriers)
-    return ScalingState(pools, factors, usual, now, since), Decisions(sized, idle)
+    return ScalingState(pools, cover, usual, now, since), Decisions(sized, idle)
 
 
 def _weigh(
@@ -136,7 +137,7 @@ def _weigh(
     if curve is None:
         alone = concurrency_need(asked, ahead, factor)
     else:
-        alone = need(bounds.role, curve, asked, ahead, factor, spec)
+        alone = need(bounds.role, curve, asked, ahead, factor, spec, bounds.slots)
     return _Weighed(bounds, view, state, health, alone, moment.calm)
 
 

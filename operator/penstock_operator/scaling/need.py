@@ -25,6 +25,8 @@ SLOTS_FILL = 0.7
 """Share of a replica's sequences that the Concurrency policy plans for."""
 KV_FILL = 0.9
 """Share of the KV cache that may be planned for; the rest absorbs what is not known of lengths."""
+SEQUENCES_FILL = 0.9
+"""Share of a replica's sequences that may be planned for: a pool that has none free grows."""
 SLACK = 1e-9
 """Rounding must not buy a replica."""
 
@@ -36,6 +38,8 @@ class Demand:
     prefill: float
     decode: float
     kv_tokens: float = 0.0
+    sequences: float = 0.0
+    """In progress; what waits for a place among them is not: it goes as soon as it has one."""
     backlog: float = 0.0
     """Replica-seconds of prompts that already wait."""
     own_prefill: float = 0.0
@@ -89,6 +93,7 @@ def demand(
         prefill=prefill,
         decode=decode if role is not Role.PREFILL else 0.0,
         kv_tokens=asked * pool.kv_tokens.at_least + traffic.queued_tokens.at_least,
+        sequences=asked * pool.running.at_least,
         backlog=curve.prefill_work(waiting) if role is not Role.DECODE else 0.0,
         own_prefill=prefill / arrivals if arrivals > 0 else 0.0,
     )
@@ -101,8 +106,19 @@ def need(
     ahead: Forecast,
     factor: float,
     spec: ScalingSpec,
+    slots: int,
 ) -> Need:
-    """Return how many replicas a role needs to hold its objectives for the next lead."""
+    """Return how many replicas a role needs to hold its objectives for the next lead.
+
+    Args:
+        role: of the pool.
+        curve: of its replicas.
+        now: what is asked of the role.
+        ahead: how that goes on.
+        factor: on the forecast's errors.
+        spec: the objectives.
+        slots: sequences that a replica runs at once.
+    """
     tpot, ttft = spec.tpot or DEFAULT_TPOT, spec.ttft or DEFAULT_TTFT
     busy = curve.busy_share(tpot.seconds)
     burst = ahead.bound(factor)
@@ -112,6 +128,7 @@ def need(
         "level": ahead.level,
         "bound": burst,
         "kv_tokens": now.kv_tokens,
+        "sequences": now.sequences,
         "backlog_seconds": now.backlog,
     }
     counts = {"backlog": (ahead.level + now.backlog / spec.lead) / FULLEST}
@@ -127,6 +144,7 @@ def need(
         # last long answer of a day would seem to multiply without bound.
         rise = 1 + (burst - ahead.level) / max(ahead.level, SMALL)
         counts["kv"] = now.kv_tokens * rise / (KV_FILL * curve.kv_tokens)
+        counts["sequences"] = now.sequences * rise / (SEQUENCES_FILL * slots)
         numbers["busy_share"] = busy
     binding = max(counts, key=lambda name: counts[name])
     return Need(max(0, ceil(counts[binding] - SLACK)), binding, counts, numbers)

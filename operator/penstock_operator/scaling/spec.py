@@ -94,7 +94,7 @@ def _bounds(pool: Pool, slots: int, task: Task) -> PoolBounds:
         maximum=bounds.max_replicas if bounds else size,
         slots=slots,
         fixed=bounds is None,
-        gpus=pool.resources.gpus * pool.parallelism.pipeline,
+        gpus=pool.resources.gpus * pool.parallelism.nodes,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock_contract.api import Role
-from penstock_operator.scaling.cover import Usual
+from penstock_operator.scaling.cover import Cover, Usual
 from penstock_operator.scaling.decoding import Decoding
 from penstock_operator.scaling.forecast import Forecast
 
@@ -26,8 +26,8 @@ class ScalingState:
     """The memory of one deployment."""
 
     pools: Mapping[str, PoolState] = field(default_factory=dict)
-    covers: Mapping[Role, float] = field(default_factory=dict)
-    """Factors on forecast errors, learned from how many requests were late; 1 where none is."""
+    covers: Mapping[Role, Cover] = field(default_factory=dict)
+    """Factors on forecast errors, learned from how many requests were late."""
     usual: Usual = field(default_factory=Usual)
     """Arrivals, by which news of lateness is weighed."""
     decided: float | None = None

@@ -1,7 +1,8 @@
 """A simulated pool: one queue in front of replicas that start, drain and go.
 
 It binds late, as the gateway does: a request waits until a replica has nearly computed its prompts,
-then goes to the one with the least to do; who can still be in time goes before who cannot.
+then goes to the one with the least to do; who can still be in time goes before who cannot. Without
+an order it waits for room in a KV cache only, and goes in the order of coming.
 """
 
 import heapq
@@ -160,7 +161,7 @@ class Pool:
     def _new(self) -> Replica:
         setup = self._setup
         longest = setup.tpot if setup.stall_free else inf
-        ahead = backlog(setup.ttft)
+        ahead = backlog(setup.ttft) if setup.in_order else inf
         return Replica(setup.curve, setup.chunk_tokens, setup.max_sequences, longest, ahead)
 
     def _dispatch(self, now: float) -> None:
@@ -174,6 +175,8 @@ class Pool:
 
     def _next_in(self, now: float) -> deque[Job]:
         """Return the queue whose turn it is; see contract's `first_token`."""
+        if not self._setup.in_order:
+            return self._queue
         while self._queue and self._latest(self._queue[0]) < now:
             self._late.append(self._queue.popleft())
         if not self._late or not self._queue:

@@ -14,6 +14,9 @@ class Setup:
     ttft: float = 2.0
     tpot: float = 0.1
     """Objectives, for each request."""
+    in_order: bool = True
+    """The gateway keeps prompts back and lets those go first that can be in time, as Penstock's
+    does; else it hands each over as it comes, as other gateways do."""
     patience: float = 30.0
     """That the gateway lets a request wait; nobody is refused here, only overtaken less."""
     cold_start: float = 60.0

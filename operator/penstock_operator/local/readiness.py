@@ -35,10 +35,10 @@ class Failed:
     process: str
 
 
-Verdict = Ready | Waiting | Failed
+Readiness = Ready | Waiting | Failed
 
 
-def judge(status: Mapping[str, Any] | None, generations: Mapping[str, int]) -> Verdict:
+def readiness_of(status: Mapping[str, Any] | None, generations: Mapping[str, int]) -> Readiness:
     """Return how far the named InferenceDeployments are.
 
     Args:
@@ -49,16 +49,16 @@ def judge(status: Mapping[str, Any] | None, generations: Mapping[str, int]) -> V
         return Waiting("the runtime is starting")
     items = {item["metadata"]["name"]: item for item in status["items"]}
     for name, generation in generations.items():
-        verdict = _judge_item(items.get(name), name, generation)
-        if not isinstance(verdict, Ready):
-            return verdict
+        readiness = _readiness_of_one(items.get(name), name, generation)
+        if not isinstance(readiness, Ready):
+            return readiness
     gateway = status["gateway"]
     if gateway["failuresInARow"] >= HOPELESS and gateway["state"] != "Ready":
         return Failed(f"the gateway {gateway['lastEnd']}", "gateway")
     return Ready() if gateway["state"] == "Ready" else Waiting("the gateway is starting")
 
 
-def _judge_item(item: Mapping[str, Any] | None, name: str, generation: int) -> Verdict:
+def _readiness_of_one(item: Mapping[str, Any] | None, name: str, generation: int) -> Readiness:
     if item is None or item["status"].get("observedGeneration", 0) < generation:
         return Waiting(f"{name} is not planned yet")
     conditions = {condition["type"]: condition for condition in item["status"]["conditions"]}

@@ -9,7 +9,7 @@ from penstock_operator.local.decide import Phase, PoolKey, Process, Wanted
 
 
 @dataclass
-class Member:
+class Child:
     """One process: a worker, the gateway, or the batch service.
 
     Times are monotonic seconds unless said otherwise.

@@ -5,8 +5,16 @@ from dataclasses import dataclass, field
 
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
-from penstock_contract.labels import DRAINING, POOL, ROLLOUT_HASH
+from penstock_contract.labels import (
+    DRAINING,
+    LEADER,
+    LEADER_ADDRESS,
+    NODE_RANK,
+    POOL,
+    ROLLOUT_HASH,
+)
 from penstock_operator.manifests import Object
+from penstock_operator.manifests.engines import CONTAINER
 from penstock_operator.snapshot import Obstacle, ScalingReport
 
 GIVES_UP_AFTER = 2
@@ -15,7 +23,7 @@ GIVES_UP_AFTER = 2
 
 @dataclass(frozen=True)
 class Pod:
-    """A worker's pod."""
+    """A worker's pod, or that of a follower."""
 
     uid: str
     name: str
@@ -35,6 +43,28 @@ class Pod:
     """It has a node, and nothing of it has run yet."""
     unschedulable: str
     """Why it finds no node, in the scheduler's words; empty: it has one, or is new."""
+    placed: bool = True
+    """It has a node."""
+    fetching: bool = False
+    """It is being given its model, by a container that runs before its engine."""
+    over: bool = False
+    """It has ended for good, and is kept only to be looked at."""
+    grace: float = 0.0
+    """Seconds within which it should be gone, once it is being deleted."""
+    initialized: str = ""
+    """Since when its engine may start, RFC 3339; empty: it may not yet."""
+    started: str = ""
+    """When its engine was started last, RFC 3339; empty: it does not run."""
+    ended: str = ""
+    """When its engine ended last; empty: it never has."""
+    ready_since: str = ""
+    """Empty: it is not ready."""
+    leader: str = ""
+    """Name of the pod that it computes for; empty: it serves by itself."""
+    leader_address: str = ""
+    """The address of that when this one was made."""
+    rank: int = 0
+    """Its place in its replica; the leader's is 0."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +82,7 @@ class Gateways:
 
 
 @dataclass(frozen=True)
-class World:
+class Observed:
     """An InferenceDeployment at one moment. `now` is in seconds of a clock that never goes back."""
 
     raw: Object
@@ -68,9 +98,12 @@ class World:
     workloads: Mapping[str, Object]
     """Deployments by name."""
     pods: tuple[Pod, ...]
+    """Those that serve."""
     gateways: Gateways
     served: frozenset[str]
     """Kinds that the cluster serves, like `policy/v1/PodDisruptionBudget`."""
+    followers: tuple[Pod, ...] = ()
+    """Those that compute for one that serves."""
     refused: Obstacle | None = None
     """Why something could not be made when it was tried last."""
     scaling: ScalingReport | None = None
@@ -81,12 +114,16 @@ class World:
     time: str = "1970-01-01T00:00:00Z"
     """The same moment for people, RFC 3339."""
     since: Mapping[str, float] = field(default_factory=dict)
-    """When workloads and draining pods (by uid) and canaries (by revision) were first seen, by the
-    clock of `now`."""
+    """When draining pods (by uid), canaries (by revision), and what loads or ails a replica (by its
+    own words) were first seen, by the clock of `now`."""
 
     def pods_of(self, pool: str) -> list[Pod]:
-        """Return the pods of a pool that are not being deleted."""
-        return [pod for pod in self.pods if pod.pool == pool and not pod.deleting]
+        """Return the pods of a pool that are there to stay.
+
+        One that was evicted may be kept for ever, only to be looked at.
+        """
+        mine = (pod for pod in self.pods if pod.pool == pool)
+        return [pod for pod in mine if not (pod.deleting or pod.over)]
 
     def workloads_of(self, pool: str) -> dict[str, Object]:
         """Return the Deployments of a pool by revision."""
@@ -103,7 +140,8 @@ def pod(found: Object) -> Pod:
     meta, state = found["metadata"], found.get("status", {})
     conditions = {c["type"]: c for c in state.get("conditions", [])}
     placed = conditions.get("PodScheduled", {})
-    labels = meta.get("labels", {})
+    labels, marks = meta.get("labels", {}), meta.get("annotations", {})
+    started, ended = _run(state)
     return Pod(
         uid=meta["uid"],
         name=meta["name"],
@@ -112,13 +150,41 @@ def pod(found: Object) -> Pod:
         version=meta["resourceVersion"],
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting="deletionTimestamp" in meta,
-        draining=DRAINING in meta.get("annotations", {}),
+        draining=DRAINING in marks,
         address=state.get("podIP", ""),
         failing=_first(_failing(c) for c in _containers(state)),
         waiting=_first(_waiting(c) for c in _containers(state)),
         starting=_starting(state, placed),
+        fetching=any(map(_is_fetching, _initial(state))),
         unschedulable=placed.get("message", "") if placed.get("reason") == "Unschedulable" else "",
+        placed=placed.get("status") == "True",
+        over=state.get("phase") in ("Failed", "Succeeded"),
+        grace=float(meta.get("deletionGracePeriodSeconds") or 0),
+        initialized=_since(conditions, "Initialized"),
+        started=started,
+        ended=ended,
+        ready_since=_since(conditions, "Ready"),
+        leader=labels.get(LEADER, ""),
+        leader_address=marks.get(LEADER_ADDRESS, ""),
+        rank=int(rank) if (rank := labels.get(NODE_RANK, "")).isdecimal() else 0,
     )
+
+
+def _since(conditions: Mapping[str, Object], kind: str) -> str:
+    """Return since when a condition holds; empty: it does not."""
+    found = conditions.get(kind, {})
+    since: str = found.get("lastTransitionTime", "") if found.get("status") == "True" else ""
+    return since
+
+
+def _run(state: Object) -> tuple[str, str]:
+    """Return since when a pod's engine runs, and when it ended before; empty: it does, has, not."""
+    statuses = state.get("containerStatuses", [])
+    engine: Object = next((one for one in statuses if one["name"] == CONTAINER), {})
+    now, before = engine.get("state") or {}, engine.get("lastState") or {}
+    ended = now.get("terminated") or before.get("terminated") or {}
+    started = (now.get("running") or {}).get("startedAt")
+    return started or "", ended.get("finishedAt") or ""
 
 
 def _starting(state: Object, placed: Object) -> bool:
@@ -128,7 +194,17 @@ def _starting(state: Object, placed: Object) -> bool:
 
 
 def _containers(state: Object) -> list[Object]:
-    return [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]
+    return [*_initial(state), *state.get("containerStatuses", [])]
+
+
+def _initial(state: Object) -> list[Object]:
+    found: list[Object] = state.get("initContainerStatuses", [])
+    return found
+
+
+def _is_fetching(container: Object) -> bool:
+    """A sidecar among those that run first has started, and goes on running."""
+    return bool(container.get("state", {}).get("running")) and not container.get("started")
 
 
 def _failing(container: Object) -> str:

@@ -17,10 +17,9 @@ SCENARIOS = ("F1", "F3", "F6", "F11")
 
 @pytest.fixture(scope="module")
 def figures() -> list[dict[str, Any]]:
-    command = [sys.executable, FAULTS, "--quick", "--workers", "3", "--seconds", "8"]
-    done = subprocess.run(
-        [*command, "--scenario", *SCENARIOS], capture_output=True, text=True, check=False
-    )
+    command: list[str | Path] = [sys.executable, FAULTS, "--quick", "--workers", "3"]
+    command += ["--seconds", "8", "--scenario", *SCENARIOS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {one["case"] for one in found} == set(SCENARIOS), done.stderr
     return found

@@ -76,7 +76,7 @@ def by_choice(recording: Recording) -> dict[int, list[Any]]:
     return found
 
 
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "greedy": (COMPLETIONS, GREEDY, 1),
     "seeded": (CHAT, SEEDED, 1),
     "wild": (CHAT, {"temperature": 4.0, "seed": 3}, 1),

@@ -17,10 +17,9 @@ SEED = 11
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, Any]]:
-    command = [sys.executable, FAULTS, "--quick", "--seconds", "40", "--seed", str(SEED)]
-    done = subprocess.run(
-        [*command, "--scenario", "F22"], capture_output=True, text=True, check=False
-    )
+    command: list[str | Path] = [sys.executable, FAULTS, "--quick", "--seconds", "40"]
+    command += ["--seed", str(SEED), "--scenario", "F22"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found, done.stderr
     return {one["metric"]: one for one in found}

@@ -8,7 +8,8 @@ from deployments import deployment
 from helm import NAMESPACE, ROOT, of_kind, render
 from network import Pod, reaches
 
-from penstock_operator.manifests import Settings, pool_objects
+from penstock_contract.labels import FOLLOWER_OF
+from penstock_operator.manifests import Settings, group_objects, pool_objects
 from penstock_operator.plan import plan
 
 Rules = list[dict[str, Any]]
@@ -136,6 +137,26 @@ def test_clients_reach_the_gateway_the_gateway_the_workers_and_nobody_else_anyth
         ("gateway", "worker", HTTP),
         ("operator", "worker", HTTP),
     }
+
+
+def test_pods_of_a_replica_that_spans_nodes_reach_each_other_and_nobody_else_followers() -> None:
+    policies, pods = installed({})
+    over = {"tensor": 2, "nodes": 2}
+    spec = deployment({"name": "default", "replicas": 1, "parallelism": over})
+    (pool,) = plan(spec, {}).pools
+    around = [o for o in group_objects(pool, wanted=1) if o["kind"] == "NetworkPolicy"]
+    follower = Pod(pods["worker"].namespace, {FOLLOWER_OF: pool.metadata.name})
+    neighbour = Pod(pods["worker"].namespace, {FOLLOWER_OF: "another-default"})
+    everyone = {**pods, "follower": follower, "neighbour": neighbour, "stranger": STRANGER}
+    meeting, agreed = 29500, 41327
+    edges = {
+        (a, b)
+        for a in everyone
+        for b in ("worker", "follower")
+        for port in (meeting, agreed)
+        if reaches([*policies, *around], everyone[a], everyone[b], port)
+    }
+    assert edges == {("worker", "follower"), ("follower", "worker"), ("follower", "follower")}
 
 
 def test_named_clients_alone_reach_the_gateway() -> None:

@@ -58,5 +58,7 @@ def check(expression: str) -> None:
 def test_the_dashboards_variable_is_a_label_of_a_metric() -> None:
     variables = json.loads((CHART / "dashboards" / "penstock.json").read_text())["templating"]
     (query,) = [v["query"]["query"] for v in variables["list"] if v["type"] == "query"]
-    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+    asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", query)
+    assert asked is not None
+    metric, label = asked.groups()
     assert label in EXPORTED[metric].labels

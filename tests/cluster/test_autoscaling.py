@@ -82,9 +82,13 @@ def test_a_pool_follows_its_load_and_says_why(loaded: Loaded) -> None:
     loaded.fleet.rate = 20.0  # 2.84 workers of work, 3.34 to hold the TPOT (docs/autoscaling.md)
     eventually(lambda: loaded.size() >= 4, "it grows")
     site.settle()
-    found = site.kube.get("InferenceDeployment", NAME)
-    assert found is not None
-    change = found["status"]["pools"][0]["lastScale"]
+
+    def told() -> Object:
+        found = site.kube.get("InferenceDeployment", NAME) or {}
+        change: Object = found["status"]["pools"][0].get("lastScale", {})
+        return change
+
+    change = eventually(told, "the status tells the change")
     assert change["to"] > change["from"]
     assert float(change["inputs"]["level"]) > 0
     pool = site.kube.get("EnginePool", POOL)

@@ -33,7 +33,7 @@ def test_a_canary_gets_its_share_and_then_everything(site: Site) -> None:
     assert images(site) == {"worker:1", "worker:2"}
     site.settle()
     assert images(site) == {"worker:2"}
-    assert on_trial(site) == {}
+    eventually(lambda: on_trial(site) == {}, "the trial is over")
 
 
 def test_a_canary_that_fails_requests_is_taken_back(site: Site) -> None:
@@ -52,7 +52,7 @@ def test_a_canary_that_fails_requests_is_taken_back(site: Site) -> None:
     eventually(lambda: site.condition("RolloutComplete").get("reason") == "RolledBack", "back")
     eventually(lambda: images(site) == {"worker:1"}, "the old revision alone")
     assert site.condition("Ready")["status"] == "True"
-    assert site.pods() == before["pods"]
+    eventually(lambda: site.pods() == before["pods"], "no other pod is left")
     site.quiet_for(3)
     site.gateway.tell = lambda _pod: {}
     site.apply(POOL, image="worker:3")

@@ -1,6 +1,7 @@
 """Making and deleting again and again leaves nothing behind, in the cluster or in the operator."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def _cycles(site: Site, pool: dict[str, object], count: int) -> None:
         for name in names:
             # Half of them go before they have come.
             if int(name[4:]) % 2:
-                eventually(lambda name=name: site.settled(name), name)
+                eventually(partial(site.settled, name), name)
             site.kube.delete("InferenceDeployment", name)
     eventually(site.empty, "nothing left")
 

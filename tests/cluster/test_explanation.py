@@ -37,10 +37,11 @@ def operator_pod(site: Site) -> None:
     port = {"name": "metrics", "containerPort": site.operator.port}
     container = {"name": "operator", "image": "operator:1", "ports": [port]}
     spec = {"containers": [container], "schedulerName": "nobody"}
-    meta = {"name": "penstock-operator-0", "labels": labels}
+    name = "penstock-operator-0"
+    meta = {"name": name, "labels": labels}
     site.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
     status = {"phase": "Running", "podIP": address(), "podIPs": [{"ip": address()}]}
-    site.kube.merge("Pod", meta["name"], {"status": status}, "status")
+    site.kube.merge("Pod", name, {"status": status}, "status")
 
 
 def allow(kube: Kube, *rules: Object) -> str:
@@ -115,6 +116,7 @@ def users(access: Access, node: FakeNode, kubeconfig: Path, tmp_path: Path) -> I
         site.settle()
         url = f"http://127.0.0.1:{site.operator.port}/explain/{site.kube.namespace}/{NAME}"
         eventually(lambda: "stays at 2" in httpx.get(url).text, "it was decided")
+        eventually(lambda: site.condition("ScalingActive"), "the status tells it")
         yield Users(site, kubeconfig, tmp_path)
 
 

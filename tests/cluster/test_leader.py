@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_proxy import ApiProxy
+from api_proxy import ApiProxy, Call
 from fake_node import FakeNode
 from kube import Access
 from operated import NAME, Site, site
@@ -86,4 +86,21 @@ def test_an_operator_that_ends_in_order_hands_over_at_once(
         found.apply()
         found.settle()
         assert found.operator.stop() == 0
+        assert holder(found) == ""
+
+
+def test_an_operator_that_fails_hands_over_at_once(
+    access: Access, node: FakeNode, tmp_path: Path
+) -> None:
+    def garbage(call: Call, line: bytes) -> list[bytes]:
+        return [b'{"type": "MODIFIED", "object": {}}'] if call.resource == "pods" else [line]
+
+    with site(access, node, tmp_path) as found:
+        found.apply()
+        found.settle()
+        assert holder(found)
+        found.proxy.edit = garbage
+        found.apply({"name": "default", "replicas": 3})
+        eventually(lambda: not found.operator.alive, "it ends")
+        assert found.operator.stop() != 0
         assert holder(found) == ""

@@ -17,6 +17,8 @@ from operated import NAME, Site, site
 from pod_monitors import forget, serve
 from waiting import eventually
 
+from penstock_contract.labels import LEADER
+
 TEMPLATES = Path(__file__).parents[2] / "charts" / "penstock" / "templates"
 Grant = tuple[str, str, str]
 ADMISSION = {
@@ -104,7 +106,7 @@ def test_no_rule_has_a_wildcard_or_reads_secrets() -> None:
 
 
 def _live(found: Site) -> None:
-    """Create, fail to start, update, drain, lose a pool and a workload, end."""
+    """Create, fail to start, update, drain, lose a pool and a follower, end."""
     keeps = {"name": "default", "replicas": 2}
     found.node.decide(found.kube.namespace, Fate.NO_VOLUME)
     found.apply(keeps, {"name": "more", "replicas": 1})
@@ -115,6 +117,14 @@ def _live(found: Site) -> None:
     found.settle()
     found.apply({"name": "default", "replicas": 1}, image="worker:2")
     eventually(lambda: found.settled() and sum(found.pods().values()) == 1, "one left")
+    found.apply({"name": "default", "replicas": 1, "parallelism": {"tensor": 2, "nodes": 2}})
+    found.settle()
+    (follower,) = found.kube.list("Pod", LEADER)
+    evicted = {"status": {"phase": "Failed", "reason": "Evicted"}}
+    found.kube.merge("Pod", follower["metadata"]["name"], evicted, "status")
+    uid = follower["metadata"]["uid"]
+    eventually(lambda: uid not in str(found.kube.list("Pod", LEADER)), "the evicted one goes")
+    found.settle()
     found.kube.delete("InferenceDeployment", NAME)
     eventually(found.empty, "nothing left", within=90)  # a new kind keeps the collector busy
     found.operator.stop()

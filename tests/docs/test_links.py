@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+FOLDERS = ("", "docs/**/", "benchmarks/", "examples/**/")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 SOURCE = re.compile(r"`(contract|operator|gateway|worker)/([\w/]+\.py)`")
 
@@ -26,6 +27,12 @@ def test_links_lead_to_a_page_and_a_heading_of_it(page: Path) -> None:
         assert target.exists(), f"{path} is not there"
         if anchor:
             assert anchor in anchors(target), f"{path} has no heading #{anchor}"
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    shown = {(index.parent / path).resolve() for path, _ in LINK.findall(index.read_text())}
+    assert set(ROOT.glob("docs/**/*.md")) - shown == {index}
 
 
 def test_the_map_names_files_that_are_there() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -27,23 +27,31 @@ class Stack:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, check: bool = True, timeout: float = 150
+    ) -> subprocess.CompletedProcess[str]:
         """Run `penstock` with arguments and return what it said."""
         done = subprocess.run(
             [BIN / "penstock", *arguments],
             env=self.environment,
             text=True,
             capture_output=True,
-            timeout=150,
+            timeout=timeout,
             check=False,
         )
         if check:
             assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done
 
-    def up(self, manifest: Path = ROOT / "examples" / "quickstart.yaml") -> None:
+    def up(
+        self,
+        manifest: Path = ROOT / "examples" / "quickstart.yaml",
+        *options: str,
+        timeout: float = 150,
+    ) -> None:
         """Start it and wait until it is ready."""
-        self.run("up", str(manifest), "--detach", "--port", str(self.port))
+        port = str(self.port)
+        self.run("up", str(manifest), "--detach", "--port", port, *options, timeout=timeout)
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the workers that `penstock get` reports."""
@@ -55,7 +63,7 @@ class Stack:
         total = 0.0
         urls = [self.url, *(worker["url"] for worker in self.workers())]
         for url in urls:
-            for line in httpx.get(f"{url}/metrics").text.splitlines():
+            for line in plain_http.get(f"{url}/metrics").text.splitlines():
                 series, _, value = line.rpartition(" ")
                 wanted = all(f'{label}="{text}"' in series for label, text in labels.items())
                 if series.partition("{")[0] == name and wanted:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from openai import APIError, OpenAI
+from openai.types.chat import ChatCompletion
 from stream_auditor import audit, record
 
 pytestmark = pytest.mark.e2e
@@ -170,13 +171,13 @@ async def test_a_killed_worker_is_noticed_by_no_client_and_replaced(
     assert {v.usage["completion_tokens"] for v in verdicts if v.usage} == {900}
 
     # Everything that comes after the death is served, too, first by the worker that is left.
-    for _ in range(8):
-        answer = await asyncio.to_thread(
-            client.chat.completions.create,
-            model=MODEL,
-            messages=[{"role": "user", "content": "What is a list?"}],
-            max_tokens=8,
+    def ask() -> ChatCompletion:
+        return client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "What is a list?"}], max_tokens=8
         )
+
+    for _ in range(8):
+        answer = await asyncio.to_thread(ask)
         assert answer.choices[0].message.content
 
     def replaced() -> bool:

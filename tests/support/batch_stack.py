@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import openai
+import plain_http
 from gateway_process import GatewayProcess
 from tenants_file import TenantsFile
 
@@ -21,7 +22,7 @@ from penstock_contract.on_behalf import ENVIRONMENT
 
 TOKEN = "a-token-of-tests-only"
 MODEL = "pydoc"
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 QUEUE = FleetQueue(per_worker=8, max_requests=16, timeout=30, cold_start_timeout=30)
 """A worker runs eight requests, six of them of batches."""
 
@@ -48,7 +49,7 @@ class BatchService:
     async def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric."""
         total = 0.0
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with plain_http.client(self.url) as client:
             text = (await client.get("/metrics")).text
         for line in text.splitlines():
             series, _, value = line.rpartition(" ")
@@ -84,7 +85,7 @@ class BatchService:
         assert self._process is not None
         assert self._process.poll() is None, self.said()
         try:
-            async with httpx.AsyncClient(base_url=self.url) as client:
+            async with plain_http.client(self.url) as client:
                 return (await client.get("/health")).status_code == 200
         except httpx.TransportError:
             return False
@@ -99,33 +100,35 @@ class Stack:
         self.serve(())
         port = _free_port()
         self.service = BatchService(folder, f"http://127.0.0.1:{port}", *flags)
-        own = (
-            "--fleet",
-            self._fleet,
-            "--tenants",
-            self._tenants.path,
-            "--batches",
-            self.service.url,
+        self._own: tuple[str | Path, ...] = (
+            *("--fleet", self._fleet),
+            *("--tenants", self._tenants.path),
+            *("--batches", self.service.url),
+            *gateway_flags,
         )
-        self.gateway = GatewayProcess(
-            folder, *own, *gateway_flags, environment={ENVIRONMENT: TOKEN}
-        )
+        self.gateway = self.another_gateway(folder)
         self.gateway.port, self.gateway.url = port, f"http://127.0.0.1:{port}"
         self._clients: list[openai.AsyncOpenAI] = []
+
+    def another_gateway(self, folder: Path) -> GatewayProcess:
+        """Return a gateway of the same fleet, not started."""
+        return GatewayProcess(folder, *self._own, environment={ENVIRONMENT: TOKEN})
 
     async def start(self) -> None:
         """Start both."""
         await self.gateway.start()
         await self.service.start()
 
-    def serve(self, urls: Iterable[str], queue: FleetQueue | None = QUEUE) -> None:
-        """Tell the gateway of workers."""
+    def serve(
+        self, urls: Iterable[str], queue: FleetQueue | None = QUEUE, tpot: float | None = None
+    ) -> None:
+        """Tell the gateway of workers, and of an objective."""
         self._generation += 1
         workers = tuple(
             FleetWorker(id=url, url=url, deployment="d", pool="p", role=Role.UNIFIED)
             for url in urls
         )
-        model = FleetModel(name=MODEL, deployment="d", queue=queue)
+        model = FleetModel(name=MODEL, deployment="d", queue=queue, tpot=tpot)
         Fleet(generation=self._generation, models=(model,), workers=workers).write(self._fleet)
 
     def admit(self, **specs: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ STREAM = b"".join(
 class ChatWorker(StubWorker):
     """Answers "Hello" and a call of `look`: `WHOLE`, or streamed `CHUNKS`."""
 
-    async def _whole(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _unstreamed(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         return await self._send(writer, b"application/json", json.dumps(WHOLE).encode())
 
     async def _streamed(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

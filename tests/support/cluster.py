@@ -9,6 +9,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -47,12 +48,12 @@ def install_types(kube: Kube) -> None:
     for crd in crds:
         kube.put(crd)
     for crd in crds:
-        eventually(lambda crd=crd: _established(kube, crd["metadata"]["name"]), "CRD established")
+        eventually(partial(_established, kube, crd["metadata"]["name"]), "CRD established")
 
 
 def _established(kube: Kube, name: str) -> bool:
     crd: Object = kube.get("CustomResourceDefinition", name) or {}
-    conditions = crd.get("status", {}).get("conditions", [])
+    conditions = crd.get("status", {}).get("conditions") or []  # null until the first one
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 

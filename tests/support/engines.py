@@ -11,14 +11,15 @@ from penstock_worker.engine import Engine
 from penstock_worker.grammar import Grammars
 from penstock_worker.lora.adapter import load_adapter
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
-from penstock_worker.model.config import ModelConfig, read_config
+from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Model
-from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.runner import ModelRunner
+from penstock_worker.runner_interface import Runner
 from penstock_worker.speculative.proposer import Proposer
 
 GREEDY = Sampling(temperature=0.0)
-TORCH = Computation()
+TORCH = ExecutionConfig()
 
 
 def torch_engine(
@@ -29,16 +30,20 @@ def torch_engine(
     budget: int = 4096,
     max_num_seqs: int = 64,
     caching: bool = True,
-    how: Computation = TORCH,
+    how: ExecutionConfig = TORCH,
     proposer: Proposer | None = None,
     adapters: Mapping[str, Path] = MappingProxyType({}),
+    runner: Runner | None = None,
 ) -> Engine:
-    """Return a real engine on the checkpoint in `folder`."""
+    """Return a real engine on the checkpoint in `folder`, which `runner` or one of its own runs."""
     config = read_config(folder)
-    kept = kv_pool(config, how, num_blocks, block_size)
-    found = [load_adapter(name, path, config) for name, path in adapters.items()]
+    if runner is None:
+        kept = KVPool.of(config, num_blocks, block_size, how.dtype)
+        found = [load_adapter(name, path, config) for name, path in adapters.items()]
+        model = load_model(folder, config, kept, config.max_position, how, found)
+        runner = ModelRunner(model, kept)
     return Engine(
-        ModelRunner(load_model(folder, config, kept, config.max_position, how, found), kept),
+        runner,
         BlockPool(num_blocks, block_size, caching=caching),
         vocab_size=config.vocab_size,
         max_model_len=config.max_position,
@@ -53,7 +58,7 @@ def torch_engine(
 
 def load(
     folder: Path,
-    how: Computation,
+    how: ExecutionConfig,
     *,
     num_blocks: int,
     block_size: int = 16,
@@ -61,22 +66,9 @@ def load(
 ) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool of its own."""
     config = read_config(folder)
-    pool = kv_pool(config, how, num_blocks, block_size)
+    pool = KVPool.of(config, num_blocks, block_size, how.dtype)
     found = [load_adapter(name, path, config) for name, path in adapters.items()]
     return load_model(folder, config, pool, config.max_position, how, found)
-
-
-def kv_pool(config: ModelConfig, how: Computation, num_blocks: int, block_size: int) -> KVPool:
-    """Return memory for the KV of a model."""
-    return KVPool(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        dtype=how.dtype,
-        latent_rank=config.latent_rank,
-    )
 
 
 def drain(engine: Engine) -> list[Batch]:

@@ -1,7 +1,8 @@
 """A node that runs nothing: the scheduler places pods on it, and it says of them what it is told.
 
 The control plane is real; only the kubelet is played here. Each pod gets a loopback address of its
-own where a stub worker answers `/health` and `/drain`, as a worker's server does.
+own where a stub worker answers `/health` and `/drain`, as a worker's server does. A worker that
+spans nodes is ready while all that compute for it run.
 """
 
 import asyncio
@@ -11,13 +12,15 @@ import json
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from enum import StrEnum
 from typing import Any
 
 import httpx
 from kube import Access, Object
+
+from penstock_contract.labels import LEADER
 
 LABEL = "penstock.dev/test-node"
 PORT = 8000
@@ -36,7 +39,9 @@ class Fate(StrEnum):
 class FakeNode:
     """Plays the kubelet of one node, in its own thread."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, devices: Mapping[str, str] | None = None) -> None:
+        self.devices = devices or {}
+        """What it has beside plenty of what all nodes have."""
         self.name = f"fake-{random.getrandbits(32):08x}"
         self.fates: dict[str, Callable[[Object], Fate]] = {}
         """By namespace; without one, pods become ready."""
@@ -48,6 +53,7 @@ class FakeNode:
         """By namespace: what the worker in a pod of this name exports at `/metrics`."""
         self._access = access
         self._pods: dict[str, Object] = {}
+        self._started: dict[str, str] = {}
         self._servers: dict[str, asyncio.Server] = {}
         self._addresses = (
             f"127.{random.randrange(20, 250)}.{b}.{c}" for b in range(256) for c in range(1, 255)
@@ -108,6 +114,7 @@ class FakeNode:
 
     async def _report_ready(self) -> None:
         room = {"cpu": "10k", "memory": "100Ti", "pods": "20k", "ephemeral-storage": "100Ti"}
+        room |= self.devices
         ready = {
             "type": "Ready",
             "status": "True",
@@ -162,11 +169,13 @@ class FakeNode:
             self._pods.pop(uid, None)
             if server := self._servers.pop(uid, None):
                 server.close()
+            self._tell_leader(pod)
             return
         self._pods[uid] = pod
         leaving = "deletionTimestamp" in pod["metadata"]
         was_leaving = known is not None and "deletionTimestamp" in known["metadata"]
         if leaving and not was_leaving:
+            self._tell_leader(pod)
             self._go(self._terminate(pod))
         elif known is None and not leaving:
             self._go(self._run(pod))
@@ -187,14 +196,36 @@ class FakeNode:
         self._servers[uid] = await asyncio.start_server(
             lambda reader, writer: self._serve(uid, reader, writer), address, PORT
         )
+        self._started[uid] = _now()
         await self._say(pod, address)
+        self._tell_leader(pod)
+
+    def _tell_leader(self, follower: Object) -> None:
+        """A group that broke or is whole again is what its leader notices."""
+        name = follower["metadata"].get("labels", {}).get(LEADER)
+        for pod in self._pods.values():
+            if name and pod["metadata"]["name"] == name:
+                self._go(self._say(pod))
+
+    def _is_whole(self, leader: Object) -> bool:
+        here = [
+            pod
+            for uid, pod in self._pods.items()
+            if pod["metadata"].get("labels", {}).get(LEADER) == leader["metadata"]["name"]
+            and uid in self._started
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+        return len(here) == _followers(leader)
 
     async def _say(self, pod: Object, address: str = "") -> None:
         meta = pod["metadata"]
-        fate = self.fates.get(meta["namespace"], lambda _pod: Fate.READY)(pod)
+        decide = self.fates.get(meta["namespace"])
+        fate = decide(pod) if decide else Fate.READY
         if self.drains[meta["uid"]][-1:] == ["POST"] and fate is Fate.READY:
             fate = Fate.NEVER_READY
-        status = _status(pod, fate)
+        if fate is Fate.READY and not self._is_whole(pod):
+            fate = Fate.NEVER_READY
+        status = _status(pod, fate, self._started.get(meta["uid"], _now()))
         if address:
             status |= {"podIP": address, "podIPs": [{"ip": address}], "startTime": _now()}
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
@@ -244,10 +275,19 @@ class FakeNode:
             writer.close()
 
 
-def _status(pod: Object, fate: Fate) -> Object:
+def _followers(pod: Object) -> int:
+    """Return how many others compute for a pod."""
+    if LEADER in pod["metadata"].get("labels", {}):
+        return 0
+    arguments = pod["spec"]["containers"][0].get("args", [])
+    flag = next((one for one in ("--nodes", "--nnodes") if one in arguments), None)
+    return int(arguments[arguments.index(flag) + 1]) - 1 if flag else 0
+
+
+def _status(pod: Object, fate: Fate, started: str) -> Object:
     names = [c["name"] for c in pod["spec"]["containers"]]
     image = pod["spec"]["containers"][0]["image"]
-    state, restarts = _container_state(fate)
+    state, restarts = _container_state(fate, started)
     ready = fate is Fate.READY
     truth = "True" if ready else "False"
     containers = [
@@ -294,7 +334,7 @@ def unmounted(pod: Object) -> Object:
     }
 
 
-def _container_state(fate: Fate) -> tuple[Object, int]:
+def _container_state(fate: Fate, started: str) -> tuple[Object, int]:
     if fate is Fate.CRASHES:
         message = "back-off 5m0s restarting failed container"
         return {"waiting": {"reason": "CrashLoopBackOff", "message": message}}, 6
@@ -303,7 +343,7 @@ def _container_state(fate: Fate) -> tuple[Object, int]:
         return {"waiting": {"reason": "ImagePullBackOff", "message": message}}, 0
     if fate is Fate.NO_VOLUME:
         return {"waiting": {"reason": "ContainerCreating"}}, 0
-    return {"running": {"startedAt": _now()}}, 0
+    return {"running": {"startedAt": started}}, 0
 
 
 def _now() -> str:

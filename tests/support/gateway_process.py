@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import httpx
+import plain_http
 from api_proxy import ApiProxy
 from kube import Kube
 
@@ -36,10 +37,9 @@ class GatewayProcess:
 
     def spawn(self) -> None:
         """Start it without waiting for anything."""
-        command = [Path(sys.executable).with_name("penstock-gateway"), "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            [*self.starter, *command, *self._flags], stderr=self.log, env=self._environment
-        )
+        program = Path(sys.executable).with_name("penstock-gateway")
+        command: list[str | Path] = [*self.starter, program, "--port", str(self.port), *self._flags]
+        self.process = subprocess.Popen(command, stderr=self.log, env=self._environment)
 
     async def start(self) -> None:
         """Start it and wait until it knows its fleet."""
@@ -53,7 +53,7 @@ class GatewayProcess:
             return False
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with plain_http.client(self.url) as client:
             return await client.get(path)
 
     async def workers(self) -> GatewayWorkers:

@@ -36,6 +36,14 @@ def objects(kind: str, namespace: str, selector: str = "") -> list[dict[str, Any
     return list(json.loads(text)["items"])
 
 
+def pod_metric(pod: dict[str, Any], line: str, port: int = 8000) -> float:
+    """Return a figure of a release's pod, by the beginning of its line; zero: there is none."""
+    name = pod["metadata"]["name"]
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:{port}/proxy/metrics"
+    text = kubectl("get", "--raw", path)
+    return sum(float(found.split()[-1]) for found in text.splitlines() if found.startswith(line))
+
+
 def server_version() -> str:
     """Return the version of the API server."""
     return str(json.loads(kubectl("get", "--raw", "/version"))["gitVersion"])
@@ -164,6 +172,19 @@ class Installation:
 
 
 _SETTLED = ("Ready", "PoolsReady", "RolloutComplete")
+
+
+@contextmanager
+def serving(installation: Installation) -> Iterator[Installation]:
+    """Let the release that is there serve the quickstart; in the end neither is left."""
+    try:
+        installation.apply()
+        installation.settled()
+        with reached(installation):
+            yield installation
+    finally:
+        installation.delete()
+        installation.uninstall()
 
 
 @contextmanager

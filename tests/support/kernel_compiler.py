@@ -5,6 +5,7 @@ A process of its own: in the tests' own, Triton interprets. Arguments: compute c
 
 import json
 import sys
+from collections.abc import Mapping
 
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -21,7 +22,7 @@ SLIDING = {**WHOLE, "WINDOW": 4096, "CAP": 50.0}
 POINTERS = {"tiles": "*i32", "tables": "*i32", "slots": "*i32", "partial": "*fp32"}
 STORED = ("out", "query", "keys", "values", "key", "value")
 
-CASES = (
+CASES: tuple[tuple[str, str, Mapping[str, float]], ...] = (
     ("store", "bf16", {"WIDTH": 1024, "PADDED": 1024}),
     ("attend", "bf16", {**LLAMA, **WHOLE, "ROWS": tile_rows(2 * 128)}),
     ("attend", "bf16", {**GEMMA, **SLIDING, "ROWS": tile_rows(2 * 256)}),
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def _compile(
-    name: str, constants: dict[str, float], stored: str, capability: int
+    name: str, constants: Mapping[str, float], stored: str, capability: int
 ) -> dict[str, int]:
     kernel = getattr(kernels, name)
     signature = {argument: _type(argument, constants, stored) for argument in kernel.arg_names}
@@ -50,7 +51,7 @@ def _compile(
     return {"shared": compiled.metadata.shared, "binary": len(compiled.asm["cubin"])}
 
 
-def _type(argument: str, constants: dict[str, float], stored: str) -> str:
+def _type(argument: str, constants: Mapping[str, float], stored: str) -> str:
     if argument in constants:
         return "constexpr"
     if argument in STORED:

@@ -9,7 +9,7 @@ from kernels import native_library
 
 from penstock_worker.attention.interface import Sequence
 from penstock_worker.model.interface import Batch
-from penstock_worker.model.loading import Computation
+from penstock_worker.model.loading import ExecutionConfig
 
 
 def steps(block_size: int = 16, length: int = 100) -> list[Batch]:
@@ -40,19 +40,24 @@ def steps(block_size: int = 16, length: int = 100) -> list[Batch]:
     ]
 
 
-def logits(folder: Path, how: Computation, length: int = 100, **options: int) -> torch.Tensor:
+def kept_as(stored: str) -> dict[str, Any]:
+    """Return the options of an execution whose weights are kept so."""
+    return {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
+
+
+def logits(folder: Path, how: ExecutionConfig, length: int = 100, **options: Any) -> torch.Tensor:
     """Return the logits of all steps."""
     model = load(folder, how, num_blocks=120, **options)
     batches = steps(options.get("block_size", 16), length)
     return torch.cat([model.logits(batch) for batch in batches])
 
 
-def difference(folder: Path, how: Computation, exact: Computation, **options: int) -> float:
+def difference(folder: Path, how: ExecutionConfig, exact: ExecutionConfig, **options: int) -> float:
     """Return the largest difference of the logits."""
     return float((logits(folder, how, **options) - logits(folder, exact, **options)).abs().max())
 
 
-def relative(folder: Path, how: Computation, exact: Computation) -> float:
+def relative(folder: Path, how: ExecutionConfig, exact: ExecutionConfig) -> float:
     """Return the norm of the difference by the norm of the logits.
 
     What rounds inputs cannot agree to the last bit: one that lies between two steps, but for the
@@ -62,11 +67,11 @@ def relative(folder: Path, how: Computation, exact: Computation) -> float:
     return float((logits(folder, how) - theirs).norm() / theirs.norm())
 
 
-def native(**options: Any) -> Computation:
-    return Computation(kernels=native_library(), **options)
+def native(**options: Any) -> ExecutionConfig:
+    return ExecutionConfig(kernels=native_library(), **options)
 
 
-def last_logits(folder: Path, how: Computation, size: int, beside: int) -> torch.Tensor:
+def last_logits(folder: Path, how: ExecutionConfig, size: int, beside: int) -> torch.Tensor:
     """Return the logits of a prompt's last token.
 
     Args:

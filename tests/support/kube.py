@@ -34,11 +34,16 @@ RESOURCES = {
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "Role": ("apis/rbac.authorization.k8s.io/v1", "roles"),
+    "ResourceQuota": ("api/v1", "resourcequotas"),
     "Namespace": ("api/v1", "namespaces"),
     "Node": ("api/v1", "nodes"),
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "ClusterRole": ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "ValidatingWebhookConfiguration": (
+        "apis/admissionregistration.k8s.io/v1",
+        "validatingwebhookconfigurations",
+    ),
 }
 CLUSTER_SCOPED = {
     "Namespace",
@@ -46,6 +51,7 @@ CLUSTER_SCOPED = {
     "CustomResourceDefinition",
     "ClusterRole",
     "ClusterRoleBinding",
+    "ValidatingWebhookConfiguration",
 }
 
 
@@ -61,7 +67,7 @@ class Access:
     def read(cls, kubeconfig: Path) -> "Access":
         """Return the access that a kubeconfig's current context gives."""
         found = Configuration()
-        load_kube_config(str(kubeconfig), client_configuration=found)
+        load_kube_config(str(kubeconfig), client_configuration=found)  # type: ignore[no-untyped-call]
         verify = ssl.create_default_context(cafile=found.ssl_ca_cert)
         if found.cert_file:
             verify.load_cert_chain(found.cert_file, found.key_file)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import plain_http
 from fault_proxy import FaultProxy
 from gateway_process import GatewayProcess
 from worker_process import COMMAND, EXAMPLE_MODEL, NAME
@@ -53,10 +54,8 @@ class LiveWorker:
         return total
 
     async def _get(self, path: str) -> httpx.Response:
-        # Plain HTTP: loading certificates for each poll takes longer than the poll.
-        plain = httpx.AsyncClient(verify=False, trust_env=False)  # noqa: S501
-        async with plain as client:
-            return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
+        async with plain_http.client(f"http://127.0.0.1:{self.port}", timeout=10) as client:
+            return await client.get(path)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
@@ -151,7 +150,7 @@ class LiveFleet:
     async def _spawn(self, port: int, proxy: FaultProxy | None = None) -> LiveWorker:
         number = next(self._numbers)
         # Gateways have cores of their own elsewhere; here they at least come first.
-        command = ["nice", "-n", "5", COMMAND]
+        command: list[str | Path] = ["nice", "-n", "5", COMMAND]
         command += ["--model", EXAMPLE_MODEL, "--served-model-name", NAME]
         command += ["--port", str(port), "--threads", "1", *self.worker_flags]
         log = self.folder / f"worker-{number}.log"

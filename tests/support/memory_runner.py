@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from penstock_worker.messages import TokenLogprobs
 from penstock_worker.request import Request
-from penstock_worker.runner_interface import Computed, Draw
+from penstock_worker.runner_interface import SampledToken, SliceOutput
 from penstock_worker.step import Slice
 
 
@@ -44,7 +44,7 @@ class MemoryRunner:
 
     def run(
         self, slices: Sequence[Slice], copies: Sequence[tuple[int, int]] = ()
-    ) -> list[Computed]:
+    ) -> list[SliceOutput]:
         """See `Runner.run`."""
         for source, target in copies:
             for offset in range(self._block_size):
@@ -70,15 +70,17 @@ class MemoryRunner:
     def _slot(self, request: Request, place: int) -> tuple[int, int]:
         return request.blocks[place // self._block_size], place % self._block_size
 
-    def _computed(self, part: Slice) -> Computed:
+    def _computed(self, part: Slice) -> SliceOutput:
         request = part.request
         scores = [TokenLogprobs(-float(place), []) for place in part.scored]
         if not part.samples:
-            return Computed(scores=scores)
+            return SliceOutput(scores=scores)
         everything = [*request.tokens, *part.drafts]
         # From where the first computed token looks: that is as far back as any of them does.
         first = max(0, part.start + 1 - self._window) if self._window else 0
         places = range(first, len(everything))
         assert [self.slots[self._slot(request, place)] for place in places] == everything[first:]
         ends = range(len(request.tokens), len(everything) + 1)
-        return Computed([Draw(self._draw(everything[:end], request)) for end in ends], scores)
+        return SliceOutput(
+            [SampledToken(self._draw(everything[:end], request)) for end in ends], scores
+        )

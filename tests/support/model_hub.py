@@ -1,13 +1,17 @@
-"""A real HTTP server that behaves like the Hugging Face Hub, and like S3, faults included."""
+"""A real HTTP server that behaves like the Hugging Face Hub, and like S3 or Cloud Storage, faults
+included."""
 
+import base64
 import hashlib
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from http_threads import serving
 
 COMMIT = "c" * 40
 LARGE = ".safetensors"
@@ -35,6 +39,15 @@ class Remote:
     heeds_ranges: bool = True
     page: int = 1000
     """Keys in one answer of S3."""
+    admits: Callable[[dict[str, str]], tuple[int, str]] = lambda headers: (200, "")
+    """Status and error code that a bucket's request gets for its headers."""
+    google: bool = False
+    """Whether the bucket is one of Cloud Storage."""
+    composite: list[str] = field(default_factory=list)
+    """Objects of Cloud Storage that were uploaded in parts, so that it has no MD5 of them."""
+    compressed: list[str] = field(default_factory=list)
+    """Objects of Cloud Storage that were uploaded with `Content-Encoding: gzip`."""
+    generation: int = 7
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """Method, path and headers."""
     url: str = ""
@@ -49,17 +62,11 @@ class Remote:
 @contextmanager
 def serve(remote: Remote) -> Iterator[Remote]:
     """Serve until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"remote": remote}))
-    remote.url = f"http://127.0.0.1:{server.server_port}"
-    remote.other = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    handler = type("Handler", (_Handler,), {"remote": remote})
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        remote.url = f"http://127.0.0.1:{server.server_port}"
+        remote.other = f"http://localhost:{server.server_port}"
         yield remote
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,10 +94,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._hub_file(path.removeprefix(f"/org/model/resolve/{remote.commit}/"))
         elif path.startswith("/cdn/"):
             self._body(path.rsplit("/", 1)[1])
-        elif path == "/bucket/":
-            self._bucket_listing(parse_qs(parts.query))
-        elif path.startswith("/bucket/models/small/"):
-            self._object(path.rsplit("/", 1)[1])
+        elif path.startswith("/bucket/"):
+            self._bucket(path.removeprefix("/bucket/"), parse_qs(parts.query), headers)
+        else:
+            self._send(404)
+
+    def _bucket(self, key: str, query: dict[str, list[str]], headers: dict[str, str]) -> None:
+        status, code = self.remote.admits(headers)
+        if status != 200:
+            self._send(status, f"<Error><Code>{code}</Code></Error>".encode())
+        elif not key:
+            self._bucket_listing(query)
+        elif key.startswith("models/small/"):
+            self._object(key.rsplit("/", 1)[1])
         else:
             self._send(404)
 
@@ -124,13 +140,30 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, xml.encode())
 
     def _object(self, name: str) -> None:
-        etag = f'"{hashlib.md5(self.remote.files[name]).hexdigest()}"'  # noqa: S324
-        if self.headers.get("If-Match", etag) != etag:
+        condition, version, about = self._version(name)
+        if self.headers.get(condition, version) != version:
             self._send(412)
         elif self.command == "HEAD":
-            self._send(200, self.remote.files[name], {"ETag": etag})
+            self._send(200, self.remote.files[name], about)
         else:
-            self._body(name, {"ETag": etag})
+            self._body(name, about)
+
+    def _version(self, name: str) -> tuple[str, str, dict[str, str]]:
+        """Return the header of a condition, what it must be, and what is told of an object."""
+        remote, content = self.remote, self.remote.files[name]
+        md5 = hashlib.md5(content)  # noqa: S324
+        if not remote.google:
+            etag = f'"{md5.hexdigest()}"'
+            return "If-Match", etag, {"ETag": etag}
+        hashes = f"crc32c={base64.b64encode(crc32c(content)).decode()}"
+        if name not in remote.composite:
+            hashes += f",md5={base64.b64encode(md5.digest()).decode()}"
+        about = {
+            "x-goog-generation": str(remote.generation),
+            "x-goog-hash": hashes,
+            "x-goog-stored-content-encoding": "gzip" if name in remote.compressed else "identity",
+        }
+        return "x-goog-if-generation-match", str(remote.generation), about
 
     def _body(self, name: str, headers: dict[str, str] | None = None) -> None:
         remote = self.remote
@@ -166,6 +199,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(body)
+
+
+@cache
+def crc32c(content: bytes) -> bytes:
+    """Return the CRC-32C of bytes as its definition has it, bit by bit."""
+    register = 0xFFFFFFFF
+    for byte in content:
+        register ^= byte
+        for _ in range(8):
+            register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
+    return (register ^ 0xFFFFFFFF).to_bytes(4)
 
 
 def _sibling(name: str, content: bytes) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def manifest(
         "drain": {"timeout": "5s"},
         "pools": [{**pool, "template": node.template} for pool in chosen],
     }
-    return json.loads(
+    found: Object = json.loads(
         json.dumps(
             {
                 "apiVersion": "penstock.dev/v1alpha1",
@@ -156,3 +156,4 @@ def manifest(
             }
         )
     )
+    return found

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import plain_http
 from waiting import eventually
 
 COMMAND = Path(sys.executable).parent / "penstock-operator"
@@ -91,12 +92,12 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         """Return its metrics page."""
-        return httpx.get(f"http://127.0.0.1:{self.port}/metrics").raise_for_status().text
+        return plain_http.get(f"http://127.0.0.1:{self.port}/metrics").raise_for_status().text
 
     def _ready(self) -> bool:
         assert self.alive, f"the operator ended:\n{self.tail()}"
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+            return plain_http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
         except httpx.TransportError:
             return False
 

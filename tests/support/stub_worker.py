@@ -5,7 +5,11 @@ worker can show is tested with real ones (tests/e2e).
 """
 
 import asyncio
+import json
 from dataclasses import dataclass, field
+from typing import Self
+
+import vllm_answers
 
 OK = b'{"object":"chat.completion","choices":[]}'
 EVENTS = [b'data: {"n":%d}\n\n' % n for n in range(5)] + [b"data: [DONE]\n\n"]
@@ -39,7 +43,7 @@ class StubWorker:
     _tired_of: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> "StubWorker":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -220,6 +224,49 @@ class StubWorker:
     async def _mute(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Stream nothing, and end as if that were an answer."""
         writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked") + b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _vllm_ending(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Take a request while it ends."""
+        if json.loads(self.seen[-1].body).get("stream"):
+            return await self._events(writer, vllm_answers.NOTHING)
+        return await self._whole(writer, 200, vllm_answers.ABORTED_WHOLE)
+
+    async def _vllm_ended(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Be told to end in the middle of a stream, at `release`."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        writer.write(_chunk(vllm_answers.ROLE + vllm_answers.CHUNK))
+        await self.release.wait()
+        writer.write(_chunk(vllm_answers.ABORTED) + b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _vllm_begins(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Begin each stream and break it off."""
+        writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
+        writer.write(_chunk(vllm_answers.ROLE))
+        await writer.drain()
+        writer.write(_chunk(vllm_answers.ABORTED) + b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _vllm_broken(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Lose the engine before the first token."""
+        return await self._events(writer, vllm_answers.ENGINE_DEAD)
+
+    async def _vllm_generates(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Have no route for anything else."""
+        return await self._whole(writer, 404, vllm_answers.NO_ROUTE)
+
+    async def _events(self, writer: asyncio.StreamWriter, events: bytes) -> bool:
+        head = _head(200, "text/event-stream; charset=utf-8", f"content-length: {len(events)}")
+        writer.write(head + events)
+        await writer.drain()
+        return True
+
+    async def _whole(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> bool:
+        writer.write(_head(status, "application/json", f"content-length: {len(body)}") + body)
         await writer.drain()
         return True
 

@@ -3,17 +3,19 @@
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from memory_runner import MemoryRunner
+from memory_runner import MemoryRunner, position
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.kv_events.log import CacheLog
 from penstock_worker.messages import AddRequest, Output, TierStats
+from penstock_worker.request import Request
+from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.tiers.disk import DiskTier
 from penstock_worker.tiers.folder import BlockFolder
 from penstock_worker.tiers.tier import Tier
@@ -53,8 +55,11 @@ class Tiered:
         cost: StepCost | None = None,
         fingerprint: bytes = b"f" * 32,
         clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[Sequence[int], Request], int] = position,
+        proposer: Proposer | None = None,
+        adapters: Collection[str] = (),
     ) -> None:
-        self.runner = MemoryRunner(BLOCK, 64, window=window)
+        self.runner = MemoryRunner(BLOCK, 64, draw, window)
         self.pool = BlockPool(blocks, BLOCK, log=CacheLog(BLOCK))
         self.engine = Engine(
             self.runner,
@@ -63,6 +68,8 @@ class Tiered:
             max_model_len=blocks * BLOCK,
             max_num_seqs=4,
             max_num_batched_tokens=64,
+            proposer=proposer,
+            adapters=adapters,
             window=window,
         )
         memory = SlotMemory(self.runner.slots)

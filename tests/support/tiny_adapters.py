@@ -50,7 +50,7 @@ def make(
 
 def config(folder: Path, **fields: Any) -> None:
     """Write `adapter_config.json` as PEFT does, with these fields in the place of others."""
-    found = {
+    found: dict[str, Any] = {
         "alpha_pattern": {},
         "auto_mapping": None,
         "base_model_name_or_path": "somewhere/else",

@@ -41,7 +41,13 @@ SHAPE: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {
     "bert": lambda: BertModel(BertConfig(**SHAPE)),
+    # vLLM computes no attention on CPUs whose heads are as narrow as the others'.
+    "bert-wide": lambda: BertModel(
+        BertConfig(**{**SHAPE, "hidden_size": 2 * WIDTH, "num_attention_heads": 2})
+    ),
     "bert-tanh": lambda: BertModel(BertConfig(**SHAPE, hidden_act="gelu_new")),
+    "bert-relu": lambda: BertModel(BertConfig(**SHAPE, hidden_act="relu")),
+    "bert-silu": lambda: BertModel(BertConfig(**SHAPE, hidden_act="silu")),
     "xlm-roberta": lambda: XLMRobertaModel(XLMRobertaConfig(**SHAPE, type_vocab_size=1)),
     "qwen3": lambda: Qwen3Model(Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=16)),
     "qwen3-window": lambda: Qwen3Model(

@@ -13,7 +13,16 @@ import httpx
 import pytest
 import yaml
 from helm import NAMESPACE
-from installation import MODELS, QUICKSTART, Installation, kubectl, objects, reached
+from installation import (
+    MODELS,
+    QUICKSTART,
+    Installation,
+    kubectl,
+    objects,
+    pod_metric,
+    reached,
+    serving,
+)
 from load import assert_nothing_lost, done, load
 from waiting import eventually
 
@@ -32,14 +41,8 @@ GATEWAY_PODS = "app.kubernetes.io/component=gateway"
 def platform(installation: Installation) -> Iterator[Installation]:
     """A release with two gateways of two processes each, and the quickstart."""
     installation.upgrade(gateway=GATEWAY)
-    installation.apply()
-    installation.settled()
-    try:
-        with reached(installation):
-            yield installation
-    finally:
-        installation.delete()
-        installation.uninstall()
+    with serving(installation) as found:
+        yield found
 
 
 def manifest(name: str, **changes: Any) -> dict[str, Any]:
@@ -59,13 +62,6 @@ def apply(body: dict[str, Any], namespace: str = MODELS) -> None:
     kubectl("--namespace", namespace, "apply", "--filename", "-", stdin=json.dumps(body))
 
 
-def metric(pod: dict[str, Any], line: str) -> float:
-    """Return a figure of a gateway's pod, by the beginning of its line; zero: there is none."""
-    name = pod["metadata"]["name"]
-    text = kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:8000/proxy/metrics")
-    return sum(float(found.split()[-1]) for found in text.splitlines() if found.startswith(line))
-
-
 def leaving(pod: dict[str, Any]) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
@@ -81,8 +77,8 @@ async def test_gateways_of_several_processes_share_the_load(platform: Installati
     gateways = [pod for pod in objects("pods", NAMESPACE, GATEWAY_PODS) if not leaving(pod)]
     assert len(gateways) == GATEWAYS
     for pod in gateways:
-        assert metric(pod, 'penstock_gateway_processes{state="answering"}') == PROCESSES
-        assert metric(pod, "penstock_gateway_outcomes_total") > 0
+        assert pod_metric(pod, 'penstock_gateway_processes{state="answering"}') == PROCESSES
+        assert pod_metric(pod, "penstock_gateway_outcomes_total") > 0
 
 
 async def test_an_upgrade_of_the_release_loses_nothing(platform: Installation) -> None:
@@ -213,7 +209,11 @@ def test_an_idle_model_sleeps_until_a_request_wakes_it(platform: Installation) -
 
     eventually(lambda: workers() == 1, "a worker", within=120, every=0.5)
     eventually(lambda: workers() == 0, "none", within=240, every=0.5)
-    assert platform.condition("sleepy", "Ready")["reason"] == "ScaledToZero"
+
+    def reason() -> str:
+        return str(platform.condition("sleepy", "Ready").get("reason"))
+
+    eventually(lambda: reason() == "ScaledToZero", "its sleep is told", within=60, every=0.5)
     with platform.timed("wake"):
         assert ask(platform, {**LIST, "model": "sleepy"}) == 200
     kubectl("--namespace", MODELS, "delete", "infd", "sleepy")

@@ -1,0 +1,356 @@
+"""A real vLLM in the place of Penstock's workers, behind `penstock up`: what docs/vllm.md promises.
+
+Each of its starts takes a minute or more, so there are few: for one model, again after its engine
+was killed, two at once of which one is killed, and for another that embeds.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+import zmq
+from openai import APIError, BadRequestError, NotFoundError, OpenAI
+from stream_auditor import Recording, audit, record
+from tests.e2e.conftest import ROOT, Stack
+from vllm_program import NEEDS_VLLM, environment
+
+from penstock_contract.kv_events import wire
+
+pytestmark = NEEDS_VLLM
+
+GENERATING = """\
+apiVersion: penstock.dev/v1alpha1
+kind: InferenceDeployment
+metadata: {{name: pydoc}}
+spec:
+  model:
+    uri: file://{root}/examples/model
+    aliases: [alias]
+    adapters: [{{name: pirate, uri: "file://{root}/examples/adapter"}}]
+  engine:
+    type: VLLM
+    maxModelLen: 1024
+    maxNumSeqs: 16
+    extraArgs:
+    - --enable-auto-tool-choice
+    - --tool-call-parser=hermes
+    - '--structured-outputs-config={{"backend": "xgrammar", "disable_any_whitespace": true}}'
+    - '--kv-events-config={{"enable_kv_cache_events": true, "publisher": "zmq",
+      "topic": "kv@w/e@pydoc", "endpoint": "ipc://{folder}/live",
+      "replay_endpoint": "ipc://{folder}/replay"}}'
+  slo: {{ttft: {{quantile: "0.95", target: 2s}}, tpot: {{quantile: "0.95", target: 500ms}}}}
+  drain: {{timeout: 60s}}
+  pools:
+  - {{name: default, scaling: {{minReplicas: 1, maxReplicas: 1}}}}
+"""
+PAIR = """\
+apiVersion: penstock.dev/v1alpha1
+kind: InferenceDeployment
+metadata: {{name: pair}}
+spec:
+  model: {{uri: "file://{root}/examples/model"}}
+  engine: {{type: VLLM, maxModelLen: 1024, maxNumSeqs: 16, extraArgs: [--enforce-eager]}}
+  pools:
+  - {{name: default, replicas: 2}}
+"""
+EMBEDDING = """\
+apiVersion: penstock.dev/v1alpha1
+kind: InferenceDeployment
+metadata: {{name: embedder}}
+spec:
+  model: {{uri: "file://{folder}"}}
+  engine: {{type: VLLM, task: Embed, maxModelLen: 128, maxNumSeqs: 16}}
+  pools:
+  - {{name: default, replicas: 1}}
+"""
+QUESTION: Any = {
+    "model": "pydoc",
+    "messages": [{"role": "user", "content": "What is a list?"}],
+    "temperature": 0,
+    "max_tokens": 24,
+}
+LONG: Any = {**QUESTION, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
+PATIENCE = 400.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vllm")
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path) -> Iterator[Stack]:
+    """One vLLM behind the gateway."""
+    manifest = folder / "generating.yaml"
+    manifest.write_text(GENERATING.format(root=ROOT, folder=folder))
+    (folder / "venv").mkdir()
+    found = Stack(folder / "home")
+    try:
+        found.up(manifest, "--vllm-venv", str(environment(folder / "venv")), timeout=PATIENCE)
+        yield found
+    finally:
+        found.run("down", check=False)
+
+
+@pytest.fixture
+def client(serving: Stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+def worker(stack: Stack) -> str:
+    """Return where vLLM itself listens."""
+    (found,) = stack.workers()
+    return str(found["url"])
+
+
+def counted(url: str, name: str) -> float:
+    """Return what a vLLM has counted."""
+    text = httpx.get(f"{url}/metrics").text
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if f"{name}{{" in line)
+
+
+def another_is_ready(stack: Stack, gone: str) -> Callable[[], bool]:
+    def ready() -> bool:
+        found = stack.workers()
+        return any(one["state"] == "Ready" and one["id"] != gone for one in found)
+
+    return ready
+
+
+def test_a_stream_says_what_the_whole_answer_says(client: OpenAI) -> None:
+    whole = client.chat.completions.create(**QUESTION)
+    asked = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(**asked))
+    assert whole.choices[0].message.content
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert whole.usage is not None
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_options_of_openai_mean_the_same(client: OpenAI) -> None:
+    stopped = client.chat.completions.create(**QUESTION, stop=[" is"]).choices[0]
+    assert stopped.finish_reason == "stop"
+    assert " is" not in (stopped.message.content or "")
+    several = {**QUESTION, "temperature": 1.0, "seed": 7}
+    assert len(client.chat.completions.create(**several, n=2).choices) == 2
+    told = client.chat.completions.create(**QUESTION, logprobs=True, top_logprobs=2).choices[0]
+    assert told.logprobs is not None
+    assert told.logprobs.content is not None
+    assert len(told.logprobs.content[0].top_logprobs) == 2
+    prompts = client.completions.create(model="alias", prompt=["A list", "A set"], max_tokens=2)
+    assert [choice.index for choice in prompts.choices] == [0, 1]
+
+
+def test_an_answer_keeps_to_a_schema(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"mutable": {"type": "boolean"}},
+        "required": ["mutable"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    asked = {**QUESTION, "max_tokens": 200}
+    answer = client.chat.completions.create(**asked, response_format=form)
+    assert isinstance(json.loads(answer.choices[0].message.content or "")["mutable"], bool)
+
+
+def test_a_tool_call_has_the_form_that_its_parser_asks_for(client: OpenAI) -> None:
+    """What a small model calls it with is anybody's guess; vLLM sees to the form alone."""
+    function = {"name": "look_up", "parameters": {"type": "object", "properties": {}}}
+    tools: Any = [{"type": "function", "function": function}]
+    answer = client.chat.completions.create(**QUESTION, tools=tools, tool_choice="required")
+    said = answer.choices[0].message
+    assert said.tool_calls or (said.content or "").startswith('<tool_call>\n{"name": "look_up"')
+
+
+def test_an_adapter_answers_in_its_own_way(client: OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {"pydoc", "alias", "pirate"}
+    own = client.chat.completions.create(**QUESTION).choices[0].message.content
+    adapted = client.chat.completions.create(**{**QUESTION, "model": "pirate"})
+    assert adapted.choices[0].message.content != own
+
+
+def test_errors_come_in_openais_form(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        client.chat.completions.create(**{**QUESTION, "max_tokens": 100_000})
+    assert refused.value.param == "max_tokens"
+    with pytest.raises(NotFoundError) as missing:
+        client.embeddings.create(model="pydoc", input="a")
+    assert missing.value.code == "not_found"
+
+
+def test_text_is_tokenised(serving: Stack) -> None:
+    answer = httpx.post(f"{serving.url}/tokenize", json={"model": "pydoc", "prompt": "A list"})
+    assert answer.json()["count"] == len(answer.json()["tokens"]) > 0
+
+
+def test_routing_hears_what_was_cached(serving: Stack, client: OpenAI) -> None:
+    prompt = "A list is a sequence of values. " * 60
+    for _ in range(2):
+        answer = client.completions.create(model="pydoc", prompt=prompt, max_tokens=2)
+    assert answer.usage is not None
+    details = answer.usage.prompt_tokens_details
+    assert details is not None
+    assert details.cached_tokens
+    assert serving.metric("penstock_gateway_prefix_cached_tokens_total") > 0
+
+
+def test_kv_events_are_read_as_it_writes_them(folder: Path, client: OpenAI) -> None:
+    client.completions.create(model="pirate", prompt="An object. " * 100, max_tokens=2)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.connect(f"ipc://{folder}/replay")
+        dealer.rcvtimeo = 10_000
+        dealer.linger = 0
+        dealer.send_multipart([b"", (0).to_bytes(8, "big")])
+        events: list[wire.Event] = []
+        while (frames := dealer.recv_multipart())[2] != wire.END:
+            assert wire.Topic.decode(frames[1]) == wire.Topic("w", "e", "pydoc")
+            events += wire.decode(frames[3]).events
+    stored = [event for event in events if isinstance(event, wire.BlockStored)]
+    assert {event.lora_name for event in stored} == {None, "pirate"}
+    assert all(len(e.token_ids) == e.block_size * len(e.block_hashes) for e in stored)
+
+
+def test_it_computes_nothing_for_a_client_that_left(serving: Stack, client: OpenAI) -> None:
+    stream = client.chat.completions.create(**LONG, stream=True)
+    next(iter(stream))
+    stream.close()
+    idle: Callable[[], bool] = lambda: counted(worker(serving), "vllm:num_requests_running") == 0  # noqa: E731
+    serving.eventually(idle, "nothing runs any more")
+    before = counted(worker(serving), "vllm:generation_tokens_total")
+    time.sleep(0.5)
+    assert counted(worker(serving), "vllm:generation_tokens_total") == before
+
+
+def test_the_autoscaler_learns_what_its_steps_cost(serving: Stack, client: OpenAI) -> None:
+    def explained() -> bool:
+        client.chat.completions.create(**{**QUESTION, "max_tokens": 200})
+        said = serving.run("explain", "pydoc").stdout
+        return "w, work of a request" in said and "metrics: fresh" in said
+
+    serving.eventually(explained, "a curve was fitted", patience=120)
+
+
+def test_a_stream_whose_engine_dies_ends_with_an_error(serving: Stack, client: OpenAI) -> None:
+    (found,) = serving.workers()
+    (engine,) = engines(found["pid"])
+    stream = iter(client.chat.completions.create(**LONG, stream=True))
+    next(stream)
+    os.kill(engine, signal.SIGKILL)
+    with pytest.raises(APIError, match="incomplete"):
+        list(stream)
+    ready = another_is_ready(serving, found["id"])
+    serving.eventually(ready, "another vLLM is ready", patience=PATIENCE)
+    assert client.chat.completions.create(**QUESTION).choices
+
+
+def engines(pid: int) -> list[int]:
+    """Return the processes that compute, of a vLLM server."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def give_way(pid: int) -> None:
+    """Let a process run only when no other wants to: it must not be done before it is looked at."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+
+
+def test_it_finishes_what_it_has_when_it_is_taken_away(
+    serving: Stack, client: OpenAI, folder: Path
+) -> None:
+    stream = iter(client.chat.completions.create(**LONG, stream=True))
+    next(stream)
+    down = Thread(target=lambda: serving.run("down", str(folder / "generating.yaml")))
+    down.start()
+    reasons = [chunk.choices[0].finish_reason for chunk in stream]
+    down.join()
+    assert reasons[-1] == "length"
+
+
+def test_streams_of_one_that_dies_go_on_at_another(serving: Stack, folder: Path) -> None:
+    manifest = folder / "pair.yaml"
+    manifest.write_text(PAIR.format(root=ROOT))
+    serving.run("up", str(manifest), timeout=PATIENCE)
+    undisturbed = [asyncio.run(record(serving.url, *asked)) for asked in streams()]
+    broken = asyncio.run(streamed_while_one_dies(serving))
+    for is_now, would_be in zip(broken, undisturbed, strict=True):
+        now, whole = (audit(found, include_usage=True) for found in (is_now, would_be))
+        assert now.outcome == "complete"
+        assert now.texts == whole.texts
+        assert now.finish_reasons == whole.finish_reasons == {0: "length"}
+        assert now.usage is not None
+        assert whole.usage is not None
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            assert now.usage[name] == whole.usage[name]
+        assert len({json.loads(e)["id"] for e in is_now.events() if e != "[DONE]"}) == 1
+        assert b'token_ids":[' not in is_now.body
+    lines = httpx.get(f"{serving.url}/metrics").text.splitlines()
+    resumed = [line for line in lines if line.startswith("penstock_gateway_resumes_total{")]
+    assert sum(float(line.rpartition(" ")[2]) for line in resumed) > 0
+    serving.run("down", str(manifest))
+
+
+def streams() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return what is asked for: paths and bodies."""
+    asked = {"model": "pair", "temperature": 0, "max_tokens": 900, "ignore_eos": True}
+    asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    for question in ("What is a list?", "What is a generator?"):
+        messages = [{"role": "user", "content": question}]
+        yield "/v1/chat/completions", {**asked, "messages": messages}
+        yield "/v1/completions", {**asked, "prompt": question}
+
+
+async def streamed_while_one_dies(stack: Stack) -> list[Recording]:
+    """Ask for all streams at once, and kill the vLLM that has said most when one has begun."""
+    running = {worker["url"]: worker["pid"] for worker in stack.workers()}
+    said = {url: counted(url, "vllm:generation_tokens_total") for url in running}
+    computing = {process: engines(process) for process in running.values()}
+    for engine in chain.from_iterable(computing.values()):
+        give_way(engine)
+    begun = asyncio.Event()
+    asking = [
+        asyncio.create_task(record(stack.url, path, body, first_piece=begun))
+        for path, body in streams()
+    ]
+    await begun.wait()
+    for engine in chain.from_iterable(computing.values()):  # or all ends before it is counted
+        os.kill(engine, signal.SIGSTOP)
+    more = {url: counted(url, "vllm:generation_tokens_total") - said[url] for url in running}
+    dying = running[max(more, key=more.__getitem__)]
+    for process in (dying, *computing.pop(dying)):
+        os.kill(process, signal.SIGKILL)
+    for engine in chain.from_iterable(computing.values()):
+        os.kill(engine, signal.SIGCONT)
+    return await asyncio.gather(*asking)
+
+
+def test_one_that_embeds_is_served_beside(serving: Stack, client: OpenAI, folder: Path) -> None:
+    from tiny_encoders import describe, make, words
+
+    model = folder / "embedder"
+    make("bert-wide", model)
+    describe(model, "mean")
+    manifest = folder / "embedding.yaml"
+    manifest.write_text(EMBEDDING.format(folder=model))
+    serving.run("up", str(manifest), timeout=PATIENCE)
+    answer = client.embeddings.create(model="embedder", input=[words(3), words(5)])
+    assert [len(found.embedding) for found in answer.data] == [128, 128]
+    with pytest.raises(BadRequestError, match="embeds"):
+        client.chat.completions.create(**{**QUESTION, "model": "embedder"})

@@ -5,13 +5,15 @@
 All policies run in the same discrete-event simulation of one Unified pool and start with the same
 replicas. Penstock's has one configuration for every trace; HPA and KPA get the best target that a
 sweep over the same trace finds (the cheapest that holds the objective, else the one that comes
-closest), and the same target 50 % too high. Prints JSON lines: `gpu_hours` (peer = clairvoyant),
-`slo_attainment` and `starts` by policy.
+closest), and the same target 50 % too high. Two rows tell what is had without Penstock's gateway:
+HPA at its best, and foresight, where every prompt is handed over as it comes. Prints JSON lines:
+`gpu_hours` (peer = clairvoyant), `slo_attainment` and `starts` by policy.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from report import line, tell
@@ -53,6 +55,11 @@ def main() -> None:
         )
     if yardstick:
         runs["clairvoyant"] = yardstick
+    at_once = replace(setup, in_order=False)
+    found, target = _swept(trace, at_once, start, Hpa, targets)
+    runs[f"HPA best ({target}), prompts handed over at once"] = found
+    if plain := search(trace, at_once, WANTED, rounds=3 if options.quick else 6):
+        runs["clairvoyant, prompts handed over at once"] = plain.outcome
     for name, outcome in runs.items():
         _print(options, setup, name, outcome, yardstick)
 

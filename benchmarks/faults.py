@@ -87,9 +87,9 @@ async def _run(options: argparse.Namespace) -> list[str]:
 
 async def _measure(name: str, options: argparse.Namespace, peer: str | None) -> Tally:
     """Run one scenario, ours or a peer's in front of the same workers."""
-    flags = ("--dtype", "float32", "--drain-timeout", f"{fault_workers.DRAIN_SECONDS:g}s")
+    flags = ["--dtype", "float32", "--drain-timeout", f"{fault_workers.DRAIN_SECONDS:g}s"]
     if name == SOAK:
-        flags += ("--kv-cache-memory", SOAK_KV_MEMORY)
+        flags += ["--kv-cache-memory", SOAK_KV_MEMORY]
     with tempfile.TemporaryDirectory() as folder:
         fleet = LiveFleet(Path(folder), flags)
         if name == SOAK:
@@ -141,8 +141,13 @@ async def _overload(options: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         found = await overload(Path(folder), quick=options.quick)
     for metric, unit, limit, value in found.figures:
-        more = {"runner": RUNNER, "refused": found.refused, "requests": found.requests}
-        figure = line("faults", metric, OVERLOAD, unit, value, limit=limit, **more)
+        figure = line(
+            *("faults", metric, OVERLOAD, unit, value),
+            limit=limit,
+            runner=RUNNER,
+            refused=found.refused,
+            requests=found.requests,
+        )
         tell(figure, keep=not options.quick)
     return [f"{OVERLOAD}: {failure}" for failure in found.failures]
 

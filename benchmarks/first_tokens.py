@@ -6,8 +6,11 @@
 Four real workers whose steps take what a service curve says (`--runner sim`; nothing is cached)
 get the busiest piece of a trace as streams, open loop, played so fast that it brings `load` times
 what they can compute: through our gateway with an objective for first tokens, through ours without
-(first come, first served; workers get all that they can run), and through other routers. All get
-the same requests at the same times, one router after the other. Before, more than enough is sent
+(first come, first served; workers get all that they can run), and through other routers: also
+through two processes of ours (`penstock-2`), two that do not know of each other (`penstock-apart`),
+and ours before workers that say no more of themselves than vLLM (`penstock-untold`): what prompts
+cost it has to learn while they come. All get the same requests at the same times, one router after
+the other. Before, more than enough is sent
 through ours, to see whether holding prompts back leaves workers idle.
 
 Prints JSON lines, ours = with the objective: `in_time` (share of all requests whose first token
@@ -24,15 +27,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import quantiles
 from urllib.parse import urlsplit
 
 import report
 from paced_workers import LONGEST, MODEL, Computed, computed, scrape, work, workers
-from routers import OURS, PEERS, Router
+from routers import OURS, PEERS, TWO_OF_OURS, Router
 from trace_replay import Prompts, Seen, body, busiest, replay
 from worker_process import EXAMPLE_MODEL, WorkerProcess, eventually
 
@@ -45,6 +49,13 @@ AT_ONCE = 256
 """Requests that a worker runs."""
 WITHOUT = "penstock without"
 """Ours, not told of the objective."""
+APART = "penstock-apart"
+"""Two of ours that know nothing of each other, as two pods of the gateway: each gets every other
+request."""
+UNTOLD = "penstock-untold"
+"""Ours, before workers that do not tell what prompts cost, as vLLM does not."""
+TOLD = (OURS, TWO_OF_OURS, APART, UNTOLD)
+"""Who is told of the objective."""
 WARM = 2.0
 """Seconds of small requests, one after the other, before anything is counted."""
 SATURATION = 1.6
@@ -100,15 +111,26 @@ def main() -> None:
     load = _load(trace, prompts, options.load, options.seconds)
     flood = _load(trace, prompts, SATURATION, options.seconds / 2)
     runs, floods = {}, {}
-    with tempfile.TemporaryDirectory() as name, workers(Path(name), WORKERS) as pool:
-        for subject in (OURS, WITHOUT):
-            with _router(subject, pool, Path(name), options.ttft) as router:
-                floods[subject] = _run(router, pool, flood, to_the_end=False)
-                _say(f"{subject}, saturated", floods[subject], options.ttft)
-        for subject in (OURS, WITHOUT, *options.peers):
-            with _router(subject, pool, Path(name), options.ttft) as router:
-                runs[subject] = _run(router, pool, load)
-                _say(subject, runs[subject], options.ttft)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with workers(folder, WORKERS) as pool:
+            for subject in (OURS, WITHOUT):
+                with _addresses(subject, pool, folder, options.ttft) as addresses:
+                    floods[subject] = _run(addresses, pool, flood, to_the_end=False)
+                    _say(f"{subject}, saturated", floods[subject], options.ttft)
+            for subject in (OURS, WITHOUT, *(one for one in options.peers if one != UNTOLD)):
+                with _addresses(subject, pool, folder, options.ttft) as addresses:
+                    runs[subject] = _run(addresses, pool, load)
+                    _say(subject, runs[subject], options.ttft)
+        if UNTOLD in options.peers:
+            with (
+                workers(folder, WORKERS, tell=False) as pool,
+                _addresses(UNTOLD, pool, folder, options.ttft) as addresses,
+            ):
+                runs[UNTOLD] = _run(addresses, pool, load)
+                _say(UNTOLD, runs[UNTOLD], options.ttft)
+                floods[UNTOLD] = _run(addresses, pool, flood, to_the_end=False)
+                _say(f"{UNTOLD}, saturated", floods[UNTOLD], options.ttft)
     _tell(options, runs, floods)
 
 
@@ -126,45 +148,61 @@ def _load(trace: Sequence[Arrival], prompts: Prompts, level: float, seconds: flo
 
 
 @contextmanager
-def _router(
+def _addresses(
     subject: str, pool: Sequence[WorkerProcess], folder: Path, objective: float
-) -> Iterator[Router]:
-    own = folder / subject.replace(" ", "-")
-    own.mkdir(exist_ok=True)
+) -> Iterator[list[str]]:
+    """Start who is measured; where there are several, requests go to them in turn."""
     model = FleetModel(
         name=MODEL,
         deployment="d",
         queue=FleetQueue.of(Queue(), (), AT_ONCE),
-        ttft=objective if subject == OURS else None,
+        ttft=objective if subject in TOLD else None,
+        resume_streams=subject != UNTOLD,  # the journal says what was cached; vLLM has none
     )
-    name = OURS if subject == WITHOUT else subject
+    name = OURS if subject in (WITHOUT, APART, UNTOLD) else subject
     ports = [int(urlsplit(one.url).port or 0) for one in pool]
-    router = Router(name, ports, own, model=model)
-    try:
-        yield router
-    finally:
-        router.stop()
+    with ExitStack() as stack:
+        found = []
+        for number in range(2 if subject == APART else 1):
+            own = folder / f"{subject.replace(' ', '-')}-{number}"
+            own.mkdir(exist_ok=True)
+            router = Router(name, ports, own, model=model)
+            stack.callback(router.stop)
+            found.append(router.address)
+        yield found
 
 
 def _run(
-    router: Router, pool: Sequence[WorkerProcess], load: Load, *, to_the_end: bool = True
+    addresses: Sequence[str], pool: Sequence[WorkerProcess], load: Load, *, to_the_end: bool = True
 ) -> Run:
     _wait_until_idle(pool)
-    return asyncio.run(_measure(router, pool, load, to_the_end=to_the_end))
+    return asyncio.run(_measure(addresses, pool, load, to_the_end=to_the_end))
 
 
 async def _measure(
-    router: Router, pool: Sequence[WorkerProcess], load: Load, *, to_the_end: bool
+    addresses: Sequence[str], pool: Sequence[WorkerProcess], load: Load, *, to_the_end: bool
 ) -> Run:
-    await _warm(router.address)
+    for address in addresses:
+        await _warm(address)
     before, cpu, began = scrape(pool), time.process_time(), time.monotonic()
-    until = {} if to_the_end else {"until": load.seconds}
-    asked = asyncio.create_task(replay(router.address, load.arrivals, load.bodies, **until))
+    asked = asyncio.create_task(_replayed(addresses, load, inf if to_the_end else load.seconds))
     await asyncio.sleep(load.seconds)
     took = time.monotonic() - began
     client = (time.process_time() - cpu) / took
     after = await asyncio.to_thread(scrape, pool)
     return Run(await asked, computed(before, after, took), client)
+
+
+async def _replayed(addresses: Sequence[str], load: Load, until: float) -> list[Seen]:
+    """Send the requests, each to the next address in turn."""
+    count = len(addresses)
+    parts = await asyncio.gather(
+        *(
+            replay(address, load.arrivals[n::count], load.bodies[n::count], until)
+            for n, address in enumerate(addresses)
+        )
+    )
+    return [one for part in parts for one in part]
 
 
 async def _warm(address: str) -> None:
@@ -218,13 +256,16 @@ def _tell(options: argparse.Namespace, runs: dict[str, Run], floods: dict[str, R
                 requests=len(run.seen), rests_on=runs[OURS].rests_on, peer_rests_on=run.rests_on,
             )  # fmt: skip
             report.tell(figure, keep=not options.quick)
-    ours, without = floods[OURS], floods[WITHOUT]
-    figure = report.line(
-        "first_tokens", "computed_at_saturation", f"{told}, load {SATURATION:g}", "share",
-        ours.done.share, peer=WITHOUT, peer_value=without.done.share, requests=len(ours.seen),
-        rests_on=ours.rests_on, peer_rests_on=without.rests_on,
-    )  # fmt: skip
-    report.tell(figure, keep=not options.quick)
+    without = floods[WITHOUT]
+    for subject in (one for one in (OURS, UNTOLD) if one in floods):
+        flood = floods[subject]
+        case = f"{told}, load {SATURATION:g}" + ("" if subject == OURS else f", {subject}")
+        figure = report.line(
+            "first_tokens", "computed_at_saturation", case, "share",
+            flood.done.share, peer=WITHOUT, peer_value=without.done.share, requests=len(flood.seen),
+            rests_on=flood.rests_on, peer_rests_on=without.rests_on,
+        )  # fmt: skip
+        report.tell(figure, keep=not options.quick)
 
 
 def _options() -> argparse.Namespace:
@@ -233,7 +274,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument(
-        "--peers", type=_peers, default=[], help=f"separated by commas, of {', '.join(PEERS)}"
+        "--peers",
+        type=_peers,
+        default=[],
+        help=f"separated by commas, of {', '.join((*PEERS, APART, UNTOLD))}",
     )
     parser.add_argument("--load", type=float, default=1.15, help="over what workers can compute")
     parser.add_argument("--ttft", type=float, default=2.0, help="objective in seconds")
@@ -247,8 +291,9 @@ def _options() -> argparse.Namespace:
 def _peers(text: str) -> list[str]:
     found = [name for name in text.split(",") if name]
     for name in found:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}")
+        if name not in (*PEERS, APART, UNTOLD):
+            known = ", ".join((*PEERS, APART, UNTOLD))
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {known}")
     return found
 
 

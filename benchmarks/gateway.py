@@ -42,6 +42,8 @@ UNITS = {
     "cpu_us_per_chunk": "us",
     "stuck_clients_growth_mb": "MB",
 }
+WARM = 0.5
+"""Seconds of streams that are read, before those that are not: what a stream needs at all."""
 LIMITS = {("cpu_us_per_request", "small", "vllm-router"): 0.8}
 """Ratios that must hold."""
 
@@ -176,8 +178,10 @@ def main() -> None:
                 for key, value in bench.measure(router).items():
                     seen[router.name][key].append(value)
                     sys.stderr.write(f"{router.name}: {' '.join(key)} {value:.1f}\n")
-        for router in routers:
-            seen[router.name]["stuck_clients_growth_mb", ""].append(bench.stuck(router))
+        for rival in (OURS, *peers) * rounds:
+            grown = _stuck(bench, rival, folder, options.python)
+            seen[rival]["stuck_clients_growth_mb", ""].append(grown)
+            sys.stderr.write(f"{rival}: stuck_clients_growth_mb {grown:.1f}\n")
     for (metric, case), values in seen[OURS].items():
         ours = statistics.median(values)
         for rival in peers or [None]:
@@ -188,6 +192,19 @@ def main() -> None:
                 peer=rival, peer_value=theirs, limit=limit, rounds=rounds,
             )  # fmt: skip
             report.tell(figure, keep=not options.quick)
+
+
+def _stuck(bench: Bench, name: str, folder: Path, python: str) -> float:
+    """Return by how much stuck clients make a router grow that has served few others before.
+
+    After more, memory that had been used and freed takes in what they leave behind.
+    """
+    own = folder / "anew"
+    own.mkdir(exist_ok=True)
+    with ExitStack() as alone:
+        (router,) = start([name], bench.ports, own, alone, python)
+        bench.load(router.address, "short stream", "closed", 100, WARM)
+        return bench.stuck(router)
 
 
 def _options() -> argparse.Namespace:

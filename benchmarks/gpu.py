@@ -105,7 +105,7 @@ def _bandwidth() -> float:
     memory = torch.ones(1 << 30, dtype=torch.bfloat16, device="cuda")
     best = 0.0
     for _ in range(10):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
         memory.sum()
         ended.record()

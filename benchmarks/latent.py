@@ -24,7 +24,7 @@ from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Batch, Model
-from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.native import build
 
 VOCAB, HIDDEN, INNER, LAYERS, HEADS, BLOCK = 1024, 2048, 5632, 2, 16, 16
@@ -67,26 +67,19 @@ class _Decoding:
 
     def __init__(self, folder: Path, threads: int) -> None:
         config, how = read_config(folder), _computation(threads)
-        pool = KVPool(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            num_blocks=max(count * (tokens // BLOCK + 1) for count, tokens in SIZES),
-            block_size=BLOCK,
-            dtype=how.dtype,
-            latent_rank=config.latent_rank,
-        )
+        num_blocks = max(count * (tokens // BLOCK + 1) for count, tokens in SIZES)
+        pool = KVPool.of(config, num_blocks, BLOCK, how.dtype)
         for stored in pool.stored:
             stored.normal_()
         self.model: Model = load_model(folder, config, pool, config.max_position, how)
         self.token_bytes = config.kv_bytes_per_token // 2
 
 
-def _computation(threads: int) -> Computation:
+def _computation(threads: int) -> ExecutionConfig:
     kernels = build.find()
     if kernels is None:
         raise SystemExit("compile the kernels first: python -m penstock_worker.native.build")
-    return Computation(torch.bfloat16, kernels=kernels, threads=threads)
+    return ExecutionConfig(torch.bfloat16, kernels=kernels, threads=threads)
 
 
 def _batch(count: int, tokens: int) -> Batch:
@@ -138,7 +131,8 @@ def _write_latent(folder: Path) -> Path:
 
 def _write_plain(folder: Path) -> Path:
     square = (HEADS * VALUE, HIDDEN)
-    attention = {f"{name}_proj": square for name in "qkv"} | {"o_proj": square[::-1]}
+    attention: dict[str, tuple[int, ...]] = {f"{name}_proj": square for name in "qkv"}
+    attention["o_proj"] = square[::-1]
     return _write(folder, attention, {"architectures": ["LlamaForCausalLM"], "head_dim": VALUE})
 
 

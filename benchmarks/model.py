@@ -5,6 +5,7 @@ as its MLP: two of them are chosen, so that a token meets as many weights.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def _tensors(experts: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
 
     def random(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * columns**-0.5
+        return torch.randn(rows, columns, generator=generator) / math.sqrt(columns)
 
     tensors = {
         "model.embed_tokens.weight": random(VOCAB, HIDDEN),

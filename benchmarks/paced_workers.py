@@ -49,12 +49,19 @@ def work(arrival: Arrival) -> float:
 
 
 @contextlib.contextmanager
-def workers(folder: Path, count: int) -> Iterator[list[WorkerProcess]]:
-    """Start workers and wait until they are ready; all prompts are computed, none is cached."""
+def workers(folder: Path, count: int, *, tell: bool = True) -> Iterator[list[WorkerProcess]]:
+    """Start workers and wait until they are ready; all prompts are computed, none is cached.
+
+    Args:
+        folder: for what they log.
+        count: of them.
+        tell: they tell what their steps cost; otherwise they say no more of it than vLLM.
+    """
     cost = f"step={CURVE.a},prefill_token={CURVE.b_p},sequence={CURVE.b_d},kv_token={CURVE.c}"
     flags = ["--served-model-name", MODEL, "--runner", "sim", "--sim-cost", cost]
     flags += ["--sim-kv-tokens", str(CURVE.kv_tokens), "--max-model-len", str(LONGEST)]
     flags += ["--max-num-batched-tokens", str(CHUNK), "--no-enable-prefix-caching"]
+    flags += [] if tell else ["--no-self-benchmark"]
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(worker(folder / f"w{n}.log", *flags)) for n in range(count)]
         for one in found:

@@ -137,7 +137,7 @@ def python_of(name: str) -> str:
     if not done.exists():
         sys.stderr.write(f"Installing {' '.join(peer.requirements)} into {folder}\n")
         venv.create(folder, with_pip=True, clear=True)
-        pip = [python, "-m", "pip", "--quiet"]
+        pip: list[str | Path] = [python, "-m", "pip", "--quiet"]
         subprocess.run([*pip, "install", *peer.requirements], check=True, stdout=sys.stderr)
         if peer.unwanted:
             remove = [*pip, "uninstall", "--yes", *peer.unwanted]

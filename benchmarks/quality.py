@@ -23,7 +23,7 @@ from penstock_worker.attention.interface import Sequence
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Batch, Model
-from penstock_worker.model.loading import Computation, load_model
+from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.native import build
 
 EXAMPLE = ROOT / "examples" / "model"
@@ -53,7 +53,7 @@ def main() -> None:
     windows = list(_windows())[: 20 if options.quick else None]
     exact = None
     for method, (dtype, quantization) in METHODS.items():
-        how = Computation(dtype, quantization, kernels, os.cpu_count() or 1)
+        how = ExecutionConfig(dtype, quantization, kernels, os.cpu_count() or 1)
         model = _load(how)
         with torch.inference_mode():
             perplexity, scored = _score(model, windows)
@@ -81,7 +81,7 @@ def main() -> None:
 def _windows() -> Iterator[tuple[list[int], list[int]]]:
     """Yield what is read and what should have been predicted, a token later, for each window."""
     tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
-    begin = tokenizer.token_to_id("<|bos|>")
+    (begin,) = tokenizer.encode("<|bos|>", add_special_tokens=False).ids
     text = Path(EXAMPLE / "heldout.txt").read_text(encoding="utf-8")
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     for start in range(0, len(ids), WINDOW - 1):
@@ -89,17 +89,9 @@ def _windows() -> Iterator[tuple[list[int], list[int]]]:
         yield [begin, *wanted[:-1]], wanted
 
 
-def _load(how: Computation) -> Model:
+def _load(how: ExecutionConfig) -> Model:
     config = read_config(EXAMPLE)
-    pool = KVPool(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        num_blocks=BLOCKS * DECODED,
-        block_size=BLOCK_SIZE,
-        dtype=how.dtype,
-        latent_rank=config.latent_rank,
-    )
+    pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.dtype)
     return load_model(EXAMPLE, config, pool, WINDOW, how)
 
 

@@ -1,8 +1,9 @@
-"""What guessing by prompt look-up gains: output tokens per second with it, and without.
+"""What guessing gains, by prompt look-up and by a draft model: tokens per second with and without.
 
 The example model goes on with three texts, from new (prose it never saw, of which a small model
-soon repeats itself) to a list that is the same over and over; one request at a time, then eight.
-Decoding only, greedy; the run fails unless both give the same tokens.
+soon repeats itself) to a list that is the same over and over; one request at a time, four, eight.
+Decoding only, greedy; the run fails unless all give the same tokens. The draft has a
+fourteenth of the example model's parameters: `examples/model/distil.py` trained it.
 
     python benchmarks/speculation.py [--quick]
 """
@@ -10,6 +11,7 @@ Decoding only, greedy; the run fails unless both give the same tokens.
 import argparse
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from report import ROOT, line, tell
@@ -24,7 +26,7 @@ EXAMPLE = ROOT / "examples" / "model"
 TOKENS = 256
 GREEDY = Sampling(temperature=0.0)
 
-TEXTS = {
+TEXTS: dict[str, str | Path] = {
     "prose": EXAMPLE / "heldout.txt",
     "code": Path(__file__),
     "list": "name: a\nvalue: 1\nunit: m\n\n" * 12,
@@ -39,45 +41,54 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     quick = parser.parse_args().quick
     tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
-    engines = {
-        method: build_engine(EngineConfig(model=str(EXAMPLE), speculative=method))[0]
-        for method in ("none", "ngram")
-    }
+    engines = {method: _engine(method) for method in ("none", "ngram", "draft")}
     for name, source in TEXTS.items():
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         prompt = tokenizer.encode(text[:1600]).ids
-        for concurrency in (1, 8):
+        for concurrency in (1, 4, 8):
             _compare(engines, f"{name}, {concurrency}", prompt, concurrency, 1 if quick else 5)
+
+
+def _engine(method: str) -> Engine:
+    settings = EngineConfig(
+        model=str(EXAMPLE),
+        speculative=method,
+        speculative_model=str(EXAMPLE / "draft") if method == "draft" else "",
+        self_benchmark=True,
+    )
+    return build_engine(settings)[0]
 
 
 def _compare(
     engines: dict[str, Engine], case: str, prompt: list[int], concurrency: int, rounds: int
 ) -> None:
-    """Interleave both, so that what else the machine does falls on both."""
+    """Interleave all, so that what else the machine does falls on all."""
     best = dict.fromkeys(engines, 0.0)
     tokens: dict[str, dict[str, list[int]]] = {}
-    guessed = right = 0
+    guessed, right = Counter[str](), Counter[str]()
     for _ in range(rounds):
         for method, engine in engines.items():
             speed, batches = _run(engine, prompt, concurrency)
             best[method] = max(best[method], speed)
             tokens[method] = _tokens(batches)
             drafted = [batch.stats.drafted for batch in batches if batch.stats.drafted]
-            guessed += sum(one.tokens for one in drafted)
-            right += sum(sum(one.accepted) for one in drafted)
-    if tokens["none"] != tokens["ngram"]:
-        sys.exit(f"{case}: guessing changed the output")
-    figure = line(
-        "speculation",
-        "decoded_tokens_per_second",
-        case,
-        "tokens/s",
-        best["ngram"],
-        peer="none",
-        peer_value=best["none"],
-        accepted=round(right / max(1, guessed), 3),
-    )
-    tell(figure, keep=rounds > 1)
+            guessed[method] += sum(one.tokens for one in drafted)
+            right[method] += sum(sum(one.accepted) for one in drafted)
+    for method in ("ngram", "draft"):
+        if tokens["none"] != tokens[method]:
+            sys.exit(f"{case}: guessing by {method} changed the output")
+        figure = line(
+            "speculation",
+            "decoded_tokens_per_second",
+            f"{method}, {case}",
+            "tokens/s",
+            best[method],
+            peer="none",
+            peer_value=best["none"],
+            accepted=round(right[method] / max(1, guessed[method]), 3),
+            guessed=guessed[method],
+        )
+        tell(figure, keep=rounds > 1)
 
 
 def _run(engine: Engine, prompt: list[int], concurrency: int) -> tuple[float, list[Batch]]:

@@ -72,7 +72,7 @@ def vllm(cache: str) -> float:
     }
     # `vllm serve` looks for a distribution called vllm, which the CPU's is not.
     server = "vllm.entrypoints.openai.api_server"
-    command = [python, "-m", server, "--model", ROOT / "examples" / "model"]
+    command: list[str | Path] = [python, "-m", server, "--model", ROOT / "examples" / "model"]
     began = time.monotonic()
     with subprocess.Popen(
         [*command, "--served-model-name", "pydoc", "--port", str(port), "--dtype", "float32"],
@@ -89,7 +89,7 @@ def vllm(cache: str) -> float:
 def worker() -> float:
     """Return the seconds from exec of a worker to its first token."""
     port = free_port()
-    command = [BIN / "penstock-worker", "--model", ROOT / "examples" / "model"]
+    command: list[str | Path] = [BIN / "penstock-worker", "--model", ROOT / "examples" / "model"]
     began = time.monotonic()
     with subprocess.Popen(
         [*command, "--served-model-name", "pydoc", "--port", str(port), "--log-level", "error"]

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import httpx
 from model import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, make_model
@@ -154,7 +155,7 @@ def _tell(options: argparse.Namespace, name: str, run: Run, without: Run) -> Non
         f"memory, {options.clients} clients"
     )
     ours, theirs = run.first_tokens, without.first_tokens
-    more = {
+    more: dict[str, Any] = {
         "stored_mb": round(run.stored / 1e6, 1),
         "loaded_mb": round(run.loaded / 1e6, 1),
         "load_mb_per_second": round(run.loaded / run.load_seconds / 1e6) if run.loaded else None,
@@ -171,8 +172,10 @@ def _tell(options: argparse.Namespace, name: str, run: Run, without: Run) -> Non
         ("cached_share", case, "1", run.cached, without.cached),
     ]
     for metric, what, unit, value, other in rows:
-        peer = {} if run is without else {"peer": "no tier", "peer_value": other}
-        tell(line("tiers", metric, what, unit, value, **peer, **more), keep=not options.quick)
+        alone = run is without
+        peer, peer_value = (None, None) if alone else ("no tier", other)
+        figure = line("tiers", metric, what, unit, value, peer=peer, peer_value=peer_value, **more)
+        tell(figure, keep=not options.quick)
 
 
 def _p90(values: list[float]) -> float:

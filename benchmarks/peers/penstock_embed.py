@@ -9,6 +9,11 @@ from vectors import Embed, serve
 
 def load() -> Embed:
     """Load the model as a worker does."""
+    import os
+
+    from penstock_worker.openmp import wait_asleep
+
+    wait_asleep(os.environ)
     import numpy
 
     from penstock_worker.engine_config import EngineConfig
@@ -19,7 +24,11 @@ def load() -> Embed:
     asked = json.loads(sys.argv[1])
     engine, _ = build_pooling_engine(
         EngineConfig(
-            model=asked["model"], task="Embed", dtype=asked["dtype"], threads=asked["threads"]
+            model=asked["model"],
+            task="Embed",
+            dtype=asked["dtype"],
+            threads=asked["threads"],
+            kernels=asked.get("kernels", "auto"),
         )
     )
     tokenizer = Tokenizer(Path(asked["model"]))
@@ -33,7 +42,10 @@ def load() -> Embed:
                 found |= output.vectors
         return [numpy.frombuffer(found[n], "<f4").tolist() for n in range(len(texts))]
 
-    return embed
+    def one_by_one(texts: list[str]) -> list[list[float]]:
+        return [vector for text in texts for vector in embed([text])]
+
+    return one_by_one if asked.get("one_by_one") else embed
 
 
 if __name__ == "__main__":

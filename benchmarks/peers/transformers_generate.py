@@ -26,7 +26,8 @@ def load() -> Generate:
             do_sample=False,
             pad_token_id=0,
         )
-        return found[:, ids.shape[1] :].tolist()
+        answers: list[list[int]] = found[:, ids.shape[1] :].tolist()
+        return answers
 
     return generate
 

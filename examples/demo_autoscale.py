@@ -25,8 +25,13 @@ from openai import AsyncOpenAI, OpenAIError
 
 HERE = Path(__file__).parent
 NAME = "ramp"
-RAMP = ((0.1, 20), (0.3, 20), (0.6, 20), (0.9, 40), (0.3, 20), (0.0, 120))
-"""(work that arrives, in workers: L = λ·w; for so many seconds)"""
+RISING = (0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8)
+"""Work that arrives, in workers, L = λ·w, by what the worker measured when it started: it may be
+faster now, so the load rises until the pool does."""
+STEP = 20.0
+"""Seconds that each load lasts."""
+FALLING = ((0.3, STEP), (0.0, 120.0))
+"""(work, for so many seconds)"""
 TOKENS = 160
 PROMPT = "A list is a sequence. " * 8
 
@@ -42,6 +47,11 @@ class History:
     rates: list[tuple[float, float]] = field(default_factory=list)
     sizes: list[tuple[float, int, int]] = field(default_factory=list)
     """(time, wanted, ready)"""
+
+    @property
+    def grown(self) -> bool:
+        """Whether more than one worker was asked for."""
+        return any(wanted > 1 for _, wanted, _ in self.sizes)
 
     @property
     def now(self) -> float:
@@ -60,7 +70,8 @@ def main() -> None:
         penstock("up", str(HERE / "autoscaling.yaml"), "--detach", "--port", str(port))
         try:
             history = asyncio.run(demonstrate(port))
-            shutil.copy(Path(home) / "autoscaling" / f"{NAME}.jsonl", output / "decisions.jsonl")
+            for decisions in (Path(home) / "autoscaling").glob(f"{NAME}.jsonl"):
+                shutil.copy(decisions, output / "decisions.jsonl")
         finally:
             step("Shut down", "penstock down")
             penstock("down")
@@ -105,7 +116,8 @@ async def send(client: AsyncOpenAI, history: History, work: float) -> None:
     """Send requests at the ramp's rates (Poisson, fixed seed), and wait for every answer."""
     chance = random.Random(7)
     async with asyncio.TaskGroup() as tasks:
-        for load, seconds in RAMP:
+
+        async def last(load: float, seconds: float) -> None:
             rate = load / work
             history.rates.append((history.now, rate))
             print(f"\n{BOLD}{rate:.1f} requests per second{PLAIN}, L = {load:g}", flush=True)
@@ -115,6 +127,14 @@ async def send(client: AsyncOpenAI, history: History, work: float) -> None:
                 tasks.create_task(ask(client, history, history.sent))
                 history.sent += 1
             await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+        for load in RISING:
+            await last(load, STEP)
+            if history.grown:
+                await last(load, STEP)
+                break
+        for load, seconds in FALLING:
+            await last(load, seconds)
     history.rates.append((history.now, 0))
 
 
@@ -186,7 +206,9 @@ def conclude(history: History, output: Path) -> None:
           f"{len(history.lost)} lost; workers 1 to {most} and back to {last}")  # fmt: skip
     print(f"picture: {output / 'ramp.png'}, decisions: {output / 'decisions.jsonl'}")
     if history.lost or most < 2 or last != 1:
-        sys.exit("the demo failed: " + (history.lost[0] if history.lost else "no growth or return"))
+        followed = "no growth or return; was the machine busy when the ramp was measured?"
+        why = history.lost[0] if history.lost else followed
+        sys.exit(f"the demo failed: {why}")
 
 
 if __name__ == "__main__":

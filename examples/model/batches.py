@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from questions import Pair, balance, converse
 from tokenizers import Tokenizer
 from torch import Tensor
-from vocabulary import ASSISTANT, BOS, END, PAD, SYSTEM, USER
+from vocabulary import ASSISTANT, BOS, END, PAD, SYSTEM, USER, token_id
 
 Batch = tuple[Tensor, Tensor]
 Tokens = NDArray[np.int64]
@@ -27,7 +27,7 @@ _POOL = 8
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Tokens:
     """Return all documents as one stream, each ended by the end-of-turn token."""
-    end = tokenizer.token_to_id(END)
+    end = token_id(tokenizer, END)
     encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
     return np.concatenate([np.array([*item.ids, end], dtype=np.int64) for item in encoded])
 
@@ -69,8 +69,7 @@ class Conversations:
         self._cumulative = balance(pairs)
         self._random = random.Random(seed)
         self._id = {
-            token: tokenizer.token_to_id(token)
-            for token in (BOS, END, PAD, SYSTEM, USER, ASSISTANT)
+            token: token_id(tokenizer, token) for token in (BOS, END, PAD, SYSTEM, USER, ASSISTANT)
         }
 
     def batches(self, rows: int) -> Iterator[Batch]:

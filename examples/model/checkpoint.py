@@ -10,13 +10,13 @@ import torch
 from llama import Llama, LlamaConfig
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from vocabulary import BOS, END, PAD, save_tokenizer
+from vocabulary import BOS, END, PAD, save_tokenizer, token_id
 
 
 def save_checkpoint(folder: Path, model: Llama, tokenizer: Tokenizer) -> None:
     """Write weights, shape, generation defaults and tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    bos, end, pad = (tokenizer.token_to_id(token) for token in (BOS, END, PAD))
+    bos, end, pad = (token_id(tokenizer, token) for token in (BOS, END, PAD))
     config = model.model.config
     _write_json(folder / "config.json", config.to_json(bos, end, pad))
     _write_json(

@@ -15,7 +15,7 @@ import torch
 from checkpoint import load_checkpoint
 from llama import Llama
 from tokenizers import Tokenizer
-from vocabulary import ASSISTANT, BOS, END, USER
+from vocabulary import ASSISTANT, BOS, END, USER, token_id
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ def measure(model: Llama, tokenizer: Tokenizer, text: str, window: int = 1024) -
     No window sees the one before it, which makes the number a little worse than a sliding window
     would, and simple enough for any engine to repeat.
     """
-    bos = tokenizer.token_to_id(BOS)
+    bos = token_id(tokenizer, BOS)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     total = 0.0
     for start in range(0, len(ids), window - 1):
@@ -51,7 +51,7 @@ def measure(model: Llama, tokenizer: Tokenizer, text: str, window: int = 1024) -
 @torch.inference_mode()
 def answer(model: Llama, tokenizer: Tokenizer, question: str, limit: int = 160) -> str:
     """Return the greedy answer; one that does not end by itself is marked."""
-    end = tokenizer.token_to_id(END)
+    end = token_id(tokenizer, END)
     prompt = f"{BOS}{USER}{question}{END}{ASSISTANT}"
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     start = len(ids)

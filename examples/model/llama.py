@@ -136,6 +136,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Embeddings, layers and the last norm: what the checkpoint calls `model`."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config

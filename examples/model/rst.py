@@ -60,6 +60,8 @@ _VERSION = {
     "deprecated": "Deprecated since version {}",
     "deprecated-removed": "Deprecated since version {}",
 }
+UNQUALIFIED = ("cmdoption", "option", "opcode", "envvar", "pdbcommand", "describe", "object")
+"""Entries whose names belong to no module or class."""
 ENTRIES = {
     "function",
     "class",
@@ -81,13 +83,7 @@ ENTRIES = {
     "c:member",
     "c:var",
     "c:struct",
-    "cmdoption",
-    "option",
-    "opcode",
-    "envvar",
-    "pdbcommand",
-    "describe",
-    "object",
+    *UNQUALIFIED,
     "decoratormethod",
     "py:function",
     "py:method",
@@ -283,15 +279,7 @@ class Parser:
 
     def _qualify(self, name: str, signature: str) -> str:
         """Put the module or class in front of a signature, as the rendered page does."""
-        if name.startswith("c:") or name in {
-            "cmdoption",
-            "option",
-            "opcode",
-            "envvar",
-            "pdbcommand",
-            "describe",
-            "object",
-        }:
+        if name.startswith("c:") or name in UNQUALIFIED:
             return signature
         own = signature.split("(")[0]
         if self.owner:

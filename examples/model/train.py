@@ -20,7 +20,7 @@ from corpus import load
 from evaluate import answer, measure
 from llama import Llama, LlamaConfig
 from source import default_cache, find_sources
-from vocabulary import BOS, train_tokenizer
+from vocabulary import BOS, token_id, train_tokenizer
 
 HERE = Path(__file__).parent
 
@@ -122,7 +122,7 @@ def main() -> None:
 
     model = Llama(config)
     used = optimizers(model)
-    windows = TextWindows(stream, tokenizer.token_to_id(BOS), options.seed)
+    windows = TextWindows(stream, token_id(tokenizer, BOS), options.seed)
     chats = {
         rows: Conversations(tokenizer, corpus.pairs, options.seed + rows).batches(rows)
         for _, rows in CHAT_ROWS

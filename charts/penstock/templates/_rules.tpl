@@ -21,8 +21,8 @@
   resources: [services, serviceaccounts]
   verbs: [list, watch, create, patch]
 - apiGroups: [""]
-  resources: [pods]
-  verbs: [list, watch, patch]
+  resources: [pods]  # created and deleted: those beside a worker that spans nodes
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch]

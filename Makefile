@@ -105,6 +105,10 @@ lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with ha
 e2e: $(VENV)/.installed tools  ## Install the chart in a real cluster and use it (minutes; see hack/e2e.sh)
 	@PYTHON=$(BIN)/python hack/e2e.sh
 
+.PHONY: test-vllm
+test-vllm: $(VENV)/.installed  ## Test a real vLLM behind the gateway: PENSTOCK_TEST_VLLM names its Python (ten minutes)
+	@$(BIN)/pytest tests/e2e/test_real_vllm.py tests/e2e/test_real_vllm_scaling.py tests/e2e/test_real_vllm_nodes.py
+
 .PHONY: kind-e2e
 kind-e2e: $(VENV)/.installed tools  ## The same in a kind cluster of its own (needs docker and kind)
 	@PYTHON=$(BIN)/python hack/kind-e2e.sh

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Pool
-from penstock_contract.api.engine import Engine
+from penstock_contract.api.engine import Engine, Speculative
 from penstock_contract.api.pool import Scaling
 from penstock_contract.generate import generated
 from penstock_contract.schema import Untranslatable, structural
@@ -201,6 +201,13 @@ spec:
   rollout: {maxSurge: 1, maxUnavailable: 0, canary: {weight: 10, pause: 5m}}
   drain: {timeout: 120s}
 """
+
+
+@pytest.mark.parametrize("method", ["none", "ngram", "draft", "eagle", "eagle3", "mtp"])
+def test_who_needs_a_draft_has_one_and_others_have_none(method: str) -> None:
+    needs = method in ("draft", "eagle", "eagle3")
+    assert holds(Speculative, method=method) is not needs
+    assert holds(Speculative, method=method, draft={"uri": "hf://org/small"}) is needs
 
 
 @pytest.mark.parametrize("task", ["Embed", "Score"])

@@ -70,11 +70,10 @@ def test_workers_that_only_compute_prompts_have_no_draft() -> None:
 @pytest.mark.parametrize(
     ("pool", "engine"),
     [
-        ({}, {"type": "VLLM"}),
         ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, {}),
         ({"parallelism": {"tensor": 2}}, {}),
     ],
-    ids=["vllm", "gpu", "tensor"],
+    ids=["gpu", "tensor"],
 )
 def test_where_no_draft_can_guess_it_is_refused_by_name(
     pool: dict[str, Any], engine: dict[str, Any]
@@ -82,6 +81,28 @@ def test_where_no_draft_can_guess_it_is_refused_by_name(
     with pytest.raises(Unsupported) as refused:
         pods(guessing({"name": "p", "replicas": 1, **pool}, **engine))
     assert refused.value.field == "spec.engine.speculative.method"
+
+
+@pytest.mark.parametrize("method", ["eagle", "eagle3", "mtp"])
+def test_heads_that_only_vllm_computes_are_refused_by_name(method: str) -> None:
+    draft = {} if method == "mtp" else {"draft": {"uri": "hf://org/head"}}
+    wanted = deployment(engine={"speculative": {"method": method, **draft}})
+    with pytest.raises(Unsupported, match=r"engine\.type VLLM") as refused:
+        pods(wanted)
+    assert refused.value.field == "spec.engine.speculative.method"
+
+
+def test_a_head_has_no_tokenizer_and_is_no_model(tmp_path: Path) -> None:
+    for folder in ("model", "head"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").touch()
+    draft = {"uri": f"file://{tmp_path}/head"}
+    speculative = {"method": "eagle3", "draft": draft}
+    model = {"uri": f"file://{tmp_path}/model"}
+    wanted = deployment(model=model, engine={"type": "VLLM", "speculative": speculative})
+    assert missing_model(wanted) == ""
+    (tmp_path / "head" / "config.json").unlink()
+    assert "(missing: config.json)" in missing_model(wanted)
 
 
 def test_a_draft_that_is_not_on_this_machine_is_told(tmp_path: Path) -> None:
@@ -112,5 +133,5 @@ def test_a_method_without_its_draft_is_refused(tmp_path: Path) -> None:
         "spec:\n  model: {uri: 'file://./model'}\n  pools: [{name: default, replicas: 1}]\n"
         "  engine: {speculative: {method: draft}}\n"
     )
-    with pytest.raises(UserError, match="method draft needs a draft"):
+    with pytest.raises(UserError, match="methods draft, eagle and eagle3 need a draft"):
         read_manifest(manifest)

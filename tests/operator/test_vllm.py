@@ -34,6 +34,29 @@ def test_speculation_is_asked_for_as_vllm_spells_it() -> None:
     assert "--speculative-config" not in container()["args"]
 
 
+@pytest.mark.parametrize(
+    ("method", "spelled"),
+    [("draft", "draft_model"), ("eagle", "eagle"), ("eagle3", "eagle3"), ("mtp", "mtp")],
+)
+def test_models_and_heads_that_guess_are_named_as_vllm_spells_it(method: str, spelled: str) -> None:
+    draft = {} if method == "mtp" else {"draft": {"uri": "hf://org/head"}}
+    speculative = {"method": method, "numTokens": 3, **draft}
+    infd = deployment(engine={"type": "VLLM", "speculative": speculative})
+    pod = workload(infd, plan(infd, {}).pools[0], Settings(), 1)["spec"]["template"]["spec"]
+    arguments = pod["containers"][0]["args"]
+    config = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    folder = {"model": "/draft/hf/org/head@main"} if draft else {}
+    assert config == {"method": spelled, "num_speculative_tokens": 3, **folder}
+    fetched = [one["args"][0] for one in pod.get("initContainers", [])]
+    assert ("hf://org/head" in fetched) == bool(draft)
+
+
+def test_a_draft_that_is_to_be_quantised_is_refused() -> None:
+    draft = {"uri": "hf://org/small", "weights": "int8"}
+    with pytest.raises(Unsupported, match=r"speculative\.draft\.weights: .*use none"):
+        container(speculative={"method": "draft", "draft": draft})
+
+
 def test_adapters_are_named_as_vllm_spells_it_and_mixed_in_a_batch() -> None:
     adapters = [{"name": n, "uri": f"pvc://adapters/{n}"} for n in ("sql", "org/law")]
     infd = deployment(engine={"type": "VLLM"}, model={"uri": "pvc://m", "adapters": adapters})

@@ -58,18 +58,32 @@ class Quantization(ApiModel):
 
 class SpeculativeMethod(StrEnum):
     """How draft tokens are proposed; ngram looks up how the text went on before, draft asks a
-    smaller model."""
+    smaller model, eagle and eagle3 a head that was trained on the model's states, mtp the heads in
+    the model's own checkpoint."""
 
     NONE = "none"
     NGRAM = "ngram"
     DRAFT = "draft"
+    EAGLE = "eagle"
+    EAGLE3 = "eagle3"
+    MTP = "mtp"
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it needs a checkpoint that is no model by itself."""
+        return self in (SpeculativeMethod.EAGLE, SpeculativeMethod.EAGLE3)
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether it needs a checkpoint beside the model's."""
+        return self is SpeculativeMethod.DRAFT or self.is_head
 
 
 class Draft(ApiModel):
-    """A smaller model with the same tokenizer, which guesses what the model will say."""
+    """What guesses what the model will say: a smaller model with the same tokenizer, or a head."""
 
     uri: ModelUri
-    """Where the draft comes from, as for a model."""
+    """Where it comes from, as for a model."""
     revision: Annotated[str, Field(max_length=253)] = "main"
     """Branch, tag or commit."""
     weights: WeightQuantization = WeightQuantization.NONE
@@ -81,15 +95,15 @@ class Speculative(ApiModel):
 
     model_config = rules(
         (
-            "(self.method == 'draft') == has(self.draft)",
-            "method draft needs a draft, and other methods have none",
+            "(self.method in ['draft', 'eagle', 'eagle3']) == has(self.draft)",
+            "methods draft, eagle and eagle3 need a draft, and others have none",
         ),
     )
 
     method: SpeculativeMethod = SpeculativeMethod.NONE
     """Proposer of draft tokens."""
     draft: Draft | None = None
-    """The model that guesses, with method draft."""
+    """The model or head that guesses, with methods draft, eagle and eagle3."""
     num_tokens: Annotated[int, Field(ge=1, le=32)] = 4
     """Draft tokens per step, at most."""
 

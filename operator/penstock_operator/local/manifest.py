@@ -17,7 +17,8 @@ from penstock_operator.plan import plan
 from penstock_operator.validation import InvalidManifest, load_manifests
 
 FILE = "file://"
-_OWN = ("config.json", "tokenizer.json", "*.safetensors")
+TOKENIZER = "tokenizer.json"
+_OWN = ("config.json", TOKENIZER, "*.safetensors")
 """Files that our engine cannot do without."""
 
 
@@ -174,8 +175,10 @@ def missing_model(deployment: InferenceDeployment) -> str:
                 f"spec.model.adapters[{index}].uri: there is no adapter in {path} (a folder with "
                 "adapter_config.json and adapter_model.safetensors is expected)"
             )
+    head = deployment.spec.engine.speculative.method.is_head
     for draft in wanted_draft(deployment):
-        if missing := [file for file in _OWN if not any(Path(draft.rest).glob(file))]:
+        needed = [file for file in _needed(deployment) if not head or file != TOKENIZER]
+        if missing := [file for file in needed if not any(Path(draft.rest).glob(file))]:
             return f"{FIELD}.uri: there is no model in {draft.rest} (missing: {', '.join(missing)})"
     return ""
 

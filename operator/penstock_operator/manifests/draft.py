@@ -1,4 +1,4 @@
-"""How a draft model gets into a pod: as the model does, into a folder of its own.
+"""How a draft model or head gets into a pod: as the model does, into a folder of its own.
 
 Workers that only compute prompts guess nothing, and have none.
 """

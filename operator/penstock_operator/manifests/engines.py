@@ -65,10 +65,10 @@ def engine_container(
         path: where the model lies.
         settings: of the installation.
         adapters: where each lies, by its name.
-        draft: where the draft model lies; empty without one.
+        draft: where the draft model or head lies; empty without one.
     """
     if deployment.spec.engine.type is EngineType.VLLM:
-        return _vllm(deployment, pool, path, settings, adapters)
+        return _vllm(deployment, pool, path, settings, adapters, draft)
     gpus = pool.spec.resources.gpus
     default = settings.worker_gpu_image if gpus else settings.worker_image
     return EngineContainer(
@@ -184,6 +184,7 @@ def _vllm(
     path: str,
     settings: Settings,
     adapters: Mapping[str, str],
+    draft: str,
 ) -> EngineContainer:
     engine = deployment.spec.engine
     names = (deployment.served_name, *deployment.spec.model.aliases)
@@ -200,7 +201,7 @@ def _vllm(
             *_parallelism(pool.spec.parallelism),
             *_block_size(engine),
             *_limits(deployment),
-            *_speculation(engine),
+            *_speculation(engine, draft),
             *_lora(adapters),
             # How much of a prompt was cached is told only on demand; routing goes by it.
             "--enable-prompt-tokens-details",
@@ -236,11 +237,15 @@ def _block_size(engine: Engine) -> list[str]:
     return ["--block-size", str(engine.block_size)]
 
 
-def _speculation(engine: Engine) -> list[str]:
+def _speculation(engine: Engine, draft: str) -> list[str]:
+    """By itself vLLM goes by the name of the draft's folder; so the method is always said."""
     wanted = engine.speculative
-    if wanted.method is SpeculativeMethod.NONE:
+    if wanted.method is SpeculativeMethod.NONE or (wanted.draft is not None and not draft):
         return []
-    config = {"method": str(wanted.method), "num_speculative_tokens": wanted.num_tokens}
+    method = "draft_model" if wanted.method is SpeculativeMethod.DRAFT else str(wanted.method)
+    config: Object = {"method": method, "num_speculative_tokens": wanted.num_tokens}
+    if draft:
+        config["model"] = draft
     return ["--speculative-config", json.dumps(config)]
 
 

@@ -107,9 +107,13 @@ def _tiers(asked: _Asked) -> Refusals:
 
 def _speculation(asked: _Asked) -> Refusals:
     field = "spec.engine.speculative.method"
-    draft = asked.engine.speculative.method is SpeculativeMethod.DRAFT
-    own = "with vLLM use ngram, or --speculative-config in spec.engine.extraArgs"
-    yield not asked.ours and draft, field, own
+    wanted = asked.engine.speculative
+    ready_made = wanted.draft is not None and wanted.draft.weights is not WeightQuantization.NONE
+    none = "vLLM reads drafts that are quantised already: use none"
+    yield not asked.ours and ready_made, "spec.engine.speculative.draft.weights", none
+    vllm = wanted.method.is_head or wanted.method is SpeculativeMethod.MTP
+    yield asked.ours and vllm, field, "use ngram, draft or none, or engine.type VLLM"
+    draft = asked.ours and wanted.method.has_draft
     on_cpus = "drafts are computed on CPUs: use ngram or none where a pool has GPUs"
     yield bool(asked.gpus) and draft, field, on_cpus
     alone = "use ngram or none with parallelism.tensor above 1"

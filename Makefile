@@ -84,10 +84,10 @@ generate: $(VENV)/.installed  ## Write crds/ and docs/reference/ from the contra
 .PHONY: lock
 lock: $(VENV)/.installed  ## Lock the dependencies of CI and the images, with hashes
 	@$(BIN)/pip install --quiet uv
-	@for extra in operator "gateway --extra tracing" worker; do \
+	@for extra in operator "gateway --extra tracing --extra endpoint-picker" worker; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-package torch --no-header --quiet --output-file requirements/$${extra%% *}.txt || exit 1; done
-	@$(BIN)/uv pip compile pyproject.toml $(foreach extra,operator gateway worker tracing plots dev,--extra $(extra)) \
+	@$(BIN)/uv pip compile pyproject.toml $(foreach extra,operator gateway endpoint-picker worker tracing plots dev,--extra $(extra)) \
 	  --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-package torch --no-header --quiet --output-file requirements/dev.txt
 	@$(BIN)/uv pip compile pyproject.toml --extra triton --universal --python-version 3.11 --generate-hashes \

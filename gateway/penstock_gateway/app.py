@@ -14,6 +14,7 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
 from penstock_contract.tasks import GENERATION, POOLING_PATHS
+from penstock_gateway import model_list
 from penstock_gateway.completions import DIALECTS, bug
 from penstock_gateway.introspection import Introspection
 from penstock_gateway.relay.relay import Relay
@@ -67,17 +68,16 @@ def _model_routes(app: FastAPI, relay: Relay) -> None:
         models = relay.directory().served
         return {name: model for name, model in models.items() if tenant.may_use(name, model)}
 
-    @app.get("/v1/models")
+    @app.get(model_list.PATH)
     async def models(request: Request) -> Response:
-        found = [_model(name, model) for name, model in served(request).items()]
-        return _json({"object": "list", "data": found})
+        return _json(model_list.listed(served(request)))
 
-    @app.get("/v1/models/{name:path}")
+    @app.get(model_list.PATH + "/{name:path}")
     async def model(name: str, request: Request) -> Response:
         found = served(request).get(name)
         if found is None:
             raise model_not_found(name)
-        return _json(_model(name, found))
+        return _json(model_list.card(name, found))
 
 
 def _batch_routes(app: FastAPI, relay: Relay, service: "BatchService | None") -> None:
@@ -161,13 +161,6 @@ def _error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> Response:
         return _refusal(bug(error), request)
-
-
-def _model(name: str, model: FleetModel) -> dict[str, object]:
-    found = {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
-    if model.task.is_pooling:
-        found["task"] = model.task.lower()
-    return {**found, "parent": model.name} if name in model.adapters else found
 
 
 def _key(request: Request) -> str:

@@ -40,6 +40,7 @@ class StubWorker:
     """What it says when scraped; nothing is 404."""
     scrapes: int = 0
     port: int = 0
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _tired_of: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
@@ -50,6 +51,12 @@ class StubWorker:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close all connections, in the middle of whatever they carry."""
+        for writer in self._open:
+            writer.close()
 
     @property
     def url(self) -> str:
@@ -61,12 +68,14 @@ class StubWorker:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
         try:
             while await self._request(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self._open.discard(writer)
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -82,12 +91,7 @@ class StubWorker:
             writer.write(_head(status, "text/plain", f"content-length: {len(text)}") + text)
             await writer.drain()
             return True
-        length = next(
-            int(line.split(b":")[1])
-            for line in head.lower().split(b"\r\n")
-            if line.startswith(b"content-length:")
-        )
-        self.seen.append(Seen(head, await reader.readexactly(length)))
+        self.seen.append(Seen(head, await _body(head, reader)))
         return bool(await getattr(self, f"_{self.script}")(reader, writer))
 
     async def _json(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -301,6 +305,18 @@ class StubWorker:
             writer.write(_chunk(b'data: {"x":"' + b"x" * 65_000 + b'"}\n\n'))
             await writer.drain()
             self.sent += 65_000
+
+
+async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
+    lines = head.lower().split(b"\r\n")
+    if b"transfer-encoding: chunked" not in lines:
+        length = next(line for line in lines if line.startswith(b"content-length:"))
+        return await reader.readexactly(int(length.split(b":")[1]))
+    found = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        found += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return found
 
 
 def _head(status: int, content_type: str, framing: str) -> bytes:

@@ -16,13 +16,28 @@ _AFFINITY: Final = headers.SESSION_AFFINITY.encode()
 
 def prompt_of(call: Call, parsed: ParsedRequest, model: FleetModel, tenant: Tenant) -> Prompt:
     """Return what routing knows of a request; tenants and adapters never share a prefix."""
-    whose = f"{model.deployment}\0{tenant.salt}"
+    return routed_prompt(parsed, model, tenant.salt, call.header(_AFFINITY), call.path)
+
+
+def routed_prompt(
+    parsed: ParsedRequest, model: FleetModel, salt: str, session: str, path: str
+) -> Prompt:
+    """Return what routing knows of a request.
+
+    Args:
+        parsed: its body.
+        model: that it names.
+        salt: of whoever asks.
+        session: that it says it belongs to; may be empty.
+        path: of it.
+    """
+    whose = f"{model.deployment}\0{salt}"
     if parsed.model in model.adapters:
         whose += f"\0{parsed.model}"
     return Prompt(
         prefix_keys(parsed.prompt, whose.encode()),
         parsed.size,
-        call.header(_AFFINITY) or None,
+        session or None,
         # Vectors and scores are there when their inputs are computed, as first tokens are.
-        parsed.stream or call.path in POOLING_PATHS,
+        parsed.stream or path in POOLING_PATHS,
     )

@@ -177,6 +177,20 @@ class Router:
         self._learn(load, observation_of(ticket, now, usage))
         return None if usage.cached is None else Prediction(ticket.choice.matched, usage.cached)
 
+    def told(self, ticket: Ticket, usage: PromptUsage) -> Prediction | None:
+        """The end of a stream says of its prompt what the beginning has not.
+
+        Returns:
+            how right the prediction was, if it says that.
+        """
+        load = self._loads.get(ticket.worker)
+        if load is None:
+            return None
+        observation = observation_of(ticket, ticket.sent, usage)
+        observation.took = None  # when the first token came, the beginning has taught
+        self._learn(load, observation)
+        return None if usage.cached is None else Prediction(ticket.choice.matched, usage.cached)
+
     def ended(
         self,
         ticket: Ticket,

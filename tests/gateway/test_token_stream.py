@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from stream_auditor import Recording, Verdict, audit
 from vllm_stand_in import CHAT, Answer, prompt_of, text_of
 
-from penstock_gateway.relay.continuable import MAX_BODY, PLAIN, plan
+from penstock_gateway.relay import token_ids
+from penstock_gateway.relay.continuable import PLAIN, Plan, plan
+from penstock_gateway.relay.outline import LONGEST_STOP, MAX_BODY, MOST_STOPS
+from penstock_gateway.relay.request import parse
 from penstock_gateway.relay.token_stream import TokenStream
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -27,8 +30,12 @@ def request(path: str, **options: Any) -> dict[str, Any]:
     return {"model": "m", "stream": True, "max_tokens": 24, **asked, **options}
 
 
+def planned(body: Any, path: str, parsers: tuple[str, ...] = ()) -> Plan | None:
+    return plan(parse(orjson.dumps(body)).outline, path, parsers)
+
+
 def opened(body: Any, path: str, parsers: tuple[str, ...] = ()) -> TokenStream:
-    found = plan(orjson.dumps(body), path, parsers)
+    found = planned(body, path, parsers)
     assert found is not None
     return TokenStream(found)
 
@@ -98,6 +105,119 @@ def test_a_stream_that_breaks_goes_on_as_if_it_had_not(
     assert stream.tokens == len(prompt_of(body)) + 24
     if not shows:
         assert b'token_ids":[' not in shown
+
+
+@st.composite
+def stop_strings(draw: st.DrawFn, path: str) -> list[str]:
+    """Return stop strings, of which most are in the answer."""
+    text = judged(b"".join(Answer(path, request(path)).events())).texts[0]
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        begin = draw(st.integers(0, len(text) - 1))
+        found.append(text[begin : begin + draw(st.integers(1, 20))])
+    return [*found, *draw(st.lists(st.text("w1€ ", min_size=1, max_size=9), max_size=1))]
+
+
+@given(st.data(), PATHS, st.sampled_from(USAGES), CUTS, st.integers(1, 3))
+def test_stop_strings_end_an_answer_where_they_would_have(
+    data: st.DataObject, path: str, usage: Any, cuts: set[int], per_event: int
+) -> None:
+    body = request(path, stream_options=usage, stop=data.draw(stop_strings(path)))
+    whole = judged(b"".join(Answer(path, body, per_event=per_event).events()))
+    stream, shown, request_body = opened(body, path), b"", orjson.dumps(body)
+    for attempt in range(3):  # the last one does not break
+        asked = json.loads(stream.asking(request_body, begun=attempt > 0))
+        answer = b"".join(
+            Answer(path, asked, request_id=str(attempt), per_event=per_event).events()
+        )
+        end = data.draw(st.integers(0, len(answer))) if attempt < 2 else len(answer)
+        shown += fed(stream, answer[:end], cuts)
+        if stream.done or stream.whole or not shown:
+            break
+        assert not stream.misread
+        if not stream.resumable:
+            return
+        stream.restart(begun=True)
+        if ids := stream.doubtful:
+            text = text_of(json.loads(b"[%b]" % ids))
+            fits = stream.settle(text.lstrip(" "))
+            assert fits is not text.endswith("\ufffd")
+            if not fits:
+                return
+    if not shown:
+        return
+    shown += b"" if stream.done else stream.ending()
+    verdict = judged(shown)
+    assert verdict.texts == whole.texts
+    assert verdict.finish_reasons == whole.finish_reasons
+    assert b'token_ids":[' not in shown
+
+
+def test_text_that_does_not_fit_what_was_shown_is_not_gone_on_with() -> None:
+    body = request(PLAIN, stop="never")
+    events = list(Answer(PLAIN, {**body, "return_token_ids": True}).events())
+    stream = broken(events[:8], body, PLAIN)
+    stream.restart(begun=True)
+    text = text_of(json.loads(b"[%b]" % stream.doubtful))
+    for wrong in (text[:-1], text + "x", text[-3:], "", text + "\ufffd"):
+        other = broken(events[:8], body, PLAIN)
+        other.restart(begun=True)
+        assert not other.settle(wrong)
+        assert not other.resumable
+    assert stream.settle(text)
+
+
+def test_an_answer_that_ends_at_once_elsewhere_shows_what_was_kept_back() -> None:
+    body = request(PLAIN, stop="never")
+    events = list(Answer(PLAIN, {**body, "return_token_ids": True}).events())
+    whole = judged(b"".join(Answer(PLAIN, body).events())).texts[0]
+    stream = broken(events[:23], body, PLAIN)
+    shown = b"".join(events[:23])
+    stream.restart(begun=True)
+    assert stream.settle(text_of(json.loads(b"[%b]" % stream.doubtful)))
+    rest = json.loads(stream.asking(orjson.dumps(body), begun=True))
+    assert rest["max_tokens"] == 1
+    shown += b"".join(map(stream.feed, Answer(PLAIN, rest).events()))
+    assert judged(shown.replace(b"cmpl-2", b"cmpl-1")).texts == {0: whole}
+
+
+@given(st.integers(1, 20), st.integers(1, 3))
+def test_places_in_the_text_go_on_where_they_were(end: int, per_event: int) -> None:
+    body = request(PLAIN, logprobs=1)
+    asked = {**body, "return_token_ids": True}
+    stream = opened(body, PLAIN)
+    events = list(Answer(PLAIN, asked, per_event=per_event).events())
+    shown = b"".join(map(stream.feed, events[:end]))
+    if not stream.done and not stream.whole:
+        if not stream.resumable:  # half a character, whose token the client has seen
+            return
+        stream.restart(begun=True)
+        if (
+            b"," in stream.doubtful
+            and text_of(json.loads(b"[%b]" % stream.doubtful))[-1] == "\ufffd"
+        ):
+            return
+        rest = json.loads(stream.asking(orjson.dumps(body), begun=True))
+        shown += b"".join(map(stream.feed, Answer(PLAIN, rest, per_event=per_event).events()))
+    whole = places(b"".join(Answer(PLAIN, body, per_event=per_event).events()))
+    found = places(shown)
+    assert found == whole[: len(found)]
+
+
+def places(stream: bytes) -> list[int]:
+    """Return where tokens begin, as the events of plain completions tell it."""
+    told = [json.loads(e)["choices"] for e in Recording(body=stream).events() if e != "[DONE]"]
+    return [at for (choice,) in told for at in choice["logprobs"]["text_offset"]]
+
+
+def test_no_more_ids_are_kept_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = request(PLAIN)
+    events = list(Answer(PLAIN, {**body, "return_token_ids": True}).events())
+    monkeypatch.setattr(token_ids, "MOST", len(prompt_of(body)) + 5)
+    assert broken(events[:5], body, PLAIN).resumable
+    stream = broken(events[:6], body, PLAIN)
+    assert not stream.resumable
+    assert stream.tokens == len(prompt_of(body)) + 6  # they count all the same
 
 
 def broken(answer: list[bytes], body: Any, path: str) -> TokenStream:
@@ -322,9 +442,9 @@ def test_an_answer_that_may_call_tools_goes_on_until_it_calls_one() -> None:
     stream.feed(text)
     assert not stream.resumable
     for parsers in ((), ("llama3_json",)):  # knows a call by how an answer begins
-        assert plan(orjson.dumps(body), CHAT, parsers) is None
+        assert planned(body, CHAT, parsers) is None
     named = {**body, "tool_choice": "required"}
-    assert plan(orjson.dumps(named), CHAT, ("hermes",)) is None
+    assert planned(named, CHAT, ("hermes",)) is None
 
 
 @pytest.mark.parametrize(
@@ -352,7 +472,8 @@ def test_a_parser_that_keeps_text_back_is_seen_by_what_its_ids_mean(text: str, w
 @pytest.mark.parametrize(
     "options",
     [
-        {"n": 2}, {"stop": ["x"]}, {"echo": True}, {"frequency_penalty": 0.5}, {"suffix": "x"},
+        {"n": 2}, {"stop": ["xx"], "min_tokens": 1}, {"stop": 1}, {"stop": [1]}, {"echo": True},
+        {"frequency_penalty": 0.5}, {"suffix": "x"},
         {"presence_penalty": -1}, {"bad_words": ["x"]}, {"use_beam_search": True},
         {"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a"}},
         {"repetition_detection": {}}, {"vllm_xargs": {"a": 1}}, {"not_known_yet": 1},
@@ -362,39 +483,41 @@ def test_a_parser_that_keeps_text_back_is_seen_by_what_its_ids_mean(text: str, w
 )  # fmt: skip
 @pytest.mark.parametrize("path", [CHAT, PLAIN])
 def test_what_must_know_the_answer_so_far_is_not_continued(path: str, options: Any) -> None:
-    assert plan(orjson.dumps(request(path, **options)), path, ()) is None
+    assert planned(request(path, **options), path) is None
 
 
 @pytest.mark.parametrize(
     ("path", "options"),
     [
-        (PLAIN, {"prompt": ["a", "b"]}), (PLAIN, {"prompt": [[1], [2]]}), (PLAIN, {"logprobs": 0}),
+        (PLAIN, {"prompt": ["a", "b"]}), (PLAIN, {"prompt": [[1], [2]]}),
+        (PLAIN, {"logprobs": 0, "stop": "xx"}), (CHAT, {"return_token_ids": True, "stop": "xx"}),
+        (CHAT, {"stop": ["x"] * (MOST_STOPS + 1)}), (PLAIN, {"stop": "x" * (LONGEST_STOP + 1)}),
         (PLAIN, {"prompt_embeds": "x"}), (CHAT, {"tools": [{}]}), (CHAT, {"tool_choice": "auto"}),
         (CHAT, {"messages": [{"content": [{"type": "image_url"}]}]}), (CHAT, {"messages": "x"}),
         (CHAT, {"include_reasoning": False}), ("/v1/embeddings", {}),
     ],
 )  # fmt: skip
 def test_what_another_worker_would_read_otherwise_is_not_continued(path: str, options: Any) -> None:
-    assert plan(orjson.dumps(request(path, **options)), path, ()) is None
+    assert planned(request(path, **options), path) is None
 
 
 @pytest.mark.parametrize(
     ("path", "options"),
     [
         (PLAIN, {"prompt": [1, 2], "n": 1, "stop": None}), (PLAIN, {"prompt": [[1, 2]]}),
+        (PLAIN, {"logprobs": 0}), (PLAIN, {"stop": "x"}), (CHAT, {"stop": ["x", "yz"]}),
         (CHAT, {"logprobs": True, "top_logprobs": 2}), (CHAT, {"max_tokens": None}),
         (CHAT, {"response_format": {"type": "text"}, "tools": [], "frequency_penalty": 0.0}),
         (CHAT, {"messages": [{"content": [{"type": "text", "text": "a"}]}]}),
     ],
 )  # fmt: skip
 def test_what_makes_no_difference_is_continued(path: str, options: Any) -> None:
-    assert plan(orjson.dumps(request(path, **options)), path, ()) is not None
+    assert planned(request(path, **options), path) is not None
 
 
 def test_parsers_that_keep_text_back_and_long_requests_are_left_alone() -> None:
-    body = orjson.dumps(request(CHAT))
-    assert plan(body, CHAT, ("hermes", "qwen3")) is not None
-    assert plan(body, CHAT, ("hermes", "openai_gptoss")) is None
-    asked = request(CHAT, documents=[{"text": "w" * MAX_BODY}])
-    assert plan(orjson.dumps(asked), CHAT, ()) is None
-    assert plan(orjson.dumps(request(PLAIN)), PLAIN, ("openai_gptoss",)) is not None
+    body = request(CHAT)
+    assert planned(body, CHAT, ("hermes", "qwen3")) is not None
+    assert planned(body, CHAT, ("hermes", "openai_gptoss")) is None
+    assert planned(request(CHAT, documents=[{"text": "w" * MAX_BODY}]), CHAT) is None
+    assert planned(request(PLAIN), PLAIN, ("openai_gptoss",)) is not None

@@ -120,6 +120,32 @@ def halved(body: Any, per_event: int, events: int) -> bool:
     return bool(last["delta"]["content"]) and last["token_ids"][-1] == EURO[0]
 
 
+@pytest.mark.parametrize("path", [CHAT, PLAIN])
+async def test_a_stop_string_that_straddles_the_break_ends_the_answer(
+    gateway: Any, path: str
+) -> None:
+    whole = undisturbed(path, request(path)).texts[0]
+    body = request(path, stop=[whole[12:24], "never"], stream_options=USAGE)
+    breaks_after = text_events(path, body)
+    async with VllmStandIn(breaks_after) as dying, VllmStandIn() as other:
+        recording = await serve_in_turn(gateway, dying, other, body, path)
+        verdict = judged(recording)
+        assert [asked(seen)[0] for seen in other.seen] == ["/detokenize", path]
+        assert len(asked(other.seen[1])[1]["stop"]) == 2
+        assert verdict.outcome == "complete"
+        assert verdict.texts == {0: whole[:12]}
+        assert verdict.finish_reasons == {0: "stop"}
+        assert chunks(recording)[-2]["choices"][0]["stop_reason"] == whole[12:24]
+        assert verdict.usage is not None
+
+
+def text_events(path: str, body: Any) -> int:
+    """Return how many events a stream has until its first text: most of it is kept back then."""
+    told = [json.loads(e[6:])["choices"][0] for e in list(Answer(path, body).events())[:-2]]
+    texts = [one.get("text") or one.get("delta", {}).get("content") for one in told]
+    return next(at for at, text in enumerate(texts, 1) if text)
+
+
 async def test_a_stream_that_has_told_its_end_needs_no_other_worker(gateway: Any) -> None:
     body = request(CHAT, stream_options=USAGE)
     async with VllmStandIn(25) as dying:  # the role and all tokens
@@ -131,9 +157,10 @@ async def test_a_stream_that_has_told_its_end_needs_no_other_worker(gateway: Any
         assert verdict.usage["completion_tokens"] == 24
 
 
-@pytest.mark.parametrize("case", ["switched off", "stop", "parser", "older"])
+@pytest.mark.parametrize("case", ["switched off", "schema", "parser", "older"])
 async def test_what_cannot_be_continued_ends_with_an_error(gateway: Any, case: str) -> None:
-    body = request(CHAT, **({"stop": ["never"]} if case == "stop" else {}))
+    schema = {"response_format": {"type": "json_object"}}
+    body = request(CHAT, **(schema if case == "schema" else {}))
     async with VllmStandIn(6) as dying, VllmStandIn(6, knows_ids=case != "older") as other:
         await gateway.serve(
             dying,

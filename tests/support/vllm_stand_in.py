@@ -37,6 +37,27 @@ def following(ids: Sequence[int]) -> int:
     return EURO[0] if found < 20 else found
 
 
+def stopped(text: str, stops: Sequence[str]) -> tuple[str, str]:
+    """Return a text up to the first stop string that is complete in it, and that."""
+    ends = [(text.find(stop) + len(stop), at) for at, stop in enumerate(stops) if stop in text]
+    if not ends:
+        return text, ""
+    end, at = min(ends)
+    return text[: end - len(stops[at])], stops[at]
+
+
+def _places(new: Sequence[int], offset: int) -> dict[str, Any]:
+    """Return the logprobs of a plain completion."""
+    tokens = [text_of([one]) for one in new]
+    before = [sum(map(len, tokens[:at])) for at in range(len(tokens))]
+    return {
+        "text_offset": [offset + one for one in before],
+        "token_logprobs": [-1.0] * len(new),
+        "tokens": tokens,
+        "top_logprobs": [None] * len(new),
+    }
+
+
 def prompt_of(body: Any) -> list[int]:
     """Return the ids of a prompt, as the template or the client makes them."""
     given = (body.get("kv_transfer_params") or {}).get("prompt_token_ids")
@@ -65,17 +86,23 @@ class Answer:
         most = self.body.get("max_completion_tokens") or self.body.get("max_tokens", 16)
         if self.path == CHAT:
             yield self._role(prompt)
-        while len(said) < most:
+        stops = self._stops()
+        back = max(map(len, stops), default=1) - 1
+        stop = ""
+        while len(said) < most and not stop:
             new = list[int]()
-            while len(new) < self.per_event and len(said) < most:
+            text = text_of(said)
+            while len(new) < self.per_event and len(said) < most and not stop:
                 new.append(following(prompt + said))
                 said.append(new[-1])
-            over = len(said) == most
-            text = text_of(said)
-            delta = text[len(shown) :] if over or not text.endswith("\ufffd") else ""
-            delta = delta or text.rstrip("\ufffd")[len(shown) :]
+                text = text_of(said)
+                text = text if len(said) == most else text.rstrip("\ufffd")
+                text, stop = stopped(text, stops)
+            over = len(said) == most or bool(stop)
+            end = len(text) if over else max(len(shown), len(text) - back)
+            delta = text[len(shown) : end]
+            yield self._event(prompt, said, new, delta, over, len(shown), stop)
             shown += delta
-            yield self._event(prompt, said, new, delta, over)
         options = self.body.get("stream_options") or {}
         if options.get("include_usage"):
             details = {"prompt_tokens_details": {"cached_tokens": len(prompt) - 1}}
@@ -88,14 +115,29 @@ class Answer:
         told = {"prompt_token_ids": self._told(prompt), "prompt_text": None}
         return self._data({"choices": choices} | self._running(prompt, []) | told)
 
+    def _stops(self) -> list[str]:
+        found = self.body.get("stop") or []
+        return [found] if isinstance(found, str) else found
+
     def _event(
-        self, prompt: list[int], said: list[int], new: list[int], text: str, over: bool
+        self,
+        prompt: list[int],
+        said: list[int],
+        new: list[int],
+        text: str,
+        over: bool,
+        offset: int,
+        stop: str,
     ) -> bytes:
         choice: dict[str, Any] = {"index": 0}
         choice |= {"delta": {"content": text}} if self.path == CHAT else {"text": text}
-        choice |= {"logprobs": None, "finish_reason": "length" if over else None}
+        reason = ("stop" if stop else "length") if over else None
+        logprobs = None
+        if self.path != CHAT and self.body.get("logprobs") is not None:
+            logprobs = _places(new, offset)
+        choice |= {"logprobs": logprobs, "finish_reason": reason}
         if over or self.path != CHAT:
-            choice["stop_reason"] = None
+            choice["stop_reason"] = stop or None
         if self.path != CHAT:
             choice["prompt_token_ids"] = self._told(prompt) if said == new else None
         choice["token_ids"] = self._told(new)

@@ -4,58 +4,28 @@ vLLM tells the token ids of prompt and answer where a request asks for them, and
 ids: at /v1/completions as the prompt, at /v1/chat/completions in the place of what the template
 would make of the messages (`kv_transfer_params`, as a decode worker gets them from its prefill
 worker), so that what it streams has the form of the first half. What it then samples knows the
-answer so far as a part of the prompt. A request is continued where that makes no difference;
-whatever is not known to make none, a field that is new for instance, is not continued.
+answer so far as a part of the prompt. A request is continued where that makes no difference, or
+one that can be made good (`stop_strings`, `offsets`); whatever is not known to make none, a field
+that is new for instance, is not continued.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-import orjson
+from collections.abc import Sequence
+from typing import Final
 
 from penstock_contract import handoff
+from penstock_gateway.relay.outline import ASK, AUTO, TOLD, TOOLS, Outline
 from penstock_gateway.relay.request import with_field
 
 CHAT: Final = "/v1/chat/completions"
 PLAIN: Final = "/v1/completions"
-MAX_BODY: Final = 512 * 1024
-"""Bytes of a request, of which tools and documents are in the prompt, too; the ids of a longer one
-might be more than an event may have."""
-
-ASK: Final = "return_token_ids"
 _DEFAULT_MOST: Final = 16
 """Tokens of a plain completion that does not say."""
 
-_FREE: Final = frozenset({
-    "model", "prompt", "messages", "stream", "stream_options", "user", "metadata", "store",
-    "service_tier", "safety_identifier", "prompt_cache_key", "session_id", "request_id",
-    "priority", "cache_salt", "stream_interval",
-    "temperature", "top_p", "top_k", "min_p", "seed", "logit_bias", "allowed_token_ids",
-    "max_tokens", "max_completion_tokens", "min_tokens", "ignore_eos", "stop_token_ids",
-    "repetition_penalty",  # counts prompt and answer alike
-    "skip_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "truncation_side",
-    "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs",
-    "documents", "reasoning_effort", "parallel_tool_calls", ASK,
-})  # fmt: skip
-"""Fields that mean the same for the rest of an answer as for all of it, or are reduced."""
-
-_TOLD: Final = frozenset({"logprobs", "top_logprobs", "return_tokens_as_token_ids"})
-"""Fields of chat completions that show the client tokens."""
-
-_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,), "best_of": (1,), "use_beam_search": (False,), "length_penalty": (1,),
-    "echo": (False,), "stop": ([], ""), "bad_words": ([],), "include_stop_str_in_output": (False,),
-    "frequency_penalty": (0,), "presence_penalty": (0,),  # count the answer alone
-    "spaces_between_special_tokens": (True,), "include_reasoning": (True,),
-    "response_format": ({"type": "text"},), "tools": ([],), "tool_choice": ("none",),
-    "suffix": ("",),
-}  # fmt: skip
-"""Fields that make a request one that cannot be continued, but for these values."""
-
-PARSERS: Final = frozenset({
+_REASON: Final = frozenset({"deepseek_v3", "deepseek_v31", "deepseek_r1", "qwen3", "glm45"})
+"""Parsers that divide reasoning from answers."""
+PARSERS: Final = _REASON | frozenset({
     "hermes", "qwen3_json", "qwen3_coder", "qwen3_xml", "llama3_json", "llama4_json",
-    "llama4_pythonic", "pythonic", "deepseek_v3", "deepseek_v31", "internlm", "jamba", "xlam",
-    "phi4_mini_json", "deepseek_r1", "qwen3", "glm45",
+    "llama4_pythonic", "pythonic", "internlm", "jamba", "xlam", "phi4_mini_json",
 })  # fmt: skip
 """Those of vLLM 0.32 that pass text on while no tool is called, and see in a prompt whether its
 reasoning has ended."""
@@ -69,37 +39,38 @@ class Plan:
     """How a stream is continued.
 
     Args:
+        outline: of the request.
         path: of the request.
         most: tokens that the answer may have; None: as many as there is room for.
         most_field: the field that says so.
-        least: tokens that it must have.
-        shows_ids: the client asked for token ids itself.
-        shows_tokens: the client sees more of a token than its text.
-        includes_usage: the last event tells usage.
+        stops: strings at which the answer ends, where some may straddle a break.
         parsers: that vLLM divides the answer with.
     """
 
     def __init__(
         self,
+        outline: Outline,
         path: str,
         most: int | None,
         most_field: str,
-        least: int,
-        *,
-        shows_ids: bool,
-        shows_tokens: bool,
-        includes_usage: bool,
+        stops: tuple[str, ...],
         parsers: Sequence[str],
     ) -> None:
         self.chat = path == CHAT
         self.parsed = self.chat and bool(parsers)
         self.reasons = self.chat and not _REASONING.isdisjoint(parsers)
-        self.shows_ids = shows_ids
-        self.shows_tokens = shows_tokens
-        self.includes_usage = includes_usage
+        self.shows_ids = outline.shows_ids
+        """The client asked for token ids itself."""
+        self.shows_tokens = outline.shows_ids or outline.shows_logprobs
+        """The client sees more of a token than its text."""
+        self.shows_offsets = outline.shows_logprobs and not self.chat
+        """And where in the answer each begins."""
+        self.includes_usage = outline.includes_usage
+        """The last event tells usage."""
+        self.stops = stops
         self._most = most
         self._most_field = most_field
-        self._least = least
+        self._least: int = outline.least
 
     def first(self, body: bytes) -> bytes:
         """Return the request for the whole answer."""
@@ -127,81 +98,46 @@ class Plan:
         return with_field(body, "prompt", b"[%b]" % ids)
 
 
-def plan(body: bytes, path: str, parsers: Sequence[str]) -> Plan | None:
+def plan(outline: Outline | None, path: str, parsers: Sequence[str]) -> Plan | None:
     """Return how a stream is continued; None: it cannot be.
 
     Args:
-        body: of the request.
+        outline: of the request; None: it is too long to be continued.
         path: of the request.
         parsers: that vLLM divides answers with.
     """
     chat = path == CHAT
-    if not (chat or path == PLAIN) or len(body) > MAX_BODY:
+    if outline is None or not (chat or path == PLAIN):
         return None
     if chat and not PARSERS.issuperset(parsers):
         return None
-    fields = orjson.loads(body)
-    calls = chat and not _CALLS.isdisjoint(parsers)
-    if not all(
-        _passes(name, value, chat) or (calls and _may_call(name, value))
-        for name, value in fields.items()
-    ):
+    fine = TOLD
+    if chat and not _CALLS.isdisjoint(parsers):
+        fine = TOLD | {TOOLS, AUTO}
+    if not outline.odd <= fine or not (outline.is_text if chat else outline.is_one):
         return None
-    if not (_is_text(fields.get("messages")) if chat else _is_one(fields.get("prompt"))):
-        return None
-    return _plan(fields, path, parsers)
+    return _plan(outline, path, parsers)
 
 
-def _plan(fields: Mapping[str, Any], path: str, parsers: Sequence[str]) -> Plan | None:
+def _plan(outline: Outline, path: str, parsers: Sequence[str]) -> Plan | None:
     chat = path == CHAT
-    newer = chat and fields.get("max_completion_tokens") is not None
+    newer = chat and outline.newer is not None
     most_field = "max_completion_tokens" if newer else "max_tokens"
-    most = fields.get(most_field, None if chat else _DEFAULT_MOST)
-    least = fields.get("min_tokens") or 0
-    if not (type(most) is int or (chat and most is None)) or type(least) is not int:
+    most = outline.newer if newer else outline.most
+    if not (chat or outline.says_most):
+        most = _DEFAULT_MOST
+    if not (type(most) is int or (chat and most is None)) or type(outline.least) is not int:
         return None
-    shows_ids = fields.get(ASK) is True
-    options = fields.get("stream_options")
-    return Plan(
-        path,
-        most,
-        most_field,
-        least,
-        shows_ids=shows_ids,
-        shows_tokens=shows_ids or bool(fields.get("logprobs")),
-        includes_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        parsers=parsers,
-    )
+    if outline.stops is None or (outline.stops and not _may_stop(outline, parsers)):
+        return None
+    # vLLM keeps nothing back of a stop string of one character: none straddles a break.
+    stops = outline.stops if any(len(stop) > 1 for stop in outline.stops) else ()
+    return Plan(outline, path, most, most_field, stops, parsers)
 
 
-def _passes(name: str, value: Any, chat: bool) -> bool:
-    """Return whether a field leaves a request one that can be continued."""
-    if value is None or name in _FREE or (chat and name in _TOLD):
-        return True
-    return value in _NEUTRAL.get(name, ())
-
-
-def _may_call(name: str, value: Any) -> bool:
-    """Return whether a field leaves it to the model whether it calls a tool."""
-    return name == "tools" or (name == "tool_choice" and value == "auto")
-
-
-def _is_text(messages: Any) -> bool:
-    """Return whether messages are text alone: of pictures and sounds, ids are not all."""
-    return isinstance(messages, list) and all(
-        isinstance(message, dict) and _is_text_content(message.get("content"))
-        for message in messages
-    )
-
-
-def _is_text_content(content: Any) -> bool:
-    if isinstance(content, list):
-        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
-    return content is None or isinstance(content, str)
-
-
-def _is_one(prompt: Any) -> bool:
-    """Return whether it is one prompt, and not several."""
-    if isinstance(prompt, list):
-        return len(prompt) == 1 or (bool(prompt) and isinstance(prompt[0], int))
-    return isinstance(prompt, str)
+def _may_stop(outline: Outline, parsers: Sequence[str]) -> bool:
+    """Return whether what vLLM keeps back for stop strings is the end of the text, and no more."""
+    if TOOLS in outline.odd or not _REASON.isdisjoint(parsers):
+        return False  # parsers keep text back, too, and in reasoning nothing stops an answer
+    shows = outline.shows_ids or outline.shows_logprobs
+    return not (shows or outline.least)

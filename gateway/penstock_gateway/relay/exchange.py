@@ -219,5 +219,5 @@ def _stream(admitted: AdmittedRequest) -> ResumableStream:
     model, parsed = admitted.model, admitted.parsed
     if model.engine is EngineType.PENSTOCK or not (parsed.stream and model.resume_streams):
         return ResumableStream()
-    found = plan(admitted.body, admitted.call.path, model.parsers)
+    found = plan(parsed.outline, admitted.call.path, model.parsers)
     return ResumableStream() if found is None else TokenStream(found)

@@ -18,6 +18,7 @@ from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.client_connection import Headers
 from penstock_gateway.relay.inputs import inputs_size
 from penstock_gateway.relay.media import counted
+from penstock_gateway.relay.outline import MAX_BODY, Outline
 
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
@@ -34,9 +35,10 @@ class ParsedRequest:
     Args:
         body: parsed.
         model: that it names.
+        size: bytes that the body had.
     """
 
-    def __init__(self, body: dict[str, Any], model: str) -> None:
+    def __init__(self, body: dict[str, Any], model: str, size: int) -> None:
         tier = body.get("service_tier")
         self.model = model
         self.stream = body.get("stream") is True
@@ -52,6 +54,8 @@ class ParsedRequest:
         """Fields that it has and only the gateway may fill."""
         self.splits = _splits(body)
         """Its prompt can be computed by one worker and its answer by another."""
+        self.outline = Outline(body) if self.stream and size <= MAX_BODY else None
+        """What decides how its stream goes on elsewhere; None where it cannot."""
 
 
 def check_content_type(value: bytes) -> None:
@@ -82,7 +86,7 @@ def parse(body: bytes) -> ParsedRequest:
             "model is required: the name of a served model",
             param="model",
         )
-    return ParsedRequest(found, model)
+    return ParsedRequest(found, model, len(body))
 
 
 def worker_request(

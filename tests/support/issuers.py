@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs
 
-from http_threads import serving
+from http_threads import QuietHandler, serving_with
 
 METADATA = "/computeMetadata/v1/instance/service-accounts/default/token"
 STS = "https://sts.amazonaws.com/doc/2011-06-15/"
@@ -52,31 +50,25 @@ class Issuer:
 @contextmanager
 def serve_issuer(issuer: Issuer) -> Iterator[Issuer]:
     """Serve until the block ends."""
-    handler = type("Handler", (_Handler,), {"issuer": issuer})
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
-        issuer.host = f"127.0.0.1:{server.server_port}"
+    with serving_with(_Handler, issuer=issuer) as port:
+        issuer.host = f"127.0.0.1:{port}"
         issuer.url = f"http://{issuer.host}"
         yield issuer
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     issuer: Issuer
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self._answer({})
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(parse_qs(body.decode()))
 
     def _answer(self, form: dict[str, list[str]]) -> None:
         issuer = self.issuer
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        issuer.requests.append((self.path, headers, form))
+        issuer.requests.append((self.path, self.asked, form))
         if issuer.refusals:
             self._send(*issuer.refusals.pop(0))
             return

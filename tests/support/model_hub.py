@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from http_threads import serving
+from http_threads import QuietHandler, serving_with
 
 COMMIT = "c" * 40
 LARGE = ".safetensors"
@@ -48,6 +47,15 @@ class Remote:
     compressed: list[str] = field(default_factory=list)
     """Objects of Cloud Storage that were uploaded with `Content-Encoding: gzip`."""
     generation: int = 7
+    tells_length: bool = True
+    """Whether the answer to HEAD has a length."""
+    lists_sizes: bool = True
+    encoding: str = ""
+    """The `Content-Encoding` of objects."""
+    shifts_ranges: list[int] = field(default_factory=list)
+    """Bytes by which the next ranges begin too late."""
+    loses_token: bool = False
+    """A listing that goes on does not say where."""
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """Method, path and headers."""
     url: str = ""
@@ -62,27 +70,22 @@ class Remote:
 @contextmanager
 def serve(remote: Remote) -> Iterator[Remote]:
     """Serve until the block ends."""
-    handler = type("Handler", (_Handler,), {"remote": remote})
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
-        remote.url = f"http://127.0.0.1:{server.server_port}"
-        remote.other = f"http://localhost:{server.server_port}"
+    with serving_with(_Handler, remote=remote) as port:
+        remote.url = f"http://127.0.0.1:{port}"
+        remote.other = f"http://localhost:{port}"
         yield remote
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     remote: Remote
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing."""
-
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802
         self.do_GET()
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         remote, parts = self.remote, urlsplit(self.path)
         path = unquote(parts.path)
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        headers = self.asked
         remote.requests.append((self.command, path, headers))
         if remote.failures:
             self._send(remote.failures.pop(0))
@@ -133,14 +136,23 @@ class _Handler(BaseHTTPRequestHandler):
         keys = [key for key in keys if key.startswith(prefix)]
         start = int(query.get("continuation-token", ["0"])[0])
         page, rest = keys[start : start + self.remote.page], keys[start + self.remote.page :]
-        more = f"<NextContinuationToken>{start + len(page)}</NextContinuationToken>" if rest else ""
-        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in page)
+        token = "" if self.remote.loses_token else str(start + len(page))
+        more = "<IsTruncated>true</IsTruncated>" if rest else ""
+        more += f"<NextContinuationToken>{token}</NextContinuationToken>" if rest and token else ""
+        contents = "".join(self._listed(key) for key in page)
         space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
         xml = f"<ListBucketResult {space}>{contents}{more}</ListBucketResult>"
         self._send(200, xml.encode())
 
+    def _listed(self, key: str) -> str:
+        size = len(self.remote.files[key.rsplit("/", 1)[1]])
+        told = f"<Size>{size}</Size>" if self.remote.lists_sizes else ""
+        return f"<Contents><Key>{key}</Key>{told}</Contents>"
+
     def _object(self, name: str) -> None:
         condition, version, about = self._version(name)
+        if self.remote.encoding:
+            about["Content-Encoding"] = self.remote.encoding
         if self.headers.get(condition, version) != version:
             self._send(412)
         elif self.command == "HEAD":
@@ -174,6 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted and remote.heeds_ranges:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            start += remote.shifts_ranges.pop(0) if remote.shifts_ranges else 0
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             content, status = content[start:], 206
         self._send(status, content, headers, cut=True)
@@ -190,7 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if self.command != "HEAD" or self.remote.tells_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return

@@ -14,9 +14,19 @@ from xml.etree import ElementTree
 
 import httpx
 
-from penstock_worker.fetch.remote import Digest, FetchError, Listing, RemoteFile
+from penstock_worker.fetch.remote import (
+    STORED_AS_IS,
+    Digest,
+    FetchError,
+    Listing,
+    RemoteFile,
+)
 from penstock_worker.fetch.retry import refuse_transient, retry
 from penstock_worker.fetch.selection import Select, selected
+
+XML_ERRORS = (ElementTree.ParseError, ValueError, LookupError)
+"""What parsing raises: the latter two for encodings that XML may name and Python cannot read."""
+SIZE = re.compile(r"[0-9]{1,18}")
 
 
 class Store(Protocol):
@@ -70,10 +80,10 @@ class Bucket:
 
     def listing(self) -> Listing:
         """Return the files directly under the prefix."""
-        names = self._names()
-        if not names:
+        sizes = self._sizes()
+        if not sizes:
             raise FetchError(f"{self._store.name}/{self._prefix} holds nothing: correct its uri")
-        files = tuple(self._file(name) for name in self._select(names))
+        files = tuple(self._file(name, sizes[name]) for name in self._select(sizes))
         text = "\n".join(f"{f.name} {f.size} {' '.join(f.headers.values())}" for f in files)
         return Listing(hashlib.sha256(text.encode()).hexdigest(), files)
 
@@ -89,33 +99,54 @@ class Bucket:
             return f"{name} changed while it was fetched"
         return f"{name}: {response.url.host} answered {status} {code}".rstrip()
 
-    def _names(self) -> list[str]:
-        """Return all names under the prefix, relative to it."""
-        names: list[str] = []
+    def _sizes(self) -> dict[str, str]:
+        """Return the sizes of all names under the prefix, which are relative to it, as text."""
+        sizes: dict[str, str] = {}
         query = {"list-type": "2", "prefix": self._prefix}
         while True:
-            page = self._ask("GET", f"{self._store.url}/?{_encoded(query)}").content
-            try:
-                root = ElementTree.fromstring(page)  # noqa: S314 - expat bounds entities
-            except ElementTree.ParseError as error:
-                raise FetchError(f"{self._store.url} does not answer as S3: {error}") from error
-            keys = [found.text or "" for found in root.iterfind("{*}Contents/{*}Key")]
-            names += [key.removeprefix(self._prefix) for key in keys]
+            root = self._page(query)
+            for found in root.iterfind("{*}Contents"):
+                key = found.findtext("{*}Key") or ""
+                name = key.removeprefix(self._prefix)
+                if name and key.startswith(self._prefix) and not key.endswith("/"):
+                    sizes[name] = found.findtext("{*}Size") or ""
             token = root.findtext("{*}NextContinuationToken")
+            if root.findtext("{*}IsTruncated") == "true" and not token:
+                raise self._speaks_otherwise("a listing goes on, and does not say where")
             if not token:
-                return [name for name in names if name and not name.endswith("/")]
+                return sizes
+            if token == query.get("continuation-token"):
+                raise self._speaks_otherwise("a listing goes on where it was")
             query["continuation-token"] = token
 
-    def _file(self, name: str) -> RemoteFile:
-        url = f"{self._store.url}/{quote(self._prefix + name)}"
-        found = self._ask("HEAD", url, self._store.asks).headers
+    def _page(self, query: dict[str, str]) -> ElementTree.Element:
+        page = self._ask("GET", f"{self._store.url}/?{_encoded(query)}").content
         try:
+            root = ElementTree.fromstring(page)  # noqa: S314 - expat bounds entities
+        except XML_ERRORS as error:
+            raise self._speaks_otherwise(str(error)) from error
+        if root.tag.rpartition("}")[2] != "ListBucketResult":
+            raise self._speaks_otherwise(f"a listing is {root.tag!r}")
+        return root
+
+    def _speaks_otherwise(self, what: str) -> FetchError:
+        return FetchError(f"{self._store.url} does not answer as S3: {what}")
+
+    def _file(self, name: str, listed: str) -> RemoteFile:
+        url = f"{self._store.url}/{quote(self._prefix + name)}"
+        # Asked for what is stored: a server may compress on the way, and then knows no length.
+        asks = {"Accept-Encoding": "identity", **self._store.asks}
+        found = self._ask("HEAD", url, asks).headers
+        size = found.get("content-length") or listed
+        try:
+            if found.get("content-encoding", "").lower() not in STORED_AS_IS:
+                raise FetchError("is stored compressed: upload it without a Content-Encoding")
+            if not SIZE.fullmatch(size):
+                raise FetchError("has no size: neither the listing nor HEAD tells one")
             digest = self._store.digest(found)
         except FetchError as error:
             raise FetchError(f"{self._store.name}/{self._prefix}{name} {error}") from error
-        return RemoteFile(
-            name, int(found["content-length"]), url, digest, self._store.condition(found)
-        )
+        return RemoteFile(name, int(size), url, digest, self._store.condition(found))
 
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str] | None = None

@@ -7,7 +7,6 @@ Source: "XML API overview", "HTTP headers and query string parameters for XML AP
 "Transcoding of gzip-compressed files", Cloud Storage documentation.
 """
 
-import base64
 from collections.abc import Mapping
 
 import httpx
@@ -37,10 +36,9 @@ class CloudStorage:
         if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
             raise FetchError("is stored compressed: upload it without a Content-Encoding")
         parts = (one.strip().partition("=") for one in headers.get("x-goog-hash", "").split(","))
-        hashes = {name: base64.b64decode(value).hex() for name, _, value in parts if value}
-        if "md5" in hashes:
-            return Digest("md5", hashes["md5"])
-        return Digest("crc32c", hashes["crc32c"]) if "crc32c" in hashes else None
+        hashes = {name: value for name, _, value in parts}
+        md5 = Digest.of_base64("md5", hashes.get("md5", ""))
+        return md5 or Digest.of_base64("crc32c", hashes.get("crc32c", ""))
 
     def condition(self, headers: httpx.Headers) -> dict[str, str]:
         """Return the generation as condition."""

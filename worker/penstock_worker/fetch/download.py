@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 from threading import Event
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 import httpx
 
 from penstock_worker.fetch.crc32c import Crc32c
-from penstock_worker.fetch.remote import Digest, FetchError, Origin, RemoteFile
+from penstock_worker.fetch.remote import STORED_AS_IS, Digest, FetchError, Origin, RemoteFile
 from penstock_worker.fetch.retry import Transient, refuse_transient, retry
 
 PARTIAL = ".partial"
@@ -78,6 +79,10 @@ class Download:
             if response.status_code not in (200, 206):
                 response.read()  # it may say why
                 raise FetchError(f"{file.name}: {self._origin.explain(response)}")
+            _check_content(response, file.name)
+            if response.status_code == 206 and _first_byte(response) != start:
+                partial.unlink(missing_ok=True)
+                raise Transient(f"{file.name}: another range came than from byte {start}")
             self._write(response, partial, file.size)
         if _size(partial) < file.size:
             raise Transient(f"{file.name}: the connection ended early")
@@ -99,6 +104,21 @@ class Download:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise FetchError(f"no space left on the volume while writing {partial.stem}") from error
+
+
+def _check_content(response: httpx.Response, name: str) -> None:
+    """Refuse what was compressed on the way: bytes are taken as they come."""
+    encoding = response.headers.get("content-encoding", "")
+    if encoding.lower() not in STORED_AS_IS:
+        raise FetchError(
+            f"{name}: {response.url.host} sends it compressed ({encoding}), which was not asked for"
+        )
+
+
+def _first_byte(response: httpx.Response) -> int | None:
+    """Return where the part that an answer holds begins."""
+    found = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("content-range", ""))
+    return int(found[1]) if found else None
 
 
 def matches(path: Path, digest: Digest | None) -> bool:

@@ -49,7 +49,7 @@ class Hub:
             commit = str(found["sha"])
             entries = {str(entry["rfilename"]): entry for entry in found["siblings"]}
             files = [self._file(entries[name], name, commit) for name in self._select(entries)]
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise FetchError(
                 f"{self._endpoint} does not answer as a model hub: {error!r}"
             ) from error
@@ -83,9 +83,12 @@ class Hub:
 
     def _file(self, entry: dict[str, Any], name: str, commit: str) -> RemoteFile:
         large = entry.get("lfs")
+        size = int(entry["size"])
+        if size < 0:
+            raise ValueError(f"{name} has {size} bytes")
         digest = Digest("sha256", large["sha256"]) if large else Digest("git", entry["blobId"])
         url = f"{self._endpoint}/{quote(self._repository)}/resolve/{commit}/{quote(name)}"
-        return RemoteFile(name, int(entry["size"]), url, digest)
+        return RemoteFile(name, size, url, digest)
 
 
 _GIVE_TOKEN = "name a Secret with the key HF_TOKEN in spec.model.secretRef"  # noqa: S105

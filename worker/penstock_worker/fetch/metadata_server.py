@@ -60,5 +60,5 @@ class MetadataServer:
             found = response.json()
             lasts = timedelta(seconds=float(found["expires_in"]))
             return Lent(str(found["access_token"]), datetime.now(UTC) + lasts)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise FetchError(f"{self._host} does not answer with a token: {error!r}") from error

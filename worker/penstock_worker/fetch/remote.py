@@ -1,10 +1,18 @@
 """What is fetched: files with their sizes and digests, and where they come from."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import httpx
+
+Algorithm = Literal["sha256", "md5", "crc32c", "git"]
+BYTES: Mapping[Algorithm, int] = {"sha256": 32, "md5": 16, "crc32c": 4, "git": 20}
+"""Of a digest."""
+
+STORED_AS_IS = frozenset({"", "identity", "aws-chunked"})
+"""Content encodings of what is sent as it was uploaded; some SDKs leave their framing's name."""
 
 
 class FetchError(Exception):
@@ -15,10 +23,19 @@ class FetchError(Exception):
 class Digest:
     """What a file's content must hash to."""
 
-    algorithm: Literal["sha256", "md5", "crc32c", "git"]
+    algorithm: Algorithm
     """`git` is SHA-1 over a header and the content, as git names blobs."""
     value: str
     """Hexadecimal, lower case."""
+
+    @classmethod
+    def of_base64(cls, algorithm: Algorithm, text: str) -> "Digest | None":
+        """Return a digest that a header has; None where that is none."""
+        try:
+            value = base64.b64decode(text, validate=True)
+        except ValueError:
+            return None
+        return cls(algorithm, value.hex()) if len(value) == BYTES[algorithm] else None
 
 
 @dataclass(frozen=True)

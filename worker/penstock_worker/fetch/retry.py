@@ -23,7 +23,7 @@ def retry(
     """Return what an attempt returns, after as many as it takes while there is progress.
 
     Args:
-        attempt: may raise Transient or httpx.TransportError to be tried again.
+        attempt: may raise Transient or httpx.RequestError to be tried again.
         wait: called with seconds between attempts.
         progress: anything that differs once something was achieved.
 
@@ -35,7 +35,7 @@ def retry(
         before = progress()
         try:
             return attempt()
-        except (Transient, httpx.TransportError) as error:
+        except (Transient, httpx.RequestError) as error:
             failures = failures + 1 if progress() == before else 1
             if failures >= ATTEMPTS:
                 words = str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """`s3://bucket/prefix`: models in Amazon S3, or in anything that speaks its protocol."""
 
-import base64
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -35,8 +34,8 @@ class S3:
         """Return the best digest that S3 has; of files uploaded in parts it may have none."""
         whole = headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
         checksum = headers.get("x-amz-checksum-sha256", "")
-        if checksum and whole and "-" not in checksum:
-            return Digest("sha256", base64.b64decode(checksum).hex())
+        if whole and (sha256 := Digest.of_base64("sha256", checksum)):
+            return sha256
         encrypted = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
         customer = "x-amz-server-side-encryption-customer-algorithm" in headers
         etag = MD5.fullmatch(headers.get("etag", ""))

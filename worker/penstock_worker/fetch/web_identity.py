@@ -107,7 +107,7 @@ def _lent(response: httpx.Response) -> Lent[Credentials]:
             for name in ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
         )
         return Lent(Credentials(key, secret, token), moment(until))
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise FetchError(f"{response.url} does not answer as STS: {error!r}") from error
 
 

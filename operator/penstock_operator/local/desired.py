@@ -3,16 +3,17 @@
 The same plan and the same pod templates as in a cluster; only the last step differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
 from penstock_contract.api.base import seconds
 from penstock_operator.local.decide import PoolKey, Wanted
+from penstock_operator.local.errors import UserError
 from penstock_operator.local.manifest import model_folder
 from penstock_operator.local.store import Store
-from penstock_operator.manifests import worker_container
+from penstock_operator.manifests import Unsupported, worker_container
 from penstock_operator.plan import plan
 
 
@@ -56,30 +57,65 @@ class Desired:
     deployments: tuple[InferenceDeployment, ...] = ()
     pools: Mapping[PoolKey, PlannedPool] = field(default_factory=dict)
     tenants: tuple[Tenant, ...] = ()
+    troubles: Mapping[str, UserError | Unsupported] = field(default_factory=dict)
+    """Why deployments are not planned, by their names; what was planned of them before stays."""
 
 
-def reconcile(store: Store, now: str) -> Desired:
+def reconcile(store: Store, now: str, before: Desired | None = None) -> Desired:
     """Bring the stored pools in line with the stored deployments; return what is wanted.
 
-    Writes nothing when nothing is to change. `now` is RFC 3339.
+    Writes nothing when nothing is to change. A deployment that cannot be planned, since its file
+    is damaged or it asks for what this version does not build, is no reason to stop the others.
+
+    Args:
+        store: of this machine.
+        now: RFC 3339.
+        before: what was wanted until now.
+
+    Raises:
+        UserError: a tenant is damaged; to go on without it might let everybody in.
     """
-    deployments = store.list(InferenceDeployment)
-    _forget_pools(store, {deployment.metadata.name for deployment in deployments})
-    planned = [found for d in deployments for found in _reconcile_one(store, d, now)]
-    pools = {pool.key: pool for pool in planned}
-    return Desired(tuple(deployments), pools, tuple(store.list(Tenant)))
+    before = before or Desired()
+    tenants = tuple(store.list(Tenant))
+    names = store.names(InferenceDeployment)
+    _forget_pools(store, names)
+    known = {deployment.metadata.name: deployment for deployment in before.deployments}
+    deployments: list[InferenceDeployment] = []
+    pools: dict[PoolKey, PlannedPool] = {}
+    troubles: dict[str, UserError | Unsupported] = {}
+    for name in names:
+        deployment, planned, trouble = _planned(store, name, now)
+        if trouble is not None:
+            troubles[name] = trouble
+            planned = [pool for key, pool in before.pools.items() if key.deployment == name]
+            deployment = deployment or known.get(name)
+        deployments += [deployment] if deployment else []
+        pools |= {pool.key: pool for pool in planned}
+    return Desired(tuple(deployments), pools, tenants, troubles)
 
 
-def _forget_pools(store: Store, deployments: set[str]) -> None:
+def _planned(
+    store: Store, name: str, now: str
+) -> tuple[InferenceDeployment | None, list[PlannedPool], UserError | Unsupported | None]:
+    """Return a deployment, its pools, and why it has none."""
+    deployment = None
+    try:
+        deployment = store.get(InferenceDeployment, name)
+        return deployment, _reconcile_one(store, deployment, now) if deployment else [], None
+    except (UserError, Unsupported) as error:
+        return deployment, [], error
+
+
+def _forget_pools(store: Store, deployments: Collection[str]) -> None:
     """Remove the pools of deployments that are gone, as garbage collection does in a cluster."""
-    for pool in store.list(EnginePool):
+    for pool in store.readable(EnginePool):
         if pool.spec.deployment not in deployments:
             store.delete(EnginePool, pool.metadata.name)
 
 
 def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> list[PlannedPool]:
     name = deployment.metadata.name
-    existing = {p.metadata.name: p for p in store.list(EnginePool) if p.spec.deployment == name}
+    existing = {p.metadata.name: p for p in store.readable(EnginePool) if p.spec.deployment == name}
     pools = {pool.metadata.name: pool for pool in plan(deployment, existing).pools}
     for gone in existing.keys() - pools.keys():
         store.delete(EnginePool, gone)

@@ -149,19 +149,22 @@ class Runtime:
         self._supervisor.bound_logs()
 
     def _read_desired(self) -> None:
-        """Plan anew when an object changed; what cannot be used changes nothing."""
+        """Plan anew when an object changed; what cannot be used changes nothing of its own."""
         version = self._store.version()
         if version == self._store_version:
             return
         # Taken before reading: a write that comes in between is seen the next time.
         self._store_version = version
-        before = self._desired.pools
+        before, told = self._desired.pools, self._desired.troubles
         try:
-            self._desired = reconcile(self._store, now_text())
-        except (UserError, Unsupported) as error:
+            self._desired = reconcile(self._store, now_text(), self._desired)
+        except UserError as error:
             self._journal.tell("runtime", f"stays with what it had: {error}")
             return
         now = self._desired.pools
+        for name, trouble in self._desired.troubles.items():
+            if str(trouble) != str(told.get(name, "")):
+                self._journal.tell("runtime", f"{name} stays with what it had: {trouble}")
         for key, planned in before.items():
             if key not in now or now[key].wanted.revision != planned.wanted.revision:
                 self._backoffs.pop(key, None)  # a new revision gets its chance at once
@@ -264,12 +267,14 @@ class Runtime:
         for deployment in self._desired.deployments:
             name = deployment.metadata.name
             pools = view.pools(name, self._desired, children, failures)
+            trouble = self._desired.troubles.get(name)
             seen = Snapshot(
                 tuple(pools),
                 router_ready=gateway["state"] == Phase.READY,
                 url=f"{endpoint}/v1",
                 model_missing=missing_model(deployment),
                 scaling=self._autoscaler.report(name),
+                unsupported=trouble if isinstance(trouble, Unsupported) else None,
             )
             before = self._statuses.get(name)
             self._statuses[name] = compute_status(deployment, seen, before, now_text())
@@ -280,6 +285,7 @@ class Runtime:
             "endpoint": endpoint,
             "gateway": gateway,
             "items": items,
+            "troubles": {name: str(why) for name, why in self._desired.troubles.items()},
             "leaving": view.leaving(self._desired, children),
             "events": events,
         }

@@ -87,16 +87,17 @@ class Store:
         Raises:
             UserError: one of them is damaged.
         """
-        return [found for name in self._names(kind) if (found := self.get(kind, name))]
+        return [found for name in self.names(kind) if (found := self.get(kind, name))]
 
     def readable(self, kind: type[Stored]) -> Iterator[Stored]:
         """Yield the objects of a kind that are not damaged, by name."""
-        for name in self._names(kind):
+        for name in self.names(kind):
             with suppress(UserError):
                 if found := self.get(kind, name):
                     yield found
 
-    def _names(self, kind: type[Stored]) -> tuple[str, ...]:
+    def names(self, kind: type[Stored]) -> tuple[str, ...]:
+        """Return the names of all objects of a kind, damaged ones, too."""
         return tuple(sorted(path.stem for path in (self._folder / kind.__name__).glob("*.json")))
 
     def version(self) -> frozenset[tuple[str, int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 def render(status: Mapping[str, Any], now: datetime, *, wide: bool = False) -> str:
     """Return deployments, pools and workers of a runtime's status as tables."""
     parts = [_deployments(status, now), _pools(status), _workers(status, now, wide=wide)]
+    parts.append(_troubles(status))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -55,6 +56,11 @@ def _workers(status: Mapping[str, Any], now: datetime, *, wide: bool) -> str:
         rows.append(tuple(row))
     names = ["WORKER", "STATE", "AGE", "URL"]
     return columns(names + (["ROLE", "REVISION", "PID"] if wide else []), rows)
+
+
+def _troubles(status: Mapping[str, Any]) -> str:
+    """Return what stays as it was, because its object cannot be used."""
+    return columns(("NOT USED", "WHY"), list(status.get("troubles", {}).items()))
 
 
 def _all_workers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -96,16 +96,23 @@ def new_key() -> None:
     help="Of one replica: seconds per step, prompt token, sequence, context token; KV tokens.",
 )
 @click.option("--cold-start", default="60s", show_default=True, help="Until a replica serves.")
+@click.option("--begin", help="Time at which the trace begins, for schedules: 2026-03-02T07:30Z.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it as a PNG.")
 def simulate(
-    file: Path, trace: Path | None, scale: float, curve: str, cold_start: str, picture: Path | None
+    file: Path,
+    trace: Path | None,
+    scale: float,
+    curve: str,
+    cold_start: str,
+    begin: str | None,
+    picture: Path | None,
 ) -> None:
     """Simulate what the autoscaler would do to the deployment in FILE under a trace."""
     from penstock_operator.simulation.command import simulate as run
 
     start = seconds_of(cold_start, "--cold-start")
     with mistakes_reported():
-        click.echo(run(file, trace, scale, curve, start, picture))
+        click.echo(run(file, trace, scale, curve, start, begin, picture))
 
 
 @commands.command()

@@ -7,9 +7,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from penstock_contract.api import EnginePool, InferenceDeployment, Pool
+from penstock_contract.api import EnginePool, InferenceDeployment, Pool, Scaling
 from penstock_contract.api.engine import Engine, Speculative
-from penstock_contract.api.pool import Scaling
 from penstock_contract.generate import generated
 from penstock_contract.schema import Untranslatable, structural
 from penstock_operator.validation import load_manifests

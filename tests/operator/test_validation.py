@@ -82,6 +82,47 @@ def test_rules_are_checked_where_they_stand(pools: list[dict[str, Any]], message
     assert wrong(*pools) == {"spec.pools[0]": message}
 
 
+def scheduled(*schedules: dict[str, Any]) -> dict[str, Any]:
+    """Return a pool with schedules, each of which differs in something from a good one."""
+    good = {"name": "office", "start": "0 8 * * *", "end": "0 18 * * *", "minReplicas": 3}
+    found = [{k: v for k, v in {**good, **one}.items() if v is not None} for one in schedules]
+    return {"name": "a", "scaling": {"minReplicas": 2, "maxReplicas": 8, "schedules": found}}
+
+
+@pytest.mark.parametrize(
+    ("schedules", "path", "message"),
+    [
+        ([{}, {}], "spec.pools[0].scaling", "schedule names must be unique"),
+        ([{"end": "0 8 * * *"}], "spec.pools[0].scaling.schedules[0]", "the same minutes"),
+        ([{"end": "0 8 * * 0-7"}], "spec.pools[0].scaling.schedules[0]", "the same minutes"),
+        ([{"minReplicas": None}], "spec.pools[0].scaling.schedules[0]", "set minReplicas"),
+        ([{"minReplicas": 9}], "spec.pools[0].scaling", "a schedule only narrows"),
+        ([{"minReplicas": 1}], "spec.pools[0].scaling", "a schedule only narrows"),
+        ([{"minReplicas": None, "maxReplicas": 1}], "spec.pools[0].scaling", "only narrows"),
+        ([{"maxReplicas": 2}], "spec.pools[0].scaling.schedules[0]", "must not exceed"),
+        ([{"maxReplicas": 0}], "spec.pools[0].scaling.schedules[0].maxReplicas", "1"),
+        ([{"start": "0 8 31 6 *"}], "spec.pools[0].scaling.schedules[0].start", "never comes"),
+        ([{"start": "8 Uhr"}], "spec.pools[0].scaling.schedules[0].start", ""),
+        ([{"end": "0 8 * * mo"}], "spec.pools[0].scaling.schedules[0].end", "sun to sat"),
+        ([{"timeZone": "Berlin"}], "spec.pools[0].scaling.schedules[0].timeZone", "Europe/Berlin"),
+        ([{"timeZone": "Europe"}], "spec.pools[0].scaling.schedules[0].timeZone", "IANA"),
+        ([{"timeZone": "../UTC"}], "spec.pools[0].scaling.schedules[0].timeZone", "IANA"),
+    ],
+)
+def test_schedules_are_checked_where_they_stand(
+    schedules: list[dict[str, Any]], path: str, message: str
+) -> None:
+    (found,) = wrong(scheduled(*schedules)).items()
+    assert found[0] == path
+    assert message in found[1]
+
+
+def test_schedules_that_are_right_are_taken() -> None:
+    night = {"name": "night", "start": "0 22 * * sun-thu", "timeZone": "Asia/Kolkata"}
+    text = yaml.safe_dump(manifest(scheduled({}, night)))
+    assert len(load_manifests(text, "test.yaml").objects) == 1
+
+
 def test_rules_over_pools_are_checked() -> None:
     assert "unique" in wrong(POOL, POOL)["spec"]
     assert "at least one Prefill" in wrong({**POOL, "role": "Prefill"})["spec"]

@@ -5,10 +5,10 @@ them (`make generate`). Inside v1alpha1 no field is renamed or re-typed; fields 
 that never had an effect may go.
 """
 
+from penstock_contract.api.autoscaling import Autoscaling, Scaling, ScalingPolicy, Schedule
 from penstock_contract.api.base import ApiModel, Condition, ConditionStatus, ObjectMeta
 from penstock_contract.api.engine import Engine, EngineType
 from penstock_contract.api.inference import (
-    Autoscaling,
     Disaggregation,
     Drain,
     InferenceDeployment,
@@ -17,8 +17,6 @@ from penstock_contract.api.inference import (
     RequestClass,
     Rollout,
     Routing,
-    ScalingPolicy,
-    Slo,
 )
 from penstock_contract.api.model import Model
 from penstock_contract.api.pool import (
@@ -29,8 +27,8 @@ from penstock_contract.api.pool import (
     Pool,
     Resources,
     Role,
-    Scaling,
 )
+from penstock_contract.api.slo import Slo
 from penstock_contract.api.status import InferenceDeploymentStatus, PoolStatus
 from penstock_contract.api.tenant import Tenant, TenantSpec, TenantStatus
 
@@ -62,6 +60,7 @@ __all__ = [
     "Routing",
     "Scaling",
     "ScalingPolicy",
+    "Schedule",
     "Slo",
     "Tenant",
     "TenantSpec",

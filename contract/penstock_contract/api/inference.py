@@ -5,19 +5,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from penstock_contract.api.autoscaling import Autoscaling, ScalingPolicy
 from penstock_contract.api.base import (
     ApiModel,
     DnsLabel,
     Duration,
     ObjectMeta,
-    Quantile,
     list_map,
     rules,
-    seconds,
 )
 from penstock_contract.api.engine import Engine
 from penstock_contract.api.model import Model
 from penstock_contract.api.pool import Pool
+from penstock_contract.api.slo import Slo
 from penstock_contract.api.status import InferenceDeploymentStatus
 
 
@@ -45,88 +45,6 @@ class Disaggregation(ApiModel):
     """Shorter uncached prompts are always computed locally."""
     transfer: Transfer = Transfer()
     """How KV is handed over."""
-
-
-class Objective(ApiModel):
-    """A latency objective: `quantile` of requests within `target`."""
-
-    quantile: Quantile = "0.9"
-    """Share of requests that must meet the target, like `'0.9'`."""
-    target: Duration
-    """Time that they may take, like `500ms` or `2s`."""
-
-
-class Slo(ApiModel):
-    """What the autoscaler holds; workers hold the time per output token in every step."""
-
-    ttft: Objective | None = None
-    """Time from a request's arrival to its first token."""
-    tpot: Objective | None = None
-    """Time from one token of an answer to the next."""
-
-    @property
-    def ttft_seconds(self) -> float | None:
-        """Return the bound on the time to the first token, if there is one."""
-        return None if self.ttft is None else seconds(self.ttft.target)
-
-    @property
-    def tpot_seconds(self) -> float | None:
-        """Return the bound on the time per output token, if there is one."""
-        return None if self.tpot is None else seconds(self.tpot.target)
-
-
-class ScalingPolicy(StrEnum):
-    """How pools with `scaling` are sized."""
-
-    LITTLES_LAW = "LittlesLaw"
-    CONCURRENCY = "Concurrency"
-    NONE = "None"
-
-
-class ScaleStep(ApiModel):
-    """A limit on one direction of scaling."""
-
-    max_step: Annotated[int, Field(ge=1, le=10_000)]
-    """Replicas per decision."""
-    window: Duration | None = None
-    """Time over which the decision must have held. Default: none for more workers; for fewer, as
-    long as a new one takes to serve, and a minute at least."""
-
-
-class Behavior(ApiModel):
-    """Limits on the speed of scaling."""
-
-    scale_up: ScaleStep = ScaleStep(max_step=4)
-    """Limit on adding workers."""
-    scale_down: ScaleStep = ScaleStep(max_step=1)
-    """Limit on taking workers away."""
-
-
-class Budget(ApiModel):
-    """A joint bound on all pools."""
-
-    max_gpus: Annotated[int, Field(alias="maxGPUs", ge=0)]
-    """GPUs that all pools together may have."""
-
-
-class ScaleToZero(ApiModel):
-    """Stop all workers of an idle deployment."""
-
-    idle: Duration
-    """Idleness after which the last worker goes."""
-
-
-class Autoscaling(ApiModel):
-    """How pools with `scaling` are sized."""
-
-    policy: ScalingPolicy = ScalingPolicy.LITTLES_LAW
-    """LittlesLaw sizes by L = λ·W against `slo`, Concurrency by running sequences; None: not."""
-    behavior: Behavior = Behavior()
-    """Limits on the speed of scaling."""
-    budget: Budget | None = None
-    """Bound on all pools together; absent: none."""
-    scale_to_zero: ScaleToZero | None = None
-    """Stop the last worker of an idle deployment; absent: never."""
 
 
 class Retry(ApiModel):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock_contract.api.accelerators import GPU, accelerators
+from penstock_contract.api.autoscaling import Replicas, Scaling
 from penstock_contract.api.base import (
     ApiModel,
     Condition,
@@ -31,22 +32,6 @@ class Role(StrEnum):
     UNIFIED = "Unified"
     PREFILL = "Prefill"
     DECODE = "Decode"
-
-
-Replicas = Annotated[int, Field(ge=0, le=10_000)]
-
-
-class Scaling(ApiModel):
-    """Bounds inside which the autoscaler sizes a pool."""
-
-    model_config = rules(
-        ("self.minReplicas <= self.maxReplicas", "minReplicas must not exceed maxReplicas")
-    )
-
-    min_replicas: Replicas = 1
-    """Never fewer, except zero while scaled to zero."""
-    max_replicas: Annotated[int, Field(ge=1, le=10_000)]
-    """Never more."""
 
 
 class Resources(ApiModel):

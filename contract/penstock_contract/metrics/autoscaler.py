@@ -24,6 +24,13 @@ AUTOSCALER_NEEDED: Final = gauge(
 AUTOSCALER_WANTED: Final = gauge(
     "penstock_autoscaler_wanted_replicas", "Replicas decided on, after guards.", *_D, "pool"
 )
+AUTOSCALER_BOUNDS: Final = gauge(
+    "penstock_autoscaler_bound_replicas",
+    "Bounds of a pool as its schedules have them now; bound is min or max.",
+    *_D,
+    "pool",
+    "bound",
+)
 AUTOSCALER_DECISIONS: Final = counter(
     "penstock_autoscaler_decisions", "Decisions about a pool, by direction.", *_D, "pool", "result"
 )
@@ -41,5 +48,5 @@ AUTOSCALER_DIFFERENCE: Final = gauge(
 
 AUTOSCALER: Final = (
     AUTOSCALER_ARRIVALS, AUTOSCALER_LEVEL, AUTOSCALER_NEEDED, AUTOSCALER_WANTED,
-    AUTOSCALER_DECISIONS, AUTOSCALER_HEALTHY, AUTOSCALER_DIFFERENCE,
+    AUTOSCALER_BOUNDS, AUTOSCALER_DECISIONS, AUTOSCALER_HEALTHY, AUTOSCALER_DIFFERENCE,
 )  # fmt: skip

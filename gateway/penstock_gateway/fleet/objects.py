@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine, EngineType, Task
-from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry, Slo
+from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry
+from penstock_contract.api.slo import Slo
 from penstock_contract.api.stored import as_stored
 from penstock_contract.fleet import (
     Fleet,

@@ -15,6 +15,7 @@ from penstock_operator.autoscaling.evaluation import Evaluation, Memory, evaluat
 from penstock_operator.autoscaling.lead_time import lead_time
 from penstock_operator.autoscaling.sources import Source, SourceError, Target
 from penstock_operator.autoscaling.topology import Topology
+from penstock_operator.scaling.schedules import by_the_clock
 from penstock_operator.scaling.spec import scaling_spec
 
 Name = TypeVar("Name")
@@ -96,7 +97,9 @@ class Advisor(Generic[Name]):
             scrapes = await self._source.read(list(targets))
         except SourceError as error:
             scrapes, problem = {}, str(error)
-        spec = scaling_spec(deployment, self._lead_time(known.memory, topology))
+        wanted = scaling_spec(deployment, self._lead_time(known.memory, topology))
+        # Schedules go by the clock that people go by, which may be set; memory by one that is not.
+        spec = by_the_clock(wanted, time.time())
         known.memory, evaluation = evaluate(
             known.memory, topology, scrapes, spec, self._clock(), problem
         )

@@ -11,7 +11,7 @@ from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decision import Decision
 from penstock_operator.scaling.observation import Observation, PoolView
 from penstock_operator.scaling.signal import Health, Signal
-from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
+from penstock_operator.scaling.spec import Phase, PoolBounds, ScalingSpec, Turn
 
 Row = tuple[str, str, str]
 
@@ -57,6 +57,8 @@ def explain(
     if decision.need and decision.need.counts:
         need = decision.need
         lines += ["", *_table(_needed(need.counts, need.numbers, need.binding))]
+    if bounds.turns:
+        lines += ["", *_table(_scheduled(bounds, spec.lead))]
     lines += ["", *_guarded(decision, view)]
     lines += [f"metrics: {_health(decision, difference)}", *(f"  {found}" for found in problems)]
     return "\n".join(line.rstrip() for line in lines)
@@ -160,6 +162,21 @@ _WHY = {
     "ttft": "servers of an M/G/n queue that keep its wait inside the TTFT objective",
     "concurrency": "sequences / (0.7 · maxNumSeqs)",
 }
+
+
+def _scheduled(bounds: PoolBounds, lead: float) -> list[Row]:
+    rows: list[Row] = [("schedules", "", f"{bounds.minimum} to {bounds.maximum} workers now")]
+    return rows + [(turn.name, turn.phase, _turn(turn, lead)) for turn in bounds.turns]
+
+
+def _turn(turn: Turn, lead: float) -> str:
+    least = f"at least {turn.minimum}" if turn.minimum else ""
+    most = f"at most {turn.maximum}" if turn.maximum else ""
+    bounds = ", ".join(words for words in (least, most) if words)
+    if turn.phase is Phase.OPEN:
+        return f"{bounds}, until {turn.until}"
+    ahead = f", started {lead:.0f} s before" if least else ""
+    return f"{bounds}, from {turn.until}{ahead}"
 
 
 def _guarded(decision: Decision, view: PoolView) -> list[str]:

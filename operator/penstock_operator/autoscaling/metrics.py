@@ -22,6 +22,10 @@ class AutoscalerMetrics:
         made.gauge(declared.AUTOSCALER_DIFFERENCE).labels(*place).set(
             _number(evaluation.difference)
         )
+        bounds = made.gauge(declared.AUTOSCALER_BOUNDS)
+        for found in evaluation.record.spec.pools:
+            bounds.labels(*place, found.name, "min").set(found.minimum)
+            bounds.labels(*place, found.name, "max").set(found.maximum)
         for name, decision in evaluation.record.decisions.pools.items():
             pool = (*place, name)
             made.gauge(declared.AUTOSCALER_WANTED).labels(*pool).set(decision.replicas)

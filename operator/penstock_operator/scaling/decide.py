@@ -13,7 +13,7 @@ from penstock_operator.scaling.budget import inside_budget
 from penstock_operator.scaling.cover import News, covers
 from penstock_operator.scaling.decision import Decision, Decisions
 from penstock_operator.scaling.forecast import Forecast
-from penstock_operator.scaling.guards import guard
+from penstock_operator.scaling.guards import Proposal, guard, inside
 from penstock_operator.scaling.idleness import idle_since
 from penstock_operator.scaling.need import (
     DEFAULT_TTFT,
@@ -28,7 +28,7 @@ from penstock_operator.scaling.need import (
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic, together
 from penstock_operator.scaling.ratio import matched
 from penstock_operator.scaling.signal import Health, worst
-from penstock_operator.scaling.spec import PoolBounds, ScalingSpec
+from penstock_operator.scaling.spec import SCHEDULE, PoolBounds, ScalingSpec
 from penstock_operator.scaling.split import Carrier, shares
 from penstock_operator.scaling.state import PoolState, ScalingState
 
@@ -75,7 +75,8 @@ def decide(
     news = News(elapsed * weight, elapsed / spec.lead)
     cover = covers(state.covers, seen.traffic, spec, news)
     quiet = now - since if since is not None else 0.0
-    idle = spec.idle is not None and since is not None and quiet >= spec.idle
+    scheduled = any(bounds.wanted_now for bounds in spec.pools)
+    idle = spec.idle is not None and since is not None and quiet >= spec.idle and not scheduled
     calm = since is not None and quiet >= spec.down_window
     moment = _Moment(now, elapsed, calm)
     pools: dict[str, PoolState] = {}
@@ -162,18 +163,31 @@ def _carrier(one: _Weighed) -> Carrier:
 def _size(
     one: _Weighed, share: float, traffic: Traffic, spec: ScalingSpec, now: float
 ) -> tuple[PoolState, Decision]:
-    name, desired, health = one.bounds.name, one.view.desired, one.health
+    desired = one.view.desired
     if one.alone is None:
-        at_least = max(desired, one.bounds.minimum, int(_waits(traffic)))
+        proposal = inside(Proposal(max(desired, int(_waits(traffic)))), one.bounds)
         words = "the workers have not measured their speed yet"
-        return one.state, Decision(name, desired, at_least, words, health=health)
+        return one.state, _decision(one, proposal, words)
     if one.alone.infeasible and not one.calm:
-        return one.state, Decision(name, desired, desired, one.alone.infeasible, one.alone)
+        proposal = inside(Proposal(desired), one.bounds)
+        return one.state, _decision(one, proposal, one.alone.infeasible, one.alone)
     found = _part(one.alone, share)
     count = found.counts.get(found.binding, 0.0)
-    proposal, state = guard(count, desired, health, one.state, one.bounds, spec, now)
-    words = _words(found)
-    return state, Decision(name, desired, proposal.replicas, words, found, proposal.guards, health)
+    proposal, state = guard(count, desired, one.health, one.state, one.bounds, spec, now)
+    return state, _decision(one, proposal, _words(found), found)
+
+
+def _decision(one: _Weighed, proposal: Proposal, words: str, found: Need | None = None) -> Decision:
+    by_the_clock = next((why for why in proposal.guards if why.startswith(SCHEDULE)), "")
+    return Decision(
+        pool=one.bounds.name,
+        current=one.view.desired,
+        replicas=proposal.replicas,
+        reason=f"{by_the_clock}; {words}" if by_the_clock else words,
+        need=found,
+        guards=proposal.guards,
+        health=one.health,
+    )
 
 
 def _part(alone: Need, share: float) -> Need:

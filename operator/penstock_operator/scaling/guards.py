@@ -64,8 +64,13 @@ def guard(
         proposal = _shrink(proposal, current, health, state, spec, now)
     elif needed > current:
         proposal = _grow(proposal, current, state, spec, now)
-    inside = min(max(proposal.replicas, bounds.minimum), bounds.maximum)
-    return proposal.held(inside, f"bounds {bounds.minimum} to {bounds.maximum}"), state
+    return inside(proposal, bounds), state
+
+
+def inside(proposal: Proposal, bounds: PoolBounds) -> Proposal:
+    """Return the proposal within the bounds that hold now."""
+    held = min(max(proposal.replicas, bounds.minimum), bounds.maximum)
+    return proposal.held(held, bounds.why(held > proposal.replicas))
 
 
 def _outside_band(count: float, current: int) -> Proposal:

@@ -1,11 +1,13 @@
 """What the user asked of the autoscaler, in numbers."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from penstock_contract.api import InferenceDeployment, Pool, Role, ScalingPolicy
+from penstock_contract.api.autoscaling import Schedule as ApiSchedule
 from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import Task
-from penstock_contract.api.inference import Objective as ApiObjective
+from penstock_contract.api.slo import Objective as ApiObjective
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,50 @@ class Objective:
 
     quantile: float
     seconds: float
+
+
+SCHEDULE = "schedule"
+"""What the words of a guard begin with when a schedule made it fire."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Bounds at certain times of a wall clock; None: not of its business."""
+
+    name: str
+    start: str
+    """Cron expression; it opens then."""
+    end: str
+    """Cron expression; it closes then."""
+    zone: str = "UTC"
+    """IANA name."""
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+class Phase(StrEnum):
+    """What a schedule does at one moment."""
+
+    CLOSED = "closed"
+    STARTING = "starting"
+    """It will be open when a replica that is started now serves: its minimum holds."""
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A schedule at one moment."""
+
+    name: str
+    phase: Phase
+    until: str
+    """When it closes or opens next, as a clock of its zone shows it."""
+    minimum: int | None = None
+    maximum: int | None = None
+
+    def holds_down(self, maximum: int) -> bool:
+        """Return whether a maximum is its own."""
+        return self.phase is Phase.OPEN and self.maximum == maximum
 
 
 @dataclass(frozen=True)
@@ -32,6 +78,26 @@ class PoolBounds:
     """Sequences that one replica runs at once."""
     fixed: bool = False
     """Its size is not the autoscaler's; it only carries its part of the work."""
+    schedules: tuple[Schedule, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    """What they do now, which `minimum` and `maximum` follow already."""
+
+    @property
+    def wanted_now(self) -> tuple[Turn, ...]:
+        """Return the schedules that ask for replicas, whether anybody uses them or not."""
+        return tuple(turn for turn in self.turns if turn.minimum and turn.phase is not Phase.CLOSED)
+
+    def why(self, more: bool) -> str:
+        """Return whose bound it is that asks for more replicas, or for fewer."""
+        if more:
+            names = [turn.name for turn in self.wanted_now if turn.minimum == self.minimum]
+            words = f"at least {self.minimum}"
+        else:
+            names = [turn.name for turn in self.turns if turn.holds_down(self.maximum)]
+            words = f"at most {self.maximum}"
+        if names:
+            return f"{SCHEDULE} {names[0]}: {words}"
+        return f"bounds {self.minimum} to {self.maximum}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +162,18 @@ def _bounds(pool: Pool, slots: int, task: Task) -> PoolBounds:
         fixed=bounds is None,
         gpus=pool.resources.gpus * pool.parallelism.nodes,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
+        schedules=tuple(_schedule(found) for found in bounds.schedules) if bounds else (),
+    )
+
+
+def _schedule(found: ApiSchedule) -> Schedule:
+    return Schedule(
+        name=found.name,
+        start=found.start,
+        end=found.end,
+        zone=found.time_zone,
+        minimum=found.min_replicas,
+        maximum=found.max_replicas,
     )
 
 

@@ -1,6 +1,8 @@
 """`penstock simulate`: what the autoscaler would do with a trace, before it does it for real."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from penstock_contract.api import EngineType, InferenceDeployment, Role
@@ -12,10 +14,11 @@ from penstock_operator.simulation.clairvoyant import begin, search_stages
 from penstock_operator.simulation.fleet import Stages
 from penstock_operator.simulation.report import Run, plot, pool_table, summary, table
 from penstock_operator.simulation.scaler import Autoscaler
-from penstock_operator.simulation.setup import Setup
+from penstock_operator.simulation.setup import Outcome, Setup
 from penstock_operator.simulation.trace import Arrival, Synthetic, generate, read, scaled
 from penstock_operator.validation import InvalidManifest, load_manifests
 
+FORESIGHT = "clairvoyant"
 SIMULATED = ([Role.UNIFIED], sorted([Role.PREFILL, Role.DECODE]))
 
 
@@ -25,6 +28,7 @@ def simulate(
     scale: float,
     curve: str,
     cold_start: float,
+    begins: str | None,
     picture: Path | None,
 ) -> str:
     """Return what a trace does to a deployment, as a table.
@@ -35,6 +39,7 @@ def simulate(
         scale: factor on the trace's rate.
         curve: `a,b_p,b_d,c,kv` of one replica.
         cold_start: seconds until a new replica serves.
+        begins: RFC 3339 time at which the trace begins; needed where pools have schedules.
         picture: where to draw it; None: nowhere.
 
     Raises:
@@ -46,12 +51,18 @@ def simulate(
     stall_free = spec.tpot is not None and deployment.spec.engine.type is EngineType.PENSTOCK
     setups = [_setup(spec, bounds, _curve(curve), cold_start, stall_free) for bounds in pools]
     names = [bounds.name for bounds in pools]
-    scaler = Autoscaler(spec, setups[0].curve, *names)
-    stages = Stages(setups, begin(arrivals, setups))
-    runs: list[Run] = [("LittlesLaw", stages.run(arrivals, scaler.sizes))]
+    moment = _moment(begins, pools)
+
+    def run(spec: ScalingSpec) -> Sequence[Outcome]:
+        scaler = Autoscaler(spec, setups[0].curve, *names, begins=moment)
+        return Stages(setups, begin(arrivals, setups)).run(arrivals, scaler.sizes)
+
+    runs: list[Run] = [(str(spec.policy), run(spec))]
+    if any(bounds.schedules for bounds in pools):
+        runs.append(("without schedules", run(_unscheduled(spec))))
     share = (spec.ttft or DEFAULT_TTFT).quantile
     if best := search_stages(arrivals, setups, share):
-        runs.append(("clairvoyant", best.outcomes))
+        runs.append((FORESIGHT, best.outcomes))
     if picture:
         _draw(picture, runs, names)
     return _words(runs, names, setups[-1])
@@ -62,9 +73,10 @@ def _words(runs: Sequence[Run], pools: Sequence[str], setup: Setup) -> str:
     parts = [table(found)]
     if len(pools) > 1:
         parts.append(pool_table(runs, pools))
-    if len(found) > 1:
-        ratio = found[0].replica_hours / found[1].replica_hours
-        parts.append(f"LittlesLaw used {ratio:.2f} times the replica-hours of perfect foresight.")
+    if found[-1].policy == FORESIGHT:
+        ratio = found[0].replica_hours / found[-1].replica_hours
+        words = f"used {ratio:.2f} times the replica-hours of perfect foresight."
+        parts.append(f"{found[0].policy} {words}")
     return "\n\n".join(parts)
 
 
@@ -96,6 +108,24 @@ def _arrivals(trace: Path | None, scale: float) -> list[Arrival]:
     if not found:
         raise UserError(f"--trace: {trace} holds no request")
     return scaled(found, scale)
+
+
+def _unscheduled(spec: ScalingSpec) -> ScalingSpec:
+    return replace(spec, pools=tuple(replace(bounds, schedules=()) for bounds in spec.pools))
+
+
+def _moment(text: str | None, pools: Sequence[PoolBounds]) -> float:
+    scheduled = [bounds.name for bounds in pools if bounds.schedules]
+    if text is None and scheduled:
+        raise UserError(f"--begin: when does the trace begin? {scheduled[0]} has schedules")
+    try:
+        found = datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
+        if found.tzinfo is None:
+            raise ValueError("it names no time zone")
+        return found.timestamp()
+    except (ValueError, OverflowError) as error:
+        example = "2026-03-02T07:30+01:00"
+        raise UserError(f"--begin: {text!r} is no time like {example}: {error}") from None
 
 
 def _curve(text: str) -> ServiceCurve:

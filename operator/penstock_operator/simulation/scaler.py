@@ -7,6 +7,7 @@ from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.decide import decide
 from penstock_operator.scaling.decision import Decisions
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic
+from penstock_operator.scaling.schedules import by_the_clock
 from penstock_operator.scaling.signal import ABSENT, Signal
 from penstock_operator.scaling.spec import ScalingSpec
 from penstock_operator.scaling.state import ScalingState
@@ -20,10 +21,14 @@ class Autoscaler:
         spec: what the user asked for.
         curve: of a replica of any pool.
         pools: names, in the order of the requests' way.
+        begins: when the trace begins, in seconds since 1970; schedules go by it.
     """
 
-    def __init__(self, spec: ScalingSpec, curve: ServiceCurve, *pools: str) -> None:
+    def __init__(
+        self, spec: ScalingSpec, curve: ServiceCurve, *pools: str, begins: float = 0.0
+    ) -> None:
         self._spec = spec
+        self._begins = begins
         self._curve = curve
         self._pools = pools
         self._state = ScalingState()
@@ -41,8 +46,10 @@ class Autoscaler:
         if not before:
             return [sample.desired for sample in samples]
         seen = self._observe(before, samples)
-        self._state, decisions = decide(self._state, seen, self._spec, samples[0].time)
-        self.decisions.append((samples[0].time, decisions))
+        now = samples[0].time
+        spec = by_the_clock(self._spec, self._begins + now)
+        self._state, decisions = decide(self._state, seen, spec, now)
+        self.decisions.append((now, decisions))
         return [decisions.pools[pool].replicas for pool in self._pools]
 
     def _observe(self, before: Sequence[Sample], samples: Sequence[Sample]) -> Observation:

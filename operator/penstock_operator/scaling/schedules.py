@@ -1,0 +1,86 @@
+"""Replicas by the clock: the bounds of pools as their schedules have them at one moment.
+
+A schedule is open from each of its starts to the first of its ends after it, in the minutes that
+clocks on a wall of its zone show. When they are put forward, what is skipped has passed; when they
+are put back, what comes twice counts once, and the clock stands until it is past that.
+
+Its minimum holds a lead earlier than that, so that its replicas are ready when it opens; its
+maximum does not, because until then they may be needed.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from penstock_contract.cron import Cron
+from penstock_operator.scaling.spec import Phase, PoolBounds, ScalingSpec, Schedule, Turn
+
+MINUTE = timedelta(minutes=1)
+
+
+def by_the_clock(spec: ScalingSpec, now: float) -> ScalingSpec:
+    """Return what a user asked for with the bounds that hold at one moment.
+
+    Of the schedules that are open, the highest minimum and the lowest maximum hold; where they
+    cross, the maximum.
+
+    Args:
+        spec: with the bounds that hold when no schedule is open.
+        now: seconds since 1970, by the clock that people go by.
+    """
+    moment = datetime.fromtimestamp(now, UTC)
+    pools = tuple(_narrowed(bounds, spec.lead, moment) for bounds in spec.pools)
+    return replace(spec, pools=pools)
+
+
+def _narrowed(bounds: PoolBounds, lead: float, moment: datetime) -> PoolBounds:
+    if not bounds.schedules:
+        return bounds
+    turns = tuple(turn(schedule, lead, moment) for schedule in bounds.schedules)
+    least = [bounds.minimum, *(t.minimum or 0 for t in turns if t.phase is not Phase.CLOSED)]
+    most = [bounds.maximum, *(t.maximum for t in turns if t.maximum and t.phase is Phase.OPEN)]
+    maximum = min(most)
+    return replace(bounds, minimum=min(max(least), maximum), maximum=maximum, turns=turns)
+
+
+def turn(schedule: Schedule, lead: float, moment: datetime) -> Turn:
+    """Return what a schedule does at one moment.
+
+    Args:
+        schedule: of a pool.
+        lead: seconds from a decision until its replicas serve.
+        moment: with any time zone.
+    """
+    start, end, zone = Cron.parse(schedule.start), Cron.parse(schedule.end), ZoneInfo(schedule.zone)
+    wall = _wall(moment, zone)
+    phase, change = Phase.CLOSED, start.following(wall)
+    if _is_open(start, end, wall):
+        phase, change = Phase.OPEN, end.following(wall)
+    elif schedule.minimum and _opens_within(lead, start, end, zone, moment):
+        phase = Phase.STARTING
+    until = f"{change:%a %d %b %H:%M} {schedule.zone}"
+    return Turn(schedule.name, phase, until, schedule.minimum, schedule.maximum)
+
+
+def _is_open(start: Cron, end: Cron, wall: datetime) -> bool:
+    """Whoever ends one turn and begins the next at the same minute goes on."""
+    return start.latest(wall) >= end.latest(wall)
+
+
+def _opens_within(lead: float, start: Cron, end: Cron, zone: ZoneInfo, moment: datetime) -> bool:
+    """Whether it opens at one of the minutes that will have begun a lead from now.
+
+    Minute by minute, since clocks may be put forward or back until then; and by how it is at last,
+    since a clock that skips an hour may skip its start.
+    """
+    first = moment.replace(second=0, microsecond=0)
+    minutes = int((moment + timedelta(seconds=lead) - first) / MINUTE)
+    walls = [_wall(first + ahead * MINUTE, zone) for ahead in range(1, minutes + 1)]
+    return any(map(start.matches, walls)) or (bool(walls) and _is_open(start, end, walls[-1]))
+
+
+def _wall(moment: datetime, zone: ZoneInfo) -> datetime:
+    """Return the latest that a clock on the wall has shown."""
+    while (shown := moment.astimezone(zone)).fold:
+        moment -= MINUTE
+    return shown.replace(tzinfo=None)

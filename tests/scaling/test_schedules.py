@@ -139,7 +139,7 @@ moments = st.builds(
     st.integers(0, 8 * 60),
 )
 """The end of a month, and the nights in which Europe's clocks change."""
-fields = st.tuples(st.integers(0, 59), st.integers(0, 23))
+fields = st.tuples(st.integers(0, 59), st.one_of(st.integers(0, 3), st.integers(0, 23)))
 
 
 @given(fields, fields, zones, moments, st.integers(1, 90))
@@ -149,7 +149,8 @@ def test_whoever_will_be_open_is_started_for(
     """And whoever is started for opens within a lead, also over a change of clocks."""
     if start == end:
         return
-    daily = Schedule("daily", *(f"{m} {h} * * *" for m, h in (start, end)), zone, minimum=2)
+    opens, closes = (f"{minute} {hour} * * *" for minute, hour in (start, end))
+    daily = Schedule("daily", opens, closes, zone, minimum=2)
     ahead = [moment + timedelta(minutes=n) for n in range(lead + 1)]
     found = phase(daily, moment, lead=60.0 * lead)
     later = [phase(daily, when, lead=0.0) is Phase.OPEN for when in ahead]

@@ -6,13 +6,13 @@ size is written down.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from penstock_contract.api import InferenceDeployment
 from penstock_operator.autoscaling.clock import steady_wall_clock
 from penstock_operator.autoscaling.evaluation import Evaluation, Memory, evaluate
-from penstock_operator.autoscaling.lead_time import lead_time
+from penstock_operator.autoscaling.lead_time import lead_time, load_time
 from penstock_operator.autoscaling.sources import Source, SourceError, Target
 from penstock_operator.autoscaling.topology import Topology
 from penstock_operator.scaling.schedules import by_the_clock
@@ -97,15 +97,14 @@ class Advisor(Generic[Name]):
             scrapes = await self._source.read(list(targets))
         except SourceError as error:
             scrapes, problem = {}, str(error)
-        wanted = scaling_spec(deployment, self._lead_time(known.memory, topology))
+        timing, pairs = self._timing, known.memory.scrapes.pairs
+        load = load_time((pairs[w] for w in topology.workers if w in pairs), known.memory.load)
+        known.memory = replace(known.memory, load=load)
+        lead = lead_time(load, timing.interval, timing.overhead, timing.unknown_start)
+        wanted = scaling_spec(deployment, lead, apart=timing.overhead)
         # Schedules go by the clock that people go by, which may be set; memory by one that is not.
         spec = by_the_clock(wanted, time.time())
         known.memory, evaluation = evaluate(
             known.memory, topology, scrapes, spec, self._clock(), problem
         )
         return evaluation
-
-    def _lead_time(self, memory: Memory, topology: Topology) -> float:
-        pairs = [pair for w in topology.workers if (pair := memory.scrapes.pairs.get(w))]
-        timing = self._timing
-        return lead_time(pairs, timing.interval, timing.overhead, timing.unknown_start)

@@ -29,6 +29,8 @@ class Memory:
     learned: Learned = field(default_factory=Learned)
     law: LittlesLaw = field(default_factory=LittlesLaw)
     scrapes: Scrapes = field(default_factory=Scrapes)
+    load: float | None = None
+    """Seconds that a worker took to load, when one was there to tell; None: not known yet."""
 
 
 @dataclass(frozen=True)

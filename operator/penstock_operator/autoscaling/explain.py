@@ -58,7 +58,7 @@ def explain(
         need = decision.need
         lines += ["", *_table(_needed(need.counts, need.numbers, need.binding))]
     if bounds.turns:
-        lines += ["", *_table(_scheduled(bounds, spec.lead))]
+        lines += ["", *_table(_scheduled(bounds))]
     lines += ["", *_guarded(decision, view)]
     lines += [f"metrics: {_health(decision, difference)}", *(f"  {found}" for found in problems)]
     return "\n".join(line.rstrip() for line in lines)
@@ -164,18 +164,18 @@ _WHY = {
 }
 
 
-def _scheduled(bounds: PoolBounds, lead: float) -> list[Row]:
+def _scheduled(bounds: PoolBounds) -> list[Row]:
     rows: list[Row] = [("schedules", "", f"{bounds.minimum} to {bounds.maximum} workers now")]
-    return rows + [(turn.name, turn.phase, _turn(turn, lead)) for turn in bounds.turns]
+    return rows + [(turn.name, turn.phase, _turn(turn)) for turn in bounds.turns]
 
 
-def _turn(turn: Turn, lead: float) -> str:
+def _turn(turn: Turn) -> str:
     least = f"at least {turn.minimum}" if turn.minimum else ""
     most = f"at most {turn.maximum}" if turn.maximum else ""
     bounds = ", ".join(words for words in (least, most) if words)
     if turn.phase is Phase.OPEN:
         return f"{bounds}, until {turn.until}"
-    ahead = f", started {lead:.0f} s before" if least else ""
+    ahead = f", started {turn.ahead:.0f} s before" if least else ""
     return f"{bounds}, from {turn.until}{ahead}"
 
 

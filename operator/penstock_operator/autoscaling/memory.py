@@ -67,7 +67,8 @@ def load(text: str, now: float) -> Memory:
         return Memory()
     decided = memory.state.decided
     if decided is None or not 0 <= now - decided <= OLDEST:
-        return replace(Memory(), learned=replace(memory.learned, time=None))
+        learned = replace(memory.learned, time=None)
+        return replace(Memory(), learned=learned, load=memory.load)
     pools = {
         name: replace(pool, first_seen=None, wanted=()) for name, pool in memory.state.pools.items()
     }

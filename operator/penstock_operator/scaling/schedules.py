@@ -29,26 +29,37 @@ def by_the_clock(spec: ScalingSpec, now: float) -> ScalingSpec:
         now: seconds since 1970, by the clock that people go by.
     """
     moment = datetime.fromtimestamp(now, UTC)
-    pools = tuple(_narrowed(bounds, spec.lead, moment) for bounds in spec.pools)
+    pools = tuple(_narrowed(bounds, spec, moment) for bounds in spec.pools)
     return replace(spec, pools=pools)
 
 
-def _narrowed(bounds: PoolBounds, lead: float, moment: datetime) -> PoolBounds:
+def _narrowed(bounds: PoolBounds, spec: ScalingSpec, moment: datetime) -> PoolBounds:
     if not bounds.schedules:
         return bounds
-    turns = tuple(turn(schedule, lead, moment) for schedule in bounds.schedules)
+    turns = tuple(
+        turn(schedule, _ahead(schedule, bounds, spec), moment) for schedule in bounds.schedules
+    )
     least = [bounds.minimum, *(t.minimum or 0 for t in turns if t.phase is not Phase.CLOSED)]
     most = [bounds.maximum, *(t.maximum for t in turns if t.maximum and t.phase is Phase.OPEN)]
     maximum = min(most)
     return replace(bounds, minimum=min(max(least), maximum), maximum=maximum, turns=turns)
 
 
-def turn(schedule: Schedule, lead: float, moment: datetime) -> Turn:
+def _ahead(schedule: Schedule, bounds: PoolBounds, spec: ScalingSpec) -> float:
+    """Return how long before its start all that a schedule may lack have to be asked for.
+
+    They are asked for at once; a lead knows of those of one step only that they come one by one.
+    """
+    lacking = (schedule.minimum or 0) - bounds.minimum
+    return spec.lead + bounds.apart * max(0, lacking - spec.max_up)
+
+
+def turn(schedule: Schedule, ahead: float, moment: datetime) -> Turn:
     """Return what a schedule does at one moment.
 
     Args:
         schedule: of a pool.
-        lead: seconds from a decision until its replicas serve.
+        ahead: seconds from a decision until its replicas serve.
         moment: with any time zone.
     """
     start, end, zone = Cron.parse(schedule.start), Cron.parse(schedule.end), ZoneInfo(schedule.zone)
@@ -56,10 +67,10 @@ def turn(schedule: Schedule, lead: float, moment: datetime) -> Turn:
     phase, change = Phase.CLOSED, start.following(wall)
     if _is_open(start, end, wall):
         phase, change = Phase.OPEN, end.following(wall)
-    elif schedule.minimum and _opens_within(lead, start, end, zone, moment):
+    elif schedule.minimum and _opens_within(ahead, start, end, zone, moment):
         phase = Phase.STARTING
     until = f"{change:%a %d %b %H:%M} {schedule.zone}"
-    return Turn(schedule.name, phase, until, schedule.minimum, schedule.maximum)
+    return Turn(schedule.name, phase, until, ahead, schedule.minimum, schedule.maximum)
 
 
 def _is_open(start: Cron, end: Cron, wall: datetime) -> bool:
@@ -67,15 +78,15 @@ def _is_open(start: Cron, end: Cron, wall: datetime) -> bool:
     return start.latest(wall) >= end.latest(wall)
 
 
-def _opens_within(lead: float, start: Cron, end: Cron, zone: ZoneInfo, moment: datetime) -> bool:
-    """Whether it opens at one of the minutes that will have begun a lead from now.
+def _opens_within(ahead: float, start: Cron, end: Cron, zone: ZoneInfo, moment: datetime) -> bool:
+    """Whether it opens at one of the minutes that will have begun by then.
 
     Minute by minute, since clocks may be put forward or back until then; and by how it is at last,
     since a clock that skips an hour may skip its start.
     """
     first = moment.replace(second=0, microsecond=0)
-    minutes = int((moment + timedelta(seconds=lead) - first) / MINUTE)
-    walls = [_wall(first + ahead * MINUTE, zone) for ahead in range(1, minutes + 1)]
+    minutes = int((moment + timedelta(seconds=ahead) - first) / MINUTE)
+    walls = [_wall(first + later * MINUTE, zone) for later in range(1, minutes + 1)]
     return any(map(start.matches, walls)) or (bool(walls) and _is_open(start, end, walls[-1]))
 
 

@@ -54,6 +54,8 @@ class Turn:
     phase: Phase
     until: str
     """When it closes or opens next, as a clock of its zone shows it."""
+    ahead: float = 0.0
+    """Seconds before it opens, at which its replicas are started."""
     minimum: int | None = None
     maximum: int | None = None
 
@@ -78,6 +80,8 @@ class PoolBounds:
     """Sequences that one replica runs at once."""
     fixed: bool = False
     """Its size is not the autoscaler's; it only carries its part of the work."""
+    apart: float = 0.0
+    """Seconds that each further replica comes after the one before; 0: they start together."""
     schedules: tuple[Schedule, ...] = ()
     turns: tuple[Turn, ...] = ()
     """What they do now, which `minimum` and `maximum` follow already."""
@@ -116,7 +120,8 @@ class ScalingSpec:
     idle: float | None = None
     """Idleness after which the last replica goes; None: never."""
     lead: float = 90.0
-    """From a change in demand to a new replica that serves: metric lag, interval, cold start."""
+    """From a change in demand to a new replica that serves: metric lag, interval, cold start; to
+    the last one of a step, where they come one after the other."""
 
     @property
     def strictest(self) -> float | None:
@@ -128,15 +133,22 @@ SHORTEST_WINDOW = 60.0
 """Seconds that fewer replicas must have been enough, however fast one starts."""
 
 
-def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
-    """Return what a deployment asks for."""
+def scaling_spec(deployment: InferenceDeployment, lead: float, apart: float = 0.0) -> ScalingSpec:
+    """Return what a deployment asks for.
+
+    Args:
+        deployment: what the user wrote.
+        lead: seconds from a change in demand to a new replica that serves.
+        apart: seconds until a replica that spans nodes has them and the next one may come.
+    """
     spec = deployment.spec
     wanted = spec.autoscaling
     up, down = wanted.behavior.scale_up, wanted.behavior.scale_down
+    slots, task = spec.engine.max_num_seqs, spec.engine.task
+    pools = tuple(_bounds(pool, slots, task, apart) for pool in spec.pools)
+    lead += max(_in_line(bounds, up.max_step) * bounds.apart for bounds in pools)
     return ScalingSpec(
-        pools=tuple(
-            _bounds(pool, spec.engine.max_num_seqs, spec.engine.task) for pool in spec.pools
-        ),
+        pools=pools,
         policy=wanted.policy,
         ttft=_objective(spec.slo.ttft),
         tpot=_objective(spec.slo.tpot),
@@ -150,7 +162,12 @@ def scaling_spec(deployment: InferenceDeployment, lead: float) -> ScalingSpec:
     )
 
 
-def _bounds(pool: Pool, slots: int, task: Task) -> PoolBounds:
+def _in_line(bounds: PoolBounds, step: int) -> int:
+    """Return after how many others the last replica of a step may come."""
+    return max(0, min(step, bounds.maximum - bounds.minimum) - 1)
+
+
+def _bounds(pool: Pool, slots: int, task: Task, apart: float) -> PoolBounds:
     size, bounds = pool.initial_replicas, pool.scaling
     return PoolBounds(
         name=pool.name,
@@ -161,6 +178,7 @@ def _bounds(pool: Pool, slots: int, task: Task) -> PoolBounds:
         slots=slots,
         fixed=bounds is None,
         gpus=pool.resources.gpus * pool.parallelism.nodes,
+        apart=apart if pool.parallelism.nodes > 1 else 0.0,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
         schedules=tuple(_schedule(found) for found in bounds.schedules) if bounds else (),
     )

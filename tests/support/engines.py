@@ -38,7 +38,7 @@ def torch_engine(
     """Return a real engine on the checkpoint in `folder`, which `runner` or one of its own runs."""
     config = read_config(folder)
     if runner is None:
-        kept = KVPool.of(config, num_blocks, block_size, how.dtype)
+        kept = KVPool.of(config, num_blocks, block_size, how.kv_dtype)
         found = [load_adapter(name, path, config) for name, path in adapters.items()]
         model = load_model(folder, config, kept, config.max_position, how, found)
         runner = ModelRunner(model, kept)
@@ -66,7 +66,7 @@ def load(
 ) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool of its own."""
     config = read_config(folder)
-    pool = KVPool.of(config, num_blocks, block_size, how.dtype)
+    pool = KVPool.of(config, num_blocks, block_size, how.kv_dtype)
     found = [load_adapter(name, path, config) for name, path in adapters.items()]
     return load_model(folder, config, pool, config.max_position, how, found)
 

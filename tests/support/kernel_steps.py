@@ -11,6 +11,8 @@ from penstock_worker.attention.interface import Sequence
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.loading import ExecutionConfig
 
+KV = {"kv in bfloat16": torch.bfloat16, "kv in int8": torch.int8}
+
 
 def steps(block_size: int = 16, length: int = 100) -> list[Batch]:
     """Return a prefill in two chunks, then a step with decoding and prefill side by side."""
@@ -41,7 +43,9 @@ def steps(block_size: int = 16, length: int = 100) -> list[Batch]:
 
 
 def kept_as(stored: str) -> dict[str, Any]:
-    """Return the options of an execution whose weights are kept so."""
+    """Return the options of an execution whose weights, or whose KV, are kept so."""
+    if stored in KV:
+        return {"kept_as": KV[stored]}
     return {"dtype": torch.bfloat16} if stored == "bfloat16" else {"quantization": stored}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock_contract.step_cost import StepCost
 from penstock_contract.worker_token import WorkerTokens
-from penstock_worker.attention.pool import KVPool
+from penstock_worker.attention.pool import KVPool, token_bytes
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig
@@ -84,11 +84,12 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         proposer = PacedProposer(guessing, guessing.pause)
     engine = _engine(config, runner, shape, num_blocks, max_model_len, cost, proposer)
     engine.ranks = ranks
-    engine.handoff = _handoff(config, shape, engine.pool, pool, epoch, tokens)
+    shared = config.transfer is not None or config.tier is not None
+    identity = _fingerprint(config, shape, how) if shared else b""
+    engine.handoff = _handoff(config, engine.pool, pool, identity, epoch, tokens)
     if config.tier is not None:
         from penstock_worker.tiers.opening import open_tier
 
-        identity = _fingerprint(config, shape, pool)
         engine.use(open_tier(config.tier, engine.pool, pool, identity, shape.window, cost))
     return engine, Ready(
         epoch=epoch,
@@ -100,7 +101,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
         device=device_name(how.device),
-        kv_bytes_per_token=shape.kv_bytes_per_token * how.dtype.itemsize // 4,
+        kv_bytes_per_token=token_bytes(shape, how.kv_dtype),
     )
 
 
@@ -113,7 +114,7 @@ def _runner(
 ) -> tuple[ModelRunner, KVPool, int]:
     """Return what computes alone, its KV, and how many blocks that has."""
     num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
-    pool = KVPool.of(shape, num_blocks, config.block_size, how.dtype, how.device)
+    pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device)
     adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
     model = load_model(Path(config.model), shape, pool, max_model_len, how, adapters)
     return ModelRunner(model, pool), pool, num_blocks
@@ -154,9 +155,9 @@ def _proposer(config: EngineConfig) -> Proposer | None:
 
 def _handoff(
     config: EngineConfig,
-    shape: ModelConfig,
     blocks: BlockPool,
     pool: KVPool,
+    identity: bytes,
     epoch: str,
     tokens: WorkerTokens | None,
 ) -> "Handoff | None":
@@ -165,19 +166,18 @@ def _handoff(
     # It brings pydantic, which takes a tenth of a second that most engines need not spend.
     from penstock_worker.transfer.opening import open_handoff
 
-    identity = _fingerprint(config, shape, pool)
     memory = block_memory(pool)
     return open_handoff(
         config.transfer, blocks, memory, epoch=epoch, fingerprint=identity, tokens=tokens
     )
 
 
-def _fingerprint(config: EngineConfig, shape: ModelConfig, pool: KVPool) -> bytes:
+def _fingerprint(config: EngineConfig, shape: ModelConfig, how: ExecutionConfig) -> bytes:
     return fingerprint(
         shape,
         weight_files(Path(config.model)),
         block_size=config.block_size,
-        dtype=str(pool.dtype),
+        dtype=how.kv_kind,
         quantization=config.quantization,
         adapters={name: Path(at) for name, at in config.adapters.items()},
     )

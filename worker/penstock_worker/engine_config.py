@@ -76,6 +76,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     """float32, bfloat16, or auto: the checkpoint's own where that is fast, else float32."""
     quantization: str = "none"
     """Of the weights: none, int8 (dynamic W8A8) or int4 (weight-only, in groups)."""
+    kv_cache_dtype: str = "auto"
+    """How KV is stored, one of `attention.stored`'s KV_CACHE_DTYPES; auto: in dtype."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where PyTorch finds one."""
     kernels: str = "auto"

@@ -24,6 +24,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         task=options.task,
         dtype=options.dtype,
         quantization=options.quantization,
+        kv_cache_dtype=options.kv_cache_dtype,
         device=options.device,
         kernels=options.kernels,
         max_model_len=options.max_model_len,

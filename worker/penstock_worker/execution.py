@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from penstock_worker.attention.stored import KV_CACHE_DTYPES
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.loading import QUANTIZATIONS, ExecutionConfig
@@ -27,6 +28,7 @@ def execution_config(config: EngineConfig, shape: ModelConfig) -> ExecutionConfi
     for name, value, known in (
         ("dtype", config.dtype, DTYPES),
         ("quantization", config.quantization, QUANTIZATIONS),
+        ("kv_cache_dtype", config.kv_cache_dtype, KV_CACHE_DTYPES),
         ("kernels", config.kernels, KERNELS),
         ("device", config.device, DEVICES),
     ):
@@ -65,6 +67,10 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> E
         raise ValueError(f"kernels {config.kernels!r} compute on a CPU: use auto, or device cpu")
     if config.quantization != "none":
         raise ValueError(f"quantization {config.quantization!r} is for CPUs: use none on a GPU")
+    if config.kv_cache_dtype != "auto":
+        raise ValueError(
+            f"kv_cache_dtype {config.kv_cache_dtype!r} is for CPUs: use auto on a GPU, or vLLM"
+        )
     if shape.latent:
         raise ValueError(
             "device: latent attention (DeepSeek) is computed on CPUs only: use device cpu, or vLLM "
@@ -91,6 +97,12 @@ def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> E
 
 
 def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
+    kept_as = KV_CACHE_DTYPES[config.kv_cache_dtype]
+    if shape.latent and kept_as is torch.int8:
+        raise ValueError(
+            "kv_cache_dtype 'int8_per_token_head': latents (DeepSeek) have no heads of their own: "
+            "use bfloat16 or auto"
+        )
     # Ranks meet inside a layer, and the native kernels compute a whole step in one call.
     alone = config.tensor_parallel_size == 1
     kernels = native_library(config.kernels) if alone else None
@@ -102,7 +114,7 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
         # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
         # kernels are faster in it on all, as a step is bound by reading the weights.
         dtype = torch.float32 if kernels is None else stored_type(shape.dtype)
-    return ExecutionConfig(dtype, config.quantization, kernels, threads)
+    return ExecutionConfig(dtype, config.quantization, kernels, threads, kept_as=kept_as)
 
 
 def native_library(kernels: str) -> Path | None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from penstock_worker.attention.pool import token_bytes
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.gpu_memory import DeviceMemory, kv_room
 from penstock_worker.host_memory import available_memory
@@ -51,9 +52,7 @@ def kv_blocks(
     Raises:
         ValueError: it cannot hold a context, as far as that is kept.
     """
-    block_bytes = (
-        shape.kv_bytes_per_token * config.block_size * how.dtype.itemsize // 4 + beside.block
-    )
+    block_bytes = token_bytes(shape, how.kv_dtype) * config.block_size + beside.block
     context = -(-max_model_len // config.block_size)
     needed = context
     if config.transfer is None:  # else a prompt is kept whole, for another worker

@@ -80,6 +80,13 @@ def _execution(add: Add) -> None:
         help="of the weights, made while they are loaded: int8 is W8A8, int4 is weight-only",
     )
     add(
+        "--kv-cache-dtype",
+        choices=["auto", "bfloat16", "int8_per_token_head"],
+        default="auto",
+        help="what KV is stored in (default: auto, what is computed in); int8_per_token_head: "
+        "bytes, with a scale for each token and head",
+    )
+    add(
         "--device",
         choices=["auto", "cpu", "cuda"],
         default="auto",

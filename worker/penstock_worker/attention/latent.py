@@ -62,7 +62,7 @@ class LatentStep:
         self._stored = pool.keys
         self._expansions = expansions
         self._scale = scale
-        self._slots = StepSlots(sequences, pool.block_size, pool.dtype, windows={0})
+        self._slots = StepSlots(sequences, pool.block_size, windows={0})
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store, then attend; see `StepAttention.attend`.
@@ -71,7 +71,8 @@ class LatentStep:
         value, latents, [tokens, 1, rank]; result [tokens, heads × value_dim].
         """
         stored, by = self._stored[layer], self._expansions[layer]
-        stored.index_copy_(0, self._slots.store, torch.cat([value, key], -1))
+        latents = torch.cat([value, key], -1)
+        stored.index_copy_(0, self._slots.store, latents.to(stored.dtype))
         out = query.new_empty(len(query), by.values.shape[0] * by.values.shape[1])
         decoding = self._slots.decoding
         if decoding is not None:
@@ -85,12 +86,14 @@ class LatentStep:
         """Attend one query token per sequence, over latents: all heads share them."""
         plain, rank = by.keys.shape[1:]
         absorbed = torch.einsum("nhd,hdr->nhr", query[..., :plain], by.keys)
-        kept = stored.index_select(0, of.slots).view(of.count, 1, -1, stored.shape[-1])
+        kept = stored.index_select(0, of.slots).to(query.dtype)
+        kept = kept.view(of.count, 1, -1, stored.shape[-1])
+        mask = of.masks[0]
         found = functional.scaled_dot_product_attention(
             torch.cat([absorbed, query[..., plain:]], -1)[:, None],
             kept,
             kept[..., :rank],
-            of.masks[0],
+            None if mask is None else mask.to(query.dtype),
             scale=self._scale,
         )
         return torch.einsum("nhr,hvr->nhv", found[:, 0], by.values).flatten(1)
@@ -98,7 +101,7 @@ class LatentStep:
     def _attend_chunk(self, of: Chunk, query: Tensor, stored: Tensor, by: Expansion) -> Tensor:
         """Attend one sequence's chunk, over keys and values as wide as each other."""
         heads, _, rank = by.keys.shape
-        kept = stored.index_select(0, of.slots)[:, 0]
+        kept = stored.index_select(0, of.slots)[:, 0].to(query.dtype)
         latents, rotary = torch.split(kept, [rank, kept.shape[-1] - rank], -1)
         keys = torch.cat(
             [torch.einsum("sr,hdr->hsd", latents, by.keys), rotary.expand(heads, -1, -1)], -1

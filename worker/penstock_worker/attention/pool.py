@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from penstock_worker.attention.stored import quantised, vector_bytes
+
 CPU = torch.device("cpu")
 
 
@@ -37,6 +39,13 @@ class KVShape(Protocol):
         """Numbers of a key that are its value, too; 0 where values are stored."""
 
 
+def token_bytes(shape: KVShape, dtype: torch.dtype) -> int:
+    """Return the bytes of a token's KV in all layers, as `KVPool` stores it."""
+    kept = 1 if shape.latent_rank else 2
+    vectors = kept * shape.num_layers * shape.num_kv_heads
+    return vectors * vector_bytes(shape.head_dim, dtype)
+
+
 class KVPool:
     """Keys and values of all layers, by slot.
 
@@ -47,11 +56,14 @@ class KVPool:
     Of latent attention one tensor is stored: keys are [slots, 1, latent and rotary key], and values
     are a view of their latents.
 
+    Bytes have scales, key_scales and value_scales, [blocks, kv_heads, block_size] in float32: those
+    of a head's tokens lie beside each other, for a block of them is one line of a CPU's cache.
+
     Args:
         num_layers, num_kv_heads, head_dim: shape of the model's KV.
         latent_rank: numbers of a key that are its value, too; 0 where values are stored.
         num_blocks, block_size: shape of the pool.
-        dtype: of the stored KV.
+        dtype: of the stored KV; int8 has scales (`stored.quantised`), latents cannot be that.
         device: in whose memory it is.
     """
 
@@ -76,6 +88,14 @@ class KVPool:
             self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
             pairs = zip(self.keys, self.values, strict=True)
             self.stored = [tensor for pair in pairs for tensor in pair]
+        self.key_scales: list[Tensor] = []
+        self.value_scales: list[Tensor] = []
+        if dtype is torch.int8:
+            scales = (num_blocks, num_kv_heads, block_size)
+            for kept in (self.key_scales, self.value_scales):
+                kept += [_zeros(scales, torch.float32, device) for _ in range(num_layers)]
+                self.stored = [*self.stored, *kept]
+        self.num_blocks = num_blocks
         self.block_size = block_size
         self.dtype = dtype
         self.device = device
@@ -103,9 +123,32 @@ class KVPool:
 
     def copy(self, source: int, target: int) -> None:
         """Copy a block's keys and values, in all layers."""
-        size = self.block_size
         for kept in self.stored:
-            kept[target * size : (target + 1) * size] = kept[source * size : (source + 1) * size]
+            blocks = kept.view(self.num_blocks, -1)
+            blocks[target] = blocks[source]
+
+    def put(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store keys and values of slots, [slots, kv_heads, head_dim]; not latents."""
+        if self.key_scales:
+            at = self._scales_of(slots)
+            key, self.key_scales[layer][at] = quantised(key)
+            value, self.value_scales[layer][at] = quantised(value)
+        self.keys[layer].index_copy_(0, slots, key.to(self.dtype))
+        self.values[layer].index_copy_(0, slots, value.to(self.dtype))
+
+    def take(self, layer: int, slots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return keys and values of slots, [slots, kv_heads, head_dim], in the type `dtype`."""
+        keys = self.keys[layer].index_select(0, slots).to(dtype)
+        values = self.values[layer].index_select(0, slots).to(dtype)
+        if self.key_scales:
+            at = self._scales_of(slots)
+            keys *= self.key_scales[layer][at][..., None]
+            values *= self.value_scales[layer][at][..., None]
+        return keys, values
+
+    def _scales_of(self, slots: Tensor) -> tuple[Tensor, slice, Tensor]:
+        """Return what picks the scales of slots, [slots, kv_heads]."""
+        return slots // self.block_size, slice(None), slots % self.block_size
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -75,53 +75,46 @@ class ReferenceStep:
     def __init__(
         self, pool: KVPool, windows: tuple[int, ...], scores: _Scores, sequences: list[Sequence]
     ) -> None:
-        self._keys, self._values = pool.keys, pool.values
+        self._pool = pool
         self._windows, self._scores = windows, scores
-        self._slots = StepSlots(sequences, pool.block_size, pool.dtype, set(windows))
+        self._slots = StepSlots(sequences, pool.block_size, set(windows))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store, then attend; see `StepAttention.attend`."""
-        keys, values = self._keys[layer], self._values[layer]
-        keys.index_copy_(0, self._slots.store, key)
-        values.index_copy_(0, self._slots.store, value)
-        decoding, window, scores = self._slots.decoding, self._windows[layer], self._scores
+        self._pool.put(layer, self._slots.store, key, value)
+        decoding = self._slots.decoding
         if decoding is not None and decoding.rows is None:
-            return _attend_single(decoding, window, scores, query, keys, values)
+            return self._attend_single(decoding, layer, query)
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
         if decoding is not None:
-            rows = decoding.rows
-            out[rows] = _attend_single(decoding, window, scores, query[rows], keys, values)
+            out[decoding.rows] = self._attend_single(decoding, layer, query[decoding.rows])
         for chunk in self._slots.chunks:
-            out[chunk.rows] = _attend_chunk(chunk, window, scores, query[chunk.rows], keys, values)
+            out[chunk.rows] = self._attend_chunk(chunk, layer, query[chunk.rows])
         return out
 
+    def _attend_single(self, of: Decoding, layer: int, query: Tensor) -> Tensor:
+        """Attend one query token per sequence; [count, heads, dim] to [count, heads·dim]."""
+        keys, values = self._pool.take(layer, of.slots, query.dtype)
+        kv_heads, head_dim = keys.shape[1:]
+        mask = of.masks[self._windows[layer]]
+        found = self._scores.attend(
+            query.reshape(of.count, kv_heads, -1, head_dim),
+            keys.view(of.count, -1, kv_heads, head_dim).transpose(1, 2),
+            values.view(of.count, -1, kv_heads, head_dim).transpose(1, 2),
+            None if mask is None else mask.to(query.dtype),
+            causal=False,
+        )
+        return found.reshape(of.count, -1)
 
-def _attend_single(
-    of: Decoding, window: int, scores: _Scores, query: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Attend one query token per sequence. query [count, heads, dim]; result [count, heads·dim]."""
-    kv_heads, head_dim = keys.shape[1:]
-    k = keys.index_select(0, of.slots).view(of.count, -1, kv_heads, head_dim)
-    v = values.index_select(0, of.slots).view(of.count, -1, kv_heads, head_dim)
-    found = scores.attend(
-        query.reshape(of.count, kv_heads, -1, head_dim),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        of.masks[window],
-        causal=False,
-    )
-    return found.reshape(of.count, -1)
-
-
-def _attend_chunk(
-    of: Chunk, window: int, scores: _Scores, query: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Attend one sequence's chunk. query [tokens, heads, dim]; result [tokens, heads·dim]."""
-    found = scores.attend(
-        query.transpose(0, 1)[None],
-        keys.index_select(0, of.slots).transpose(0, 1)[None],
-        values.index_select(0, of.slots).transpose(0, 1)[None],
-        of.masks[window],
-        causal=of.masks[window] is None,
-    )
-    return found[0].transpose(0, 1).flatten(1)
+    def _attend_chunk(self, of: Chunk, layer: int, query: Tensor) -> Tensor:
+        """Attend one sequence's chunk. query [tokens, heads, dim]; result [tokens, heads·dim]."""
+        keys, values = self._pool.take(layer, of.slots, query.dtype)
+        mask = of.masks[self._windows[layer]]
+        found = self._scores.attend(
+            query.transpose(0, 1)[None],
+            keys.transpose(0, 1)[None],
+            values.transpose(0, 1)[None],
+            mask,
+            causal=mask is None,
+        )
+        return found[0].transpose(0, 1).flatten(1)

@@ -19,7 +19,8 @@ class Decoding:
     """The sequences of a step that compute one token, padded to the longest.
 
     rows [count] of the flat batch, None when it has no others; slots [count · longest]; masks, by
-    window, [count, 1, 1, longest], added to the scores, None where every slot is seen.
+    window, [count, 1, 1, longest], added to the scores, float32, None where every
+    slot is seen.
     """
 
     count: int
@@ -43,7 +44,6 @@ class StepSlots:
     Args:
         sequences: of the step.
         block_size: of the pool.
-        dtype: of masks that are added to scores.
         windows: that layers have; 0 for all tokens.
     """
 
@@ -51,14 +51,13 @@ class StepSlots:
         self,
         sequences: list[Sequence],
         block_size: int,
-        dtype: torch.dtype,
         windows: Collection[int],
     ) -> None:
         self._windows = windows
         single = [sequence for sequence in sequences if sequence.count == 1]
         self.store = torch.empty(sum(s.count for s in sequences), dtype=torch.long)
         self.chunks = [self._chunk(s, block_size) for s in sequences if s.count > 1]
-        self.decoding = self._decode_all(single, block_size, dtype) if single else None
+        self.decoding = self._decode_all(single, block_size) if single else None
 
     def _chunk(self, sequence: Sequence, block_size: int) -> Chunk:
         rows = slice(sequence.first_row, sequence.first_row + sequence.count)
@@ -72,7 +71,7 @@ class StepSlots:
                 masks[window] = _seen(positions, total, window)
         return Chunk(rows, slots, masks)
 
-    def _decode_all(self, single: list[Sequence], block_size: int, dtype: torch.dtype) -> Decoding:
+    def _decode_all(self, single: list[Sequence], block_size: int) -> Decoding:
         longest = max(sequence.computed for sequence in single) + 1
         width = -(-longest // block_size)
         padding = array("q", bytes(8 * width))
@@ -89,7 +88,7 @@ class StepSlots:
         masks: dict[int, Tensor | None] = {}
         for window in self._windows:
             seen = _seen(last, longest, window)
-            mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
             masks[window] = None if bool(seen.all()) else mask[:, None, None]
         return Decoding(
             count=len(single),

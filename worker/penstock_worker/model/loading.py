@@ -28,13 +28,14 @@ class ExecutionConfig:
     """How a model is computed.
 
     Args:
-        dtype: float32 or bfloat16: of the KV, and of the weights where they are not quantised.
+        dtype: float32 or bfloat16: that is computed in, and of weights that are not quantised.
         quantization: of the weights, one of QUANTIZATIONS.
         kernels: the native library; None for PyTorch.
         threads: that compute.
         triton: attention is Triton's and steps are staged, as on a GPU; no native library then.
         device: holds weights and KV. Triton's kernels run on a CPU in its interpreter only.
         max_num_seqs: that decode at once; on a GPU such steps are recorded.
+        kept_as: type of the KV (`attention.stored`); None: the same as `dtype`.
     """
 
     dtype: torch.dtype = torch.float32
@@ -44,6 +45,18 @@ class ExecutionConfig:
     triton: bool = False
     device: torch.device = CPU
     max_num_seqs: int = 1
+    kept_as: torch.dtype | None = None
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """What KV is stored in."""
+        return self.kept_as or self.dtype
+
+    @property
+    def kv_kind(self) -> str:
+        """What KV means, beside the weights that it comes of: equal where it is interchangeable."""
+        computed = "" if self.kv_dtype is self.dtype else f" of {self.dtype}"
+        return f"{self.kv_dtype}{computed}"
 
 
 def load_model(
@@ -70,6 +83,7 @@ def load_model(
             weights,
             pool,
             max_model_len,
+            dtype=how.dtype,
             quantization=how.quantization,
             threads=how.threads,
             adapters=adapters,

@@ -35,9 +35,10 @@ class NativeDecoder:
         path: the compiled library.
         config: the model's shape.
         weights: its tensors.
-        pool: keeps its KV, float32 or bfloat16.
+        pool: keeps its KV, in one of KV_TYPES.
         max_model_len: positions that the rotary tables cover.
-        quantization: of the weights: none (stored like the KV), int8 or int4.
+        dtype: of weights that are not quantised, float32 or bfloat16.
+        quantization: of the weights: none, int8 or int4.
         threads: that compute a step, this one among them.
         adapters: that the batch's sequences may name.
 
@@ -53,6 +54,7 @@ class NativeDecoder:
         pool: KVPool,
         max_model_len: int,
         *,
+        dtype: torch.dtype,
         quantization: str,
         threads: int,
         adapters: Sequence[Adapter] = (),
@@ -61,6 +63,7 @@ class NativeDecoder:
         self._vocab = config.vocab_size
         self._logit_cap = config.logit_cap
         self._pool = pool
+        self._plain = "bfloat16" if dtype is torch.bfloat16 else "float32"
         self._kept: list[Tensor] = []
         shape = native.Shape(
             vocab=config.vocab_size,
@@ -72,7 +75,7 @@ class NativeDecoder:
             head_dim=config.head_dim,
             block_size=pool.block_size,
             qk_norm=config.qk_norm,
-            kv_bf16=pool.dtype is torch.bfloat16,
+            kv_type=native.KV_TYPES[pool.dtype],
             threads=threads,
             gelu=config.activation == "gelu_tanh",
             **latent_shape(config.latent),
@@ -149,8 +152,7 @@ class NativeDecoder:
         return greedy
 
     def _kind_of(self, quantization: str) -> int:
-        plain = "bfloat16" if self._pool.dtype is torch.bfloat16 else "float32"
-        return native.KINDS[plain if quantization == "none" else quantization]
+        return native.KINDS[self._plain if quantization == "none" else quantization]
 
     def _set_tables(self, weights: Weights) -> None:
         embeddings = weights.embeddings
@@ -178,6 +180,10 @@ class NativeDecoder:
             sin=tables[1],
             keys=self._pool.keys[index].data_ptr(),
             values=self._pool.values[index].data_ptr(),
+            key_scales=self._pool.key_scales[index].data_ptr() if self._pool.key_scales else None,
+            value_scales=self._pool.value_scales[index].data_ptr()
+            if self._pool.value_scales
+            else None,
             window=window,
         )
         self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))

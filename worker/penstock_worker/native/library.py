@@ -4,8 +4,13 @@ import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 from pathlib import Path
 
+import torch
+
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 """How weights are stored."""
+
+KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""How KV is stored."""
 
 QKV, OUTPUT, GATE, UP, DOWN, LATENT_QUERIES = range(6)
 HEAD = -1
@@ -27,7 +32,7 @@ class Shape(Structure):
                 "head_dim",
                 "block_size",
                 "qk_norm",
-                "kv_bf16",
+                "kv_type",
                 "threads",
                 "gelu",
                 "query_rank",
@@ -59,6 +64,8 @@ class Layer(Structure):
                 "sin",
                 "keys",
                 "values",
+                "key_scales",
+                "value_scales",
             )
         ),
         ("window", c_int32),

@@ -10,7 +10,7 @@ import torch
 
 from penstock_contract.step_cost import StepCost, StepMoments, fit
 from penstock_worker.attention import interface
-from penstock_worker.attention.pool import KVPool
+from penstock_worker.attention.pool import KVPool, token_bytes
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.execution import execution_config
 from penstock_worker.kv_size import weight_bytes
@@ -41,8 +41,7 @@ class Draft:
     @property
     def block_bytes(self) -> int:
         """Of its KV, beside a block of the target's."""
-        size: int = self.how.dtype.itemsize
-        return self.shape.kv_bytes_per_token * size // 4 * self.block_size
+        return token_bytes(self.shape, self.how.kv_dtype) * self.block_size
 
     @property
     def weight_bytes(self) -> int:
@@ -87,7 +86,7 @@ def open_draft(
         clock: seconds.
     """
     shape = draft.shape
-    pool = KVPool.of(shape, num_blocks, draft.block_size, draft.how.dtype, draft.how.device)
+    pool = KVPool.of(shape, num_blocks, draft.block_size, draft.how.kv_dtype, draft.how.device)
     model = load_model(draft.folder, shape, pool, max_model_len, draft.how)
     costs = None
     if target_cost is not None:

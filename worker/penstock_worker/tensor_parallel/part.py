@@ -53,7 +53,7 @@ def load_part(
         UnsupportedModel: the checkpoint contradicts its configuration.
     """
     share = share_of(shape, group.ranks)
-    pool = KVPool.of(share, num_blocks, config.block_size, how.dtype, how.device)
+    pool = KVPool.of(share, num_blocks, config.block_size, how.kv_dtype, how.device)
     cuts = Cuts(shape, group.rank, group.ranks)
     checkpoint = DividedCheckpoint(
         Path(config.model), how.dtype, how.device, cuts, first=group.rank == 0

@@ -37,6 +37,7 @@ def terms(config: EngineConfig, shape: ModelConfig) -> Terms:
         FLAG: str(config.tensor_parallel_size),
         NODES: str(config.group.nodes),
         "--dtype": config.dtype,
+        "--kv-cache-dtype": config.kv_cache_dtype,
         "--device": config.device,
         "--kernels": config.kernels,
         "--block-size": str(config.block_size),

@@ -34,7 +34,7 @@ def fingerprint(
         shape: the model's configuration.
         weights: its safetensors files.
         block_size: tokens per block.
-        dtype: of the KV.
+        dtype: of the KV, as `ExecutionConfig.kv_kind` names it.
         quantization: of the weights, as they are computed with.
         adapters: their folders by name.
     """

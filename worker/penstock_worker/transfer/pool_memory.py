@@ -16,14 +16,11 @@ def block_memory(pool: KVPool) -> BlockMemory:
 
 
 class PoolMemory:
-    """The blocks of a KV pool: of each layer in turn, keys and values, or latents."""
+    """The blocks of a KV pool: of each layer in turn, keys and values, or latents; then scales."""
 
     def __init__(self, pool: KVPool) -> None:
         self._buffers = [_bytes_of(tensor) for tensor in pool.stored]
-        self._sizes = [
-            len(b) // len(t) * pool.block_size
-            for b, t in zip(self._buffers, pool.stored, strict=True)
-        ]
+        self._sizes = [len(buffer) // pool.num_blocks for buffer in self._buffers]
         self.block_bytes = sum(self._sizes)
 
     def read(self, block: int) -> list[memoryview]:

@@ -10,6 +10,7 @@
 
 #include "cache.h"
 #include "functions.h"
+#include "packing.h"
 #include "softmax.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -59,8 +60,9 @@ class Attention {
       const bool last = start + CHUNK >= total;
       const Cache<T>& later = last ? next_cache : cache;
       const Slots later_slots = last ? later.slots(next.begin(), next.total()) : later.slots(start + CHUNK, total);
-      pack_keys(cache.keys, slots, later.keys, later_slots);
-      pack_values(cache.values, slots, later.values, later_slots);
+      const Packing<T> packing{cache, later, slots, later_slots};
+      packing.keys(dim_, keys_);
+      packing.values(value_dim_, values_);
       for (int t = 0; t < tiles_; t++) absorb(q, t, start, slots.count);
       slots = later_slots;
     }
@@ -75,60 +77,6 @@ class Attention {
       states_[row] = Softmax{};
     }
     std::fill(outputs_, outputs_ + size_t(tiles_) * tile_ * wide_, 0.0f);
-  }
-
-  // keys_[slot / PANEL][d][slot % PANEL]: transposed. Slots behind the last are never looked at.
-  // What comes later is fetched line by line, so that memory never has too much to do, nor nothing.
-  template <class T>
-  void pack_keys(const T* keys, const Slots& slots, const T* later, const Slots& later_slots) {
-    for (int c = 0; c < slots.count; c += W) {
-      float* to = keys_ + size_t(c / PANEL) * dim_ * PANEL + c % PANEL;
-      const T* row[W];
-      for (int i = 0; i < W; i++) row[i] = keys + slots.at[std::min(c + i, slots.count - 1)];
-      int d = 0;
-      for (; d + W <= dim_; d += W) {
-        Floats rows[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; i++) rows[i] = load_floats(row[i] + d);
-        if (d % LINE<T> == 0) fetch(later, later_slots, c, d);
-        transpose(rows, std::make_integer_sequence<int, W>());
-#pragma GCC unroll 16
-        for (int i = 0; i < W; i++) store(to + (d + i) * PANEL, rows[i]);
-      }
-      for (; d < dim_; d++)
-        for (int i = 0; i < W; i++) to[d * PANEL + i] = value_of(row[i][d]);
-    }
-  }
-
-  template <class T>
-  static constexpr int LINE = 64 / sizeof(T);
-
-  // Fetch one line of each of W slots.
-  template <class T>
-  static void fetch(const T* from, const Slots& slots, int first, int d) {
-    const int end = std::min(first + W, slots.count);
-    for (int c = first; c < end; c++) __builtin_prefetch(from + slots.at[c] + d);
-  }
-
-  // values_[d / PANEL][slot][d % PANEL]; columns behind the last are never looked at. Slots are read
-  // side by side like the keys: a processor fetches many short streams faster than one long one.
-  template <class T>
-  void pack_values(const T* values, const Slots& slots, const T* later, const Slots& later_slots) {
-    for (int first = 0; first < slots.count; first += W) {
-      const int end = std::min(first + W, slots.count);
-      int d = 0;
-      for (; d + W <= value_dim_; d += W) {
-        if (d % LINE<T> == 0) fetch(later, later_slots, first, d);
-        float* to = value_at(first, d);
-        for (int c = first; c < end; c++, to += PANEL) store(to, load_floats(values + slots.at[c] + d));
-      }
-      for (; d < value_dim_; d++)
-        for (int c = first; c < end; c++) *value_at(c, d) = value_of(values[slots.at[c] + d]);
-    }
-  }
-
-  float* value_at(int c, int d) const {
-    return values_ + (size_t(d / PANEL) * CHUNK + c) * PANEL + d % PANEL;
   }
 
   void absorb(const Queries& q, int t, int start, int count) {

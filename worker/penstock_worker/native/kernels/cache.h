@@ -35,15 +35,21 @@ struct Queries {
 struct Slots {
   int count = 0;
   size_t at[CHUNK];
+  size_t scale_at[CHUNK];
 };
 
-// Where a sequence's KV for one KV head lies in the slot-major pool.
+// Where a sequence's KV for one KV head lies in the slot-major pool. Bytes have scales, which lie by
+// block, then by head: [blocks][kv_heads][block_size].
 template <class T>
 struct Cache {
+  static constexpr bool SCALED = sizeof(T) == 1;
+
   const T *keys, *values;
   const int32_t* blocks;
   int block_size;
   size_t stride;  // from slot to slot
+  const float *key_scales = nullptr, *value_scales = nullptr;  // of this head in the first block
+  int kv_heads = 1;
 
   // The slots of the chunk that begins at position `start`, up to `total` positions.
   Slots slots(int start, int total) const {
@@ -52,7 +58,11 @@ struct Cache {
     int block = start / block_size, offset = start % block_size;
     for (int c = 0; c < found.count; block++, offset = 0) {
       size_t at = (size_t(blocks[block]) * block_size + offset) * stride;
-      for (; offset < block_size && c < found.count; offset++, at += stride) found.at[c++] = at;
+      size_t scale_at = size_t(blocks[block]) * kv_heads * block_size + offset;
+      for (; offset < block_size && c < found.count; offset++, at += stride) {
+        found.scale_at[c] = scale_at++;
+        found.at[c++] = at;
+      }
     }
     return found;
   }

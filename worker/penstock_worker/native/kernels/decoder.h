@@ -19,6 +19,7 @@
 #include "linear.h"
 #include "memory.h"
 #include "plan.h"
+#include "pool.h"
 #include "products.h"
 #include "rows.h"
 #include "sparse.h"
@@ -178,13 +179,13 @@ class Decoder {
                           position % shape.block_size;
       if (shape.rank) {
         latents_.begin(layer, row, piece.row + t, position);
-        keep(layer.keys, slot, row + qkv_width() - kv_width());
+        keep(shape, layer.keys, layer.key_scales, slot, row + qkv_width() - kv_width());
         continue;
       }
       for (int h = 0; h < shape.heads + shape.kv_heads; h++)
         rotate(layer, row + h * shape.head_dim, h, position);
-      keep(layer.keys, slot, row + query_width());
-      keep(layer.values, slot, row + query_width() + kv_width());
+      keep(shape, layer.keys, layer.key_scales, slot, row + query_width());
+      keep(shape, layer.values, layer.value_scales, slot, row + query_width() + kv_width());
     }
   }
 
@@ -194,28 +195,24 @@ class Decoder {
     rotate_row(head, layer.cos + size_t(position) * dim, layer.sin + size_t(position) * dim, dim);
   }
 
-  void keep(void* pool, size_t slot, const float* from) const {
-    const size_t at = slot * kv_width();
-    if (!shape.kv_bf16) {
-      std::memcpy(static_cast<float*>(pool) + at, from, size_t{4} * kv_width());
-      return;
-    }
-    for (int i = 0; i < kv_width(); i++) put(static_cast<uint16_t*>(pool) + at + i, from[i]);
-  }
-
   void attend(const Layer& layer, const PenstockStep& asked, int task, int thread) {
-    if (shape.kv_bf16)
-      attend_as<uint16_t>(layer, asked, task, thread);
-    else
-      attend_as<float>(layer, asked, task, thread);
+    switch (static_cast<KvType>(shape.kv_type)) {
+      case KvType::FLOAT32: return attend_as<float>(layer, asked, task, thread);
+      case KvType::BFLOAT16: return attend_as<uint16_t>(layer, asked, task, thread);
+      case KvType::INT8: return attend_as<int8_t>(layer, asked, task, thread);
+    }
   }
 
   template <class T>
   void attend_as(const Layer& layer, const PenstockStep& asked, int index, int thread) {
     const AttentionTask& task = plan_.tasks[index];
     const AttentionTask& next = plan_.tasks[std::min<int>(index + team.size(), plan_.tasks.size() - 1)];
-    Attention::attend(queries_of(layer, task), cache_of<T>(layer, asked, task), queries_of(layer, next),
-                      cache_of<T>(layer, asked, next), products_.scratch(thread));
+    auto cache = [&](const AttentionTask& of) {
+      const int32_t* blocks = asked.blocks + size_t(of.sequence) * asked.block_columns;
+      return cache_of<T>(shape, layer, blocks, of.head / (shape.heads / shape.kv_heads));
+    };
+    Attention::attend(queries_of(layer, task), cache(task), queries_of(layer, next), cache(next),
+                      products_.scratch(thread));
   }
 
   Queries queries_of(const Layer& layer, const AttentionTask& task) const {
@@ -229,13 +226,6 @@ class Decoder {
     return {query + row * query_stride + head * dim, out + row * out_stride + head * value_dim(),
             task.tokens, task.heads, dim, value_dim(), query_stride, out_stride,
             task.position, layer.window, shape.query_scale, shape.score_cap};
-  }
-
-  template <class T>
-  Cache<T> cache_of(const Layer& layer, const PenstockStep& asked, const AttentionTask& task) const {
-    const size_t offset = size_t(task.head / (shape.heads / shape.kv_heads)) * shape.head_dim;
-    return {static_cast<const T*>(layer.keys) + offset, static_cast<const T*>(layer.values) + offset,
-            asked.blocks + size_t(task.sequence) * asked.block_columns, shape.block_size, size_t(kv_width())};
   }
 
   // The head: logits where they are wanted, and each row's likeliest token.

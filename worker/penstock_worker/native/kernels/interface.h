@@ -8,7 +8,8 @@ extern "C" {
 
 // Mirrored in library.py, field by field.
 struct PenstockShape {
-  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_bf16, threads, gelu;
+  int32_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, block_size, qk_norm, kv_type, threads, gelu;
+  // kv_type: 0 float, 1 bfloat16, 2 int8 with scales.
   // Of latent attention, where rank is not 0: there is one KV head, head_dim = rank + rotary wide.
   int32_t query_rank, rank, plain, rotary, value_dim;  // query_rank: 0 where queries are made directly
   float eps, embedding_scale, query_scale, score_cap;  // score_cap: 0 for none
@@ -20,6 +21,7 @@ struct PenstockLayer {
   const float *query_norm, *latent_norm;                              // of latent attention
   const float *cos, *sin;                                             // [positions][head_dim or rotary]
   void *keys, *values;  // the pool: [slots][kv_heads][head_dim]; values may lie in keys
+  float *key_scales, *value_scales;  // of bytes: [blocks][kv_heads][block_size]
   int32_t window;       // positions that a token sees, 0 for all
 };
 

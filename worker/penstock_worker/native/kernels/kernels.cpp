@@ -8,7 +8,8 @@
 //   memory, team                    buffers and threads
 //   words, tiles                    the innermost loop of every matrix product
 //   inputs, int4, adapters, linear  a linear layer
-//   cache, softmax, attention       attention over the paged KV
+//   cache, bytes, pool, packing     the paged KV, in whatever it is stored
+//   softmax, attention              attention over it
 //   rows, plan, products, heads     what a pass does to rows
 //   experts, sparse                 layers with experts
 //   latents, decoder, encoder       the models

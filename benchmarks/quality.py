@@ -1,6 +1,6 @@
-"""What storing weights in fewer bits costs in quality, and gains in speed, on the example model.
+"""What storing weights or KV in fewer bits costs in quality, and gains in speed.
 
-Every method scores the text that the example model never saw, in windows as in
+On the example model: every method scores the text that it never saw, in windows as in
 `examples/model/evaluate.py`, then decodes eight sequences at once. The ratio is to float32's
 perplexity. `--kernels torch` measures the path without native kernels.
 
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,10 +33,12 @@ BLOCKS = WINDOW // BLOCK_SIZE
 DECODED, STEPS = 8, 64
 
 METHODS = {
-    "float32": (torch.float32, "none"),
-    "bfloat16": (torch.bfloat16, "none"),
-    "int8": (torch.float32, "int8"),
-    "int4": (torch.float32, "int4"),
+    "float32": ExecutionConfig(),
+    "bfloat16": ExecutionConfig(torch.bfloat16),
+    "int8": ExecutionConfig(quantization="int8"),
+    "int4": ExecutionConfig(quantization="int4"),
+    "kv: bfloat16": ExecutionConfig(kept_as=torch.bfloat16),
+    "kv: int8_per_token_head": ExecutionConfig(kept_as=torch.int8),
 }
 
 
@@ -52,15 +55,15 @@ def main() -> None:
         sys.exit("the native kernels are not compiled: python -m penstock_worker.native.build")
     windows = list(_windows())[: 20 if options.quick else None]
     exact = None
-    for method, (dtype, quantization) in METHODS.items():
-        how = ExecutionConfig(dtype, quantization, kernels, os.cpu_count() or 1)
+    for method, stored in METHODS.items():
+        how = replace(stored, kernels=kernels, threads=os.cpu_count() or 1)
         model = _load(how)
         with torch.inference_mode():
             perplexity, scored = _score(model, windows)
             decoded = _decode(model)
         exact = exact or perplexity
         sys.stderr.write(
-            f"{method:9} perplexity {perplexity:.3f}, {scored:,.0f} tokens/s scored, "
+            f"{method:23} perplexity {perplexity:.3f}, {scored:,.0f} tokens/s scored, "
             f"{decoded:,.0f} decoded\n"
         )
         figure = line(
@@ -91,7 +94,7 @@ def _windows() -> Iterator[tuple[list[int], list[int]]]:
 
 def _load(how: ExecutionConfig) -> Model:
     config = read_config(EXAMPLE)
-    pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.dtype)
+    pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.kv_dtype)
     return load_model(EXAMPLE, config, pool, WINDOW, how)
 
 

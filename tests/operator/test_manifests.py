@@ -360,6 +360,40 @@ def test_quantised_weights_are_asked_of_the_worker() -> None:
     assert "--quantization" not in worker_arguments(deployment())
 
 
+@pytest.mark.parametrize("engine", ["Penstock", "VLLM"])
+def test_both_engines_are_asked_for_a_type_of_kv_in_the_same_words(engine: str) -> None:
+    wanted = {"type": engine, "kvCacheDtype": "int8_per_token_head"}
+    arguments = pod(deployment(engine=wanted))["containers"][0]["args"]
+    assert arguments[arguments.index("--kv-cache-dtype") + 1] == "int8_per_token_head"
+    plain = pod(deployment(engine={"type": engine}))["containers"][0]["args"]
+    assert "--kv-cache-dtype" not in plain
+
+
+@pytest.mark.parametrize(
+    ("spec", "fix"),
+    [
+        ({"engine": {"kvCacheDtype": "fp8"}}, "use auto, bfloat16, int8_per_token_head, or"),
+        ({"engine": {"kvCacheDtype": "bfloat16", "task": "Embed"}}, "keeps no KV"),
+        (
+            {
+                "engine": {"kvCacheDtype": "int8_per_token_head"},
+                "pools": [{**UNIFIED, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
+            },
+            "use auto where a pool has GPUs",
+        ),
+    ],
+)
+def test_a_type_of_kv_that_our_engine_has_not_is_refused(spec: dict[str, Any], fix: str) -> None:
+    with pytest.raises(Unsupported, match=rf"spec\.engine\.kvCacheDtype: .*{fix}"):
+        pod(deployment(**spec))
+
+
+def test_vllm_is_asked_for_types_that_are_its_own() -> None:
+    asked = pod(deployment(engine={"type": "VLLM", "kvCacheDtype": "fp8"}))
+    arguments = asked["containers"][0]["args"]
+    assert arguments[arguments.index("--kv-cache-dtype") + 1] == "fp8"
+
+
 def test_a_proposer_of_tokens_is_asked_of_the_worker() -> None:
     wanted = deployment(engine={"speculative": {"method": "ngram", "numTokens": 6}})
     arguments = worker_arguments(wanted)

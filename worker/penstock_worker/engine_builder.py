@@ -101,6 +101,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         prefix_caching=config.prefix_caching,
         step_cost=asdict(cost) if cost else None,
         device=device_name(how.device),
+        kv_cache_dtype=config.kv_cache_dtype,
         kv_bytes_per_token=token_bytes(shape, how.kv_dtype),
     )
 

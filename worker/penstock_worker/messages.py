@@ -275,6 +275,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """Seconds per term of `penstock_contract.step_cost.StepCost`, as measured at start."""
     device: str = "cpu"
     """cpu, or the name of a GPU."""
+    kv_cache_dtype: str = "auto"
+    """What was asked for, of `attention.stored`'s KV_CACHE_DTYPES."""
     kv_bytes_per_token: int = 0
     """Memory that the KV of a token takes, over all layers."""
 

@@ -41,6 +41,21 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class KvCacheDtype(StrEnum):
+    """What KV is stored in, in vLLM's words; auto is what is computed in.
+
+    int8_per_token_head is bytes, with a scale for each token and head.
+    """
+
+    AUTO = "auto"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FP8 = "fp8"
+    FP8_E4M3 = "fp8_e4m3"
+    FP8_E5M2 = "fp8_e5m2"
+    INT8_PER_TOKEN_HEAD = "int8_per_token_head"  # noqa: S105 - no password
+
+
 class WeightQuantization(StrEnum):
     """How weights are stored: as computed, in 8 bits (W8A8), or in 4 (weight-only, in groups)."""
 
@@ -141,6 +156,8 @@ class Engine(ApiModel):
     """Container image; default: the installation's for engine and device. vLLM: 0.18 or later."""
     dtype: Dtype = Dtype.AUTO
     """Type that is computed in; auto goes by what the checkpoint is stored in."""
+    kv_cache_dtype: KvCacheDtype = KvCacheDtype.AUTO
+    """Type that KV is stored in; in 8 bits twice as many tokens fit as in bfloat16."""
     quantization: Quantization = Quantization()
     """Lower precision of weights, for speed and memory."""
     max_model_len: Annotated[int, Field(ge=16, le=16_777_216)] | None = None

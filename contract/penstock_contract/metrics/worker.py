@@ -110,6 +110,7 @@ VLLM_CACHE_CONFIG: Final = gauge(
     "block_size",
     "num_gpu_blocks",
     "enable_prefix_caching",
+    "cache_dtype",
 )
 
 # Names that vLLM has given up and dashboards still ask for; each repeats its successor.

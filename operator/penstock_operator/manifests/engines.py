@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from penstock_contract import group, handoff, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
-from penstock_contract.api.engine import KvTier, SpeculativeMethod, Task, WeightQuantization
+from penstock_contract.api.engine import (
+    KvCacheDtype,
+    KvTier,
+    SpeculativeMethod,
+    Task,
+    WeightQuantization,
+)
 from penstock_contract.api.pool import Parallelism
 from penstock_contract.tasks import NOT_THIS, PROOFS
 from penstock_operator.manifests.objects import Object
@@ -173,6 +179,8 @@ def _limits(deployment: InferenceDeployment) -> list[str]:
     ]  # fmt: skip
     if engine.max_model_len is not None:
         arguments += ["--max-model-len", str(engine.max_model_len)]
+    if engine.kv_cache_dtype is not KvCacheDtype.AUTO:
+        arguments += ["--kv-cache-dtype", str(engine.kv_cache_dtype)]
     if not engine.prefix_caching:
         arguments.append("--no-enable-prefix-caching")
     return arguments

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Final
 
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.accelerators import of_nvidia
 from penstock_contract.api.base import quantity
-from penstock_contract.api.engine import Dtype, SpeculativeMethod, WeightQuantization
+from penstock_contract.api.engine import Dtype, KvCacheDtype, SpeculativeMethod, WeightQuantization
 from penstock_operator.manifests.tiers import EPHEMERAL, LEAST, exceeds_limit
 
 
@@ -60,6 +61,9 @@ class _Asked:
         return f"spec.pools[{self.pool.spec.pool}].{name}"
 
 
+_OUR_KV: Final = (KvCacheDtype.AUTO, KvCacheDtype.BFLOAT16, KvCacheDtype.INT8_PER_TOKEN_HEAD)
+"""What our own engine stores KV in."""
+
 _SPREADS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 _COPIES = ("--data-parallel", "-dp")
 """vLLM's flags, by what they begin with."""
@@ -89,6 +93,16 @@ def _numbers(asked: _Asked) -> Refusals:
     pooling = asked.ours and asked.engine.task.is_pooling
     yield pooling and quantised, weights, "use none with a model that embeds or scores"
     yield bool(asked.gpus) and quantised, weights, "use none where a pool has GPUs"
+    yield from _kv(asked)
+
+
+def _kv(asked: _Asked) -> Refusals:
+    kept, field = asked.engine.kv_cache_dtype, "spec.engine.kvCacheDtype"
+    foreign = f"use {', '.join(_OUR_KV)}, or engine.type VLLM"
+    yield asked.ours and kept not in _OUR_KV, field, foreign
+    given = asked.ours and kept is not KvCacheDtype.AUTO
+    yield given and asked.engine.task.is_pooling, field, "use auto: its model keeps no KV"
+    yield given and bool(asked.gpus), field, "use auto where a pool has GPUs, or engine.type VLLM"
 
 
 def _tiers(asked: _Asked) -> Refusals:

@@ -80,6 +80,11 @@ def _load(
             f"quantization {config.quantization!r}: models that embed or score are computed in "
             "float32 or bfloat16, so use none"
         )
+    if config.kv_cache_dtype != "auto":
+        raise ValueError(
+            f"kv_cache_dtype {config.kv_cache_dtype!r}: models that embed or score keep no KV, so "
+            "use auto"
+        )
     how = _execution(config, shape)
     network = shape.network
     if isinstance(network, EncoderConfig):

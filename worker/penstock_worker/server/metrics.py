@@ -93,6 +93,7 @@ class WorkerMetrics:
             block_size=str(ready.block_size),
             num_gpu_blocks=str(ready.num_blocks),
             enable_prefix_caching=str(ready.prefix_caching),
+            cache_dtype=ready.kv_cache_dtype,
         )
         for term, cost in (ready.step_cost or {}).items():
             self._series.set(declared.WORKER_STEP_COST, cost, term=term)

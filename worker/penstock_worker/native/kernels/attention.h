@@ -60,7 +60,7 @@ class Attention {
       const bool last = start + CHUNK >= total;
       const Cache<T>& later = last ? next_cache : cache;
       const Slots later_slots = last ? later.slots(next.begin(), next.total()) : later.slots(start + CHUNK, total);
-      const Packing<T> packing{cache, later, slots, later_slots};
+      const Packing<T> packing(cache, slots, later, later_slots);
       packing.keys(dim_, keys_);
       packing.values(value_dim_, values_);
       for (int t = 0; t < tiles_; t++) absorb(q, t, start, slots.count);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -25,6 +26,11 @@ inline Floats load_floats(const int8_t* from) {
 #else
   return __builtin_convertvector(load<SignedBytes>(from), Floats);
 #endif
+}
+
+// A byte of each word, the lowest first.
+inline Floats byte_of(Floats words, int byte) {
+  return __builtin_convertvector((std::bit_cast<Ints>(words) << (24 - 8 * byte)) >> 24, Floats);
 }
 
 inline float value_of(int8_t stored) { return stored; }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "vectors.h"
+
 namespace {
 
 constexpr int CHUNK = 64;  // KV slots that are scored before they are weighed
@@ -31,7 +33,7 @@ struct Queries {
   int total() const { return sees(rows() - 1); }
 };
 
-// Slots of a chunk: how many, and where they lie.
+// Slots of a chunk: how many, and where they lie. The last is repeated until there are whole vectors.
 struct Slots {
   int count = 0;
   size_t at[CHUNK];
@@ -63,6 +65,10 @@ struct Cache {
         found.scale_at[c] = scale_at++;
         found.at[c++] = at;
       }
+    }
+    for (int c = found.count; c % W; c++) {
+      found.at[c] = found.at[c - 1];
+      found.scale_at[c] = found.scale_at[c - 1];
     }
     return found;
   }

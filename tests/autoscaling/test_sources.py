@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import httpx
+import plain_http
 import pytest
 from gateway_process import GatewayProcess
 from http_threads import serving
@@ -98,13 +99,13 @@ def server(
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with plain_http.client() as client:
         yield client
 
 
 async def ask(gateway: GatewayProcess, times: int) -> None:
     body = {"model": NAME, "prompt": "A list is", "max_tokens": 8}
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
+    async with plain_http.client(gateway.url) as client:
         for _ in range(times):
             (await client.post("/v1/completions", json=body)).raise_for_status()
 

@@ -160,7 +160,7 @@ async def test_a_cancelled_batch_keeps_what_it_has(stack: Stack) -> None:
         cancelling = await client.batches.cancel(batch.id)
         assert cancelling.status == "cancelling"
         done = await until(client, batch.id, "cancelled")
-        await asyncio.wait_for(_in_flight_ends(stack), 20)
+        await asyncio.wait_for(_in_flight_ends(stack), 60)
     found = await results(client, done.output_file_id)
     errors = await results(client, done.error_file_id)
     assert len(found) == 3

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import batch_stack
-import httpx
 import openai
+import plain_http
 import pytest
 from batch_stack import CHAT, MODEL, TOKEN, Stack, jsonl, line, ordered, results, until
 from stub_worker import StubWorker
@@ -144,12 +144,12 @@ async def test_a_ticket_is_good_for_the_request_that_it_was_made_for(served: Sta
     line = seals.seal(Towards.GATEWAY, Ticket("", work("POST", path, body)), now)
     other = body.replace(b"A list", b"Others")
     kind = {"content-type": "application/json"}
-    async with httpx.AsyncClient(base_url=served.gateway.url) as client:
+    async with plain_http.client(served.gateway.url) as client:
         for where, what, status in ((path, body, 200), (path, other, 401), (CHAT, body, 401)):
             own = {headers.ON_BEHALF: line, **kind}
             assert (await client.post(where, content=what, headers=own)).status_code == status
     listing = seals.seal(Towards.BATCHES, Ticket("", work("GET", files)), now)
-    async with httpx.AsyncClient(base_url=served.service.url) as client:
+    async with plain_http.client(served.service.url) as client:
         for method, where, status in (("GET", files, 200), ("DELETE", f"{files}/a", 401)):
             own = {headers.ON_BEHALF: listing}
             assert (await client.request(method, where, headers=own)).status_code == status
@@ -225,7 +225,7 @@ async def test_uploads_are_refused_that_are_wrong(
 
 
 async def test_what_is_no_form_is_refused(served: Stack) -> None:
-    async with httpx.AsyncClient(base_url=f"{served.gateway.url}/v1") as client:
+    async with plain_http.client(f"{served.gateway.url}/v1") as client:
         plain = await client.post("/files", content=b"x")
         assert plain.status_code == 415
         kind = {"content-type": "multipart/form-data; boundary=b"}

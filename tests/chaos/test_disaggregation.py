@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from stream_auditor import Recording, audit, record
 from worker_process import NAME, WorkerProcess, eventually, worker
 
@@ -39,9 +40,7 @@ class Pair:
 
 @contextlib.contextmanager
 def handing_over(folder: Path, name: str) -> Iterator[WorkerProcess]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = ("--dtype", "float32", "--kv-transfer", f"127.0.0.1:{port}", "--worker-id", name)
     with worker(folder / name, *flags) as found:
         yield found
@@ -116,7 +115,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(gateway: Any, pair: Pa
         asked = body(number, max_tokens=400)
         asking = asyncio.create_task(record(gateway.url, CHAT, asked, first_piece=began))
         if number % 2:
-            await asyncio.wait_for(began.wait(), 30)
+            await asyncio.wait_for(began.wait(), 60)
         else:
             await asyncio.sleep(0.05 * number)  # anywhere before the first token
         asking.cancel()

@@ -119,15 +119,9 @@ def test_deployments_whose_objects_would_have_one_name_do_not_fight(site: Site) 
     site.apply()
     before = site.settle()
     site.kube.apply(site.manifest(name=POOL))
-
-    def condition() -> Object:
-        found = site.kube.get("InferenceDeployment", POOL) or {}
-        told = found.get("status", {}).get("conditions", [])
-        return next((c for c in told if c["type"] == "PoolsReady"), {})
-
-    eventually(lambda: condition().get("reason") == "NameTaken", "told")
+    eventually(lambda: site.condition("PoolsReady", POOL).get("reason") == "NameTaken", "told")
     words = f"Service {POOL} belongs to InferenceDeployment {NAME}; rename one of them"
-    assert condition()["message"] == words
+    assert site.condition("PoolsReady", POOL)["message"] == words
     assert state(site.kube)[f"Service/{POOL}"] == before[f"Service/{POOL}"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import plain_http
 import pytest
 import yaml
 from fake_node import FakeNode
@@ -115,7 +115,7 @@ def users(access: Access, node: FakeNode, kubeconfig: Path, tmp_path: Path) -> I
         site.apply(SCALED)
         site.settle()
         url = f"http://127.0.0.1:{site.operator.port}/explain/{site.kube.namespace}/{NAME}"
-        eventually(lambda: "stays at 2" in httpx.get(url).text, "it was decided")
+        eventually(lambda: "stays at 2" in plain_http.get(url).text, "it was decided")
         eventually(lambda: site.condition("ScalingActive"), "the status tells it")
         yield Users(site, kubeconfig, tmp_path)
 

@@ -297,7 +297,7 @@ async def test_without_a_cluster_it_says_so_and_ends(tmp_path: Path) -> None:
     )
     found.spawn()
     assert found.process is not None
-    assert found.process.wait(30) != 0
+    assert found.process.wait(60) != 0
     assert "--kubernetes: no cluster" in found.said()
     assert "Traceback" not in found.said()
     found.stop()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import plain_http
 import pytest
 from api_proxy import ApiProxy, Call, Fault
 from fake_node import FakeNode, Fate
@@ -95,10 +96,10 @@ def test_a_worker_told_to_drain_is_not_ready_until_it_is_taken_back(
     kube.apply(deployment(node))
     eventually(lambda: available(kube) == 1, "ready")
     url = f"http://{kube.list('Pod')[0]['status']['podIP']}:8000"
-    httpx.post(f"{url}/drain").raise_for_status()
+    plain_http.post(f"{url}/drain").raise_for_status()
     eventually(lambda: available(kube) == 0, "not ready")
-    assert httpx.get(f"{url}/health").status_code == 503
-    httpx.delete(f"{url}/drain").raise_for_status()
+    assert plain_http.get(f"{url}/health").status_code == 503
+    plain_http.delete(f"{url}/drain").raise_for_status()
     eventually(lambda: available(kube) == 1, "ready again")
 
 

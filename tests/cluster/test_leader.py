@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx
+import plain_http
 import pytest
 from api_proxy import ApiProxy, Call
 from fake_node import FakeNode
@@ -74,7 +74,7 @@ def test_only_the_operator_that_leads_explains(
 
 def explains(found: Site, operator: OperatorProcess) -> bool:
     url = f"http://127.0.0.1:{operator.port}/explain/{found.kube.namespace}/{NAME}"
-    answer = httpx.get(url)
+    answer = plain_http.get(url)
     assert answer.status_code in (200, 404)
     return answer.status_code == 200
 

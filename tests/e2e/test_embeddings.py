@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 import torch
 from openai import BadRequestError, OpenAI
@@ -76,7 +76,7 @@ def test_answers_of_a_megabyte_and_more_are_whole(client: OpenAI) -> None:
 
 def test_documents_are_ranked(models: tuple[str, Any]) -> None:
     body = {"model": "scorer", "query": words(3), "documents": [words(5), words(9, 40)]}
-    answer = httpx.post(f"{models[0]}/v1/rerank", json=body, timeout=30)
+    answer = plain_http.post(f"{models[0]}/v1/rerank", json=body)
     assert answer.status_code == 200
     scores = [one["relevance_score"] for one in answer.json()["results"]]
     assert scores == sorted(scores, reverse=True)
@@ -91,5 +91,5 @@ def test_a_chat_with_them_is_refused_by_name(client: OpenAI, model: str) -> None
 
 
 def test_the_gateway_counts_them_like_all_others(models: tuple[str, Any]) -> None:
-    text = httpx.get(f"{models[0]}/metrics").text
+    text = plain_http.get(f"{models[0]}/metrics").text
     assert 'penstock_gateway_arrivals_total{model="embedder"}' in text

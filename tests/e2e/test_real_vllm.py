@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 import zmq
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
@@ -115,7 +115,7 @@ def worker(stack: Stack) -> str:
 
 def counted(url: str, name: str) -> float:
     """Return what a vLLM has counted."""
-    text = httpx.get(f"{url}/metrics").text
+    text = plain_http.get(f"{url}/metrics").text
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if f"{name}{{" in line)
 
 
@@ -192,7 +192,7 @@ def test_errors_come_in_openais_form(client: OpenAI) -> None:
 
 
 def test_text_is_tokenised(serving: Stack) -> None:
-    answer = httpx.post(f"{serving.url}/tokenize", json={"model": "pydoc", "prompt": "A list"})
+    answer = plain_http.post(f"{serving.url}/tokenize", json={"model": "pydoc", "prompt": "A list"})
     assert answer.json()["count"] == len(answer.json()["tokens"]) > 0
 
 
@@ -301,7 +301,7 @@ def test_streams_of_one_that_dies_go_on_at_another(serving: Stack, folder: Path)
             assert now.usage[name] == whole.usage[name]
         assert len({json.loads(e)["id"] for e in is_now.events() if e != "[DONE]"}) == 1
         assert b'token_ids":[' not in is_now.body
-    lines = httpx.get(f"{serving.url}/metrics").text.splitlines()
+    lines = plain_http.get(f"{serving.url}/metrics").text.splitlines()
     resumed = [line for line in lines if line.startswith("penstock_gateway_resumes_total{")]
     assert sum(float(line.rpartition(" ")[2]) for line in resumed) > 0
     serving.run("down", str(manifest))

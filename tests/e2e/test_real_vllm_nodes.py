@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from deployments import deployment
+from ports import free_port
 from vllm_program import NEEDS_VLLM, environment
 from waiting import eventually
 
@@ -41,7 +42,7 @@ class Group:
 
     def ask(self) -> httpx.Response:
         question = {"model": "pydoc", "prompt": "A list is", "max_tokens": 8, "temperature": 0}
-        return httpx.post(f"http://{HOST}:{self.port}/v1/completions", json=question, timeout=60)
+        return plain_http.post(f"http://{HOST}:{self.port}/v1/completions", json=question)
 
     def answers(self) -> bool:
         assert self.runs, "it ended before it answered"
@@ -62,13 +63,6 @@ def pods() -> list[dict[str, Any]]:
     template = workload(wanted, pool, Settings(), 1)["spec"]["template"]
     beside = follower(pool, template, Place("leader", HOST, rank=1))
     return [one["spec"]["containers"][0] for one in (template, beside)]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def start(
@@ -95,7 +89,7 @@ def start(
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     folder = environment(tmp_path_factory.mktemp("vllm"))
-    port, meeting = free_ports(2)
+    port, meeting = free_port(), free_port()
     ports = {"--port": port, "--master-port": meeting}
     leads, follows = (start(one, folder, core, ports) for core, one in enumerate(pods()))
     found = Group(leads, follows, port)

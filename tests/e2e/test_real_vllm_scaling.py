@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 
 import httpx
+import plain_http
 import pytest
 from tests.e2e.conftest import ROOT, Stack
 from vllm_program import NEEDS_VLLM, environment
@@ -103,11 +104,11 @@ def test_a_pool_grows_serves_and_shrinks_with_its_load(serving: Stack) -> None:
     assert milliseconds(explained, "w, work of a request") > 0
     assert "2 ready workers" in explained
     serving.eventually(ready(serving, 1), "only one is left", PATIENCE)
-    assert httpx.get(f"{serving.url}/v1/models").status_code == 200
+    assert plain_http.get(f"{serving.url}/v1/models").status_code == 200
 
 
 def served(url: str) -> float:
     """Return how many requests a vLLM has answered."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = plain_http.get(f"{url}/metrics").text.splitlines()
     name = "vllm:request_success_total{"
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

@@ -141,7 +141,7 @@ async def test_a_client_that_leaves_frees_its_blocks(stack: Any) -> None:
     began = asyncio.Event()
     payload = chat("Tell me everything.", max_tokens=900, ignore_eos=True)
     reading = asyncio.create_task(record(stack.url, CHAT, payload, first_piece=began))
-    await asyncio.wait_for(began.wait(), 30)
+    await asyncio.wait_for(began.wait(), 60)
     reading.cancel()
 
     def idle() -> bool:
@@ -162,7 +162,7 @@ async def test_a_killed_worker_is_noticed_by_no_client_and_replaced(
         asyncio.create_task(record(stack.url, CHAT, payload, first_piece=event))
         for event in started
     ]
-    await asyncio.gather(*(asyncio.wait_for(event.wait(), 30) for event in started))
+    await asyncio.gather(*(asyncio.wait_for(event.wait(), 60) for event in started))
     os.kill(victims[0]["pid"], signal.SIGKILL)
     verdicts = [audit(await stream, include_usage=True) for stream in streams]
 

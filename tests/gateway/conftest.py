@@ -1,6 +1,7 @@
 """A real gateway process in front of stub workers."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -103,11 +104,32 @@ def gateway_type() -> type[Gateway]:
     return Gateway
 
 
+FLAGS = ("--max-body", "100k", "--debug-headers")
+
+
 @pytest.fixture
-async def gateway(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Gateway]:
-    found = Gateway(tmp_path, "--max-body", "100k", "--debug-headers")
+async def own(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Gateway]:
+    """One for the test alone, which may count what it did, and end it."""
+    found = Gateway(tmp_path, *FLAGS)
     try:
         await found.start()
         yield found
     finally:
         found.stop()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One for all tests of a module that do not ask what it did before."""
+    found = Gateway(tmp_path_factory.mktemp("gateway"), *FLAGS)
+    try:
+        asyncio.run(found.start())
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def gateway(own: Gateway) -> Gateway:
+    """A gateway; modules for which a shared one is enough say so."""
+    return own

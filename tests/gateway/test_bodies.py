@@ -110,7 +110,7 @@ async def test_many_slow_uploads_are_refused_and_small_requests_are_served(tight
         for _, writer in uploads:
             writer.write(HEAD % (200 << 10) + b" " * (100 << 10))
         answers = [asyncio.create_task(reader.readline()) for reader, _ in uploads]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while sum(answer.done() for answer in answers) < 30 and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         refused = [answer.result() for answer in answers if answer.done()]
@@ -120,7 +120,7 @@ async def test_many_slow_uploads_are_refused_and_small_requests_are_served(tight
         body = b'{"model":"m"}'
         reader, writer = await asyncio.open_connection("127.0.0.1", tight.port)
         writer.write(HEAD % len(body) + body)
-        assert OK in await asyncio.wait_for(reader.readuntil(OK), 10)
+        assert OK in await asyncio.wait_for(reader.readuntil(OK), 60)
         for _, open_one in [*uploads, (reader, writer)]:
             open_one.close()
         while await held(tight) and time.monotonic() < deadline:

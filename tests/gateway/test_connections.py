@@ -12,6 +12,12 @@ from stub_worker import OK, StubWorker
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 CHAT = "/v1/chat/completions"
 CHATTING = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 BODY = json.dumps(CHATTING).encode()
@@ -40,7 +46,7 @@ async def test_the_body_may_wait_for_the_gateway_to_ask_for_it(gateway: Any) -> 
 async def test_a_body_that_is_too_large_is_refused_unread(
     gateway: Any, extra: tuple[str, ...]
 ) -> None:
-    answer = await gateway.raw(request("content-length: 9999999999", *extra))
+    answer = await gateway.raw(request("content-length: 9999999999", *extra), quiet=1)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"request_too_large"' in answer
     assert b"100 Continue" not in answer
@@ -51,7 +57,7 @@ async def test_a_forged_host_never_changes_what_a_worker_is_asked(gateway: Any, 
     async with StubWorker() as worker:
         await gateway.serve(worker)
         data = request(LENGTH, "connection: close").replace(b"host: x", b"host: " + host.encode())
-        await gateway.raw(data + BODY)
+        await gateway.raw(data + BODY, quiet=1)
         for seen in worker.seen:
             assert seen.head.startswith(f"POST {CHAT} HTTP/1.1\r\n".encode())
 
@@ -76,33 +82,33 @@ async def test_a_request_id_that_could_do_harm_is_replaced(gateway: Any, given: 
         assert own + b"\r\n" in worker.seen[0].head
 
 
-async def test_a_stream_still_running_at_the_signal_outlives_new_connections(gateway: Any) -> None:
+async def test_a_stream_still_running_at_the_signal_outlives_new_connections(own: Any) -> None:
     async with StubWorker("paused") as worker:
-        await gateway.serve(worker)
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await own.serve(worker)
+        reader, writer = await asyncio.open_connection("127.0.0.1", own.port)
         writer.write(request(LENGTH) + BODY)
         await reader.readuntil(b"\r\n\r\n")
-        gateway.terminate()
+        own.terminate()
 
         async def refused() -> bool:
-            return not await gateway.listening()
+            return not await own.listening()
 
-        await gateway.until(refused)
+        await own.until(refused)
         worker.release.set()
         # Kept alive before the signal, the connection still ends after its answer.
-        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"0\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 60)).endswith(b"0\r\n\r\n")
         writer.close()
 
 
-async def test_idle_connections_do_not_hold_up_the_end(gateway: Any) -> None:
+async def test_idle_connections_do_not_hold_up_the_end(own: Any) -> None:
     async with StubWorker() as worker:
-        await gateway.serve(worker)
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await own.serve(worker)
+        reader, writer = await asyncio.open_connection("127.0.0.1", own.port)
         writer.write(request(LENGTH) + BODY)
         await reader.readuntil(OK)
-        gateway.terminate()
-        assert await asyncio.wait_for(reader.read(), 10) == b""
-        assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+        own.terminate()
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+        assert await asyncio.to_thread(own.process.wait, 60) == 0
         writer.close()
 
 
@@ -126,11 +132,11 @@ async def test_a_stream_that_is_not_done_in_time_is_told_so(hurried: Any) -> Non
         asking = asyncio.create_task(
             record(hurried.url, CHAT, CHATTING | {"stream": True}, first_piece=first)
         )
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
         hurried.terminate()
-        recording = await asyncio.wait_for(asking, 10)
+        recording = await asyncio.wait_for(asking, 60)
         assert not recording.clean_end
-        await asyncio.wait_for(worker.closed.wait(), 10)
+        await asyncio.wait_for(worker.closed.wait(), 60)
         assert "error" in json.loads(recording.events()[-1])
 
 

@@ -71,7 +71,7 @@ async def take_all(gateway: Any) -> list[Client]:
 async def answer(client: Client) -> bytes:
     """Return what a client gets until its connection ends; nothing when it is cut off."""
     try:
-        return await asyncio.wait_for(client[0].read(), 20)
+        return await asyncio.wait_for(client[0].read(), 60)
     except ConnectionError:
         return b""
     finally:
@@ -82,7 +82,7 @@ async def ask(gateway: Any) -> bytes:
     client = await connect(gateway)
     client[1].write(request())
     try:
-        return await asyncio.wait_for(client[0].readuntil(OK), 20)
+        return await asyncio.wait_for(client[0].readuntil(OK), 60)
     finally:
         client[1].close()
 
@@ -124,7 +124,7 @@ async def test_a_gateway_that_cannot_hold_what_it_promises_does_not_start(tmp_pa
     process = await asyncio.create_subprocess_exec(
         *LIMITED, program, *flags, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(process.communicate(), 20)
+    _, said = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
     assert f"--max-connections: 1000 connections: RLIMIT_NOFILE of {FEW}".encode() in said
 
@@ -184,7 +184,7 @@ async def test_a_request_goes_on_as_soon_as_a_descriptor_is_free(gateway: Any) -
         await gateway.until(starved)
         for _, writer in held:
             writer.close()
-        assert OK in await asyncio.wait_for(asking[0].readuntil(OK), 20)
+        assert OK in await asyncio.wait_for(asking[0].readuntil(OK), 60)
         asking[1].close()
         allow_more(gateway, -1)
         assert await gateway.metric("penstock_gateway_starved_total") == 1
@@ -205,7 +205,7 @@ async def test_a_silent_worker_that_cannot_be_asked_keeps_its_streams(gateway: A
 
         await gateway.until(cannot_ask)
         worker.release.set()
-        assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 20)
+        assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
         writer.close()
         for _, other in held:
             other.close()

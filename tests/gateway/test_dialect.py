@@ -9,6 +9,12 @@ from stub_worker import StubWorker
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 MESSAGE = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
 RESPONSE = {"model": "m", "input": "hi"}
 

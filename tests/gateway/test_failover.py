@@ -105,7 +105,7 @@ async def test_a_gateway_tells_what_it_has_on_its_workers(gateway: Any) -> None:
         body = {"model": "m", "stream": True, "prompt": "x" * 4000}
         running = asyncio.create_task(record(gateway.url, CHAT, body, first_piece=first))
         silent = asyncio.create_task(ask_silent(gateway, worker))
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
 
         async def both_arrived() -> bool:
             return (await load(gateway, worker)).in_flight == 2
@@ -152,7 +152,7 @@ async def test_running_streams_outlive_the_drain_of_their_worker(gateway: Any) -
         first = asyncio.Event()
         body = {"model": "m", "stream": True, "prompt": "hi"}
         running = asyncio.create_task(record(gateway.url, CHAT, body, first_piece=first))
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
         await gateway.serve(worker, other, draining=(worker,))
         assert (await load(gateway, worker)).in_flight == 1
         assert (await ask(gateway)).body == OK

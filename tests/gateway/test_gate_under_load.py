@@ -65,7 +65,7 @@ class Pool:
 
     async def settled(self) -> None:
         """Return when nobody waits whom a worker could take."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.gates.waiting("d") and self._is_idle():
                 await asyncio.sleep(0.002)
 

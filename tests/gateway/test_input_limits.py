@@ -20,6 +20,12 @@ from penstock_gateway.relay.request import parse
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -34,7 +40,7 @@ def many(value: bytes, count: int) -> bytes:
 
 async def post(gateway: Any, body: bytes, **headers: str) -> httpx.Response:
     kind = {"content-type": "application/json", **headers}
-    async with plain_http.client(gateway.url, timeout=30) as client:
+    async with plain_http.client(gateway.url) as client:
         return await client.post("/v1/chat/completions", content=body, headers=kind)
 
 

@@ -18,6 +18,12 @@ from penstock_gateway.messages.response import MessageStream, message_of
 anthropic = pytest.importorskip("anthropic")
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 HI = [{"role": "user", "content": "hi"}]
 
 

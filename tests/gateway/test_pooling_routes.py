@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 async def ask(gateway: Any, path: str = EMBEDDINGS, **body: Any) -> httpx.Response:
-    async with httpx.AsyncClient() as client:
+    async with plain_http.client() as client:
         return await client.post(gateway.url + path, json={"model": "m", **body}, timeout=30)
 
 
@@ -57,7 +58,7 @@ async def test_equal_inputs_are_spread_by_load_and_not_by_prefix(gateway: Any) -
     async with StubWorker("silent") as one, StubWorker("silent") as two:
         await gateway.serve(one, two)
         asking = [asyncio.create_task(ask(gateway, input=text)) for _ in range(8)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(one.seen) + len(two.seen) < 8:
                 await asyncio.sleep(0.02)
         for task in asking:
@@ -93,7 +94,7 @@ async def test_another_task_is_refused_before_any_worker_hears_of_it(
 
 @pytest.mark.anyio
 async def test_the_list_of_models_tells_what_is_stated(gateway: Any) -> None:
-    async with StubWorker() as worker, httpx.AsyncClient() as client:
+    async with StubWorker() as worker, plain_http.client() as client:
         await gateway.serve(worker)
         (plain, *_) = (await client.get(f"{gateway.url}/v1/models")).json()["data"]
         assert "task" not in plain

@@ -103,7 +103,7 @@ async def test_a_higher_class_overtakes_and_the_lowest_is_shed_when_too_many_wai
         standard = asyncio.create_task(ask(gateway, "", "s"))
         await waiting(gateway, 2)
         urgent = asyncio.create_task(ask(gateway, "urgent", "u"))
-        shed = await asyncio.wait_for(batch, 10)
+        shed = await asyncio.wait_for(batch, 60)
         assert (shed.status, shed.json()["error"]["code"]) == (503, "no_capacity")
         assert int(shed.headers["retry-after"]) >= 1
         await waiting(gateway, 2)
@@ -161,7 +161,7 @@ async def test_without_a_worker_requests_wait_for_the_first_one(gateway: Any) ->
         asking = asyncio.create_task(ask(gateway))
         await waiting(gateway, 1)
         await gateway.serve(worker, queue=queue(timeout=0.1))
-        assert (await asyncio.wait_for(asking, 10)).body == OK
+        assert (await asyncio.wait_for(asking, 60)).body == OK
 
 
 async def test_at_the_end_of_the_gateway_those_who_wait_are_told(
@@ -176,7 +176,7 @@ async def test_at_the_end_of_the_gateway_those_who_wait_are_told(
         asking = asyncio.create_task(ask(hurried))
         await waiting(hurried, 1)
         hurried.terminate()
-        answer = await asyncio.wait_for(asking, 10)
+        answer = await asyncio.wait_for(asking, 60)
         assert (answer.status, answer.json()["error"]["code"]) == (503, "shutting_down")
     finally:
         hurried.stop()

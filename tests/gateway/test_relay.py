@@ -8,7 +8,7 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from stream_auditor import Recording, record
 from stub_worker import EVENTS, OK, StubWorker
@@ -32,7 +32,7 @@ async def test_bytes_pass_through_untouched(gateway: Any) -> None:
     async with StubWorker() as worker:
         await gateway.serve(worker)
         sent = b'{ "model" : "org/alias",  "messages":[], "x": 1.0 }'
-        async with httpx.AsyncClient() as client:
+        async with plain_http.client() as client:
             answer = await client.post(
                 gateway.url + CHAT,
                 content=sent,
@@ -85,7 +85,7 @@ async def test_a_stream_passes_event_by_event(gateway: Any) -> None:
             record(gateway.url, CHAT, body(stream=True), first_piece=first)
         )
         # The first event is here although the worker has not sent the second.
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
         worker.release.set()
         recording = await reading
         assert recording.body == EVENTS[0] + EVENTS[-1]
@@ -99,9 +99,9 @@ async def test_a_client_that_leaves_closes_the_workers_connection(gateway: Any) 
         reading = asyncio.create_task(
             record(gateway.url, CHAT, body(stream=True), first_piece=first)
         )
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
         reading.cancel()
-        await asyncio.wait_for(worker.closed.wait(), 10)
+        await asyncio.wait_for(worker.closed.wait(), 60)
 
         async def counted() -> bool:
             name = "penstock_gateway_outcomes_total"
@@ -121,7 +121,7 @@ async def test_a_client_that_leaves_before_the_first_byte_does_too(gateway: Any)
 
         await gateway.until(arrived)
         reading.cancel()
-        await asyncio.wait_for(worker.closed.wait(), 10)
+        await asyncio.wait_for(worker.closed.wait(), 60)
 
 
 @pytest.mark.parametrize("failure", ["die", "garbage", "stopped"])
@@ -164,9 +164,9 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_uncleanly(gateway: An
 async def test_an_answer_that_breaks_is_asked_for_again_elsewhere(gateway: Any) -> None:
     async with StubWorker("short") as bad, StubWorker() as good:
         await gateway.serve(bad, good)
-        answers = await asyncio.gather(*(ask(gateway) for _ in range(6)))
-        assert {answer.body for answer in answers} == {OK}
-        assert bad.seen
+        while not bad.seen:  # equal workers are chosen among at random
+            answers = await asyncio.gather(*(ask(gateway, n=n) for n in range(6)))
+            assert {answer.body for answer in answers} == {OK}
 
 
 async def test_an_answer_too_long_to_be_held_ends_uncleanly_when_it_breaks(gateway: Any) -> None:
@@ -263,7 +263,7 @@ async def test_sigterm_finishes_streams_and_exits_with_0(gateway: Any) -> None:
         reading = asyncio.create_task(
             record(gateway.url, CHAT, body(stream=True), first_piece=first)
         )
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 60)
         gateway.terminate()
 
         async def closed() -> bool:
@@ -274,4 +274,4 @@ async def test_sigterm_finishes_streams_and_exits_with_0(gateway: Any) -> None:
         recording = await reading
         assert recording.clean_end
         assert recording.body.endswith(EVENTS[-1])
-        assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+        assert await asyncio.to_thread(gateway.process.wait, 60) == 0

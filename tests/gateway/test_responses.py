@@ -17,6 +17,12 @@ from penstock_gateway.responses.response import ResponseStream, response_of
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 TOOL: Any = {
     "type": "function",
     "name": "look",

@@ -13,6 +13,12 @@ from stub_worker import OK, StubWorker
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def gateway(shared: Any) -> Any:
+    return shared
+
+
 PATH = "/v1/completions"
 BODY = b'{"model":"m"}'
 HIDDEN = b"POST /v1/completions HTTP/1.1\r\nhost: evil\r\ncontent-length: 13\r\n\r\n" + BODY
@@ -139,7 +145,7 @@ async def test_a_worker_sees_each_request_once_and_clean_or_not_at_all(
     async with StubWorker() as worker:
         await gateway.serve(worker)
         sent = [numbered(number, data) for number, data in enumerate(cases.values())]
-        answers = await asyncio.gather(*map(gateway.raw, sent))
+        answers = await asyncio.gather(*(gateway.raw(data, quiet=3) for data in sent))
         for number, (name, answer) in enumerate(zip(cases, answers, strict=True)):
             own = [seen for seen in worker.seen if b": case-%d\r\n" % number in seen.head]
             assert len(own) <= 1, name
@@ -173,6 +179,6 @@ async def test_no_path_leads_anywhere_but_where_it_says(gateway: Any) -> None:
         assert not worker.seen
         for query in ("?x=/pause", "?", "?a#b", "#/pause"):
             data = request(LENGTH, "connection: close", start=f"POST {PATH}{query} HTTP/1.1")
-            await gateway.raw(data)
+            await gateway.raw(data, quiet=1)
         for seen in worker.seen:
             assert CLEAN.fullmatch(seen.head), seen.head

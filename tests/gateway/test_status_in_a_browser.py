@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import browser
-import httpx
+import plain_http
 import pytest
 from browser import Tab
 from stub_worker import StubWorker
@@ -37,7 +37,7 @@ def tab() -> Iterator[Tab]:
 
 async def serve(gateway: Any, *workers: StubWorker) -> None:
     await gateway.serve(*workers, draining=workers[1:])
-    async with httpx.AsyncClient(base_url=gateway.url) as client:
+    async with plain_http.client(gateway.url) as client:
         for _ in range(3):
             body = {"model": "m", "prompt": "x" * 999}
             (await client.post("/v1/completions", json=body)).raise_for_status()

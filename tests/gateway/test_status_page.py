@@ -7,7 +7,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from stub_worker import StubWorker
 
@@ -183,7 +183,7 @@ def test_in_open_mode_it_is_for_everyone() -> None:
 async def test_a_real_gateway_shows_its_workers_and_why_it_chose_one(gateway: Any) -> None:
     async with StubWorker() as worker, StubWorker() as draining:
         await gateway.serve(worker, draining, draining=(draining,))
-        async with httpx.AsyncClient(base_url=gateway.url) as client:
+        async with plain_http.client(gateway.url) as client:
             for _ in range(3):
                 await client.post("/v1/completions", json={"model": "m", "prompt": "x" * 999})
             answer = await client.get("/status?refresh=5")

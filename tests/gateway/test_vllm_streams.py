@@ -36,10 +36,10 @@ async def ask(gateway: Any, path: str, body: Any, *workers: VllmStandIn) -> Reco
     """Ask, and let those that break do so when the client has read what came before."""
     first = asyncio.Event()
     asking = asyncio.create_task(record(gateway.url, path, body, first_piece=first))
-    await asyncio.wait_for(first.wait(), 10)
+    await asyncio.wait_for(first.wait(), 60)
     for worker in workers:
         worker.passed.set()
-    return await asyncio.wait_for(asking, 30)
+    return await asyncio.wait_for(asking, 60)
 
 
 @pytest.mark.parametrize("path", [CHAT, PLAIN])
@@ -86,10 +86,10 @@ async def serve_in_turn(
     await gateway.serve(first, engine=EngineType.VLLM)
     begun = asyncio.Event()
     asking = asyncio.create_task(record(gateway.url, path, body, first_piece=begun))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     await gateway.serve(first, second, engine=EngineType.VLLM)
     first.passed.set()
-    return await asyncio.wait_for(asking, 30)
+    return await asyncio.wait_for(asking, 60)
 
 
 async def test_several_ids_of_one_event_are_read_back_before_it_goes_on(gateway: Any) -> None:
@@ -187,12 +187,12 @@ async def test_it_goes_on_at_the_revision_where_it_began(gateway: Any) -> None:
         await gateway.serve(dying, engine=EngineType.VLLM, revisions=revisions)
         begun = asyncio.Event()
         asking = asyncio.create_task(record(gateway.url, CHAT, request(CHAT), first_piece=begun))
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         await gateway.serve(
             dying, newer, same, engine=EngineType.VLLM, revisions=revisions, canary=trial
         )
         dying.passed.set()
-        assert judged(await asyncio.wait_for(asking, 30)).outcome == "complete"
+        assert judged(await asyncio.wait_for(asking, 60)).outcome == "complete"
         assert (len(same.seen), len(newer.seen)) == (1, 0)
 
 

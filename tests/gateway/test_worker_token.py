@@ -85,7 +85,7 @@ async def test_leases_are_given_back_with_the_token() -> None:
         )
         params = b'{"remote_request_id": "r", "penstock_epoch": "e"}'
         Leases(ConnectionPool(), WorkerTokens((TOKEN,)).headers()).give_back(Handoff(keeps, params))
-        head = await asyncio.wait_for(heads.get(), 20)
+        head = await asyncio.wait_for(heads.get(), 60)
     assert f"authorization: Bearer {TOKEN}\r\n".encode() in head
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from penstock_operator.local.home import Home
 from penstock_operator.local.ownership import Identity
@@ -37,7 +37,7 @@ class Machine:
             env=self.environment,
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=150,
             check=False,
             **options,
         )
@@ -73,18 +73,12 @@ class Machine:
         return [worker for item in status["items"] for worker in item["workers"]]
 
     @staticmethod
-    def eventually(condition: Callable[[], bool], what: str, patience: float = 40.0) -> None:
+    def eventually(condition: Callable[[], bool], what: str, patience: float = 90.0) -> None:
         """Wait until a condition holds; fail by name when it never does."""
         deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"never happened: {what}"
             time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

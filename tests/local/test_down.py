@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import plain_http
 import pytest
 
@@ -57,7 +56,7 @@ async def ask_and_take_away(machine: Any, file: Path) -> str:
     async def ask() -> str:
         last = ""
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=60) as client,
+            plain_http.client() as client,
             client.stream(
                 "POST",
                 f"http://127.0.0.1:{machine.port}/v1/completions",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -48,7 +49,7 @@ async def clients(url: str, number: int) -> AsyncIterator[list[str]]:
         while not over.is_set():
             endings.append(await ask(client, url, 24, asyncio.Event()))
 
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with plain_http.client() as client:
         tasks = [asyncio.create_task(one(client)) for _ in range(number)]
         try:
             yield endings
@@ -76,7 +77,7 @@ async def test_a_rollout_and_a_scale_down_under_load_lose_no_request(
 async def test_down_lets_a_running_answer_finish(machine: Any, manifest: Write) -> None:
     await asyncio.to_thread(machine.up, manifest())
     begun = asyncio.Event()
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with plain_http.client() as client:
         url = f"http://127.0.0.1:{machine.port}"
         answer = asyncio.create_task(ask(client, url, 600, begun))
         await begun.wait()

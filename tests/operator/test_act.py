@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-import httpx
+import plain_http
 import pytest
 
 from penstock_operator.cluster.act import Actor
@@ -44,7 +44,7 @@ async def act(action: Action, *, knows: int, answers: int) -> bool:
     """Return whether an action was news, with a version that is known and one that is answered."""
     cache, api = Cache(), cast("Api", Server(answers))
     cache.put("EnginePool", pool(knows))
-    async with httpx.AsyncClient() as http:
+    async with plain_http.client() as http:
         actor = Actor(api, cache, Events(api), http)
         about = {"apiVersion": "x", "kind": "InferenceDeployment", **pool(1)}
         return await actor.act(KEY, about, action, set())

@@ -1,9 +1,9 @@
 """A gateway and a batch service that know each other, for tests with OpenAI's client."""
 
+import asyncio
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ import httpx
 import openai
 import plain_http
 from gateway_process import GatewayProcess
+from ports import free_port
 from tenants_file import TenantsFile
 
 from penstock_contract.api import Role
@@ -32,7 +33,7 @@ class BatchService:
 
     def __init__(self, folder: Path, gateway: str, *flags: str) -> None:
         self.folder = folder / "batches"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = (folder / "batches.log").open("w+")
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,7 +69,7 @@ class BatchService:
         """Tell it to end; return its exit status."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def said(self) -> str:
         """Return what it has logged."""
@@ -98,7 +99,7 @@ class Stack:
         self._fleet, self._tenants = folder / "fleet.json", TenantsFile(folder / "tenants.yaml")
         self._generation = 0
         self.serve(())
-        port = _free_port()
+        port = free_port()
         self.service = BatchService(folder, f"http://127.0.0.1:{port}", *flags)
         self._own: tuple[str | Path, ...] = (
             *("--fleet", self._fleet),
@@ -116,8 +117,7 @@ class Stack:
 
     async def start(self) -> None:
         """Start both."""
-        await self.gateway.start()
-        await self.service.start()
+        await asyncio.gather(self.gateway.start(), self.service.start())
 
     def serve(
         self, urls: Iterable[str], queue: FleetQueue | None = QUEUE, tpot: float | None = None
@@ -215,9 +215,3 @@ async def results(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[
         return []
     text = (await client.files.content(file_id)).text
     return [json.loads(found) for found in text.splitlines()]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

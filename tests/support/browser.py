@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import websocket
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
@@ -101,7 +101,7 @@ def browser() -> Iterator[Tab]:
             tab.close()
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
@@ -110,7 +110,7 @@ def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     while time.monotonic() < deadline and process.poll() is None:
         said = re.search(r"listening on ws://([^/]+)/", log.read_text(errors="replace"))
         if said:
-            tabs = httpx.get(f"http://{said[1]}/json", trust_env=False).json()
+            tabs = plain_http.get(f"http://{said[1]}/json").json()
             pages = [tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"]
             if pages:
                 return str(pages[0])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import httpx
 import yaml
 from kube import Access, Kube, Object
 from waiting import eventually
@@ -35,6 +36,7 @@ def control_plane() -> Iterator[Path]:
     kubeconfig = Path(_call(script, "up") if ours else os.environ["KUBECONFIG"])
     try:
         with Kube(Access.read(kubeconfig)) as kube:
+            eventually(partial(_answers, kube, "/readyz"), "the API server is ready", within=120)
             install_types(kube)
         yield kubeconfig
     finally:
@@ -43,18 +45,26 @@ def control_plane() -> Iterator[Path]:
 
 
 def install_types(kube: Kube) -> None:
-    """Apply the CRDs and wait until they are served."""
+    """Apply the CRDs and wait until their objects are served."""
     crds = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     for crd in crds:
         kube.put(crd)
     for crd in crds:
-        eventually(partial(_established, kube, crd["metadata"]["name"]), "CRD established")
+        eventually(partial(_answers, kube, _objects(crd)), f"{crd['metadata']['name']} served")
 
 
-def _established(kube: Kube, name: str) -> bool:
-    crd: Object = kube.get("CustomResourceDefinition", name) or {}
-    conditions = crd.get("status", {}).get("conditions") or []  # null until the first one
-    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+def _objects(crd: Object) -> str:
+    """Return where the objects of a type are listed."""
+    spec = crd["spec"]
+    version = next(found["name"] for found in spec["versions"] if found["served"])
+    return f"/apis/{spec['group']}/{version}/{spec['names']['plural']}"
+
+
+def _answers(kube: Kube, path: str) -> bool:
+    try:
+        return kube.http.get(path).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def _call(script: str, verb: str) -> str:

@@ -55,6 +55,8 @@ class FakeNode:
         self._pods: dict[str, Object] = {}
         self._started: dict[str, str] = {}
         self._servers: dict[str, asyncio.Server] = {}
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By pod uid: one thing is said of it at a time, so that the last word stands."""
         self._addresses = (
             f"127.{random.randrange(20, 250)}.{b}.{c}" for b in range(256) for c in range(1, 255)
         )
@@ -156,6 +158,7 @@ class FakeNode:
         async with self._http.stream(
             "GET", "/api/v1/pods", params=parameters, timeout=httpx.Timeout(30, read=None)
         ) as events:
+            events.raise_for_status()
             async for line in events.aiter_lines():
                 event = _parse(line)
                 if event["type"] == "ERROR":
@@ -192,13 +195,20 @@ class FakeNode:
 
     async def _run(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
-        address = next(self._addresses)
-        self._servers[uid] = await asyncio.start_server(
-            lambda reader, writer: self._serve(uid, reader, writer), address, PORT
-        )
+        address = await self._listen(uid)
         self._started[uid] = _now()
         await self._say(pod, address)
         self._tell_leader(pod)
+
+    async def _listen(self, uid: str) -> str:
+        """Start the stub worker of a pod; return its address, which no other node's pod has."""
+        for address in self._addresses:
+            with contextlib.suppress(OSError):  # another node has begun in the same place
+                self._servers[uid] = await asyncio.start_server(
+                    lambda reader, writer: self._serve(uid, reader, writer), address, PORT
+                )
+                return address
+        raise AssertionError("no address is left")
 
     def _tell_leader(self, follower: Object) -> None:
         """A group that broke or is whole again is what its leader notices."""
@@ -218,6 +228,10 @@ class FakeNode:
         return len(here) == _followers(leader)
 
     async def _say(self, pod: Object, address: str = "") -> None:
+        async with self._turns[pod["metadata"]["uid"]]:
+            await self._say_now(pod, address)
+
+    async def _say_now(self, pod: Object, address: str) -> None:
         meta = pod["metadata"]
         decide = self.fates.get(meta["namespace"])
         fate = decide(pod) if decide else Fate.READY
@@ -231,20 +245,28 @@ class FakeNode:
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         await self._patch(f"{path}/status", {"status": status})
         if fate is Fate.NO_VOLUME:
-            await self._http.post(
-                f"/api/v1/namespaces/{meta['namespace']}/events", json=unmounted(pod)
-            )
+            events = f"/api/v1/namespaces/{meta['namespace']}/events"
+            await self._call("POST", events, json=unmounted(pod))
 
     async def _terminate(self, pod: Object) -> None:
         meta = pod["metadata"]
         await asyncio.sleep(self.graces[meta["namespace"]])
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-        await self._http.request("DELETE", path, json=body)
+        await self._call("DELETE", path, json=body)
 
     async def _patch(self, path: str, patch: Object) -> None:
         headers = {"content-type": "application/strategic-merge-patch+json"}
-        await self._http.patch(path, json=patch, headers=headers)
+        await self._call("PATCH", path, json=patch, headers=headers)
+
+    async def _call(self, method: str, path: str, **options: Any) -> None:
+        """Call until the API server has taken or refused it: nobody else says it again."""
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                status = (await self._http.request(method, path, **options)).status_code
+                if status < 500 and status != 429:
+                    return
+            await asyncio.sleep(0.1)
 
     def _exported(self, uid: str) -> bytes:
         meta = self._pods[uid]["metadata"]

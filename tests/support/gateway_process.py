@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,6 +13,7 @@ import httpx
 import plain_http
 from api_proxy import ApiProxy
 from kube import Kube
+from ports import free_port
 
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, GatewayWorkers
 
@@ -24,9 +24,7 @@ class GatewayProcess:
     def __init__(
         self, folder: Path, *flags: str | Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "gateway.log").open("w+")
         self.process: subprocess.Popen[bytes] | None = None
@@ -70,17 +68,18 @@ class GatewayProcess:
                 total += float(value)
         return total
 
-    async def raw(self, data: bytes) -> bytes:
-        """Send bytes and return all that comes back until the gateway closes or pauses."""
+    async def raw(self, data: bytes, quiet: float = 60.0) -> bytes:
+        """Send bytes and return all that comes back until the gateway closes.
+
+        Where it may wait for more instead, it is left when it has answered and is quiet for so
+        many seconds.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
         found = b""
-        try:
-            async with asyncio.timeout(1.0):
-                while piece := await reader.read(1 << 16):
-                    found += piece
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            while piece := await asyncio.wait_for(reader.read(1 << 16), quiet if found else 60.0):
+                found += piece
         writer.close()
         return found
 
@@ -90,7 +89,7 @@ class GatewayProcess:
         return self.log.read()
 
     @staticmethod
-    async def until(condition: Callable[[], Awaitable[bool]], patience: float = 20.0) -> None:
+    async def until(condition: Callable[[], Awaitable[bool]], patience: float = 60.0) -> None:
         """Wait until a condition holds."""
         async with asyncio.timeout(patience):
             while not await condition():

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from helm import CHART, NAMESPACE, RELEASE, ROOT, helm
+from ports import free_port
 from waiting import eventually
 
 QUICKSTART = ROOT / "examples" / "kubernetes" / "quickstart.yaml"
@@ -197,9 +198,7 @@ def reached(installation: Installation) -> Iterator[None]:
         installation.url = f"http://{address[0]}:{address[1]}"
         yield
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     forward = subprocess.Popen(
         ["kubectl", "--namespace", NAMESPACE, "port-forward", f"service/{RELEASE}-gateway",
          f"{port}:{address[1]}"],

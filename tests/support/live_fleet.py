@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import httpx
 import plain_http
 from fault_proxy import FaultProxy
 from gateway_process import GatewayProcess
+from ports import free_port
 from worker_process import COMMAND, EXAMPLE_MODEL, NAME
 
 from penstock_contract.api import Role
@@ -54,7 +54,7 @@ class LiveWorker:
         return total
 
     async def _get(self, path: str) -> httpx.Response:
-        async with plain_http.client(f"http://127.0.0.1:{self.port}", timeout=10) as client:
+        async with plain_http.client(f"http://127.0.0.1:{self.port}") as client:
             return await client.get(path)
 
     def send(self, number: signal.Signals) -> None:
@@ -89,12 +89,13 @@ class LiveFleet:
 
     async def start(self, workers: int, gateways: int) -> None:
         """Start all processes and wait until they serve."""
-        found = [await self._spawn(_free_port()) for _ in range(workers)]
-        await asyncio.gather(*(self._until_healthy(worker) for worker in found))
-        self.workers += found
+        found = [await self._spawn(free_port()) for _ in range(workers)]
         self._write()
-        for number in range(gateways):
-            await self.add_gateway(self.folder / f"gateway-{number}")
+        await asyncio.gather(
+            *(self._until_healthy(worker) for worker in found),
+            *(self.add_gateway(self.folder / f"gateway-{number}") for number in range(gateways)),
+        )
+        self.workers += found
         await self.publish()
 
     async def add_gateway(self, folder: Path) -> GatewayProcess:
@@ -162,7 +163,7 @@ class LiveFleet:
 
     @staticmethod
     async def _until_healthy(worker: LiveWorker) -> None:
-        await GatewayProcess.until(worker.healthy, 120)
+        await GatewayProcess.until(worker.healthy, 300)
 
 
 @contextlib.asynccontextmanager
@@ -184,9 +185,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _followed(gateway: GatewayProcess) -> int:
     """Return the latest generation that a gateway says it knows; it may have skipped others."""
     return max(map(int, re.findall(r"fleet (\d+):", gateway.said())), default=0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -50,26 +50,26 @@ class Site:
         self.operator.start()
 
     def condition(self, kind: str, name: str = NAME) -> Object:
-        """Return a condition of the InferenceDeployment; empty: it has none."""
-        found = self.kube.get("InferenceDeployment", name) or {}
-        conditions = found.get("status", {}).get("conditions", [])
-        return next((c for c in conditions if c["type"] == kind), {})
+        """Return a condition of the InferenceDeployment as its spec is now; empty: it has none."""
+        found = self.kube.get("InferenceDeployment", name)
+        if found is None or not _seen(found):
+            return {}
+        return next((c for c in found["status"].get("conditions", []) if c["type"] == kind), {})
 
     def settled(self, name: str = NAME) -> bool:
         """Return whether the status says that the current spec is what runs."""
         found = self.kube.get("InferenceDeployment", name)
-        if found is None or "status" not in found:
+        if found is None or not _seen(found):
             return False
-        current = found["status"].get("observedGeneration") == found["metadata"]["generation"]
         conditions = {c["type"]: c["status"] for c in found["status"].get("conditions", [])}
         done = conditions.get("PoolsReady") == conditions.get("RolloutComplete") == "True"
-        return current and done and not any(" " in p and "leav" in p for p in self.pods())
+        return done and not any(" " in p and "leav" in p for p in self.pods())
 
     def pods(self) -> dict[str, int]:
         found: dict[str, int] = state(self.kube)["pods"]
         return found
 
-    def settle(self, within: float = 30.0) -> dict[str, Any]:
+    def settle(self, within: float = 60.0) -> dict[str, Any]:
         """Wait until the current spec is what runs; return the state of the namespace."""
         eventually(self.settled, self._trouble("it did not settle"), within)
         return state(self.kube)
@@ -104,6 +104,12 @@ class Site:
 
     def _trouble(self, what: str) -> str:
         return f"{what}; log at {self.operator.log}"
+
+
+def _seen(found: Object) -> bool:
+    """Return whether the operator has looked at the spec as it is now."""
+    seen = found.get("status", {}).get("observedGeneration")
+    return bool(seen == found["metadata"]["generation"])
 
 
 @contextmanager

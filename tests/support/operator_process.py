@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import plain_http
+from ports import free_port
 from waiting import eventually
 
 COMMAND = Path(sys.executable).parent / "penstock-operator"
@@ -26,7 +26,7 @@ class OperatorProcess:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.log = log
-        self.port = _free_port()
+        self.port = free_port()
         self._environment = {**os.environ, **(environment or {}), "KUBECONFIG": str(kubeconfig)}
         self._command = [
             str(COMMAND),
@@ -74,7 +74,7 @@ class OperatorProcess:
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            return self._process.wait(20)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
@@ -105,9 +105,3 @@ class OperatorProcess:
         """Return the end of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(line[:240] for line in text.splitlines()[-lines:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,6 +1,7 @@
 """HTTP to this machine's own processes, where nobody has a certificate and no proxy is in between.
 
 To load the certificates that httpx trusts takes it far longer than a request here, and tests poll.
+How long an answer takes says how busy the machine is, so all wait longer than httpx would.
 """
 
 import ssl
@@ -10,13 +11,24 @@ import httpx
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody: what should have been plain and is not is refused."""
+_PLAIN: dict[str, Any] = {"verify": NO_CERTIFICATES, "trust_env": False, "timeout": 60}
 
 
 def get(url: str, **options: Any) -> httpx.Response:
     """Ask once."""
-    return httpx.get(url, verify=NO_CERTIFICATES, trust_env=False, **options)
+    return httpx.get(url, **_PLAIN | options)
+
+
+def post(url: str, **options: Any) -> httpx.Response:
+    """Send once."""
+    return httpx.post(url, **_PLAIN | options)
+
+
+def delete(url: str, **options: Any) -> httpx.Response:
+    """Delete once."""
+    return httpx.delete(url, **_PLAIN | options)
 
 
 def client(url: str = "", **options: Any) -> httpx.AsyncClient:
     """Return a client; paths are those of the URL."""
-    return httpx.AsyncClient(base_url=url, verify=NO_CERTIFICATES, trust_env=False, **options)
+    return httpx.AsyncClient(base_url=url, **_PLAIN | options)

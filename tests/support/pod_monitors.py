@@ -13,7 +13,8 @@ def serve(kube: Kube) -> bool:
     missing = kube.get("CustomResourceDefinition", NAME) is None
     if missing:
         kube.create(POD_MONITOR)
-    eventually(lambda: kube.serves("apis/monitoring.coreos.com/v1"), "PodMonitor served")
+    objects = "/apis/monitoring.coreos.com/v1/podmonitors"
+    eventually(lambda: kube.http.get(objects).status_code == 200, "PodMonitor served")
     return missing
 
 

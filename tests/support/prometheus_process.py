@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import plain_http
+from ports import free_port
 from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +36,7 @@ class PrometheusProcess:
     def __init__(self, folder: Path, jobs: dict[str, list[tuple[dict[str, str], str]]]) -> None:
         found = binary()
         assert found is not None, MISSING
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         configuration = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "900ms"},
@@ -81,5 +79,5 @@ class PrometheusProcess:
         """End it."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
         self._log.close()

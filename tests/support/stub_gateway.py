@@ -76,6 +76,9 @@ class StubGateway:
         patience = httpx.Timeout(30, read=0.5)
         path = self._kube.path("Pod")
         with self._kube.http.stream("GET", path, params=asked, timeout=patience) as events:
+            if events.is_error:
+                self._version = ""  # it may be too old: begin anew
+                events.raise_for_status()
             for line in events.iter_lines():
                 self._see(json.loads(line))
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import plain_http
+from ports import free_port
 
 from penstock_contract.worker_token import ENVIRONMENT
 
@@ -68,9 +68,7 @@ def worker(
     log: Path, *arguments: str, model: Path = EXAMPLE_MODEL, token: str = ""
 ) -> Iterator[WorkerProcess]:
     """Start a worker without waiting until it is ready; its standard error goes to `log`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     names = ["--served-model-name", NAME, "--served-model-name", ALIAS]
     command = [str(COMMAND), "--model", str(model), *names, "--port", str(port), *arguments]
     command += ["--threads", "1"]

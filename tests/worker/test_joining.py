@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from ports import free_port
 from worker_process import eventually
 
 from penstock_contract.worker_token import WorkerTokens
@@ -160,9 +161,7 @@ def test_what_follows_a_message_is_left_for_whoever_reads_on() -> None:
 @contextlib.contextmanager
 def gathering() -> Iterator[tuple[tuple[str, int], queue.SimpleQueue[Gathered]]]:
     """Yield where the first of two nodes waits for the two ranks of the other, and what comes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address: tuple[str, int] = probe.getsockname()
+    address = ("127.0.0.1", free_port())
     config = EngineConfig(
         model="m", tensor_parallel_size=4, group=GroupConfig(2, 0, address[0], address[1])
     )

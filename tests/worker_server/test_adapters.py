@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 import tiny_adapters
 import torch
@@ -92,7 +92,7 @@ def test_an_adapter_that_is_not_there_is_no_model(asked: OpenAI) -> None:
 
 
 def test_text_is_tokenised_for_an_adapter_too(adapted: WorkerProcess) -> None:
-    answer = httpx.post(f"{adapted.url}/tokenize", json={"model": "quiet", "prompt": "A list"})
+    answer = plain_http.post(f"{adapted.url}/tokenize", json={"model": "quiet", "prompt": "A list"})
     assert answer.json()["count"] > 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 import torch
 from openai import BadRequestError, NotFoundError, OpenAI
@@ -60,7 +61,7 @@ def reference_vector(reference: Any, text: str) -> torch.Tensor:
 
 
 def post(found: WorkerProcess, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{found.url}{path}", json={"model": NAME, **body}, timeout=60)
+    return plain_http.post(f"{found.url}{path}", json={"model": NAME, **body})
 
 
 def error(answer: httpx.Response) -> tuple[int, str, str | None]:
@@ -242,7 +243,7 @@ def test_what_was_computed_is_measured(embedder: WorkerProcess) -> None:
 def test_a_client_that_leaves_stops_its_computation(embedder: WorkerProcess) -> None:
     body = json.dumps({"model": NAME, "input": [words(120, n) for n in range(2048)]})
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
+        plain_http.post(
             f"{embedder.url}/v1/embeddings",
             content=body,
             headers={"content-type": "application/json"},

@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from worker_process import NAME, WorkerProcess
 
@@ -23,7 +24,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def post(served: WorkerProcess, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(served.url + path, json={"model": NAME, **body}, timeout=60)
+    return plain_http.post(served.url + path, json={"model": NAME, **body})
 
 
 INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -128,7 +129,7 @@ def test_null_means_the_default(served: WorkerProcess, field: str) -> None:
 def test_another_model_is_not_found(served: WorkerProcess) -> None:
     answer = post(served, CHAT, {"model": "nobody", "messages": MESSAGES})
     assert refused(answer, 404, "model_not_found")["param"] == "model"
-    refused(httpx.get(f"{served.url}/v1/models/org/nobody"), 404, "model_not_found")
+    refused(plain_http.get(f"{served.url}/v1/models/org/nobody"), 404, "model_not_found")
 
 
 @pytest.mark.parametrize(
@@ -181,30 +182,32 @@ JSON = {"content-type": "application/json"}
 
 def test_a_body_that_is_not_json_is_refused(served: WorkerProcess) -> None:
     for content in (b"{", b"", b"\xff", b'{"a": NaN}'):
-        refused(httpx.post(served.url + CHAT, content=content, headers=JSON), 400, "invalid_json")
-    refused(httpx.post(served.url + CHAT, content=b"[]", headers=JSON), 400, "invalid_request")
+        refused(
+            plain_http.post(served.url + CHAT, content=content, headers=JSON), 400, "invalid_json"
+        )
+    refused(plain_http.post(served.url + CHAT, content=b"[]", headers=JSON), 400, "invalid_request")
 
 
 def test_another_content_type_is_refused(served: WorkerProcess) -> None:
-    refused(httpx.post(served.url + CHAT, content=b"{}"), 415, "unsupported_media_type")
+    refused(plain_http.post(served.url + CHAT, content=b"{}"), 415, "unsupported_media_type")
 
 
 def test_a_body_above_the_limit_is_refused(served: WorkerProcess) -> None:
     content = b" " * ((32 << 20) + 1)
-    answer = httpx.post(served.url + CHAT, content=content, headers=JSON, timeout=60)
+    answer = plain_http.post(served.url + CHAT, content=content, headers=JSON)
     refused(answer, 413, "request_too_large")
 
 
 def test_unknown_paths_and_methods_have_the_same_shape(served: WorkerProcess) -> None:
-    refused(httpx.get(f"{served.url}/v1/nothing"), 404, "not_found")
-    refused(httpx.get(f"{served.url}/docs"), 404, "not_found")
-    refused(httpx.get(served.url + CHAT), 405, "method_not_allowed")
+    refused(plain_http.get(f"{served.url}/v1/nothing"), 404, "not_found")
+    refused(plain_http.get(f"{served.url}/docs"), 404, "not_found")
+    refused(plain_http.get(served.url + CHAT), 405, "method_not_allowed")
 
 
 def test_a_harmless_request_id_is_echoed_and_others_are_replaced(served: WorkerProcess) -> None:
     body = {"model": NAME, "messages": MESSAGES, "max_tokens": 1}
     for given, echoed in (("mine-1.a_B", True), ("a b", False), ("x" * 129, False)):
-        answer = httpx.post(served.url + CHAT, json=body, headers={"x-request-id": given})
+        answer = plain_http.post(served.url + CHAT, json=body, headers={"x-request-id": given})
         assert (answer.headers["x-request-id"] == given) is echoed
         assert answer.headers["x-penstock-epoch"]
         took = int(answer.headers["openai-processing-ms"])
@@ -212,7 +215,7 @@ def test_a_harmless_request_id_is_echoed_and_others_are_replaced(served: WorkerP
 
 
 def test_errors_carry_the_request_id_too(served: WorkerProcess) -> None:
-    answer = httpx.post(served.url + CHAT, json={}, headers={"x-request-id": "mine"})
+    answer = plain_http.post(served.url + CHAT, json={}, headers={"x-request-id": "mine"})
     assert answer.headers["x-request-id"] == "mine"
 
 
@@ -228,6 +231,6 @@ def test_tokenize_counts_and_detokenize_reverses(served: WorkerProcess, body: An
 
 
 def test_the_small_endpoints_answer(served: WorkerProcess) -> None:
-    assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
-    assert httpx.get(f"{served.url}/ping").status_code == 200
-    assert httpx.get(f"{served.url}/version").json()["version"]
+    assert plain_http.get(f"{served.url}/health").json() == {"status": "ok"}
+    assert plain_http.get(f"{served.url}/ping").status_code == 200
+    assert plain_http.get(f"{served.url}/version").json()["version"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from fake_engine import FakeEngineClient
 from stream_auditor import audit, record
@@ -67,7 +67,7 @@ def test_it_answers_while_it_loads(tmp_path: Path) -> None:
         eventually(lambda: found.health() != (0, ""), "somebody answers")
         seen = {found.health()}
         if (503, "loading") in seen:  # the engine takes seconds, the server a fraction of one
-            refused = httpx.post(found.url + CHAT, json=chat())
+            refused = plain_http.post(found.url + CHAT, json=chat())
             assert refused.status_code == 503
             assert "retry-after" in refused.headers
         become_ready(found)
@@ -83,7 +83,7 @@ async def test_a_signal_lets_running_streams_finish_and_then_ends_with_0(
         first = asyncio.Event()
         payload = chat(max_tokens=400)
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 30)
+        await asyncio.wait_for(first.wait(), 60)
         found.send(number)
         verdict = audit(await reading, include_usage=True)
         assert (verdict.violations, verdict.outcome) == ([], "complete")
@@ -99,7 +99,7 @@ async def test_what_outlives_the_drain_timeout_ends_with_an_error(tmp_path: Path
         first = asyncio.Event()
         payload = chat(max_tokens=900, n=32)  # seconds of work
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 30)
+        await asyncio.wait_for(first.wait(), 60)
         found.send(signal.SIGTERM)
         assert audit(await reading, include_usage=True, choices=32).outcome == "error"
 
@@ -113,7 +113,7 @@ async def test_when_the_engine_dies_streams_end_with_an_error_and_the_process_wi
         first = asyncio.Event()
         payload = chat(max_tokens=900, n=8)
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 30)
+        await asyncio.wait_for(first.wait(), 60)
         engine = await asyncio.to_thread(engine_of, found)
         os.kill(engine, signal.SIGKILL)
         verdict = audit(await reading, include_usage=True, choices=8)

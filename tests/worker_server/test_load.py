@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from stream_auditor import audit, record
@@ -68,7 +68,7 @@ async def test_a_client_that_leaves_frees_its_blocks(served: WorkerProcess, stre
 
 async def test_every_declared_metric_is_exported_and_moves(served: WorkerProcess) -> None:
     await record(served.url, CHAT, chat("What is a list?", max_tokens=4))
-    async with httpx.AsyncClient() as client:
+    async with plain_http.client() as client:
         text = (await client.get(f"{served.url}/metrics")).text
     samples = {family.name: family.samples for family in text_string_to_metric_families(text)}
     assert set(samples) >= {metric.name for metric in metrics.WORKER}

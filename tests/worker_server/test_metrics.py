@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-import httpx
+import plain_http
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from worker_process import NAME, WorkerProcess
@@ -15,7 +15,7 @@ from penstock_contract.step_cost import STEP_MOMENTS, Totals, fit, scaled
 def scrape(served: WorkerProcess) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Return all samples by name: labels and value."""
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
-    text = httpx.get(f"{served.url}/metrics").text
+    text = plain_http.get(f"{served.url}/metrics").text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
@@ -24,7 +24,7 @@ def scrape(served: WorkerProcess) -> dict[str, list[tuple[dict[str, str], float]
 
 def generate(served: WorkerProcess, prompt: list[int], count: int) -> None:
     body = {"model": NAME, "prompt": prompt, "max_tokens": count, "ignore_eos": True}
-    assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
+    assert plain_http.post(f"{served.url}/v1/completions", json=body).status_code == 200
 
 
 def test_after_a_request_every_series_has_its_labels(served: WorkerProcess) -> None:

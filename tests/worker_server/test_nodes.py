@@ -6,16 +6,17 @@ killed, told to end, or must not join. Not covered: GPUs, and networks of more t
 
 import contextlib
 import signal
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 import tiny_models
 from openai import APIError, OpenAI
+from ports import free_port
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 from penstock_contract.group import HEALTH_PATH, READY_PATH
@@ -37,9 +38,7 @@ class Group:
     """
 
     def __init__(self, folder: Path, nodes: int, ranks: int, stack: contextlib.ExitStack) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._address = f"127.0.0.1:{free_port()}"
         self._sizes = ("--nodes", str(nodes), "--tensor-parallel-size", str(ranks), *EXACT)
         self._folder, self._stack = folder, stack
         self._started = 0
@@ -84,7 +83,7 @@ def status(node: WorkerProcess, path: str) -> int:
     """Return what a follower answers; 0 while it does not."""
     assert node.process.poll() is None, node.log.read_text()
     try:
-        return httpx.get(f"{node.url}{path}", trust_env=False).status_code
+        return plain_http.get(f"{node.url}{path}").status_code
     except httpx.TransportError:
         return 0
 

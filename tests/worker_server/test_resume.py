@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from worker_process import NAME, WorkerProcess, eventually, worker
 
@@ -38,7 +38,7 @@ def body(path: str, **options: Any) -> dict[str, Any]:
 
 
 def stream(served: WorkerProcess, path: str, payload: dict[str, Any]) -> bytes:
-    answer = httpx.post(served.url + path, json=payload, headers={JOURNAL: "1"}, timeout=60)
+    answer = plain_http.post(served.url + path, json=payload, headers={JOURNAL: "1"})
     assert answer.status_code == 200, answer.text
     return answer.content
 
@@ -163,10 +163,10 @@ def test_usage_is_not_sent_twice(served: WorkerProcess) -> None:
 def test_without_the_header_there_is_no_journal_and_no_resumption(served: WorkerProcess) -> None:
     payload = body(CHAT, **GREEDY, max_tokens=5)
     whole = stream(served, CHAT, payload)
-    plain = httpx.post(served.url + CHAT, json=payload).content
+    plain = plain_http.post(served.url + CHAT, json=payload).content
     assert b"\n:" not in plain
     first = next(cuts(whole))
-    forged = httpx.post(served.url + CHAT, json={**payload, FIELD: resumption(whole[:first])})
+    forged = plain_http.post(served.url + CHAT, json={**payload, FIELD: resumption(whole[:first])})
     assert len(by_choice(forged.content)[0]) == len(by_choice(whole)[0])
 
 
@@ -183,7 +183,7 @@ def test_a_resumption_of_something_else_is_refused(
     served: WorkerProcess, choices: list[dict[str, Any]], complaint: str
 ) -> None:
     resume = {"id": "chatcmpl-1", "created": 1, "seed": 1, "choices": choices}
-    answer = httpx.post(
+    answer = plain_http.post(
         served.url + CHAT, json=body(CHAT, **{FIELD: resume}), headers={JOURNAL: "1"}
     )
     assert answer.status_code == 400

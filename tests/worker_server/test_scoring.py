@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from openai import OpenAI
 from worker_process import NAME, WorkerProcess, eventually
@@ -12,13 +12,15 @@ GREEDY: dict[str, Any] = {"model": NAME, "temperature": 0}
 
 
 def post(served: WorkerProcess, path: str, **body: Any) -> Any:
-    answer = httpx.post(f"{served.url}/v1/{path}", json={**GREEDY, **body}, timeout=60)
+    answer = plain_http.post(f"{served.url}/v1/{path}", json={**GREEDY, **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def ids_of(served: WorkerProcess, text: str) -> list[int]:
-    found: list[int] = httpx.post(f"{served.url}/tokenize", json={"prompt": text}).json()["tokens"]
+    found: list[int] = plain_http.post(f"{served.url}/tokenize", json={"prompt": text}).json()[
+        "tokens"
+    ]
     return found
 
 

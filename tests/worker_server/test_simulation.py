@@ -1,9 +1,7 @@
 """A simulated worker: everything real but the computing."""
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
+from ports import free_ports
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 from penstock_contract.headers import JOURNAL
@@ -32,7 +32,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProces
 
 def complete(found: WorkerProcess, **options: Any) -> dict[str, Any]:
     body = {"model": NAME, "prompt": "A list", "max_tokens": 8, **options}
-    answer = httpx.post(found.url + COMPLETIONS, json=body, timeout=60)
+    answer = plain_http.post(found.url + COMPLETIONS, json=body)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -81,12 +81,12 @@ def test_a_prefix_that_is_cached_takes_no_time(simulated: WorkerProcess) -> None
 def test_its_streams_can_be_resumed(simulated: WorkerProcess) -> None:
     body = {"model": NAME, "prompt": "A list", "max_tokens": 12, "stream": True, "seed": 5}
     journal = {JOURNAL: "1"}
-    whole = httpx.post(simulated.url + COMPLETIONS, json=body, headers=journal).content
+    whole = plain_http.post(simulated.url + COMPLETIONS, json=body, headers=journal).content
     cut = whole.find(b"\n\n", len(whole) // 2) + 2
     resume = parse(whole[:cut]).resume
     assert resume is not None
     body[FIELD] = resume.model_dump()
-    rest = httpx.post(simulated.url + COMPLETIONS, json=body, headers=journal).content
+    rest = plain_http.post(simulated.url + COMPLETIONS, json=body, headers=journal).content
     assert whole[:cut] + rest == whole
 
 
@@ -124,19 +124,8 @@ def test_a_fleet_starts_and_ends_together() -> None:
         process.wait()
 
 
-def free_ports(count: int) -> int:
-    """Return the first of so many free ports in a row."""
-    for first in range(20_000, 30_000, count):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for number in range(count):
-                probe = stack.enter_context(socket.socket())
-                probe.bind(("127.0.0.1", first + number))
-            return first
-    raise AssertionError("no free ports")
-
-
 def answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        return plain_http.get(f"http://127.0.0.1:{port}/health").status_code == 200
     except httpx.TransportError:
         return False

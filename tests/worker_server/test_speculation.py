@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from openai import OpenAI
 from worker_process import COMMAND, EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
@@ -33,7 +33,7 @@ def guessing(
 
 def complete(served: WorkerProcess, **options: Any) -> Any:
     body = {"model": NAME, "prompt": TEXT, "temperature": 0, "max_tokens": 64, **options}
-    answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=60)
+    answer = plain_http.post(f"{served.url}/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -76,7 +76,7 @@ def test_a_stream_goes_on_at_one_that_guesses(
 
     def stream(worker: WorkerProcess, **resume: Any) -> bytes:
         url = f"{worker.url}/v1/completions"
-        return httpx.post(url, json={**body, **resume}, headers={JOURNAL: "1"}, timeout=60).content
+        return plain_http.post(url, json={**body, **resume}, headers={JOURNAL: "1"}).content
 
     whole = stream(served)
     ends = [i + 2 for i in range(len(whole)) if whole[i : i + 2] == b"\n\n"][:-1]

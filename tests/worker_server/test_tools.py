@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 import tool_models
 from openai import BadRequestError, OpenAI
@@ -180,22 +180,22 @@ def test_a_conversation_with_calls_and_results_goes_on(asking: OpenAI) -> None:
 def test_a_cut_stream_goes_on_with_its_calls(taught: WorkerProcess) -> None:
     payload = {**ASKED, "tool_choice": "required", "seed": 3, "stream": True, "max_tokens": 60}
     url, headers = f"{taught.url}/v1/chat/completions", {JOURNAL: "1"}
-    whole = httpx.post(url, json=payload, headers=headers, timeout=60).content
+    whole = plain_http.post(url, json=payload, headers=headers).content
     ends = [i + 2 for i in range(len(whole)) if whole[i : i + 2] == b"\n\n"][:-1]
     assert len(ends) > 4
     for cut in ends:
         found = parse(whole[:cut]).resume
         assert found is not None
         again = {**payload, FIELD: found.model_dump()}
-        rest = httpx.post(url, json=again, headers=headers, timeout=60).content
+        rest = plain_http.post(url, json=again, headers=headers).content
         assert whole[:cut] + rest == whole
 
 
 def test_tokenize_counts_tools_too(taught: WorkerProcess) -> None:
     body = {"messages": ASKED["messages"]}
     url = f"{taught.url}/tokenize"
-    plain = httpx.post(url, json=body).json()["count"]
-    assert httpx.post(url, json={**body, "tools": TOOLS}).json()["count"] > plain
+    plain = plain_http.post(url, json=body).json()["count"]
+    assert plain_http.post(url, json={**body, "tools": TOOLS}).json()["count"] > plain
 
 
 CALL: dict[str, Any] = {"type": "function", "function": {"name": "now", "arguments": "{"}}

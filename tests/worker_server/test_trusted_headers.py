@@ -3,6 +3,7 @@
 import itertools
 
 import httpx
+import plain_http
 import pytest
 from worker_process import NAME, WorkerProcess, eventually
 
@@ -13,7 +14,7 @@ from penstock_worker.server.trusted import Trusted
 
 def _complete(served: WorkerProcess, sent: dict[str, str], **body: object) -> httpx.Response:
     body = {"model": NAME, "prompt": "def spam(", "max_tokens": 4, **body}
-    return httpx.post(f"{served.url}/v1/completions", json=body, headers=sent, timeout=60)
+    return plain_http.post(f"{served.url}/v1/completions", json=body, headers=sent)
 
 
 def _cached(answer: httpx.Response) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from tiered import files
 from worker_process import NAME, WorkerProcess, eventually, worker
@@ -24,7 +24,7 @@ def ask(found: WorkerProcess, number: int, **options: Any) -> tuple[str, int]:
     """Return the answer to a prompt, and how many of its tokens were cached."""
     prompt = [100 + number, *((11 * i * i + number) % 4000 + 3 for i in range(TOKENS - 1))]
     body = {"model": NAME, "prompt": prompt, "max_tokens": 16, "ignore_eos": True, "seed": 3}
-    answer = httpx.post(f"{found.url}/v1/completions", json={**body, **options}, timeout=60)
+    answer = plain_http.post(f"{found.url}/v1/completions", json={**body, **options})
     assert answer.status_code == 200, answer.text
     told = answer.json()
     cached = told["usage"]["prompt_tokens_details"]["cached_tokens"]

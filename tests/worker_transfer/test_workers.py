@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from fake_engine import FakeEngineClient
+from ports import free_port
 from tcp_faults import BrokenAnswers
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
@@ -50,7 +51,7 @@ def ask(
     if params is not None:
         body = {**body, FIELD: params}
     shown = dict(WorkerTokens((token,)).headers()) if token else {}
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{found.url}/v1/completions", json=body, headers={**TRUSTED, **shown}, timeout=60
     )
     assert answer.status_code == 200, answer.text
@@ -159,12 +160,12 @@ def test_a_stream_is_that_of_one_worker(decode: WorkerProcess, other: WorkerProc
     body |= {"temperature": 0, "stream_options": {"include_usage": True}}
     first = {**body, "stream": False, "stream_options": None, "max_tokens": 1, FIELD: PREFILL}
     post: dict[str, Any] = {"headers": TRUSTED, "timeout": 60}
-    told = httpx.post(f"{other.url}/v1/chat/completions", json=first, **post).json()[FIELD]
+    told = plain_http.post(f"{other.url}/v1/chat/completions", json=first, **post).json()[FIELD]
     outcomes = Outcomes(decode)
-    pulled = httpx.post(
+    pulled = plain_http.post(
         f"{decode.url}/v1/chat/completions", json={**body, FIELD: told}, **post
     ).text
-    alone = httpx.post(f"{other.url}/v1/chat/completions", json=body, **post).text
+    alone = plain_http.post(f"{other.url}/v1/chat/completions", json=body, **post).text
     assert outcomes.now() == {"complete": 1}
     assert deltas(pulled) == deltas(alone)
     nothing_is_left(decode, other)
@@ -179,7 +180,7 @@ def deltas(stream: str) -> list[Any]:
 def test_without_the_gateways_header_nothing_is_handed_over(other: WorkerProcess) -> None:
     body = {**completion(10), FIELD: PREFILL}
     granted = other.metric(LEASED)
-    answer = httpx.post(f"{other.url}/v1/completions", json=body, timeout=60)
+    answer = plain_http.post(f"{other.url}/v1/completions", json=body)
     assert answer.status_code == 200
     assert FIELD not in answer.json()
     assert other.metric(LEASED) == granted
@@ -202,7 +203,7 @@ def test_a_lease_is_given_back(decode: WorkerProcess, other: WorkerProcess) -> N
     told = prefill(other, body)
     assert other.metric(LEASED) == 20
     for _ in range(2):
-        gone = httpx.delete(other.url + LEASES_PATH + told["remote_request_id"], timeout=30)
+        gone = plain_http.delete(other.url + LEASES_PATH + told["remote_request_id"])
         assert gone.status_code == 204
     eventually(lambda: other.metric(LEASED) == 0, "its blocks are free")
     outcomes = Outcomes(decode)
@@ -220,7 +221,7 @@ def test_a_client_that_leaves_ends_the_pull_and_the_lease(
     with BrokenAnswers(told["remote_port"], stall_after=1000) as proxy:
         told["remote_port"] = proxy.port
         with contextlib.suppress(httpx.ReadTimeout):
-            httpx.post(
+            plain_http.post(
                 f"{decode.url}/v1/completions",
                 json={**body, FIELD: told},
                 headers=TRUSTED,
@@ -252,9 +253,7 @@ def test_a_prefill_worker_killed_amid_the_transfer(
 def test_a_prefill_worker_that_has_restarted(
     decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     body, outcomes = completion(15), Outcomes(decode)
     with ready(tmp_path / "first", "--kv-transfer", address, "--no-self-benchmark") as first:
         told = prefill(first, body)
@@ -328,7 +327,7 @@ def test_leases_take_no_more_than_half_of_the_blocks(tmp_path: Path) -> None:
         assert prefill(found, completion(19)) is None
         assert found.metric(LEASES, outcome="refused") == 1
         assert found.metric(LEASED) == 20
-        httpx.delete(found.url + LEASES_PATH + told["remote_request_id"], timeout=30)
+        plain_http.delete(found.url + LEASES_PATH + told["remote_request_id"])
         eventually(lambda: found.metric(LEASED) == 0, "its blocks are free")
         assert prefill(found, completion(20)) is not None
 
@@ -340,7 +339,7 @@ async def test_blocks_for_an_answer_that_nobody_reads_are_given_back() -> None:
     client.engine.ready(vocab_size=512)
     kept = TransferParams(do_remote_prefill=True, remote_request_id="lease").model_dump()
     client.engine.put_kept(AddRequest("gone", [1], max_tokens=1), kept)
-    assert await asyncio.wait_for(client.engine.released.get(), 30) == "lease"
+    assert await asyncio.wait_for(client.engine.released.get(), 60) == "lease"
     await client.engine.close()
     await client.stop()
 

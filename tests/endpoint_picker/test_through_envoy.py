@@ -178,7 +178,7 @@ async def test_a_client_that_leaves_ends_what_was_begun_for_it(front: Any) -> No
                 await anext(answer.aiter_raw())
 
         await leave()
-        await asyncio.wait_for(worker.closed.wait(), 20)
+        await asyncio.wait_for(worker.closed.wait(), 60)
 
         async def over() -> bool:
             loads = (await front.picker.workers()).workers

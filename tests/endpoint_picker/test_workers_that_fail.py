@@ -80,7 +80,7 @@ async def test_a_worker_that_is_lost_in_the_middle_is_asked_and_put_aside(front:
         streaming = asyncio.create_task(
             record(front.url, CHAT, body(LONG, stream=True), first_piece=begun)
         )
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), 60)
         goes.abandon()
         assert not (await streaming).clean_end
 
@@ -100,7 +100,7 @@ async def test_a_worker_that_is_well_is_not_blamed_for_an_answer_that_was_cut(fr
         streaming = asyncio.create_task(
             record(front.url, CHAT, body(stream=True), first_piece=begun)
         )
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), 60)
         worker.abandon()
         await streaming
 

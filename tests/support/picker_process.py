@@ -1,12 +1,12 @@
 """A real `penstock-endpoint-picker` on free ports, and the fleet file that it reads."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gateway_process import GatewayProcess
+from ports import free_port
 
 from penstock_contract.api import Role
 from penstock_contract.fleet import Fleet, FleetCanary, FleetModel, FleetQueue, FleetWorker
@@ -21,9 +21,7 @@ class PickerProcess(GatewayProcess):
         self.fleet_file = folder / "fleet.json"
         self.generation = 0
         super().__init__(folder, "--fleet", self.fleet_file, *flags, environment=environment)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.grpc_port: int = probe.getsockname()[1]
+        self.grpc_port = free_port()
 
     def spawn(self) -> None:
         """Start it without waiting for anything."""

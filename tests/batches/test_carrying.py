@@ -55,7 +55,7 @@ class SlowFiles(Files):
         self.writing += 1
         self.most = max(self.most, self.writing)
         try:
-            assert self.may.wait(20)
+            assert self.may.wait(60)
             with super().written(file_id) as content:
                 yield content
         finally:

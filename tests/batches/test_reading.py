@@ -198,7 +198,7 @@ def test_others_are_served_while_a_disk_is_behind() -> None:
 
     class Disk(io.BytesIO):
         def write(self, data: Any) -> int:
-            assert served.wait(20)
+            assert served.wait(60)
             return super().write(data)
 
     async def body() -> AsyncIterator[bytes]:

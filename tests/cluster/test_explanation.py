@@ -103,7 +103,7 @@ class Users:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
         return Result(done.returncode, done.stdout + done.stderr)

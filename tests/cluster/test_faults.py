@@ -163,7 +163,7 @@ def test_an_answer_that_comes_after_the_news_of_the_deletion_is_no_news(
     def collect(call: Call) -> None:
         told.clear()
         site.kube.delete("Service", call.name)
-        assert told.wait(30)
+        assert told.wait(60)
         time.sleep(0.5)  # the news travels by another connection than the answer
 
     def makes(call: Call) -> bool:

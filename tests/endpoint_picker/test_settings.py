@@ -169,7 +169,7 @@ async def test_told_to_stop_it_lets_answers_end(tmp_path: Path, envoys: Callable
         await known(picker, worker)
         envoy = envoys(picker)
         async with (
-            plain_http.client(envoy.url, timeout=20) as client,
+            plain_http.client(envoy.url) as client,
             client.stream("POST", CHAT, json=body(stream=True)) as answer,
         ):
             pieces = answer.aiter_raw()

@@ -41,7 +41,7 @@ async def test_a_stream_passes_event_by_event_and_is_counted(front: Any) -> None
 
 
 async def test_the_first_event_is_not_held_back(front: Any) -> None:
-    async with StubWorker("paused") as worker, plain_http.client(front.url, timeout=20) as client:
+    async with StubWorker("paused") as worker, plain_http.client(front.url) as client:
         await front.serve(worker)
         async with client.stream("POST", CHAT, json=body(stream=True)) as answer:
             pieces = answer.aiter_raw()
@@ -82,7 +82,7 @@ async def test_prompts_with_pieces_of_every_size_arrive_unchanged(front: Any) ->
             for start in range(0, len(sent), 70_001):
                 yield sent[start : start + 70_001]
 
-        async with plain_http.client(front.url, timeout=20) as client:
+        async with plain_http.client(front.url) as client:
             told = {"content-type": "application/json"}
             answer = await client.post(CHAT, content=slowly(), headers=told)
         assert answer.status_code == 200
@@ -99,7 +99,7 @@ async def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not(fron
             for start in range(0, len(sent), 1 << 16):
                 yield sent[start : start + (1 << 16)]
 
-        async with plain_http.client(front.url, timeout=20) as client:
+        async with plain_http.client(front.url) as client:
             announced = await client.post(CHAT, content=sent, headers=told)
             assert announced.status_code == 413
             assert announced.json()["error"]["code"] == "request_too_large"
@@ -122,7 +122,7 @@ async def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not(fron
 async def test_what_is_no_request_is_refused_in_openais_shape(
     front: Any, sent: bytes, status: int, code: str
 ) -> None:
-    async with StubWorker() as worker, plain_http.client(front.url, timeout=20) as client:
+    async with StubWorker() as worker, plain_http.client(front.url) as client:
         await front.serve(worker)
         told = {"content-type": "application/json", "x-request-id": "mine"}
         answer = await client.post(CHAT, content=sent, headers=told)
@@ -133,7 +133,7 @@ async def test_what_is_no_request_is_refused_in_openais_shape(
 
 
 async def test_only_what_a_worker_may_be_asked_is_passed_on(front: Any) -> None:
-    async with StubWorker() as worker, plain_http.client(front.url, timeout=20) as client:
+    async with StubWorker() as worker, plain_http.client(front.url) as client:
         await front.serve(worker)
         assert (await client.get("/metrics")).status_code == 404
         assert (await client.get(CHAT)).status_code == 405
@@ -144,7 +144,7 @@ async def test_only_what_a_worker_may_be_asked_is_passed_on(front: Any) -> None:
 
 
 async def test_the_models_are_told_without_asking_a_worker(front: Any) -> None:
-    async with StubWorker() as worker, plain_http.client(front.url, timeout=20) as client:
+    async with StubWorker() as worker, plain_http.client(front.url) as client:
         await front.serve(worker)
         listed = (await client.get("/v1/models")).json()["data"]
         assert [found["id"] for found in listed] == ["m", "org/alias", "sql"]

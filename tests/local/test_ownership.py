@@ -77,7 +77,7 @@ def test_what_a_killed_runtime_left_is_ended_even_if_it_ignores_sigterm(
     monkeypatch.setattr(spawning, "STALE_GRACE", 0.2)
     remember(home, [stubborn.pid])
     assert end_stale(home) == 1
-    assert stubborn.wait(timeout=10) != 0
+    assert stubborn.wait(timeout=60) != 0
     assert end_stale(home) == 0
 
 

@@ -32,7 +32,7 @@ def started(config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "KUBECONFIG": str(config)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
 

@@ -205,5 +205,5 @@ def run(command: list[str], server: Engine) -> subprocess.CompletedProcess[str]:
     """Run a script of the container, with the port of the server in place of the pod's."""
     here = [part.replace(":8000", f":{server.server_port}") for part in command[1:]]
     return subprocess.run(
-        [sys.executable, *here], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *here], capture_output=True, text=True, timeout=150, check=False
     )

@@ -60,4 +60,4 @@ class Process:
 
     def close(self) -> int:
         self.socket.close()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)

@@ -94,14 +94,14 @@ class FakeNode:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
-        self._spawn(work).result(60)
+        self._spawn(work).result(120)
 
     async def _register(self) -> None:
         self._http = httpx.AsyncClient(
             base_url=self._access.url,
             verify=self._access.verify,
             headers=self._access.headers,
-            timeout=30,
+            timeout=60,
             limits=httpx.Limits(max_connections=32),
         )
         taint = {"key": LABEL, "effect": "NoSchedule"}

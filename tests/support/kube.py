@@ -82,7 +82,7 @@ class Kube:
         self.access = access
         self.namespace = namespace
         self.http = httpx.Client(
-            base_url=access.url, verify=access.verify, headers=access.headers, timeout=30
+            base_url=access.url, verify=access.verify, headers=access.headers, timeout=60
         )
         self._served: dict[str, bool] = {}
 

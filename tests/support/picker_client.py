@@ -15,5 +15,5 @@ def body(text: str = "hi", **options: Any) -> dict[str, Any]:
 
 async def post(url: str, sent: Any = None, path: str = CHAT, **options: Any) -> httpx.Response:
     """Ask once."""
-    async with plain_http.client(url, timeout=30) as client:
+    async with plain_http.client(url) as client:
         return await client.post(path, json=body() if sent is None else sent, **options)

@@ -44,7 +44,7 @@ class BrokenAnswers:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def _accept(self) -> None:
         while not self._closing.is_set():
@@ -68,7 +68,7 @@ class BrokenAnswers:
             for end in (client, server):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-            asking.join(30)
+            asking.join(60)
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         passed = 0

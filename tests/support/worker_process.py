@@ -60,7 +60,7 @@ class WorkerProcess:
 
     def wait(self) -> int:
         """Return the exit status."""
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=150)
 
 
 @contextlib.contextmanager

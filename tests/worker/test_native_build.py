@@ -144,6 +144,6 @@ def _first_event(config: EngineConfig, empty: Path) -> dict[str, object]:
         ours.settimeout(60)
         decoder = event_decoder()
         events = decoder.feed(ours.recv(1 << 16))
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     found: dict[str, object] = msgspec.to_builtins(events[0])
     return found

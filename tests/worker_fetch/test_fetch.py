@@ -164,7 +164,7 @@ def failure(remote: Remote, into: Path, uri: str = "hf://org/model", **environme
     done = subprocess.run(
         [COMMAND, "fetch", uri, "--revision", environment.pop("revision", "main"), "--into", into],
         env={"HF_ENDPOINT": remote.url, "AWS_ENDPOINT_URL": remote.url, **environment},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -33,7 +33,7 @@ def ask(found: WorkerProcess) -> httpx.Response:
 
 
 def drain(found: WorkerProcess, method: str) -> httpx.Response:
-    return httpx.request(method, found.url + "/drain", timeout=30)
+    return httpx.request(method, found.url + "/drain", timeout=60)
 
 
 @pytest.mark.anyio

@@ -120,7 +120,7 @@ def test_metrics_tell_what_was_guessed_and_what_was_right(guessing: WorkerProces
 def test_a_draft_that_cannot_be_one_is_refused_by_name(flags: list[str], says: str) -> None:
     command: list[str | Path] = [COMMAND, "--model", EXAMPLE_MODEL, "--port", "0"]
     command += ["--speculative", "draft", *flags]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert found.returncode == 2
     assert "--speculative" in found.stderr
     assert says in found.stderr

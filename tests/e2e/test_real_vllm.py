@@ -79,6 +79,7 @@ QUESTION: Any = {
     "max_tokens": 24,
 }
 LONG: Any = {**QUESTION, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
+NEVER = ["never said, but waited for"]
 PATIENCE = 400.0
 
 
@@ -299,12 +300,20 @@ def test_streams_of_one_that_dies_go_on_at_another(serving: Stack, folder: Path)
         assert whole.usage is not None
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             assert now.usage[name] == whole.usage[name]
+        assert places(is_now) == places(would_be)
         assert len({json.loads(e)["id"] for e in is_now.events() if e != "[DONE]"}) == 1
         assert b'token_ids":[' not in is_now.body
     lines = plain_http.get(f"{serving.url}/metrics").text.splitlines()
     resumed = [line for line in lines if line.startswith("penstock_gateway_resumes_total{")]
     assert sum(float(line.rpartition(" ")[2]) for line in resumed) > 0
     serving.run("down", str(manifest))
+
+
+def places(recording: Recording) -> list[int]:
+    """Return where the tokens of an answer begin, where it tells."""
+    told = [json.loads(event) for event in recording.events() if event != "[DONE]"]
+    logprobs = [choice.get("logprobs") or {} for one in told for choice in one["choices"]]
+    return [at for one in logprobs for at in one.get("text_offset", [])]
 
 
 def streams() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -315,6 +324,8 @@ def streams() -> Iterator[tuple[str, dict[str, Any]]]:
         messages = [{"role": "user", "content": question}]
         yield "/v1/chat/completions", {**asked, "messages": messages}
         yield "/v1/completions", {**asked, "prompt": question}
+        yield "/v1/chat/completions", {**asked, "messages": messages, "stop": NEVER}
+        yield "/v1/completions", {**asked, "prompt": question, "logprobs": 1}
 
 
 async def streamed_while_one_dies(stack: Stack) -> list[Recording]:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from stream_auditor import Recording, Verdict, audit
 from vllm_stand_in import CHAT, Answer, prompt_of, text_of
 
-from penstock_gateway.relay import token_ids
 from penstock_gateway.relay.continuable import PLAIN, Plan, plan
 from penstock_gateway.relay.outline import LONGEST_STOP, MAX_BODY, MOST_STOPS
 from penstock_gateway.relay.request import parse
+from penstock_gateway.relay.token_ids import MOST, TokenIds
 from penstock_gateway.relay.token_stream import TokenStream
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -199,8 +199,7 @@ def test_places_in_the_text_go_on_where_they_were(end: int, per_event: int) -> N
             return
         rest = json.loads(stream.asking(orjson.dumps(body), begun=True))
         shown += b"".join(map(stream.feed, Answer(PLAIN, rest, per_event=per_event).events()))
-    whole = places(b"".join(Answer(PLAIN, body, per_event=per_event).events()))
-    found = places(shown)
+    found, whole = places(shown), places(b"".join(Answer(PLAIN, body).events()))
     assert found == whole[: len(found)]
 
 
@@ -210,14 +209,24 @@ def places(stream: bytes) -> list[int]:
     return [at for (choice,) in told for at in choice["logprobs"]["text_offset"]]
 
 
-def test_no_more_ids_are_kept_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = request(PLAIN)
-    events = list(Answer(PLAIN, {**body, "return_token_ids": True}).events())
-    monkeypatch.setattr(token_ids, "MOST", len(prompt_of(body)) + 5)
-    assert broken(events[:5], body, PLAIN).resumable
-    stream = broken(events[:6], body, PLAIN)
-    assert not stream.resumable
-    assert stream.tokens == len(prompt_of(body)) + 6  # they count all the same
+def test_no_more_ids_are_kept_than_a_bound() -> None:
+    ids = TokenIds()
+    ids.begin(b",".join([b"7"] * (MOST - 2)))
+    ids.hold(b"8,9")
+    assert ids.show() == 2
+    assert ids.kept
+    assert ids.last(3) == b"8,9"
+    assert ids.hold(b"10") == 1
+    assert not ids.kept
+    assert ids.so_far() == b""
+    assert (ids.prompt, ids.answer, ids.held) == (MOST - 2, 2, 1)  # they count all the same
+
+
+@pytest.mark.parametrize("told", [b"x", b"-1", b"1,,2", b"4294967296"])
+def test_what_is_no_id_is_not_kept(told: bytes) -> None:
+    ids = TokenIds()
+    ids.begin(told)
+    assert not ids.kept
 
 
 def broken(answer: list[bytes], body: Any, path: str) -> TokenStream:

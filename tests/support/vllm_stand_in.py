@@ -46,15 +46,15 @@ def stopped(text: str, stops: Sequence[str]) -> tuple[str, str]:
     return text[: end - len(stops[at])], stops[at]
 
 
-def _places(new: Sequence[int], offset: int) -> dict[str, Any]:
-    """Return the logprobs of a plain completion."""
-    tokens = [text_of([one]) for one in new]
+def _places(said: Sequence[int], last: int) -> dict[str, Any]:
+    """Return the logprobs of the last tokens of a plain completion."""
+    tokens = [text_of([one]) for one in said]
     before = [sum(map(len, tokens[:at])) for at in range(len(tokens))]
     return {
-        "text_offset": [offset + one for one in before],
-        "token_logprobs": [-1.0] * len(new),
-        "tokens": tokens,
-        "top_logprobs": [None] * len(new),
+        "text_offset": before[-last:],
+        "token_logprobs": [-1.0] * last,
+        "tokens": tokens[-last:],
+        "top_logprobs": [None] * last,
     }
 
 
@@ -101,7 +101,7 @@ class Answer:
             over = len(said) == most or bool(stop)
             end = len(text) if over else max(len(shown), len(text) - back)
             delta = text[len(shown) : end]
-            yield self._event(prompt, said, new, delta, over, len(shown), stop)
+            yield self._event(prompt, said, new, delta, over, stop)
             shown += delta
         options = self.body.get("stream_options") or {}
         if options.get("include_usage"):
@@ -126,7 +126,6 @@ class Answer:
         new: list[int],
         text: str,
         over: bool,
-        offset: int,
         stop: str,
     ) -> bytes:
         choice: dict[str, Any] = {"index": 0}
@@ -134,7 +133,7 @@ class Answer:
         reason = ("stop" if stop else "length") if over else None
         logprobs = None
         if self.path != CHAT and self.body.get("logprobs") is not None:
-            logprobs = _places(new, offset)
+            logprobs = _places(said, len(new))
         choice |= {"logprobs": logprobs, "finish_reason": reason}
         if over or self.path != CHAT:
             choice["stop_reason"] = stop or None

@@ -18,7 +18,14 @@ from penstock_gateway.relay.continuable import Plan
 from penstock_gateway.relay.resumable_stream import DONE, ResumableStream
 from penstock_gateway.relay.stop_strings import StopStrings
 from penstock_gateway.relay.token_ids import TokenIds
-from penstock_gateway.relay.vllm_events import GARBAGE, of_whole, read, shown, text_end, written
+from penstock_gateway.relay.vllm_events import (
+    GARBAGE,
+    next_place,
+    of_whole,
+    read,
+    shown,
+    written,
+)
 
 _CHOICES: Final = b'"choices":['
 _NO_CHOICES: Final = b'"choices":[]'
@@ -133,7 +140,7 @@ class TokenStream(ResumableStream):
             self._stops.restart()
         if self._plan.shows_offsets and self._last_event:
             with suppress(*GARBAGE):  # it tells no places, so the rest needs none
-                self._offset = text_end(self._last_event)
+                self._offset = next_place(self._last_event)
 
     def ending(self) -> bytes:
         """Return what a stream lacks that has told why it ends."""

@@ -26,10 +26,11 @@ def shown(event: bytes) -> str:
     return str(choice.get("text") or delta.get("content") or delta.get("reasoning") or "")
 
 
-def text_end(event: bytes) -> int:
-    """Return how many characters of an answer are shown with an event that tells places."""
+def next_place(event: bytes) -> int:
+    """Return where in the answer the token after those of an event begins, if it tells places."""
     (choice,) = read(event)["choices"]
-    return int(choice["logprobs"]["text_offset"][0]) + len(choice["text"])
+    told = choice["logprobs"]
+    return int(told["text_offset"][-1]) + len(told["tokens"][-1])
 
 
 def of_whole(event: bytes, tokens: int, characters: int) -> bytes:
@@ -38,7 +39,7 @@ def of_whole(event: bytes, tokens: int, characters: int) -> bytes:
     Args:
         event: of the rest.
         tokens: of the answer before; they are the prompt's for who wrote the event.
-        characters: of its text.
+        characters: of these, as the events count them.
     """
     found = read(event)
     for choice in found["choices"]:

@@ -55,6 +55,7 @@ COMPILED: Final = (
     "relay/resumable_stream.py",
     "relay/relay.py",
     "relay/request.py",
+    "relay/response.py",
     "relay/send.py",
     "relay/stop_strings.py",
     "relay/token_ids.py",

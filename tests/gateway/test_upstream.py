@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_gateway.relay.connection_pool import ConnectionPool
-from penstock_gateway.relay.upstream import (
-    HIGH_WATER,
-    MAX_HEAD,
-    Connection,
-    Response,
-    UpstreamError,
-)
+from penstock_gateway.relay.response import Response, UpstreamError
+from penstock_gateway.relay.upstream import HIGH_WATER, MAX_HEAD, Connection
 
 
 class Wire(asyncio.Transport):

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from penstock_contract.metrics import Fault
-from penstock_gateway.relay.upstream import Connection, UpstreamError
+from penstock_gateway.relay.response import UpstreamError
+from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.relay.watchdog import Watchdog
 from penstock_gateway.routing.silence import LONGEST_PREFILL
 

@@ -16,9 +16,10 @@ from penstock_gateway.relay.context import AdmittedRequest, RelayContext, Reques
 from penstock_gateway.relay.handoff import decode_body
 from penstock_gateway.relay.read_back import text_of
 from penstock_gateway.relay.request import worker_request
+from penstock_gateway.relay.response import Response, UpstreamError
 from penstock_gateway.relay.resumable_stream import ABORTED, error_code
 from penstock_gateway.relay.send import send
-from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
+from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, first_token_of, of_answer, of_stream
 from penstock_gateway.routing.ticket import Ticket

@@ -6,7 +6,7 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError
 from penstock_gateway.relay.call import Call
 from penstock_gateway.relay.request import client_headers
-from penstock_gateway.relay.upstream import Response
+from penstock_gateway.relay.response import Response
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.tenants.tenant_request import TenantRequest
 

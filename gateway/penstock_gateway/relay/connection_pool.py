@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from penstock_contract.metrics import Fault
 from penstock_gateway.relay.exhaustion import LOCAL, ExhaustionLog
 from penstock_gateway.relay.keepalive import keep_alive
-from penstock_gateway.relay.upstream import READ_SIZE, Connection, UpstreamError
+from penstock_gateway.relay.response import UpstreamError
+from penstock_gateway.relay.upstream import READ_SIZE, Connection
 
 MAX_IDLE = 128
 """Idle connections kept per worker."""

@@ -26,9 +26,9 @@ from penstock_gateway.relay.continuable import plan
 from penstock_gateway.relay.decisions import Decision
 from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.prefill import hand_over
+from penstock_gateway.relay.response import UpstreamError
 from penstock_gateway.relay.resumable_stream import ResumableStream
 from penstock_gateway.relay.token_stream import TokenStream
-from penstock_gateway.relay.upstream import UpstreamError
 from penstock_gateway.routing.canary import attempts, preferred, session_key
 from penstock_gateway.routing.policy import Choice
 

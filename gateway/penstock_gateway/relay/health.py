@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from penstock_contract import headers
 from penstock_gateway.relay.connection_pool import ConnectionPool
-from penstock_gateway.relay.upstream import UpstreamError
+from penstock_gateway.relay.response import UpstreamError
 
 _EPOCH: Final = headers.EPOCH.encode()
 

@@ -12,7 +12,7 @@ from penstock_contract.handoff import LEASES_PATH
 from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.exhaustion import StarvedError
 from penstock_gateway.relay.handoff import lease_of
-from penstock_gateway.relay.upstream import UpstreamError
+from penstock_gateway.relay.response import UpstreamError
 
 log = logging.getLogger("penstock.gateway.leases")
 

@@ -16,8 +16,9 @@ from penstock_gateway.relay.context import AdmittedRequest, RelayContext, Reques
 from penstock_gateway.relay.handoff import params_of, prefill_body
 from penstock_gateway.relay.leases import Handoff
 from penstock_gateway.relay.request import worker_request
+from penstock_gateway.relay.response import UpstreamError
 from penstock_gateway.relay.send import send
-from penstock_gateway.relay.upstream import Connection, UpstreamError
+from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.routing.disaggregate import decide_prefill
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, of_answer

@@ -10,7 +10,7 @@ from penstock_contract.fleet import FleetWorker
 from penstock_gateway.fleet.directory import Directory
 from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.exhaustion import StarvedError
-from penstock_gateway.relay.upstream import UpstreamError
+from penstock_gateway.relay.response import UpstreamError
 from penstock_gateway.routing.profile import profile
 from penstock_gateway.routing.router import Router
 

@@ -7,7 +7,8 @@ from penstock_contract.metrics import Fault
 from penstock_gateway.metrics import RequestMetrics
 from penstock_gateway.relay.context import RelayContext
 from penstock_gateway.relay.exhaustion import EVERY_SECONDS, PATIENCE, StarvedError
-from penstock_gateway.relay.upstream import Connection, Response, UpstreamError
+from penstock_gateway.relay.response import Response, UpstreamError
+from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.relay.watchdog import Watchdog
 
 

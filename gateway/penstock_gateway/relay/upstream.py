@@ -13,6 +13,7 @@ from typing import Any
 import httptools
 
 from penstock_contract.metrics import Fault
+from penstock_gateway.relay.response import Response, UpstreamError
 
 HIGH_WATER = 8 * 1024
 """Bytes of one answer held for a slow client before reading stops."""
@@ -23,29 +24,6 @@ MAX_HEAD = 64 * 1024
 """Bytes before the end of the response head; more is garbage."""
 
 Take = Callable[[bytes], bool]
-
-
-class UpstreamError(Exception):
-    """The worker did not serve the request to its end."""
-
-    def __init__(self, reason: str, fault: Fault = Fault.LOST) -> None:
-        super().__init__(reason)
-        self.fault = fault
-
-
-class Response:
-    """The head of an answer; `Connection.piece` gives the rest."""
-
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status = status
-        self.headers = headers
-
-    def header(self, name: bytes) -> bytes:
-        """Return a header's value, or nothing."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
 
 
 class Connection:

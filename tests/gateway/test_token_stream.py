@@ -14,6 +14,7 @@ from vllm_stand_in import CHAT, Answer, prompt_of, text_of
 from penstock_gateway.relay.continuable import PLAIN, Plan, plan
 from penstock_gateway.relay.outline import LONGEST_STOP, MAX_BODY, MOST_STOPS
 from penstock_gateway.relay.request import parse
+from penstock_gateway.relay.stop_strings import StopStrings
 from penstock_gateway.relay.token_ids import MOST, TokenIds
 from penstock_gateway.relay.token_stream import TokenStream
 
@@ -151,6 +152,18 @@ def test_stop_strings_end_an_answer_where_they_would_have(
     assert verdict.texts == whole.texts
     assert verdict.finish_reasons == whole.finish_reasons
     assert b'token_ids":[' not in shown
+
+
+def test_of_two_stop_strings_across_the_break_the_first_that_is_complete_counts() -> None:
+    strings = StopStrings(("ab c", " cd"))
+    strings.note(b"")
+    strings.restart()
+    assert strings.settle("xyzab", "xyz") is False  # three characters are kept back, and not two
+    strings = StopStrings(("ab c", " cd"))
+    strings.note(b"")
+    strings.restart()
+    assert strings.settle("xyzzab", "xyz")
+    assert strings.pass_on("", over=True, stop=" cd") == ("z", "ab c")
 
 
 def test_text_that_does_not_fit_what_was_shown_is_not_gone_on_with() -> None:

@@ -74,17 +74,20 @@ class StopStrings:
         before = text[:cut].lstrip(" " + _HALF)
         return shown.endswith(before) or before.endswith(shown)
 
-    def pass_on(self, text: str, *, over: bool) -> tuple[str, str]:
+    def pass_on(self, text: str, *, over: bool, stop: object = None) -> tuple[str, str]:
         """Return what is shown now, and the stop string at which that ends, if it does.
 
         Args:
             text: that the present worker told.
             over: it has told all.
+            stop: at which it has ended, where that is one of the strings.
         """
         self._came += len(text)
         found = self._kept + text
-        # vLLM shows no stop string: one in here began before the break. The first that is
-        # complete ends an answer, the first in the list if several are.
+        if isinstance(stop, str) and stop in self._stops:
+            found += stop
+        # vLLM shows no stop string: but for its own, one in here began before the break. The first
+        # that is complete ends an answer, the first in the list if several are.
         ends = [(at + len(stop), stop) for stop in self._stops if (at := found.find(stop)) >= 0]
         if ends:
             end, stop = min(ends, key=_end)

@@ -194,10 +194,12 @@ class TokenStream(ResumableStream):
             return event
         choice = found["choices"][0]
         place, name = (choice["delta"], "content") if self._plan.chat else (choice, "text")
-        place[name], stop = stops.pass_on(place.get(name) or "", over=self.whole)
+        ended, text = choice.get("stop_reason"), place.get(name) or ""
+        place[name], stop = stops.pass_on(text, over=self.whole, stop=ended)
         if stop:
             choice["finish_reason"], choice["stop_reason"] = "stop", stop
-            self.whole = self.stopped = True
+            self.stopped = not self.whole
+            self.whole = True
         event = written(found)
         if place[name]:
             stops.shown.append(event)

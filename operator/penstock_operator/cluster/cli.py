@@ -31,7 +31,7 @@ from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
 from penstock_operator.cluster.gateways import GatewayWatch, pod_targets
 from penstock_operator.cluster.informer import Informer
-from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
+from penstock_operator.cluster.kinds import POD, Kind, asked_for, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.pod_startup import PodStartup
@@ -159,7 +159,7 @@ class _Operator:
         space = self._options.namespace
         while True:
             try:
-                served = await api.served(kind.version for kind in CHILDREN)
+                served = await api.served(asked_for())
                 await handlers.compare(api, self._cache, controller.changed, space)
                 break
             except ApiError as error:

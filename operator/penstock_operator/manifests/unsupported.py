@@ -136,6 +136,8 @@ def _speculation(asked: _Asked) -> Refusals:
 
 def _accelerators(asked: _Asked) -> Refusals:
     resources = asked.pool.spec.resources
+    claimed = "use resources.limits for its GPUs, or engine.type VLLM"
+    yield asked.ours and bool(resources.claims), asked.field("resources.claims"), claimed
     one = "use accelerators of one kind, the same for a pool's replicas"
     yield len(resources.devices) > 1, asked.limit, one
     other = bool(resources.devices) and not of_nvidia(resources.device)

@@ -137,18 +137,6 @@ def test_what_penstock_has_itself_is_refused_at_once(
     assert not machine.state.objects.exists()
 
 
-def test_what_only_pods_have_is_named(machine: Any, manifest: Write) -> None:
-    path = manifest()
-    added = "replicas: 1, template: {env: {A: b}, sidecars: [{name: log, image: x}]}, "
-    text = path.read_text().replace("replicas: 1, ", added)
-    path.write_text(
-        text[: text.index("file://")] + "file:///nowhere" + text[text.index('", name') :]
-    )
-    said = machine.run("up", path, code=2)
-    assert "small: spec.pools[default].template.sidecars is left to clusters" in said
-    assert "template.env " not in said
-
-
 def test_a_bucket_without_a_name_is_refused_at_once(machine: Any, manifest: Write) -> None:
     path = manifest()
     text = path.read_text()

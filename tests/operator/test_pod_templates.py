@@ -9,6 +9,7 @@ import yaml
 from deployments import deployment
 
 from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_operator.local.manifest import left_to_clusters
 from penstock_operator.manifests import (
     Place,
     Settings,
@@ -308,3 +309,11 @@ def test_claims_need_a_cluster_that_serves_them() -> None:
         assert pods_for_cluster(found, "default", {version, SIDECARS}) == found
     with pytest.raises(Unsupported, match=re.escape("resource.k8s.io")):
         pods_for_cluster(found, "default", {SIDECARS})
+
+
+def test_what_only_pods_have_is_named_on_one_machine() -> None:
+    infd, _ = planned({"env": {"A": "b"}, "sidecars": [SIDECAR], "hostNetwork": True})
+    assert left_to_clusters([infd]) == [
+        "InferenceDeployment chat: spec.pools[default].template.sidecars is left to clusters"
+    ]
+    assert left_to_clusters([planned()[0]]) == []

@@ -56,7 +56,7 @@ class ContainerPort(_PartOfAPod):
 
     container_port: Annotated[int, Field(ge=1, le=65535)]
     """All containers of a pod share its ports."""
-    name: Annotated[str, Field(max_length=15)] = ""
+    name: Annotated[str, Field(min_length=1, max_length=15)] | None = None
     """For Services and monitors."""
 
 
@@ -111,7 +111,7 @@ class EnvFrom(ApiModel):
         )
     )
 
-    prefix: Annotated[str, Field(max_length=63)] = ""
+    prefix: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """What stands before each name."""
     secret_ref: OptionalRef | None = None
     """A Secret."""

@@ -14,6 +14,7 @@ DNS_NAME: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 MODEL_URI: Final = r"^(hf|pvc|s3|gs|oci|file)://.+$"
 SERVED_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$"
 MOUNT_PATH: Final = r"^/[^:]*$"
+CRON: Final = r"^\S+(\s+\S+){4}$"
 
 _ENDS: Final = "that begins and ends with a letter or digit"
 IN_WORDS: Final[Mapping[str, str]] = {
@@ -25,6 +26,7 @@ IN_WORDS: Final[Mapping[str, str]] = {
     MODEL_URI: "hf://, pvc://, s3://, gs://, oci:// or file://, and what lies there",
     SERVED_NAME: "a name of letters, digits and . _ : / -, that begins with a letter or digit",
     HASH_PATTERN: "64 hexadecimal digits in lower case; penstock tenant new-key prints them",
+    CRON: "five fields: minute, hour, day of month, month, day of week",
     MOUNT_PATH: "an absolute path without a colon",
 }
 """What a text must be, by its pattern."""

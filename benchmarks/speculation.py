@@ -1,10 +1,9 @@
-"""What guessing gains, by look-up, a draft model and a head: tokens per second with and without.
+"""What guessing gains, by prompt look-up and by a draft model: tokens per second with and without.
 
 The example model goes on with three texts, from new (prose it never saw, of which a small model
 soon repeats itself) to a list that is the same over and over; one request at a time, four, eight.
 Decoding only, greedy; the run fails unless all give the same tokens. The draft has a
-fourteenth of the example model's parameters: `examples/model/distil.py` trained it; the EAGLE-3
-head a seventh: `eagle.py` did. `length` is how many tokens a step with guesses brings.
+fourteenth of the example model's parameters: `examples/model/distil.py` trained it.
 
     python benchmarks/speculation.py [--quick]
 """
@@ -27,8 +26,6 @@ EXAMPLE = ROOT / "examples" / "model"
 TOKENS = 256
 GREEDY = Sampling(temperature=0.0)
 
-METHODS = {"ngram": "", "draft": str(EXAMPLE / "draft"), "eagle3": str(EXAMPLE / "eagle")}
-
 TEXTS: dict[str, str | Path] = {
     "prose": EXAMPLE / "heldout.txt",
     "code": Path(__file__),
@@ -44,7 +41,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     quick = parser.parse_args().quick
     tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
-    engines = {method: _engine(method) for method in ("none", *METHODS)}
+    engines = {method: _engine(method) for method in ("none", "ngram", "draft")}
     for name, source in TEXTS.items():
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         prompt = tokenizer.encode(text[:1600]).ids
@@ -56,7 +53,7 @@ def _engine(method: str) -> Engine:
     settings = EngineConfig(
         model=str(EXAMPLE),
         speculative=method,
-        speculative_model=METHODS.get(method, ""),
+        speculative_model=str(EXAMPLE / "draft") if method == "draft" else "",
         self_benchmark=True,
     )
     return build_engine(settings)[0]
@@ -68,17 +65,16 @@ def _compare(
     """Interleave all, so that what else the machine does falls on all."""
     best = dict.fromkeys(engines, 0.0)
     tokens: dict[str, dict[str, list[int]]] = {}
-    times, guessed, right = Counter[str](), Counter[str](), Counter[str]()
+    guessed, right = Counter[str](), Counter[str]()
     for _ in range(rounds):
         for method, engine in engines.items():
             speed, batches = _run(engine, prompt, concurrency)
             best[method] = max(best[method], speed)
             tokens[method] = _tokens(batches)
             drafted = [batch.stats.drafted for batch in batches if batch.stats.drafted]
-            times[method] += sum(one.drafts for one in drafted)
             guessed[method] += sum(one.tokens for one in drafted)
             right[method] += sum(sum(one.accepted) for one in drafted)
-    for method in METHODS:
+    for method in ("ngram", "draft"):
         if tokens["none"] != tokens[method]:
             sys.exit(f"{case}: guessing by {method} changed the output")
         figure = line(
@@ -89,7 +85,6 @@ def _compare(
             best[method],
             peer="none",
             peer_value=best["none"],
-            length=round(1 + right[method] / max(1, times[method]), 2),
             accepted=round(right[method] / max(1, guessed[method]), 3),
             guessed=guessed[method],
         )

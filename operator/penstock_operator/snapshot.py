@@ -28,6 +28,8 @@ class PoolSnapshot:
     """Why workers find no place, in the scheduler's words; empty: they do."""
     failure: str = ""
     """How workers of the pool keep ending; empty: they do not."""
+    beside: str = ""
+    """What is wrong with a container beside a worker, which may serve all the same."""
     awaited: str = ""
     """Which follower a worker waits for; empty: none."""
     phase: Phase | None = None

@@ -174,7 +174,8 @@ def _pools(snapshot: Snapshot) -> Finding:
         return Finding(False, snapshot.obstacle.reason, snapshot.obstacle.message)
     troubles = [(pool, trouble) for pool in snapshot.pools if (trouble := _trouble(pool))]
     if not troubles:
-        return Finding(True, Reason.AS_DESIRED)
+        told = [f"{pool.name}: {pool.beside}" for pool in snapshot.pools if pool.beside]
+        return Finding(True, Reason.AS_DESIRED, "; ".join(told))
     reasons = {trouble.reason for _, trouble in troubles}
     gravest = next(reason for reason in _BY_GRAVITY if reason in reasons)
     return Finding(False, gravest, "; ".join(f"{p.name}: {t.message}" for p, t in troubles))
@@ -201,8 +202,8 @@ def _trouble(pool: PoolSnapshot) -> Finding | None:
         message = f"{count}, {pool.outdated} of an older revision to be replaced"
         return Finding(False, Reason.UPDATING, message)
     if pool.ready < pool.desired:
-        message = f"{count}: {pool.awaited}" if pool.awaited else count
-        return Finding(False, Reason.PODS_NOT_READY, message)
+        why = pool.awaited or pool.beside
+        return Finding(False, Reason.PODS_NOT_READY, f"{count}: {why}" if why else count)
     return None
 
 

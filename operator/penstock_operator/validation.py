@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
 from penstock_contract.api import ApiModel, EnginePool, InferenceDeployment, Tenant
+from penstock_contract.api.patterns import IN_WORDS
 from penstock_contract.api.stored import as_stored
 from penstock_contract.labels import API_VERSION
 
@@ -169,9 +170,10 @@ def broken_rules(value: Any, path: str) -> Iterator[Problem]:
                 yield Problem(path, str(rule["message"]))
         for name, field in type(value).model_fields.items():
             yield from broken_rules(getattr(value, name), f"{path}.{field.alias or to_camel(name)}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from broken_rules(item, f"{path}[{index}]")
+    elif isinstance(value, list | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from broken_rules(item, f"{path}[{key}]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -210,6 +212,9 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
         return Problem(path, "is required")
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return Problem(path, f'must be a string: write it in quotes, "{error["input"]}"')
+    words = IN_WORDS.get(error.get("ctx", {}).get("pattern", ""))
+    if words is not None:
+        return Problem(path, f"must be {words}, not {error['input']!r:.80}")
     return Problem(path, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}")
 
 

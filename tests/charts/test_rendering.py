@@ -17,7 +17,7 @@ from penstock_contract.crd import RESOURCES, crd
 from penstock_contract.worker_token import ENVIRONMENT
 
 KUBERNETES = "1.31"
-OF_OTHERS = {"PodMonitor", "PrometheusRule", "HTTPRoute"}
+OF_OTHERS = {"PodMonitor", "PrometheusRule", "HTTPRoute", "InferencePool"}
 cases = pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
 
 
@@ -46,7 +46,9 @@ def test_every_object_meets_the_published_schemas(values: dict[str, Any]) -> Non
 def test_every_namespaced_object_names_its_namespace(values: dict[str, Any]) -> None:
     cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
     tenants = values.get("gateway", {}).get("tenants", {}).get("namespace", NAMESPACE)
+    pools = values.get("endpointPicker", {}).get("pools", [])
     allowed = {NAMESPACE, tenants, *values.get("watchNamespaces", [])}
+    allowed |= {pool["namespace"] for pool in pools}
     for found in render(values):
         if found["kind"] not in cluster_wide:
             assert found["metadata"]["namespace"] in allowed
@@ -56,9 +58,11 @@ def test_every_namespaced_object_names_its_namespace(values: dict[str, Any]) -> 
 def test_pods_are_restricted_and_limited(values: dict[str, Any]) -> None:
     found = pods(render(values))
     batches = {"penstock-batches"} if values.get("batches") else set()
-    assert set(found) == {"penstock-operator", "penstock-gateway"} | batches
+    pools = values.get("endpointPicker", {}).get("pools", [])
+    pickers = {f"{pool['deployment']}-endpoint-picker" for pool in pools}
+    assert set(found) == {"penstock-operator", "penstock-gateway"} | batches | pickers
     for name, template in found.items():
-        # Both watch the API server, so they alone bear a token.
+        # The others watch the API server, so they alone bear a token.
         token = ["a service-account token is mounted"] if name not in batches else []
         assert violations(template["spec"]) == token
         (container,) = template["spec"]["containers"]

@@ -12,6 +12,10 @@ from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_H
 from penstock_gateway.fleet.objects import Claim, claim, fleet, worker
 
 READY = [{"type": "Ready", "status": "True"}]
+HTTP = {"name": "http", "containerPort": 8000}
+LOADING = {"name": "worker", "started": False}
+PROXY = {"name": "http", "containerPort": 15020}
+OTHERS_LACK = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]
 
 
 def pod(**changes: Any) -> dict[str, Any]:
@@ -22,11 +26,11 @@ def pod(**changes: Any) -> dict[str, Any]:
             "namespace": "team",
             "labels": {DEPLOYMENT: "m", POOL: "main", ROLE: "Decode", ROLLOUT_HASH: "abc"},
         },
-        "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8000}]}]},
+        "spec": {"containers": [{"name": "worker", "ports": [HTTP]}]},
         "status": {
             "podIP": "10.0.0.7",
             "conditions": READY,
-            "containerStatuses": [{"started": True}],
+            "containerStatuses": [{"name": "worker", "started": True}],
         },
     }
     for path, value in changes.items():
@@ -63,7 +67,7 @@ def test_a_pod_that_leaves_or_is_unwell_gets_nothing_new(changes: dict[str, Any]
     "changes",
     [
         {"status__podIP": ""},
-        {"status__conditions": [], "status__containerStatuses": [{"started": False}]},
+        {"status__conditions": [], "status__containerStatuses": [LOADING]},
         {"status__conditions": [], "status__containerStatuses": []},
         {"metadata__labels": {}},
     ],
@@ -71,6 +75,35 @@ def test_a_pod_that_leaves_or_is_unwell_gets_nothing_new(changes: dict[str, Any]
 )
 def test_a_pod_that_cannot_have_answered_yet_is_no_worker(changes: dict[str, Any]) -> None:
     assert worker(pod(**changes)) is None
+
+
+def beside(name: str, **state: bool) -> dict[str, Any]:
+    return {"name": name, "ready": False, "started": False, **state}
+
+
+@pytest.mark.parametrize(
+    ("own", "state"),
+    [
+        ({}, None),
+        ({"started": True}, WorkerState.DRAINING),
+        ({"started": True, "ready": True}, WorkerState.READY),
+    ],
+)
+@pytest.mark.parametrize("proxy", [{}, {"started": True}, {"started": True, "ready": True}])
+def test_a_worker_is_told_by_its_own_container(
+    own: dict[str, bool], state: WorkerState | None, proxy: dict[str, bool]
+) -> None:
+    statuses = [beside("istio-proxy", **proxy), beside("worker", **own), beside("log")]
+    found = worker(pod(status__conditions=OTHERS_LACK, status__containerStatuses=statuses))
+    assert (found.state if found else None) is state
+
+
+def test_a_worker_whose_node_does_not_answer_gets_nothing_new() -> None:
+    silent = [{"type": "Ready", "status": "False"}]
+    statuses = [beside("worker", started=True, ready=True)]
+    found = worker(pod(status__conditions=silent, status__containerStatuses=statuses))
+    assert found is not None
+    assert found.state is WorkerState.DRAINING
 
 
 @pytest.mark.parametrize(
@@ -82,7 +115,8 @@ def test_a_pod_that_cannot_have_answered_yet_is_no_worker(changes: dict[str, Any
     ],
 )
 def test_the_port_is_the_one_named_http(ports: list[dict[str, Any]], expected: int) -> None:
-    found = worker(pod(spec__containers=[{}, {"ports": ports}]))
+    proxy = {"name": "proxy", "ports": [PROXY]}
+    found = worker(pod(spec__containers=[proxy, {"name": "worker", "ports": ports}]))
     assert found is not None
     assert found.url == f"http://10.0.0.7:{expected}"
 

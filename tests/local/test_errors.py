@@ -125,6 +125,18 @@ def test_what_no_worker_can_do_is_refused_at_once(
     assert not machine.state.objects.exists()
 
 
+@pytest.mark.parametrize("command", ["validate", "up"])
+def test_what_penstock_has_itself_is_refused_at_once(
+    machine: Any, manifest: Write, command: str
+) -> None:
+    path = manifest()
+    added = "replicas: 1, template: {volumes: [{name: tmp, emptyDir: {}}]}, "
+    path.write_text(path.read_text().replace("replicas: 1, ", added))
+    said = machine.run(command, path, code=2)
+    assert "spec.pools[default].template.volumes[0].name: tmp is a volume of Penstock's" in said
+    assert not machine.state.objects.exists()
+
+
 def test_a_bucket_without_a_name_is_refused_at_once(machine: Any, manifest: Write) -> None:
     path = manifest()
     text = path.read_text()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from deployments import deployment
 
-from penstock_contract.api.accelerators import accelerators, of_nvidia
+from penstock_contract.api.accelerators import accelerators, misspelt, of_nvidia
 from penstock_contract.api.pool import Resources
 from penstock_operator.manifests import Settings, Unsupported, workload
 from penstock_operator.plan import plan
@@ -62,3 +62,39 @@ def test_a_part_of_a_gpu_is_one() -> None:
 def test_two_kinds_in_one_pod_are_refused() -> None:
     with pytest.raises(Unsupported, match="accelerators of one kind"):
         made({"nvidia.com/gpu": 1, "amd.com/gpu": 1}, 2, type="VLLM", image="any:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("nvidia.com/gpus", "nvidia.com/gpu"),
+        ("nvidia.com/GPU", "nvidia.com/gpu"),
+        ("nvida.com/gpu", "nvidia.com/gpu"),
+        ("nvidia.com/gup", "nvidia.com/gpu"),
+        ("nvidia/gpu", "nvidia.com/gpu"),
+        ("amd.com/gp", "amd.com/gpu"),
+        ("google.com/tpus", "google.com/tpu"),
+        ("gpu", "nvidia.com/gpu"),
+        ("tpu", "google.com/tpu"),
+        ("Memory", "memory"),
+    ],
+)
+def test_a_misspelt_resource_is_refused_with_what_was_meant(name: str, meant: str) -> None:
+    assert meant in misspelt(name)
+    with pytest.raises(Unsupported, match=meant) as refused:
+        made({name: 1}, 1, type="VLLM")
+    assert refused.value.field == f"spec.pools[default].resources.limits[{name}]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cpu", "memory", "ephemeral-storage", "hugepages-2Mi", "nvidia.com/gpu", *OTHERS),
+        *("nvidia.com/mig-1g.10gb", "nvidia.com/gpu.shared", "huawei.com/Ascend910"),
+        *("rdma/hca_shared_devices_a", "nvidia.com/hostdev", "openshift.io/mellanoxnics"),
+        *("nvidia.com/vgpu", "nvidia.com/gpumem", "nvidia.com/gpucores", "example.com/gpu"),
+        *("aws.amazon.com/neuroncore", "vpc.amazonaws.com/efa", "amd.com/cpx_nps4"),
+    ],
+)
+def test_other_resources_are_whoever_s_they_are(name: str) -> None:
+    assert misspelt(name) == ""

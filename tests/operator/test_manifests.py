@@ -112,6 +112,54 @@ CASES = {
         model={"uri": "hf://org/model", "cache": {"claimName": "models"}},
         engine={"type": "VLLM"},
     ),
+    "additions": deployment(
+        {
+            "name": "default",
+            "replicas": 1,
+            "resources": {"limits": {"cpu": "8"}, "claims": [{"name": "gpu"}]},
+            "template": {
+                "hostNetwork": True,
+                "schedulerName": "volcano",
+                "envFrom": [{"prefix": "NET_", "configMapRef": {"name": "fabric"}}],
+                "envValueFrom": {"KEY": {"secretKeyRef": {"name": "keys", "key": "one"}}},
+                "volumes": [
+                    {"name": "certificates", "configMap": {"name": "company"}},
+                    {"name": "mine", "persistentVolumeClaim": {"claimName": "models"}},
+                ],
+                "volumeMounts": [
+                    {"name": "certificates", "mountPath": "/etc/ssl/certs", "readOnly": True}
+                ],
+                "initContainers": [
+                    {
+                        "name": "prepare",
+                        "image": "tool:1",
+                        "volumeMounts": [{"name": "mine", "mountPath": "/mine"}],
+                    }
+                ],
+                "sidecars": [
+                    {
+                        "name": "log",
+                        "image": "log:1",
+                        "ports": [{"containerPort": 9000}],
+                        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+                        "securityContext": {"runAsUser": 20000},
+                    }
+                ],
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+                ],
+                "securityContext": {"fsGroup": 7},
+                "containerSecurityContext": {
+                    "runAsUser": 0,
+                    "runAsNonRoot": False,
+                    "capabilities": {"add": ["IPC_LOCK"]},
+                },
+            },
+        },
+        model={"uri": "hf://org/model", "cache": {"claimName": "models"}},
+        engine={"type": "VLLM"},
+    ),
     "disaggregated": deployment(
         {"name": "prefill", "role": "Prefill", "replicas": 1},
         {"name": "decode", "role": "Decode", "replicas": 2},

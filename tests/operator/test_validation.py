@@ -1,5 +1,6 @@
 """Manifests are refused by path, with the fix, before anything acts on them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from deployments import deployment, deployments, manifest
 from hypothesis import given
 
 from penstock_contract.api import InferenceDeployment
+from penstock_contract.api.patterns import DNS_LABEL, IN_WORDS
+from penstock_contract.crd import RESOURCES, schema
 from penstock_operator.validation import MAX_BYTES, InvalidManifest, load_manifests
 
 POOL: dict[str, Any] = {"name": "default", "replicas": 1}
@@ -206,3 +209,43 @@ def test_a_bad_quantity_is_one_problem() -> None:
     with pytest.raises(InvalidManifest) as caught:
         load_manifests(text, "test.yaml")
     assert [p.path for p in caught.value.problems] == ["spec.pools[0].resources.limits.cpu"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "words"),
+    [
+        (
+            {"model": {"uri": "ftp://x"}},
+            "spec.model.uri",
+            "hf://, pvc://, s3://, gs://, oci:// or file://, and what lies there, not 'ftp://x'",
+        ),
+        (
+            {"drain": {"timeout": "30"}},
+            "spec.drain.timeout",
+            "a duration like 30s, 1m30s or 250ms, not '30'",
+        ),
+        (
+            {"pools": [{**POOL, "name": "A_b"}]},
+            "spec.pools[0].name",
+            f"{IN_WORDS[DNS_LABEL]}, not 'A_b'",
+        ),
+    ],
+)
+def test_what_a_text_must_be_is_told_in_words(spec: dict[str, Any], path: str, words: str) -> None:
+    assert wrong(**spec)[path] == f"must be {words}"
+
+
+def test_no_field_of_a_user_s_answers_with_a_pattern() -> None:
+    def patterns(part: Any) -> Iterator[str]:
+        """Quantities are checked by a function, which has words of its own."""
+        if isinstance(part, dict) and not part.get("x-kubernetes-int-or-string"):
+            if isinstance(part.get("pattern"), str):
+                yield part["pattern"]
+            for inner in part.values():
+                yield from patterns(inner)
+
+    specs = [schema(resource)["properties"]["spec"] for resource in RESOURCES]
+    found = {pattern for spec in specs for pattern in patterns(spec)}
+    assert len(found) > 5
+    assert found <= IN_WORDS.keys()
+    assert not any(sign in words for words in IN_WORDS.values() for sign in "^$[*+\\")

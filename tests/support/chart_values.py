@@ -52,6 +52,17 @@ EVERYTHING: Object = {
         "tokenSecret": "batch-token",
         "storage": {"size": "50Gi", "className": "fast"},
     },
+    "endpointPicker": {
+        "enabled": True,
+        "pools": [
+            {"namespace": "team-a", "deployment": "qwen"},
+            {"namespace": "team-b", "deployment": "llama"},
+        ],
+        "gateways": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}],
+        "endpoints": 2,
+        "failureMode": "FailOpen",
+        "tls": {"secretName": "picker-tls"},
+    },
     "worker": {"tokenSecret": "worker-token"},
     "networkPolicy": {
         "denyNamespace": True,

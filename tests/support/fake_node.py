@@ -21,6 +21,7 @@ import httpx
 from kube import Access, Object
 
 from penstock_contract.labels import LEADER
+from penstock_contract.worker_pod import CONTAINER
 
 LABEL = "penstock.dev/test-node"
 PORT = 8000
@@ -34,6 +35,7 @@ class Fate(StrEnum):
     CRASHES = "crash loop"
     NO_IMAGE = "image cannot be pulled"
     NO_VOLUME = "volume cannot be mounted"
+    ALONE = "ready, but for the containers beside the worker, which crash"
 
 
 class FakeNode:
@@ -309,26 +311,20 @@ def _followers(pod: Object) -> int:
 def _status(pod: Object, fate: Fate, started: str) -> Object:
     names = [c["name"] for c in pod["spec"]["containers"]]
     image = pod["spec"]["containers"][0]["image"]
-    state, restarts = _container_state(fate, started)
-    ready = fate is Fate.READY
+    own = Fate.READY if fate is Fate.ALONE else fate
+    fates = {name: own if name == CONTAINER else BESIDE.get(fate, fate) for name in names}
+    ready = all(one is Fate.READY for one in fates.values())
     truth = "True" if ready else "False"
-    containers = [
-        {
-            "name": name,
-            "ready": ready,
-            "started": ready,
-            "restartCount": restarts,
-            "image": image,
-            "imageID": "",
-            "state": dict.fromkeys(("waiting", "running", "terminated")) | state,
-            "lastState": CRASHED if restarts else {},
-        }
-        for name in names
-    ]
+    containers = [_container(name, image, one, started) for name, one in fates.items()]
     return {
         "phase": "Pending" if fate in (Fate.NO_IMAGE, Fate.NO_VOLUME) else "Running",
         "conditions": [
-            {"type": kind, "status": truth, "lastTransitionTime": _now()}
+            {
+                "type": kind,
+                "status": truth,
+                "reason": None if ready else "ContainersNotReady",
+                "lastTransitionTime": _now(),
+            }
             for kind in ("Ready", "ContainersReady")
         ]
         + [{"type": "Initialized", "status": "True", "lastTransitionTime": _now()}],
@@ -336,6 +332,22 @@ def _status(pod: Object, fate: Fate, started: str) -> Object:
     }
 
 
+def _container(name: str, image: str, fate: Fate, started: str) -> Object:
+    state, restarts = _container_state(fate, started)
+    return {
+        "name": name,
+        "ready": fate is Fate.READY,
+        "started": fate is Fate.READY,
+        "restartCount": restarts,
+        "image": image,
+        "imageID": "",
+        "state": dict.fromkeys(("waiting", "running", "terminated")) | state,
+        "lastState": CRASHED if restarts else {},
+    }
+
+
+BESIDE = {Fate.NEVER_READY: Fate.READY, Fate.ALONE: Fate.CRASHES}
+"""What becomes of the containers beside a worker, where it is not the same."""
 CRASHED = {
     "terminated": {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None},
 }

@@ -145,12 +145,12 @@ def manifest(
     node: FakeNode, *pools: Object, image: str = "worker:1", name: str = NAME, **spec: Any
 ) -> Object:
     """Return an InferenceDeployment whose pods come to the played node."""
-    chosen = pools or ({"name": "default", "replicas": 2},)
+    chosen = [dict(pool) for pool in pools] or [{"name": "default", "replicas": 2}]
     body = {
         "model": {"uri": "file:///model"},
         "engine": {"image": image},
         "drain": {"timeout": "5s"},
-        "pools": [{**pool, "template": node.template} for pool in chosen],
+        "pools": [{**p, "template": {**p.get("template", {}), **node.template}} for p in chosen],
     }
     found: Object = json.loads(
         json.dumps(

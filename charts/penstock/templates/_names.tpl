@@ -1,7 +1,15 @@
-{{- /* Names, labels and images. A component is called with (dict "root" $ "component" "gateway"). */ -}}
+{{- /* Names, labels and images. A component is called with (dict "root" $ "component" "gateway"); what there is for each
+       InferencePool, with its "pool", too. */ -}}
 
 {{- define "penstock.name" -}}
-{{ printf "%s-%s" .root.Release.Name .component | trunc 63 | trimSuffix "-" }}
+{{- if .pool }}{{ printf "%s-%s" .pool.deployment .component | trunc 63 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .root.Release.Name .component | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* Key of a component's values: endpoint-picker's are endpointPicker's. */ -}}
+{{- define "penstock.key" -}}
+{{ .component | camelcase | untitle }}
 {{- end }}
 
 {{- /* Cluster-wide names carry the namespace, so that two installations do not meet. */ -}}
@@ -13,6 +21,9 @@
 app.kubernetes.io/name: penstock
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
+{{- with .pool }}
+penstock.dev/inference-pool: {{ .deployment }}
+{{- end }}
 {{- end }}
 
 {{- define "penstock.labels" -}}
@@ -24,15 +35,15 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 
 {{- define "penstock.metadata" -}}
 name: {{ include "penstock.name" . }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ if .pool }}{{ .pool.namespace }}{{ else }}{{ .root.Release.Namespace }}{{ end }}
 labels:
   {{- include "penstock.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "penstock.image" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := index .root.Values (include "penstock.key" .) -}}
 {{- if $values.image }}{{ $values.image }}
-{{- else if eq .component "batches" }}{{ include "penstock.image" (dict "root" .root "component" "gateway") }}
+{{- else if has .component (list "batches" "endpoint-picker") }}{{ include "penstock.image" (dict "root" .root "component" "gateway") }}
 {{- else }}{{ .root.Values.image.registry }}/penstock-{{ .component }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 {{- end }}

@@ -1,7 +1,7 @@
-{{- /* What the pods of operator, gateway and batch service have in common; Pod Security `restricted`, with a read-only root. */ -}}
+{{- /* What the pods of operator, gateway, batch service and endpoint pickers have in common; Pod Security `restricted`, with a read-only root. */ -}}
 
 {{- define "penstock.podSpec" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := index .root.Values (include "penstock.key" .) -}}
 serviceAccountName: {{ include "penstock.name" . }}
 automountServiceAccountToken: {{ ne .component "batches" }}
 enableServiceLinks: false
@@ -59,13 +59,18 @@ volumes:
   persistentVolumeClaim:
     claimName: {{ $values.storage.claim | default (include "penstock.name" .) }}
 {{- end }}
+{{- if and .pool $values.tls.secretName }}
+- name: tls
+  secret:
+    secretName: {{ $values.tls.secretName }}
+{{- end }}
 {{- with $values.extraVolumes }}
 {{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end }}
 
 {{- define "penstock.podMetadata" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := index .root.Values (include "penstock.key" .) -}}
 labels:
   {{- include "penstock.labels" . | nindent 2 }}
   {{- with $values.podLabels }}
@@ -78,14 +83,14 @@ annotations:
 {{- end }}
 
 {{- define "penstock.container" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := index .root.Values (include "penstock.key" .) -}}
 name: {{ .component }}
 image: {{ include "penstock.image" . }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- $token := "" }}
 {{- if ne .component "batches" }}{{ $token = .root.Values.worker.tokenSecret }}{{ end }}
 {{- $shared := "" }}
-{{- if and (ne .component "operator") .root.Values.batches.enabled }}{{ $shared = .root.Values.batches.tokenSecret }}{{ end }}
+{{- if and (has .component (list "gateway" "batches")) .root.Values.batches.enabled }}{{ $shared = .root.Values.batches.tokenSecret }}{{ end }}
 {{- if or $values.extraEnv $token $shared }}
 env:
   {{- with $values.extraEnv }}
@@ -117,6 +122,11 @@ volumeMounts:
 {{- if eq .component "batches" }}
 - name: data
   mountPath: /data
+{{- end }}
+{{- if and .pool $values.tls.secretName }}
+- name: tls
+  mountPath: /tls
+  readOnly: true
 {{- end }}
 {{- with $values.extraVolumeMounts }}
 {{- toYaml . | nindent 0 }}

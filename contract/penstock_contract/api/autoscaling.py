@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, model_validator
 
 from penstock_contract.api.base import ApiModel, DnsLabel, Duration, list_map, rules
+from penstock_contract.api.patterns import CRON
 from penstock_contract.cron import Cron
 
 Replicas = Annotated[int, Field(ge=0, le=10_000)]
@@ -30,7 +31,7 @@ def _checked_zone(name: str) -> str:
 
 CronExpression = Annotated[
     str,
-    Field(pattern=r"^\S+(\s+\S+){4}$", max_length=128),
+    Field(pattern=CRON, max_length=128),
     AfterValidator(_checked_cron),
 ]
 """Five fields: minute, hour, day of month, month, day of week."""

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from penstock_contract.api.patterns import DECIMAL, DNS_LABEL, DURATION, QUANTILE, QUANTITY
+
 
 class ApiModel(BaseModel):
     """An object of the API: camelCase outside, snake_case inside; unknown fields are errors."""
@@ -50,16 +52,11 @@ def list_map(key: str) -> Callable[[dict[str, Any]], None]:
     return mark
 
 
-DURATION: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
-DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"
-QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-
 Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
 """Like `30s`, `1m30s`, `250ms`."""
 Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=32)]
 """A non-negative decimal in a string, like `0.9`."""
-Quantile = Annotated[str, Field(pattern=r"^0(\.[0-9]+)?$", max_length=8)]
+Quantile = Annotated[str, Field(pattern=QUANTILE, max_length=8)]
 """A number from 0 up to but excluding 1, in a string."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
 """A DNS-1123 label."""

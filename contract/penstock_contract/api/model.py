@@ -9,18 +9,15 @@ from penstock_contract.api.base import (
     list_map,
     rules,
 )
+from penstock_contract.api.patterns import DNS_NAME, MODEL_URI, SERVED_NAME
 
 ModelUri = Annotated[
     str,
-    Field(
-        pattern=r"^(hf|pvc|s3|gs|oci|file)://.+$", max_length=1024, examples=["hf://Qwen/Qwen3-8B"]
-    ),
+    Field(pattern=MODEL_URI, max_length=1024, examples=["hf://Qwen/Qwen3-8B"]),
 ]
-ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=253)]
+ServedName = Annotated[str, Field(pattern=SERVED_NAME, max_length=253)]
 
-ServiceAccountName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)
-]
+ServiceAccountName = Annotated[str, Field(pattern=DNS_NAME, max_length=253)]
 
 
 class LocalRef(ApiModel):

@@ -5,7 +5,7 @@ EnginePool exists because a CRD's scale path cannot index a list: with one objec
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from penstock_contract.api.base import (
     quantity,
     rules,
 )
-from penstock_contract.api.model import LocalRef
+from penstock_contract.api.pod_template import PodTemplate
 from penstock_contract.api.revision import CanaryStatus, Revision
 
 
@@ -34,6 +34,15 @@ class Role(StrEnum):
     DECODE = "Decode"
 
 
+class ClaimRef(ApiModel):
+    """Devices of a claim that the worker's container uses."""
+
+    name: DnsLabel
+    """An entry of `template.resourceClaims`."""
+    request: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """One request of the claim; default: all of it."""
+
+
 class Resources(ApiModel):
     """Container resources, as in a pod."""
 
@@ -42,6 +51,8 @@ class Resources(ApiModel):
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
     """Hard limits. A resource of a device plugin, `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb` or
     `amd.com/gpu` for example, makes it a GPU worker."""
+    claims: Annotated[list[ClaimRef], Field(max_length=8, json_schema_extra=list_map("name"))] = []
+    """Devices by dynamic resource allocation: entries of `template.resourceClaims`."""
 
     @property
     def devices(self) -> list[str]:
@@ -71,29 +82,6 @@ class Parallelism(ApiModel):
     for it. GPUs of a pod × nodes = tensor × pipeline."""
 
 
-class PodTemplate(ApiModel):
-    """Overlay on the generated pod template: strategic placement, not a second container spec."""
-
-    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Extra pod labels."""
-    annotations: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Extra pod annotations."""
-    node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Nodes that may run the pool."""
-    tolerations: Annotated[list[dict[str, Any]], Field(max_length=32)] = []
-    """Taints that the pool tolerates."""
-    affinity: dict[str, Any] | None = None
-    """Pod affinity, as in a pod."""
-    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
-    """Scheduling priority."""
-    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
-    """Container runtime."""
-    image_pull_secrets: Annotated[list[LocalRef], Field(max_length=8)] = []
-    """Secrets for a private registry, in place of those that the installation names."""
-    env: Annotated[dict[str, str], Field(max_length=64)] = {}
-    """Extra environment variables of the worker; secrets belong into `model.secretRef`."""
-
-
 class PoolShape(ApiModel):
     """What decides the form of a pool's workers, apart from their number."""
 
@@ -107,6 +95,17 @@ class PoolShape(ApiModel):
     """Price of one replica, all its pods together; of a role, the cheapest pool grows first."""
     template: PodTemplate = PodTemplate()
     """Where its pods may run, and what is added to them."""
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators of one replica, for the budget.
+
+        How many a claim stands for is known when it is allocated; the engine takes as many as it is
+        spread over.
+        """
+        limited = self.resources.gpus * self.parallelism.nodes
+        by_claim = self.parallelism.tensor * self.parallelism.pipeline
+        return limited or (by_claim if self.resources.claims else 0)
 
 
 class Pool(PoolShape):

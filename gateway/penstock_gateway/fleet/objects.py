@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from penstock_contract import worker_pod
 from penstock_contract.api import Role
 from penstock_contract.api.engine import Engine, EngineType, Task
 from penstock_contract.api.inference import Disaggregation, Queue, RequestClass, Retry
@@ -22,6 +23,7 @@ from penstock_contract.fleet import (
 )
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
 from penstock_contract.served_names import Asked, asked, by_age, holders
+from penstock_contract.worker_pod import CONTAINER
 
 Object = Mapping[str, Any]
 
@@ -207,27 +209,19 @@ def _engine(spec: Mapping[str, Any]) -> Engine:
 
 
 def _state(pod: Object) -> WorkerState | None:
-    meta, status = pod["metadata"], pod.get("status", {})
-    ready = any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in status.get("conditions", [])
-    )
+    meta = pod["metadata"]
+    ready = worker_pod.is_ready(pod)
     leaving = "deletionTimestamp" in meta or DRAINING in meta.get("annotations", {})
     if ready and not leaving:
         return WorkerState.READY
-    # Started means that its startup probe has succeeded: it has been able to answer.
-    started = any(container.get("started") for container in status.get("containerStatuses", []))
-    return WorkerState.DRAINING if ready or started else None
+    return WorkerState.DRAINING if ready or worker_pod.is_started(pod) else None
 
 
 def _port(pod: Object) -> int:
-    ports = [
-        port
-        for container in pod.get("spec", {}).get("containers", [])
-        for port in container.get("ports", [])
-    ]
-    named = [port for port in ports if port.get("name") == PORT_NAME]
-    return int((named or ports or [{"containerPort": 8000}])[0]["containerPort"])
+    containers = pod.get("spec", {}).get("containers", [])
+    own = [port for c in containers if c.get("name") == CONTAINER for port in c.get("ports", [])]
+    named = [port for port in own if port.get("name") == PORT_NAME]
+    return int((named or own or [{"containerPort": 8000}])[0]["containerPort"])
 
 
 def _role(label: str | None) -> Role:

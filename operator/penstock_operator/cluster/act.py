@@ -22,7 +22,13 @@ from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.events import Events
-from penstock_operator.cluster.kinds import ENGINE_POOL, INFERENCE_DEPLOYMENT, POD, Kind
+from penstock_operator.cluster.kinds import (
+    DEPLOYMENTS,
+    ENGINE_POOL,
+    INFERENCE_DEPLOYMENT,
+    POD,
+    Kind,
+)
 from penstock_operator.cluster.preconditions import in_the_way, owner_stays
 from penstock_operator.manifests import Object
 from penstock_operator.manifests.engines import PORT
@@ -105,7 +111,10 @@ class Actor:
         match action:
             case Create(body, reason):
                 kind = self._kind(body["kind"])
-                changed = self._seen(kind, await self._api.create(kind, space, body))
+                # A volume whose source is misspelt would become an empty one.
+                strict = kind.name == DEPLOYMENTS.name
+                answer = await self._api.create(kind, space, body, strict=strict)
+                changed = self._seen(kind, answer)
             case Apply(body, reason):
                 kind, name = self._kind(body["kind"]), body["metadata"]["name"]
                 changed = self._seen(kind, await self._api.apply(kind, space, name, body))

@@ -136,9 +136,16 @@ class Api:
         """Return what a pod's or service's first port answers to a GET, as text."""
         return (await self._send("GET", f"{kind.path(namespace, name, 'proxy')}/{path}")).text
 
-    async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
-        """Create an object; ApiError 409 when it exists."""
-        return await self._call("POST", kind.path(namespace), self._managed, body)
+    async def create(
+        self, kind: Kind, namespace: str, body: Object, *, strict: bool = False
+    ) -> Object:
+        """Create an object; ApiError 409 when it exists.
+
+        Strict, 400 names a field that the server does not know, which is dropped otherwise
+        (Kubernetes 1.25 and later).
+        """
+        more = {"fieldValidation": "Strict"} if strict else {}
+        return await self._call("POST", kind.path(namespace), {**self._managed, **more}, body)
 
     async def apply(
         self,

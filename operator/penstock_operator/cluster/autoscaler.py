@@ -14,7 +14,6 @@ from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.api.status import LastScale
 from penstock_contract.conditions import Reason
 from penstock_contract.labels import API_VERSION, SCALING_MEMORY
-from penstock_operator.autoscaling import names
 from penstock_operator.autoscaling.advisor import Advisor, Timing
 from penstock_operator.autoscaling.evaluation import Evaluation, Memory
 from penstock_operator.autoscaling.explain import explanations
@@ -22,12 +21,11 @@ from penstock_operator.autoscaling.memory import dump, load
 from penstock_operator.autoscaling.metrics import AutoscalerMetrics
 from penstock_operator.autoscaling.report import last_scale, reason
 from penstock_operator.autoscaling.sources import Source, Target
-from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.cluster.api import Api, ApiError
 from penstock_operator.cluster.cache import Cache, Key
-from penstock_operator.cluster.gateways import base_url
 from penstock_operator.cluster.kinds import ENGINE_POOL, POD
-from penstock_operator.cluster.observed import Pod, pod
+from penstock_operator.cluster.measured import targets_of, topology_of
+from penstock_operator.cluster.observed import pod
 from penstock_operator.cluster.reading import read_deployment, read_pools
 from penstock_operator.manifests import Object
 from penstock_operator.scaling.decision import Decision
@@ -129,11 +127,10 @@ class Autoscaler:
         pools = read_pools(self._cache.of(ENGINE_POOL.name, key))[0]
         if not self._advisor.knows(key):
             self._advisor.remember(key, _remembered(list(pools.values()), self._advisor.now))
-        seen = (pod(found) for found in self._cache.of(POD.name, key))
-        pods = [found for found in seen if not found.over]
+        pods = [pod(found) for found in self._cache.of(POD.name, key)]
         gateways = self._gateways()
-        topology = _topology(deployment, list(pools.values()), pods, gateways)
-        targets = [*gateways, *_targets(key, pods)]
+        topology = topology_of(deployment, list(pools.values()), pods, gateways)
+        targets = [*gateways, *targets_of(key, pods)]
         evaluation = await self._advisor.advise(key, deployment, topology, targets)
         if evaluation is not None:
             self._metrics.decided(key.namespace, key.name, evaluation)
@@ -207,35 +204,3 @@ def _remembered(pools: Sequence[EnginePool], now: float) -> Memory:
 
 def _named(pools: dict[str, EnginePool], pool: str) -> EnginePool:
     return next(found for found in pools.values() if found.spec.pool == pool)
-
-
-def _topology(
-    deployment: InferenceDeployment,
-    pools: Sequence[EnginePool],
-    pods: Sequence[Pod],
-    gateways: Sequence[Target],
-) -> Topology:
-    topologies = tuple(_pool(pool, [p for p in pods if p.pool == pool.spec.pool]) for pool in pools)
-    return Topology(deployment.served_name, tuple(found.id for found in gateways), topologies)
-
-
-def _pool(pool: EnginePool, pods: Sequence[Pod]) -> PoolTopology:
-    serving = [found for found in pods if found.ready]
-    leaving = [found for found in pods if found.draining or found.deleting]
-    return PoolTopology(
-        name=pool.spec.pool,
-        role=pool.spec.role,
-        desired=pool.spec.replicas,
-        workers=tuple(found.name for found in serving),
-        ready=sum(1 for found in serving if not (found.draining or found.deleting)),
-        starting=sum(1 for found in pods if not (found.ready or found.draining or found.deleting)),
-        draining=len(leaving),
-    )
-
-
-def _targets(key: Key, pods: Sequence[Pod]) -> list[Target]:
-    return [
-        Target(found.name, base_url(found.address), names.WORKER_FAMILIES, key.namespace)
-        for found in pods
-        if found.ready and found.address
-    ]

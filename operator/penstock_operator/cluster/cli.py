@@ -31,7 +31,7 @@ from penstock_operator.cluster.controller import Controller
 from penstock_operator.cluster.events import Events
 from penstock_operator.cluster.gateways import GatewayWatch, pod_targets
 from penstock_operator.cluster.informer import Informer
-from penstock_operator.cluster.kinds import CHILDREN, POD, Kind, served_children
+from penstock_operator.cluster.kinds import POD, Kind, asked_for, served_children
 from penstock_operator.cluster.lease import Lease
 from penstock_operator.cluster.metrics import OperatorMetrics
 from penstock_operator.cluster.pod_startup import PodStartup
@@ -41,6 +41,8 @@ from penstock_operator.manifests import Settings
 log = logging.getLogger("penstock.operator")
 
 GATEWAY_POD = Kind("GatewayPod", "v1", "pods", "")
+PICKER_POD = Kind("PickerPod", "v1", "pods", "")
+"""Of endpoint pickers, which tell what gateways tell; they are where the models are."""
 """The gateway's pods, kept apart from the workers'."""
 RETRY = 3.0
 
@@ -159,7 +161,7 @@ class _Operator:
         space = self._options.namespace
         while True:
             try:
-                served = await api.served(kind.version for kind in CHILDREN)
+                served = await api.served(asked_for())
                 await handlers.compare(api, self._cache, controller.changed, space)
                 break
             except ApiError as error:
@@ -199,21 +201,27 @@ class _Operator:
                 log.error("the loop ended and starts again", exc_info=error)
 
     def _gateway_pods(self, api: Api) -> list[Informer]:
-        selector = self._options.gateway_selector
-        if not selector:
-            return []
-        space = self._options.system_namespace
-        return [Informer(api, GATEWAY_POD, space, self._cache, lambda _: None, selector)]
+        def informer(kind: Kind, space: str | None, selector: str) -> Informer:
+            return Informer(api, kind, space, self._cache, lambda _: None, selector)
+
+        gateways, pickers = self._options.gateway_selector, self._options.picker_selector
+        found = (
+            [informer(GATEWAY_POD, self._options.system_namespace, gateways)] if gateways else []
+        )
+        places = (self._options.namespace or [None]) if pickers else []
+        return [*found, *(informer(PICKER_POD, place, pickers) for place in places)]
 
     def _gateways(self) -> list[str]:
         return [target.url for target in self._gateway_targets()]
 
     def _gateway_targets(self) -> list[Target]:
         space, url = self._options.system_namespace, self._options.gateway_url
-        if not self._options.gateway_selector:
-            return [Target("gateway", url, GATEWAY_FAMILIES, space)] if url else []
-        pods = [self._cache.get(GATEWAY_POD.name, *p) for p in self._cache.names(GATEWAY_POD.name)]
-        return pod_targets([pod for pod in pods if pod is not None])
+        kinds = (GATEWAY_POD.name, PICKER_POD.name)
+        pods = [self._cache.get(kind, *p) for kind in kinds for p in self._cache.names(kind)]
+        found = pod_targets([pod for pod in pods if pod is not None])
+        if not self._options.gateway_selector and url:
+            found.append(Target("gateway", url, GATEWAY_FAMILIES, space))
+        return found
 
     def _source(self, http: httpx.AsyncClient) -> Source:
         url = self._options.prometheus_url
@@ -251,6 +259,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-namespace", action="append", default=[], help="where Prometheus runs")
     add("--gateway-url", help="base URL of the gateway's Service, as told in status.url")
     add("--gateway-selector", default="", help="labels of the gateway's pods: a=b,c=d")
+    add(
+        "--picker-selector",
+        default="",
+        help="labels of endpoint pickers' pods, wherever models are",
+    )
     add("--gateway-service", default=defaults.gateway_service, help="its Service's name")
     add("--cluster-domain", default=defaults.cluster_domain)
     add("--worker-image", default=defaults.worker_image, help="for new revisions")

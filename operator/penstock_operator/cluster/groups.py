@@ -108,6 +108,7 @@ def _with_followers(pod: Pod, group: Group | None) -> Pod:
         fetching=any(one.fetching for one in (pod, *others)),
         unschedulable=pod.unschedulable or _told(others, "unschedulable"),
         waiting=pod.waiting or _told(others, "waiting"),
+        beside=pod.beside or _told(others, "beside"),
         failing=(pod.failing if _is_to_blame(pod, group) else "")
         or _told((one for one in others if _is_to_blame(one, group)), "failing"),
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from penstock_contract.labels import API_VERSION, DEPLOYMENT, INSTANCE, MANAGED_BY
+from penstock_operator.manifests import PODS_NEED
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ CHILDREN = (
     Kind("PodMonitor", "monitoring.coreos.com/v1", "podmonitors"),
 )
 """Kinds of children, newer versions first."""
+
+
+def asked_for() -> set[str]:
+    """Return the API versions whose kinds decide what is planned."""
+    needed = {kind.rpartition("/")[0] for kind in PODS_NEED}
+    return {kind.version for kind in CHILDREN} | needed
 
 
 def served_children(served: frozenset[str]) -> list[Kind]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from penstock_contract import worker_pod
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
 from penstock_contract.labels import (
@@ -14,7 +16,7 @@ from penstock_contract.labels import (
     ROLLOUT_HASH,
 )
 from penstock_operator.manifests import Object
-from penstock_operator.manifests.engines import CONTAINER
+from penstock_operator.manifests.sources import DOWNLOAD
 from penstock_operator.snapshot import Obstacle, ScalingReport
 
 GIVES_UP_AFTER = 2
@@ -32,17 +34,22 @@ class Pod:
     version: str
     """resourceVersion."""
     ready: bool
+    """Its engine is, whatever becomes of the containers beside it."""
     deleting: bool
     draining: bool
     address: str
     failing: str
-    """How its containers keep ending; empty: they do not."""
+    """How its engine, or what runs before that, keeps ending; empty: it does not."""
     waiting: str
-    """Why its containers can't start; empty: they can."""
+    """Why these can't start; empty: they can."""
     starting: bool
     """It has a node, and nothing of it has run yet."""
     unschedulable: str
     """Why it finds no node, in the scheduler's words; empty: it has one, or is new."""
+    beside: str = ""
+    """What is wrong with a container beside its engine; empty: nothing."""
+    whole: bool = True
+    """All of its containers are ready, by which its ReplicaSet knows it."""
     placed: bool = True
     """It has a node."""
     fetching: bool = False
@@ -141,19 +148,22 @@ def pod(found: Object) -> Pod:
     conditions = {c["type"]: c for c in state.get("conditions", [])}
     placed = conditions.get("PodScheduled", {})
     labels, marks = meta.get("labels", {}), meta.get("annotations", {})
-    started, ended = _run(state)
+    started, ended = _run(worker_pod.worker_status(found))
+    needed, beside = _by_need(state, initialized=_holds(conditions, "Initialized"))
     return Pod(
         uid=meta["uid"],
         name=meta["name"],
         pool=labels.get(POOL, ""),
         revision=labels.get(ROLLOUT_HASH, ""),
         version=meta["resourceVersion"],
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=worker_pod.is_ready(found),
         deleting="deletionTimestamp" in meta,
         draining=DRAINING in marks,
         address=state.get("podIP", ""),
-        failing=_first(_failing(c) for c in _containers(state)),
-        waiting=_first(_waiting(c) for c in _containers(state)),
+        failing=_first(map(_failing, needed)),
+        waiting=_first(map(_waiting, needed)),
+        beside=_first(_failing(one) or _waiting(one) for one in beside),
+        whole=_holds(conditions, "Ready"),
         starting=_starting(state, placed),
         fetching=any(map(_is_fetching, _initial(state))),
         unschedulable=placed.get("message", "") if placed.get("reason") == "Unschedulable" else "",
@@ -170,21 +180,35 @@ def pod(found: Object) -> Pod:
     )
 
 
+def _holds(conditions: Mapping[str, Object], kind: str) -> bool:
+    return bool(conditions.get(kind, {}).get("status") == "True")
+
+
 def _since(conditions: Mapping[str, Object], kind: str) -> str:
     """Return since when a condition holds; empty: it does not."""
-    found = conditions.get(kind, {})
-    since: str = found.get("lastTransitionTime", "") if found.get("status") == "True" else ""
-    return since
+    found = conditions.get(kind, {}).get("lastTransitionTime", "")
+    return str(found) if _holds(conditions, kind) else ""
 
 
-def _run(state: Object) -> tuple[str, str]:
+def _run(engine: Mapping[str, Any]) -> tuple[str, str]:
     """Return since when a pod's engine runs, and when it ended before; empty: it does, has, not."""
-    statuses = state.get("containerStatuses", [])
-    engine: Object = next((one for one in statuses if one["name"] == CONTAINER), {})
     now, before = engine.get("state") or {}, engine.get("lastState") or {}
     ended = now.get("terminated") or before.get("terminated") or {}
     started = (now.get("running") or {}).get("startedAt")
     return started or "", ended.get("finishedAt") or ""
+
+
+def _by_need(state: Object, *, initialized: bool) -> tuple[list[Object], list[Object]]:
+    """Return the containers that the worker needs to start, its own among them, and the others.
+
+    What runs before it may be there to stay, as a sidecar: once it may start, it needs that no
+    more.
+    """
+    statuses = state.get("containerStatuses", [])
+    own = [one for one in statuses if one["name"] == worker_pod.CONTAINER]
+    others = [one for one in statuses if one["name"] != worker_pod.CONTAINER]
+    first = _initial(state)
+    return (own, [*first, *others]) if initialized else ([*first, *own], others)
 
 
 def _starting(state: Object, placed: Object) -> bool:
@@ -225,7 +249,9 @@ def _failing(container: Object) -> str:
 def _end(name: str, ended: Object, restarts: int) -> str:
     often = "once" if restarts == 1 else f"{restarts} times"
     if ended.get("reason") == "OOMKilled":
-        return f"{name} ran out of memory, {often}: raise resources.limits.memory of the pool"
+        ours = name == worker_pod.CONTAINER or name.startswith(DOWNLOAD)
+        whose = "of the pool" if ours else "of that container"
+        return f"{name} ran out of memory, {often}: raise resources.limits.memory {whose}"
     said = str(ended.get("message", "")).strip().splitlines()
     words = f"{name} exited with code {ended.get('exitCode', '?')}, {often}"
     return f"{words}: {said[-1]}" if said else words

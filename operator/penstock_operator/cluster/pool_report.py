@@ -28,6 +28,7 @@ def pool_snapshot(
         unschedulable=next((pod.unschedulable for pod in staying if pod.unschedulable), ""),
         failure=next((w for pod in staying if (w := pod.failing or pod.waiting)), "")
         or _unmade(observed, pool),
+        beside=next((pod.beside for pod in staying if pod.beside), ""),
         awaited=next(filter(None, map(awaited, groups_of(observed, pool))), ""),
         phase=step.phase,
         rollout=step.reason,

@@ -5,7 +5,7 @@ from penstock_operator.cluster.actions import Action, Create, Delete, Merge
 from penstock_operator.cluster.compare import missing
 from penstock_operator.cluster.observed import Observed
 from penstock_operator.cluster.ownership import Owner, obstacle, owned
-from penstock_operator.manifests import Object, Settings, workload, workload_name
+from penstock_operator.manifests import Object, Settings, pods_for_cluster, workload, workload_name
 from penstock_operator.rollout import Advance
 from penstock_operator.snapshot import Obstacle
 
@@ -31,7 +31,7 @@ def created(
     if workload_name(pool.metadata.name, wanted) in observed.workloads:
         return []  # it is being deleted, and has to go first
     body = workload(deployment, pool, settings, step.sizes[wanted])
-    body = owned(body, Owner.of(pool))
+    body = owned(pods_for_cluster(body, pool.spec.pool, observed.served), Owner.of(pool))
     return [Create(body, f"revision {wanted} needs {step.sizes[wanted]} workers")]
 
 

@@ -67,10 +67,14 @@ def _loading(observed: Observed, found: Pod) -> float | None:
 def goes_first(observed: Observed, found: Pod) -> bool:
     """Return whether its ReplicaSet would take this pod before all others.
 
-    Before pod-deletion-cost, only that it is not ready tells it so; a worker that drains is not,
-    unless it could not be told.
+    Pods that are not ready go before all that are, whatever they cost to delete. A worker that
+    drains is not ready, unless it could not be told; one that serves may seem not to be, by what
+    stands beside it. Before pod-deletion-cost there was nothing else to go by.
     """
-    if COSTS_COUNT in observed.served or not found.ready:
+    stay = (pod for pod in observed.pods_of(found.pool) if not pod.draining)
+    others = (pod for pod in stay if pod.revision == found.revision)
+    before = any(pod.ready and not pod.whole for pod in others)
+    if (COSTS_COUNT in observed.served and not before) or not found.whole:
         return True
     return observed.now - observed.since.get(found.uid, observed.now) >= UNREADY_WITHIN
 

@@ -10,6 +10,7 @@ from penstock_contract.api import EngineType, InferenceDeployment, Tenant
 from penstock_operator.local.errors import UserError
 from penstock_operator.manifests import Unsupported
 from penstock_operator.manifests.adapters import local_adapters, wanted_adapters
+from penstock_operator.manifests.collisions import refuse_clashes
 from penstock_operator.manifests.draft import FIELD, wanted_draft, with_draft_at
 from penstock_operator.manifests.sources import Wanted, placed, wanted_model
 from penstock_operator.manifests.unsupported import refuse_unsupported
@@ -92,12 +93,32 @@ def check_supported(deployments: list[InferenceDeployment]) -> list[InferenceDep
         try:
             for pool in plan(deployment, {}).pools:
                 refuse_unsupported(deployment, pool)
+                refuse_clashes(deployment, pool)
                 for wanted in _files(deployment):
                     if wanted.scheme != "file":  # a folder of this machine, or of an image
                         placed(wanted, deployment, pool)
         except Unsupported as error:
             raise UserError(f"InferenceDeployment {deployment.metadata.name}: {error}") from None
     return deployments
+
+
+_OF_PODS = (
+    "envFrom", "envValueFrom", "volumes", "volumeMounts", "initContainers", "sidecars",
+    "resourceClaims",
+)  # fmt: skip
+"""Fields of a pool's template that change what a worker finds, and that no process has."""
+
+
+def left_to_clusters(deployments: list[InferenceDeployment]) -> list[str]:
+    """Return what deployments ask for that only pods have: the field, in words for people."""
+    return [
+        f"InferenceDeployment {deployment.metadata.name}: "
+        f"spec.pools[{pool.name}].template.{field} is left to clusters"
+        for deployment in deployments
+        for pool in deployment.spec.pools
+        for field in _OF_PODS
+        if pool.template.to_json().get(field)
+    ]
 
 
 def check_models(deployments: list[InferenceDeployment]) -> list[InferenceDeployment]:

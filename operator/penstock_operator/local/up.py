@@ -20,6 +20,7 @@ from penstock_operator.local.manifest import (
     check_names,
     check_supported,
     check_tenants,
+    left_to_clusters,
     read_manifest,
 )
 from penstock_operator.local.ownership import AlreadyRunning, RuntimeLock, owner
@@ -67,6 +68,8 @@ def up(
         show(f"{file}: {other} is left to clusters")
     tenants = check_tenants(declared.tenants)
     wanted = check_supported(declared.deployments)
+    for words in left_to_clusters(wanted):
+        show(f"{file}: {words}")
     wanted = check_engines(wanted, vllm_venv or home.vllm_venv)
     if timeout is None:
         waits = any(one.spec.engine.type is EngineType.VLLM for one in wanted)

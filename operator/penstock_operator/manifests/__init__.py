@@ -16,10 +16,11 @@ from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.pods import worker_container
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.unsupported import Unsupported
-from penstock_operator.manifests.versions import Unserved, for_cluster
+from penstock_operator.manifests.versions import PODS_NEED, Unserved, for_cluster, pods_for_cluster
 from penstock_operator.manifests.workload import workload, workload_name
 
 __all__ = [
+    "PODS_NEED",
     "Object",
     "Place",
     "Settings",
@@ -30,6 +31,7 @@ __all__ = [
     "for_cluster",
     "group_name",
     "group_objects",
+    "pods_for_cluster",
     "pool_objects",
     "rejoins",
     "worker_container",

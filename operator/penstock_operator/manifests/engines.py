@@ -24,13 +24,13 @@ from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
 PORT = 8000
-CONTAINER = "worker"
-"""Name of the container in which the engine runs; admission may have put others beside it."""
 VLLM_COMMAND = ("vllm", "serve")
 LEADER_IP = "PENSTOCK_LEADER_IP"
 NODE_RANK = "PENSTOCK_NODE_RANK"
 """Environment variables that stand in the arguments of a replica that spans nodes. Nothing else of
 them differs between its pods, so that a follower is made of what its leader was made of."""
+VLLM_HOST_IP = "VLLM_HOST_IP"
+"""Where a process of vLLM's is found by others of its replica."""
 TIER = "/kv"
 """Where a worker sees the volume of a tier on a disk."""
 
@@ -221,7 +221,7 @@ def _vllm(
         probe={"exec": {"command": ["python3", "-c", _PROOF, names[0]]}, "timeoutSeconds": 30},
         environment=_VLLM_ENVIRONMENT | _place(pool),
         # By itself it takes the address by which it would reach the internet.
-        own_address=(*_own_address(pool), "VLLM_HOST_IP") if _own_address(pool) else (),
+        own_address=(*_own_address(pool), VLLM_HOST_IP) if _own_address(pool) else (),
         token_variable=worker_token.VLLM_ENVIRONMENT,
         shared_memory=True,
     )  # fmt: skip

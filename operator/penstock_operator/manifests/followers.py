@@ -19,6 +19,7 @@ from penstock_contract.labels import (
     ROLE,
     SERVED_MODEL,
 )
+from penstock_contract.worker_pod import CONTAINER
 from penstock_operator.manifests import engines
 from penstock_operator.manifests.objects import Object, pool_object, pool_selector
 
@@ -75,7 +76,7 @@ def follower(pool: EnginePool, template: Object, place: Place) -> Object:
         "spec": {
             **spec,
             "containers": [
-                _computing(one, place) if one["name"] == engines.CONTAINER else one
+                _computing(one, place) if one["name"] == CONTAINER else one
                 for one in spec["containers"]
             ],
         },
@@ -99,7 +100,7 @@ def _computing(container: Object, place: Place) -> Object:
 def rejoins(template: Object) -> bool:
     """Return whether followers wait for another process of their leader; vLLM's may never know."""
     containers = template["spec"]["containers"]
-    return not any(_is_vllm(one) for one in containers if one["name"] == engines.CONTAINER)
+    return not any(_is_vllm(one) for one in containers if one["name"] == CONTAINER)
 
 
 def _is_vllm(container: Object) -> bool:

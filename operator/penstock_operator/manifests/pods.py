@@ -5,24 +5,32 @@ from math import floor
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
-from penstock_contract.api.pool import PodTemplate
 from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
+from penstock_contract.worker_pod import CONTAINER
 from penstock_contract.worker_token import SECRET_KEY
 from penstock_operator.manifests.adapters import (
     adapter_downloads,
     adapter_sources,
     local_adapters,
 )
+from penstock_operator.manifests.additions import (
+    as_in_a_pod,
+    confined,
+    initial,
+    overlay,
+    pod_security,
+    sharing,
+)
 from penstock_operator.manifests.claims import one_volume_per_claim
+from penstock_operator.manifests.collisions import refuse_clashes
 from penstock_operator.manifests.draft import draft_download, draft_source, local_draft
-from penstock_operator.manifests.engines import CONTAINER, EngineContainer, engine_container
+from penstock_operator.manifests.engines import EngineContainer, engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import MODELS, Source, download, source
 from penstock_operator.manifests.tiers import tier_mount, tier_request, tier_volume
 from penstock_operator.manifests.unsupported import refuse_unsupported
 
-USER = 10001
 DRAIN_MARGIN = 10.0
 """Seconds that a pod gets beyond its drain timeout, to end in order."""
 LOADING = 1800
@@ -40,6 +48,7 @@ def worker_container(
         Unsupported: the engine of this version cannot do what is asked of it.
     """
     refuse_unsupported(deployment, pool)
+    refuse_clashes(deployment, pool)
     pool = _on_one_machine(pool)
     path = MODELS  # the local runtime puts its own in its place
     settings = settings or Settings()
@@ -61,6 +70,7 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
         Unsupported: the spec asks for what this version does not build.
     """
     refuse_unsupported(deployment, pool)
+    refuse_clashes(deployment, pool)
     template, found = pool.spec.template, source(deployment, pool)
     adapters, draft = adapter_sources(deployment, pool), draft_source(deployment, pool)
     paths = {name: one.path for name, one in adapters.items()}
@@ -79,13 +89,14 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
         "terminationGracePeriodSeconds": round(
             seconds(deployment.spec.drain.timeout) + DRAIN_MARGIN
         ),
-        "securityContext": _pod_security(),
+        "securityContext": pod_security(template),
         "containers": [_container(pool, engine, settings, sources)],
-        "volumes": _volumes(sources, engine),
-        **_overlay(template),
+        "volumes": [*_volumes(sources, engine), *map(as_in_a_pod, template.volumes)],
+        **overlay(pool),
     }
-    if fetch:
-        spec["initContainers"] = [{**one, "securityContext": _confined()} for one in fetch]
+    fetch = [sharing({**one, "securityContext": confined(template)}, template) for one in fetch]
+    if before := [*initial(template), *fetch]:
+        spec["initContainers"] = before
     labels = {**template.labels, **pool_labels(pool), ROLLOUT_HASH: pool.spec.rollout_hash}
     annotations = {**template.annotations, SERVED_MODEL: deployment.served_name}
     metadata = {"labels": labels, "annotations": annotations}
@@ -101,40 +112,15 @@ def _account(deployment: InferenceDeployment, pool: EnginePool, settings: Settin
     return {"serviceAccountName": name, **({"imagePullSecrets": secrets} if secrets else {})}
 
 
-def _pod_security() -> Object:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        # A cache of terabytes is not walked through at every start.
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def _overlay(template: PodTemplate) -> Object:
-    """Return the fields of a pod that the user has set, apart from labels and annotations."""
-    fields = {
-        "nodeSelector": template.node_selector,
-        "tolerations": template.tolerations,
-        "affinity": template.affinity,
-        "priorityClassName": template.priority_class_name,
-        "runtimeClassName": template.runtime_class_name,
-        "imagePullSecrets": [{"name": one.name} for one in template.image_pull_secrets],
-    }
-    return {name: value for name, value in fields.items() if value}
-
-
 def _container(
     pool: EnginePool, engine: EngineContainer, settings: Settings, sources: Iterable[Source]
 ) -> Object:
-    limits = pool.spec.resources
-    environment = {**_threads(limits), **engine.environment, **pool.spec.template.env}
+    limits, template = pool.spec.resources, pool.spec.template
+    environment = {**_threads(limits), **engine.environment, **template.env}
     asked = dict(limits.requests)
     if engine.tier is not None:
         asked |= tier_request(engine.tier, limits)
-    return {
+    container: Object = {
         "name": CONTAINER,
         "image": engine.image,
         "imagePullPolicy": "IfNotPresent",
@@ -149,12 +135,13 @@ def _container(
             {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in engine.ports.items()
         ],
-        "resources": _resources(limits.limits, asked),
+        "resources": _resources(limits, asked),
         **_probes(engine),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": _confined(),
+        "securityContext": confined(template, template.container_security_context),
         "volumeMounts": _mounts(sources, engine),
     }
+    return sharing(container, template)
 
 
 def _probes(engine: EngineContainer) -> Object:
@@ -206,19 +193,12 @@ def _volumes(sources: Iterable[Source], engine: EngineContainer) -> list[Object]
     return volumes
 
 
-def _confined() -> Object:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "runAsNonRoot": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def _resources(most: Mapping[str, str | int], asked: Mapping[str, str | int]) -> Object:
-    limits = {name: str(value) for name, value in most.items()}
+def _resources(wanted: Resources, asked: Mapping[str, str | int]) -> Object:
+    limits = {name: str(value) for name, value in wanted.limits.items()}
     requests = {name: str(value) for name, value in asked.items()}
-    return {"limits": limits, "requests": {**limits, **requests}}
+    found = {"limits": limits, "requests": {**limits, **requests}}
+    claims = [as_in_a_pod(one) for one in wanted.claims]
+    return {**found, "claims": claims} if claims else found
 
 
 def _threads(resources: Resources) -> dict[str, str]:

@@ -125,13 +125,8 @@ def _speculation(asked: _Asked) -> Refusals:
     ready_made = wanted.draft is not None and wanted.draft.weights is not WeightQuantization.NONE
     none = "vLLM reads drafts that are quantised already: use none"
     yield not asked.ours and ready_made, "spec.engine.speculative.draft.weights", none
-    vllm = wanted.method in (SpeculativeMethod.EAGLE, SpeculativeMethod.MTP)
-    yield asked.ours and vllm, field, "use eagle3, draft, ngram or none, or engine.type VLLM"
-    eagle = asked.ours and wanted.method is SpeculativeMethod.EAGLE3
-    split = asked.pool.spec.role is not Role.UNIFIED
-    yield eagle and split, field, "use draft, ngram or none with Prefill and Decode pools"
-    tiers = bool(asked.engine.kv_tiers)
-    yield eagle and tiers, field, "use draft, ngram or none with spec.engine.kvTiers"
+    vllm = wanted.method.is_head or wanted.method is SpeculativeMethod.MTP
+    yield asked.ours and vllm, field, "use ngram, draft or none, or engine.type VLLM"
     draft = asked.ours and wanted.method.has_draft
     on_cpus = "drafts are computed on CPUs: use ngram or none where a pool has GPUs"
     yield bool(asked.gpus) and draft, field, on_cpus
@@ -141,6 +136,8 @@ def _speculation(asked: _Asked) -> Refusals:
 
 def _accelerators(asked: _Asked) -> Refusals:
     resources = asked.pool.spec.resources
+    claimed = "use resources.limits for its GPUs, or engine.type VLLM"
+    yield asked.ours and bool(resources.claims), asked.field("resources.claims"), claimed
     one = "use accelerators of one kind, the same for a pool's replicas"
     yield len(resources.devices) > 1, asked.limit, one
     other = bool(resources.devices) and not of_nvidia(resources.device)

@@ -177,7 +177,7 @@ def _bounds(pool: Pool, slots: int, task: Task, apart: float) -> PoolBounds:
         maximum=bounds.max_replicas if bounds else size,
         slots=slots,
         fixed=bounds is None,
-        gpus=pool.resources.gpus * pool.parallelism.nodes,
+        gpus=pool.gpus,
         apart=apart if pool.parallelism.nodes > 1 else 0.0,
         cost=float(pool.cost_per_hour) if pool.cost_per_hour else 1.0,
         schedules=tuple(_schedule(found) for found in bounds.schedules) if bounds else (),

@@ -1,9 +1,10 @@
-"""What guessing gains, by prompt look-up and by a draft model: tokens per second with and without.
+"""What guessing gains, by look-up, a draft model and a head: tokens per second with and without.
 
 The example model goes on with three texts, from new (prose it never saw, of which a small model
 soon repeats itself) to a list that is the same over and over; one request at a time, four, eight.
 Decoding only, greedy; the run fails unless all give the same tokens. The draft has a
-fourteenth of the example model's parameters: `examples/model/distil.py` trained it.
+fourteenth of the example model's parameters: `examples/model/distil.py` trained it; the EAGLE-3
+head a seventh: `eagle.py` did. `length` is how many tokens a step with guesses brings.
 
     python benchmarks/speculation.py [--quick]
 """
@@ -26,6 +27,8 @@ EXAMPLE = ROOT / "examples" / "model"
 TOKENS = 256
 GREEDY = Sampling(temperature=0.0)
 
+METHODS = {"ngram": "", "draft": str(EXAMPLE / "draft"), "eagle3": str(EXAMPLE / "eagle")}
+
 TEXTS: dict[str, str | Path] = {
     "prose": EXAMPLE / "heldout.txt",
     "code": Path(__file__),
@@ -41,7 +44,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     quick = parser.parse_args().quick
     tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
-    engines = {method: _engine(method) for method in ("none", "ngram", "draft")}
+    engines = {method: _engine(method) for method in ("none", *METHODS)}
     for name, source in TEXTS.items():
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         prompt = tokenizer.encode(text[:1600]).ids
@@ -53,7 +56,7 @@ def _engine(method: str) -> Engine:
     settings = EngineConfig(
         model=str(EXAMPLE),
         speculative=method,
-        speculative_model=str(EXAMPLE / "draft") if method == "draft" else "",
+        speculative_model=METHODS.get(method, ""),
         self_benchmark=True,
     )
     return build_engine(settings)[0]
@@ -65,16 +68,17 @@ def _compare(
     """Interleave all, so that what else the machine does falls on all."""
     best = dict.fromkeys(engines, 0.0)
     tokens: dict[str, dict[str, list[int]]] = {}
-    guessed, right = Counter[str](), Counter[str]()
+    times, guessed, right = Counter[str](), Counter[str](), Counter[str]()
     for _ in range(rounds):
         for method, engine in engines.items():
             speed, batches = _run(engine, prompt, concurrency)
             best[method] = max(best[method], speed)
             tokens[method] = _tokens(batches)
             drafted = [batch.stats.drafted for batch in batches if batch.stats.drafted]
+            times[method] += sum(one.drafts for one in drafted)
             guessed[method] += sum(one.tokens for one in drafted)
             right[method] += sum(sum(one.accepted) for one in drafted)
-    for method in ("ngram", "draft"):
+    for method in METHODS:
         if tokens["none"] != tokens[method]:
             sys.exit(f"{case}: guessing by {method} changed the output")
         figure = line(
@@ -85,6 +89,7 @@ def _compare(
             best[method],
             peer="none",
             peer_value=best["none"],
+            length=round(1 + right[method] / max(1, times[method]), 2),
             accepted=round(right[method] / max(1, guessed[method]), 3),
             guessed=guessed[method],
         )

@@ -58,7 +58,7 @@ def rate(done: float) -> float:
     return min(1.0, max(0.0, 1 - (done - DECAY_FROM) / (1 - DECAY_FROM)))
 
 
-def optimizers(model: Llama) -> list[torch.optim.Optimizer]:
+def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     """Give the layers' matrices to Muon, which needs fewer tokens, and the rest to AdamW."""
     named = list(model.named_parameters())
     matrices = [item for name, item in named if item.dim() == 2 and "embed" not in name]

@@ -83,13 +83,42 @@ def test_where_no_draft_can_guess_it_is_refused_by_name(
     assert refused.value.field == "spec.engine.speculative.method"
 
 
-@pytest.mark.parametrize("method", ["eagle", "eagle3", "mtp"])
+@pytest.mark.parametrize("method", ["eagle", "mtp"])
 def test_heads_that_only_vllm_computes_are_refused_by_name(method: str) -> None:
     draft = {} if method == "mtp" else {"draft": {"uri": "hf://org/head"}}
     wanted = deployment(engine={"speculative": {"method": method, **draft}})
     with pytest.raises(Unsupported, match=r"engine\.type VLLM") as refused:
         pods(wanted)
     assert refused.value.field == "spec.engine.speculative.method"
+
+
+@pytest.mark.parametrize(
+    ("pool", "engine", "fix"),
+    [
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, {}, "where a pool has GPUs"),
+        ({"parallelism": {"tensor": 2}}, {}, r"parallelism\.tensor above 1"),
+        ({"role": "Decode"}, {}, "with Prefill and Decode pools"),
+        ({}, {"kvTiers": [{"medium": "Disk", "capacity": "1Gi"}]}, r"with spec\.engine\.kvTiers"),
+    ],
+    ids=["gpu", "tensor", "decode", "tiers"],
+)
+def test_where_no_head_can_guess_it_is_refused_by_name(
+    pool: dict[str, Any], engine: dict[str, Any], fix: str
+) -> None:
+    speculative = {"method": "eagle3", "draft": {"uri": "hf://org/head"}}
+    split = [{"name": "f", "role": "Prefill", "replicas": 1}] if "role" in pool else []
+    infd = deployment(
+        {"name": "p", "replicas": 1, **pool}, *split, engine={"speculative": speculative, **engine}
+    )
+    with pytest.raises(Unsupported, match=fix) as refused:
+        pods(infd)
+    assert refused.value.field == "spec.engine.speculative.method"
+
+
+def test_a_head_is_named_to_the_worker() -> None:
+    draft = {"uri": "hf://org/head"}
+    (pod,) = pods(deployment(engine={"speculative": {"method": "eagle3", "draft": draft}})).values()
+    assert flags(pod) == dict(zip(FLAGS, ("eagle3", "/draft/hf/org/head@main"), strict=False))
 
 
 def test_a_head_has_no_tokenizer_and_is_no_model(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny_heads import make_head
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.engine_builder import build_engine
-from penstock_worker.engine_config import EngineConfig
-from penstock_worker.model.config import read_config
+from penstock_worker.engine_config import EngineConfig, TierConfig, TransferConfig
+from penstock_worker.model.config import UnsupportedModel, read_config
 from penstock_worker.speculative.costs import REFIT_EVERY, LearnedCost
 from penstock_worker.speculative.fitting import draft_shape
+from penstock_worker.speculative.head_config import read_head
 from penstock_worker.speculative.lengths import Acceptance, draft_lengths
 from penstock_worker.speculative.vocabulary import UnsupportedDraft, check_vocabulary
 
@@ -53,7 +58,7 @@ def test_a_draft_that_nobody_asks_is_refused(method: str, tmp_path: Path) -> Non
     tiny_models.make("llama-gqa", tmp_path)
     shape = read_config(tmp_path)
     config = EngineConfig(str(tmp_path), speculative=method, speculative_model=str(tmp_path))
-    with pytest.raises(UnsupportedDraft, match="add --speculative draft"):
+    with pytest.raises(UnsupportedDraft, match="add --speculative draft or eagle3"):
         draft_shape(config, shape, 64)
 
 
@@ -72,6 +77,94 @@ def test_what_cannot_be_combined_is_refused_by_its_flag(tmp_path: Path) -> None:
     assert sliding.window
     with pytest.raises(UnsupportedDraft, match="every layer of the model slides"):
         draft_shape(config, sliding, 64)
+
+
+def head_settings(model: Path, head: Path, **options: Any) -> EngineConfig:
+    return EngineConfig(str(model), speculative="eagle3", speculative_model=str(head), **options)
+
+
+TIER, TRANSFER = TierConfig("kv", 1 << 30), TransferConfig("0.0.0.0", 0, "a", 60.0, "w")
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "says"),
+    [
+        ("mistral-window", {}, "every layer of the model slides"),
+        ("gemma", {}, "heads for Gemma are not supported"),
+        ("llama-gqa", {"tier": TIER}, "leave out --kv-tier-disk"),
+        ("llama-gqa", {"transfer": TRANSFER}, "leave out --kv-transfer"),
+        ("llama-gqa", {"tensor_parallel_size": 2}, "--speculative eagle3: use ngram"),
+    ],
+)
+def test_what_has_no_head_is_refused_by_its_flag(
+    family: str, options: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    model, head = tmp_path / "model", tmp_path / "head"
+    tiny_models.make(family, model)
+    make_head(head)
+    with pytest.raises(UnsupportedDraft, match=says):
+        draft_shape(head_settings(model, head, **options), read_config(model), 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "draft_vocab_size": 100}, ""),
+        ({"eagle_aux_hidden_state_layer_ids": None}, ""),
+        ({"architectures": ["EagleModel"]}, "EagleModel, not an EAGLE-3 head"),
+        ({"hidden_size": 32}, "hidden_size is 32, the model's is 64"),
+        ({"vocab_size": 400}, "vocab_size is 400, the model's is 320"),
+        ({"num_hidden_layers": 2}, "must be 1 in an EAGLE-3 head"),
+        ({"eagle_aux_hidden_state_layer_ids": [1, 2]}, "three of the model's 3 layers"),
+        ({"eagle_aux_hidden_state_layer_ids": [1, 2, 9]}, "three of the model's 3 layers"),
+        ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state other than True"),
+        ({"norm_before_fc": True}, "norm_before_fc other than False"),
+    ],
+)
+def test_a_head_is_one_of_its_model(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    tiny_models.make("llama-gqa", tmp_path / "model")
+    make_head(tmp_path / "head", **changes)
+    config = head_settings(tmp_path / "model", tmp_path / "head")
+    target = read_config(tmp_path / "model")
+    if not says:
+        assert draft_shape(config, target, 64) is not None
+        return
+    with pytest.raises(UnsupportedDraft, match=f"--speculative-model .*{says}"):
+        draft_shape(config, target, 64)
+
+
+def test_published_heads_count_layers_in_two_ways(tmp_path: Path) -> None:
+    tiny_models.make("llama-gqa", tmp_path / "model")
+    target = read_config(tmp_path / "model")
+    make_head(tmp_path / "by-inputs", eagle_aux_hidden_state_layer_ids=[0, 1, 3])
+    by_outputs = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
+    make_head(
+        tmp_path / "by-outputs", eagle_aux_hidden_state_layer_ids=None, eagle_config=by_outputs
+    )
+    assert read_head(tmp_path / "by-inputs", target).taps == (0, 1, 3)
+    assert read_head(tmp_path / "by-outputs", target).taps == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("fc.weight", (64, 128), r"fc\.weight has shape \(64, 128\)"),
+        ("d2t", None, "has no tensor d2t"),
+        ("d2t", (100,), "d2t leads beyond the model's 320 tokens"),
+        ("midlayer.extra.weight", (3,), "tensors of another model"),
+    ],
+)
+def test_a_damaged_head_is_refused(
+    name: str, shape: tuple[int, ...] | None, says: str, tmp_path: Path
+) -> None:
+    tiny_models.make("llama-gqa", tmp_path / "model")
+    tensors = make_head(tmp_path / "head")
+    tensors.pop(name, None)
+    if shape is not None:
+        tensors[name] = torch.full(shape, 300)
+    save_file(tensors, str(tmp_path / "head" / "model.safetensors"))
+    with pytest.raises(UnsupportedModel, match=says):
+        build_engine(head_settings(tmp_path / "model", tmp_path / "head", kv_cache_bytes=1 << 20))
 
 
 def test_an_engine_opens_its_draft_and_both_share_the_room_for_kv() -> None:

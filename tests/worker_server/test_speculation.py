@@ -16,8 +16,12 @@ from penstock_contract.journal import FIELD, parse
 TEXT = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n\n\n" * 3
 
 
-METHODS = {"ngram": ["ngram"], "draft": ["draft", "--speculative-model", str(EXAMPLE_MODEL)]}
-"""The model is its own draft: it costs as much as it gains, and is always right."""
+METHODS = {
+    "ngram": ["ngram"],
+    # The model is its own draft: it costs as much as it gains, and is always right.
+    "draft": ["draft", "--speculative-model", str(EXAMPLE_MODEL)],
+    "eagle3": ["eagle3", "--speculative-model", str(EXAMPLE_MODEL / "eagle")],
+}
 
 
 @pytest.fixture(scope="module", params=METHODS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock_contract.step_cost import StepCost
 from penstock_contract.worker_token import WorkerTokens
+from penstock_worker.attention.features import Together
 from penstock_worker.attention.pool import KVPool, token_bytes
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
@@ -23,8 +24,9 @@ from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
+from penstock_worker.speculative.head_opening import HeadDraft, TappedHead
 from penstock_worker.speculative.ngram import NgramProposer
-from penstock_worker.speculative.opening import fitting_draft, open_draft
+from penstock_worker.speculative.opening import Draft, fitting_draft, open_draft
 from penstock_worker.speculative.paced import PacedProposer
 from penstock_worker.speculative.proposer import Proposer
 from penstock_worker.tensor_parallel.shares import refuse
@@ -58,8 +60,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
     how = execution_config(config, shape)
     max_model_len = shape.longest(config.max_model_len)
     draft = fitting_draft(config, shape, max_model_len)
-    beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
-    ranks = None
+    ranks, guessing = None, None
     if config.tensor_parallel_size > 1:
         # It brings torch.distributed.
         from penstock_worker.tensor_parallel.leading import lead
@@ -67,7 +68,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         ranks, pool, num_blocks = lead(config, shape, how, max_model_len, tokens=tokens)
         runner = ModelRunner(ranks, ranks)
     else:
-        runner, pool, num_blocks = _runner(config, shape, how, max_model_len, beside)
+        runner, pool, num_blocks, guessing = _runner(config, shape, how, max_model_len, draft)
     # The warm-up has an engine of its own, so that the counters start at nothing.
     warm = _engine(config, runner, shape, num_blocks, max_model_len)
     lengths = _largest_step(config, max_model_len) if how.triton else [2]
@@ -79,9 +80,9 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         )
     epoch = secrets.token_hex(8)
     proposer = _proposer(config)
-    if draft is not None:
-        guessing = open_draft(draft, config, num_blocks, max_model_len, cost)
-        proposer = PacedProposer(guessing, guessing.pause)
+    if guessing is not None:
+        drafts = open_draft(guessing, config, num_blocks, max_model_len, cost)
+        proposer = PacedProposer(drafts, drafts.pause)
     engine = _engine(config, runner, shape, num_blocks, max_model_len, cost, proposer)
     engine.ranks = ranks
     shared = config.transfer is not None or config.tier is not None
@@ -111,14 +112,18 @@ def _runner(
     shape: ModelConfig,
     how: ExecutionConfig,
     max_model_len: int,
-    beside: Beside,
-) -> tuple[ModelRunner, KVPool, int]:
-    """Return what computes alone, its KV, and how many blocks that has."""
+    draft: Draft | HeadDraft | None,
+) -> tuple[ModelRunner, KVPool, int, Draft | TappedHead | None]:
+    """Return what computes alone, its KV, how many blocks that has, and what may guess for it."""
+    beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
     num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
     pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device)
     adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
-    model = load_model(Path(config.model), shape, pool, max_model_len, how, adapters)
-    return ModelRunner(model, pool), pool, num_blocks
+    guessing = draft.tapped(num_blocks) if isinstance(draft, HeadDraft) else draft
+    tap = guessing.tap if isinstance(guessing, TappedHead) else None
+    model = load_model(Path(config.model), shape, pool, max_model_len, how, adapters, tap)
+    copied = pool if tap is None else Together(pool, tap.pool)
+    return ModelRunner(model, copied), pool, num_blocks, guessing
 
 
 def _engine(
@@ -147,11 +152,11 @@ def _engine(
 
 def _proposer(config: EngineConfig) -> Proposer | None:
     match config.speculative:
-        case "none" | "draft":
+        case "none" | "draft" | "eagle3":
             return None
         case "ngram":
             return PacedProposer(NgramProposer(config.speculative_tokens))
-    raise ValueError(f"speculative {config.speculative!r} is not one of none, ngram, draft")
+    raise ValueError(f"speculative {config.speculative!r} is not one of none, ngram, draft, eagle3")
 
 
 def _handoff(

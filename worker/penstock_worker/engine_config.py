@@ -97,9 +97,9 @@ class EngineConfig(msgspec.Struct, frozen=True):
     gpu_memory_utilization: float = 0.9
     """Share of a GPU's memory that weights, steps and KV take together."""
     speculative: str = "none"
-    """Who guesses tokens: none, ngram or draft."""
+    """Who guesses tokens: none, ngram, draft or eagle3."""
     speculative_model: str = ""
-    """Folder of the draft's checkpoint."""
+    """Folder of the checkpoint of the draft or head."""
     speculative_quantization: str = "none"
     """Of the draft's weights."""
     speculative_tokens: int = 4

@@ -126,12 +126,13 @@ def _speculation(add: Add) -> None:
     """Of who guesses tokens."""
     add(
         "--speculative",
-        choices=["none", "ngram", "draft"],
+        choices=["none", "ngram", "draft", "eagle3"],
         default="none",
         help="ngram guesses that a text goes on as it did before, draft what a smaller model "
-        "says; the output stays the same, or as likely",
+        "says, eagle3 what a head does that sees the model's states; the output stays the same, "
+        "or as likely",
     )
-    add("--speculative-model", type=Path, metavar="FOLDER", help="checkpoint of the draft")
+    add("--speculative-model", type=Path, metavar="FOLDER", help="checkpoint of the draft or head")
     add("--speculative-quantization", choices=["none", "int8", "int4"], default="none")
     add("--speculative-tokens", type=positive, default=4, help="guessed in a step, at most")
 

@@ -125,8 +125,13 @@ def _speculation(asked: _Asked) -> Refusals:
     ready_made = wanted.draft is not None and wanted.draft.weights is not WeightQuantization.NONE
     none = "vLLM reads drafts that are quantised already: use none"
     yield not asked.ours and ready_made, "spec.engine.speculative.draft.weights", none
-    vllm = wanted.method.is_head or wanted.method is SpeculativeMethod.MTP
-    yield asked.ours and vllm, field, "use ngram, draft or none, or engine.type VLLM"
+    vllm = wanted.method in (SpeculativeMethod.EAGLE, SpeculativeMethod.MTP)
+    yield asked.ours and vllm, field, "use eagle3, draft, ngram or none, or engine.type VLLM"
+    eagle = asked.ours and wanted.method is SpeculativeMethod.EAGLE3
+    split = asked.pool.spec.role is not Role.UNIFIED
+    yield eagle and split, field, "use draft, ngram or none with Prefill and Decode pools"
+    tiers = bool(asked.engine.kv_tiers)
+    yield eagle and tiers, field, "use draft, ngram or none with spec.engine.kvTiers"
     draft = asked.ours and wanted.method.has_draft
     on_cpus = "drafts are computed on CPUs: use ngram or none where a pool has GPUs"
     yield bool(asked.gpus) and draft, field, on_cpus

@@ -140,7 +140,15 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         UnsupportedModel: the file is missing, damaged, or describes another kind of model.
     """
-    raw = _read_json(folder / "config.json")
+    return shape_of(read_json(folder / "config.json"), folder)
+
+
+def shape_of(raw: dict[str, Any], folder: Path) -> ModelConfig:
+    """Return the configuration that a `config.json` describes, which lies in `folder`.
+
+    Raises:
+        UnsupportedModel: it describes another kind of model.
+    """
     named = architecture = next(iter(raw.get("architectures") or ["(none)"]))
     if named.endswith("Model"):  # exported without a head, to be pooled
         architecture = named.removesuffix("Model") + "ForCausalLM"
@@ -149,8 +157,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise UnsupportedModel(f"config.json: architectures is {named}; this engine runs {known}")
     family = _FAMILIES[architecture]
     _refuse(raw, family)
-    heads = _positive(raw, "num_attention_heads")
-    hidden = _positive(raw, "hidden_size")
+    heads = positive(raw, "num_attention_heads")
+    hidden = positive(raw, "hidden_size")
     head_dim = raw.get("head_dim") or hidden // heads
     kv_heads = raw.get("num_key_value_heads") or heads
     if heads % kv_heads:
@@ -164,10 +172,10 @@ def read_config(folder: Path) -> ModelConfig:
     except (UnsupportedRope, UnsupportedExperts, UnsupportedLatent) as error:
         raise UnsupportedModel(f"config.json: {error}") from error
     return ModelConfig(
-        vocab_size=_positive(raw, "vocab_size"),
+        vocab_size=positive(raw, "vocab_size"),
         hidden_size=hidden,
-        intermediate_size=_positive(raw, "intermediate_size"),
-        num_layers=_positive(raw, "num_hidden_layers"),
+        intermediate_size=positive(raw, "intermediate_size"),
+        num_layers=positive(raw, "num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=1 if latent else kv_heads,
         head_dim=latent.kept if latent else head_dim,
@@ -183,7 +191,7 @@ def read_config(folder: Path) -> ModelConfig:
         rope=rope,
         sliding_rope=sliding_rope,
         windows=_windows(raw, family),
-        max_position=max(_positive(raw, "max_position_embeddings"), rope.reach),
+        max_position=max(positive(raw, "max_position_embeddings"), rope.reach),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.gemma)),
         qkv_bias=bool(raw.get("qkv_bias", raw.get("attention_bias", family.qkv_bias))),
         qk_norm=family.qk_norm,
@@ -196,7 +204,8 @@ def read_config(folder: Path) -> ModelConfig:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a file's object; raise UnsupportedModel where it has none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -208,7 +217,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _positive(raw: dict[str, Any], field: str) -> int:
+def positive(raw: dict[str, Any], field: str) -> int:
+    """Return a number that config.json must have; raise UnsupportedModel where it has none."""
     value = raw.get(field)
     if not isinstance(value, int) or value < 1:
         raise UnsupportedModel(f"config.json: {field} must be a positive integer, not {value!r}")
@@ -245,7 +255,7 @@ def _activation(raw: dict[str, Any], family: _Family) -> str:
 
 def _windows(raw: dict[str, Any], family: _Family) -> tuple[int, ...]:
     """Return how far each layer sees; 0 is everything."""
-    layers = _positive(raw, "num_hidden_layers")
+    layers = positive(raw, "num_hidden_layers")
     window = raw.get("sliding_window") or 0
     if family.slides == "qwen" and not raw.get("use_sliding_window", False):
         window = 0
@@ -277,7 +287,7 @@ def _eos(raw: dict[str, Any], folder: Path) -> tuple[int, ...]:
     """Return the end tokens; `generation_config.json` wins, as it does in transformers."""
     value = raw.get("eos_token_id")
     if (folder / "generation_config.json").is_file():
-        value = _read_json(folder / "generation_config.json").get("eos_token_id", value)
+        value = read_json(folder / "generation_config.json").get("eos_token_id", value)
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (int(value),)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from penstock_worker.attention.features import Tap
 from penstock_worker.attention.interface import AttentionBackend, StepAttention
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.lora.deltas import NO_DELTAS, Deltas, StepDeltas
@@ -52,6 +53,7 @@ class TorchDecoder:
         quantization: of the linear layers' weights: none, int8 or int4.
         adapters: that the batch's sequences may name.
         collectives: among the ranks that share the model; config and weights are this one's part.
+        tap: where it leaves features for a head.
     """
 
     def __init__(
@@ -63,12 +65,16 @@ class TorchDecoder:
         quantization: str = "none",
         adapters: Sequence[Adapter] = (),
         collectives: Collectives = ALONE,
+        tap: Tap | None = None,
     ) -> None:
         self._config = config
         self._collectives = collectives
         self._deltas = Deltas(adapters, config)
         self._attention = attention
         self._embeddings = weights.embeddings
+        self._tap = tap
+        self._fusion = None if tap is None else tap.fusion.to(weights.embeddings.dtype)
+        self._tapped: list[Tensor] = []
         dtype, device = weights.embeddings.dtype, weights.embeddings.device
         self._layers = [_layer(layer, config, quantization, dtype) for layer in weights.layers()]
         self._norm = weights.norm.to(dtype)
@@ -106,6 +112,10 @@ class TorchDecoder:
             self._attention.begin(batch.sequences),
             self._deltas.begin(batch),
         )
+        if self._tap is not None and self._fusion is not None:
+            fused = functional.linear(torch.cat(self._tapped, -1), self._fusion)
+            pool = self._tap.pool
+            pool.stored[pool.slots(batch.sequences)] = fused.to(pool.stored.dtype)
         return hidden[batch.output_rows]
 
     def hidden(
@@ -123,7 +133,9 @@ class TorchDecoder:
         }
         collectives = self._collectives
         x = collectives.embedded(self._embeddings, tokens) * config.embedding_scale
+        self._tapped = []
         for index, layer in enumerate(self._layers):
+            self._note(index, x)
             normed = self._normed(x, layer.input_norm)
             qkv = deltas.add(index, "qkv", normed, layer.qkv(normed))
             cos, sin = tables[config.sliding_rope if config.windows[index] else config.rope]
@@ -134,7 +146,13 @@ class TorchDecoder:
             normed = self._normed(x, layer.mlp_norm)
             found = collectives.sum(layer.mlp(normed, deltas, index))
             x = x + self._post_normed(found, layer.mlp_post_norm)
+        self._note(len(self._layers), x)
         return self._normed(x, self._norm)
+
+    def _note(self, layer: int, x: Tensor) -> None:
+        """Keep what goes into a layer, if features are made of it."""
+        if self._tap is not None:
+            self._tapped += [x] * self._tap.layers.count(layer)
 
     def _attended(
         self,

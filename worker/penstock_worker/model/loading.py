@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from penstock_worker.attention.features import Tap
 from penstock_worker.attention.interface import AttentionBackend
 from penstock_worker.attention.latent import LatentAttention
 from penstock_worker.attention.pool import CPU, KVPool
@@ -66,8 +67,11 @@ def load_model(
     max_model_len: int,
     how: ExecutionConfig,
     adapters: Sequence[Adapter] = (),
+    tap: Tap | None = None,
 ) -> Model:
     """Return the model of the checkpoint in `folder`, over a pool for its KV.
+
+    On a CPU it leaves features at the tap, if there is one.
 
     Raises:
         UnsupportedModel: the checkpoint contradicts its configuration.
@@ -76,7 +80,7 @@ def load_model(
     with Checkpoint(folder, how.dtype, how.device) as checkpoint:
         weights = Weights(config, checkpoint)
         if how.kernels is None:
-            return torch_model(config, weights, pool, max_model_len, how, adapters)
+            return torch_model(config, weights, pool, max_model_len, how, adapters, tap=tap)
         return NativeDecoder(
             how.kernels,
             config,
@@ -87,6 +91,7 @@ def load_model(
             quantization=how.quantization,
             threads=how.threads,
             adapters=adapters,
+            features=tap,
         )
 
 
@@ -98,6 +103,7 @@ def torch_model(
     how: ExecutionConfig,
     adapters: Sequence[Adapter] = (),
     collectives: Collectives = ALONE,
+    tap: Tap | None = None,
 ) -> Model:
     """Return a model that PyTorch computes, on a CPU or a GPU; or a rank's part of one.
 
@@ -111,7 +117,7 @@ def torch_model(
         return _gpu_decoder(config, weights, pool, max_model_len, how, collectives)
     attention = _attention(config, weights, pool)
     return TorchDecoder(
-        config, weights, attention, max_model_len, how.quantization, adapters, collectives
+        config, weights, attention, max_model_len, how.quantization, adapters, collectives, tap
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +40,23 @@ class LayerWeights:
     mlp_post_norm: Tensor | None
     mlp: MlpWeights | SparseWeights
     latent: LatentWeights | None = None
+
+
+class DecoderWeights(Protocol):
+    """What a decoder is made of."""
+
+    embeddings: Tensor
+    """[vocab, hidden]"""
+    norm: Tensor
+    """[hidden], float32, of the last norm."""
+    head: Tensor
+    """[vocab, hidden]"""
+
+    def layers(self) -> Iterator[LayerWeights]:
+        """Yield every layer, once."""
+
+    def expansion(self, layer: int, latent: LatentConfig) -> Expansion:
+        """Return what makes keys and values of a layer's latents, where it has some."""
 
 
 class Weights:

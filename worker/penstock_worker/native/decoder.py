@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock_worker.attention import interface
+from penstock_worker.attention.features import HeadInputs, Tap
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.lora.adapter import Adapter
 from penstock_worker.model.config import ModelConfig
@@ -19,10 +20,11 @@ from penstock_worker.model.expert_weights import MlpWeights
 from penstock_worker.model.interface import Batch
 from penstock_worker.model.layers import capped, rotary_tables
 from penstock_worker.model.quantization import HEAD
-from penstock_worker.model.weights import LayerWeights, Weights
+from penstock_worker.model.weights import DecoderWeights, LayerWeights
 from penstock_worker.native import library as native
 from penstock_worker.native.adapters import NativeAdapters
 from penstock_worker.native.experts import NativeExperts
+from penstock_worker.native.features import set_features
 from penstock_worker.native.latents import latent_shape, set_expansion
 
 
@@ -41,6 +43,7 @@ class NativeDecoder:
         quantization: of the weights: none, int8 or int4.
         threads: that compute a step, this one among them.
         adapters: that the batch's sequences may name.
+        features: that it leaves for a head, or, being a head, finds.
 
     Raises:
         MemoryError: the packed weights do not fit.
@@ -50,7 +53,7 @@ class NativeDecoder:
         self,
         path: Path,
         config: ModelConfig,
-        weights: Weights,
+        weights: DecoderWeights,
         pool: KVPool,
         max_model_len: int,
         *,
@@ -58,6 +61,7 @@ class NativeDecoder:
         quantization: str,
         threads: int,
         adapters: Sequence[Adapter] = (),
+        features: Tap | HeadInputs | None = None,
     ) -> None:
         self._library = native.load_library(path)
         self._vocab = config.vocab_size
@@ -104,6 +108,11 @@ class NativeDecoder:
                 expansion = weights.expansion(index, config.latent)
                 kind = self._kind_of("none")  # small, and not a linear layer as it is used
                 set_expansion(self._library, self._handle, index, kind, expansion)
+        if isinstance(features, Tap):  # plain: states have outliers that int8 would drown in
+            self._kind = self._kind_of("none")
+            self._set_linear(0, native.FUSION, features.fusion, None)
+        if features is not None:
+            set_features(self._library, self._handle, features, self._keep)
         self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
         self._adapters = NativeAdapters(self._library, self._handle, adapters, config)
@@ -154,7 +163,7 @@ class NativeDecoder:
     def _kind_of(self, quantization: str) -> int:
         return native.KINDS[self._plain if quantization == "none" else quantization]
 
-    def _set_tables(self, weights: Weights) -> None:
+    def _set_tables(self, weights: DecoderWeights) -> None:
         embeddings = weights.embeddings
         if embeddings.dtype is not torch.bfloat16:
             embeddings = embeddings.float()

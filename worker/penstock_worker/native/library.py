@@ -14,6 +14,7 @@ KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 QKV, OUTPUT, GATE, UP, DOWN, LATENT_QUERIES = range(6)
 HEAD = -1
+FUSION = -2
 
 
 class Shape(Structure):
@@ -93,6 +94,17 @@ class Experts(Structure):
         ),
         ("scaling", c_float),
         ("correction_bias", c_void_p),
+    )
+
+
+class Features(Structure):
+    """PenstockFeatures."""
+
+    _fields_ = (
+        ("pool", c_void_p),
+        ("hidden_norm", c_void_p),
+        ("normed", c_int32),
+        ("taps", c_int32 * 3),
     )
 
 
@@ -176,6 +188,8 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.penstock_set_tables.argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
     library.penstock_set_layer.restype = None
     library.penstock_set_layer.argtypes = [c_void_p, c_int32, POINTER(Layer)]
+    library.penstock_set_features.restype = None
+    library.penstock_set_features.argtypes = [c_void_p, POINTER(Features)]
     library.penstock_set_experts.restype = c_int32
     library.penstock_set_experts.argtypes = [c_void_p, c_int32, POINTER(Experts)]
     library.penstock_set_expert.restype = c_int32

@@ -1,5 +1,6 @@
 """Guesses of a draft model: a smaller one with the same vocabulary runs a few tokens ahead
-(Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023).
+(Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023). A head is one
+that also sees what the target thought of each token (`attention/features.py`).
 
 Its KV lies in a pool of its own, in the blocks of the target's tables: block 7 of both is about the
 same tokens. So nothing is allocated, shared, preempted or given back a second time. What the target
@@ -75,6 +76,8 @@ class DraftModel:
         vocabulary: of both models.
         most: tokens to guess for a sequence.
         budget: tokens that it computes in a batch, at most.
+        keeps: whether what it computed of a guess that was right stays as it is. A head's was made
+            without what the target has thought of it since, and is computed again.
         costs: of both models' steps; None: as many as possible are guessed.
         clock: seconds.
     """
@@ -88,6 +91,7 @@ class DraftModel:
         vocabulary: Vocabulary,
         most: int,
         budget: int,
+        keeps: bool = True,
         costs: Costs | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -96,6 +100,7 @@ class DraftModel:
         self._vocab = vocabulary
         self._most = most
         self._budget = budget
+        self._keeps = keeps
         self._costs = costs
         self._clock = clock
         self._checking: _Checking | None = None
@@ -204,7 +209,8 @@ class DraftModel:
         said = request.tokens[found.computed :] if found.guessed else []
         right = agreed(found.guessed, said)
         found.acceptance.learn(right, min(right + 1, len(found.guessed), len(said)))
-        found.computed += min(right, max(0, len(found.guessed) - 1))
+        if self._keeps:
+            found.computed += min(right, max(0, len(found.guessed) - 1))
         found.guessed = []
         if request.forked:  # what it writes next becomes a block of its own
             tail = request.computed // self._size

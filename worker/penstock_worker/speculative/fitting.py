@@ -1,17 +1,21 @@
-"""Whether a draft model can guess for its target. No torch here: a server asks before it starts."""
+"""Whether a draft or head fits its target. No torch here: a server asks before it starts."""
 
 from pathlib import Path
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import ModelConfig, UnsupportedModel, read_config
 from penstock_worker.model.files import weight_files
+from penstock_worker.speculative.head_config import HeadConfig, read_head
 from penstock_worker.speculative.vocabulary import UnsupportedDraft, check_vocabulary
+
+METHODS = ("draft", "eagle3")
+"""Who needs a checkpoint."""
 
 
 def draft_shape(
     config: EngineConfig, target: ModelConfig, max_model_len: int
-) -> ModelConfig | None:
-    """Return the shape of the draft that an engine is to have; None for none.
+) -> ModelConfig | HeadConfig | None:
+    """Return the shape of the draft or head that an engine is to have; None for none.
 
     Args:
         config: the engine's.
@@ -21,18 +25,27 @@ def draft_shape(
     Raises:
         UnsupportedDraft: it cannot be one for this target; the message begins with the flag.
     """
-    if config.speculative != "draft":
+    method = config.speculative
+    if method not in METHODS:
         if config.speculative_model:
-            raise UnsupportedDraft("--speculative-model: add --speculative draft, or leave it out")
+            either = " or ".join(METHODS)
+            raise UnsupportedDraft(
+                f"--speculative-model: add --speculative {either}, or leave it out"
+            )
         return None
     if not config.speculative_model:
         raise UnsupportedDraft("--speculative-model: name the folder of the draft's checkpoint")
     if config.tensor_parallel_size > 1:
-        raise UnsupportedDraft("--speculative draft: use ngram with --tensor-parallel-size above 1")
+        raise UnsupportedDraft(
+            f"--speculative {method}: use ngram with --tensor-parallel-size above 1"
+        )
     folder = Path(config.speculative_model)
     try:
-        shape = read_config(folder)
         weight_files(folder)
+        if method == "eagle3":
+            _check_head(config, target)
+            return read_head(folder, target)
+        shape = read_config(folder)
         check_vocabulary(Path(config.model), folder)
         _check(shape, target, max_model_len)
     except (UnsupportedModel, UnsupportedDraft) as error:
@@ -46,6 +59,21 @@ def _check(shape: ModelConfig, target: ModelConfig, max_model_len: int) -> None:
             f"its context of {shape.max_position} tokens is shorter than the model's "
             f"{max_model_len}: lower --max-model-len"
         )
+    _check_window(target)
+
+
+def _check_head(config: EngineConfig, target: ModelConfig) -> None:
+    _check_window(target)
+    elsewhere = "what the model thought of tokens does not come with their KV: leave out "
+    if config.tier is not None:
+        raise UnsupportedDraft(f"{elsewhere}--kv-tier-disk, or use --speculative draft")
+    if config.transfer is not None:
+        raise UnsupportedDraft(f"{elsewhere}--kv-transfer, or use --speculative draft")
+    if target.embedding_scale != 1.0:
+        raise UnsupportedDraft("heads for Gemma are not supported: use --speculative draft")
+
+
+def _check_window(target: ModelConfig) -> None:
     if target.window:
         raise UnsupportedDraft(
             "every layer of the model slides, and what these let go a draft would still read: use "

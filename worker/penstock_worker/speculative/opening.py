@@ -1,4 +1,4 @@
-"""Opens the draft model that an engine is to guess with: checked, loaded, and its steps timed."""
+"""Opens what an engine is to guess with, a draft model or a head: checked, loaded, and timed."""
 
 import time
 from collections.abc import Callable
@@ -21,6 +21,8 @@ from penstock_worker.speculative.costs import Costs, LearnedCost
 from penstock_worker.speculative.draft_model import DraftModel
 from penstock_worker.speculative.fitting import draft_shape
 from penstock_worker.speculative.guesses import Vocabulary
+from penstock_worker.speculative.head_config import HeadConfig
+from penstock_worker.speculative.head_opening import HeadDraft, TappedHead
 from penstock_worker.speculative.vocabulary import UnsupportedDraft
 
 ROUNDS = 3
@@ -32,11 +34,22 @@ MOST_TIMED = 32
 class Draft:
     """A draft that fits its target, not loaded yet."""
 
+    keeps = True
     folder: Path
     shape: ModelConfig
     how: ExecutionConfig
     target: ModelConfig
     block_size: int
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """Of its KV."""
+        return self.how.kv_dtype
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that it takes."""
+        return self.shape.vocab_size
 
     @property
     def block_bytes(self) -> int:
@@ -48,9 +61,15 @@ class Draft:
         """Of its weights."""
         return weight_bytes(self.folder, self.shape, self.how)
 
+    def load(self, pool: KVPool, max_model_len: int) -> Model:
+        """Return the draft, over a pool for its KV."""
+        return load_model(self.folder, self.shape, pool, max_model_len, self.how)
 
-def fitting_draft(config: EngineConfig, target: ModelConfig, max_model_len: int) -> Draft | None:
-    """Return the draft that an engine is to have; None for none.
+
+def fitting_draft(
+    config: EngineConfig, target: ModelConfig, max_model_len: int
+) -> Draft | HeadDraft | None:
+    """Return the draft or head that an engine is to have; None for none.
 
     Raises:
         UnsupportedDraft: it cannot be one for this target; the message begins with the flag.
@@ -59,23 +78,28 @@ def fitting_draft(config: EngineConfig, target: ModelConfig, max_model_len: int)
     if shape is None:
         return None
     wanted = {"model": config.speculative_model, "quantization": config.speculative_quantization}
-    how = execution_config(msgspec.structs.replace(config, **wanted), shape)
+    own = shape.shape if isinstance(shape, HeadConfig) else shape
+    how = execution_config(msgspec.structs.replace(config, **wanted), own)
     if how.triton:
         raise UnsupportedDraft(
-            "--speculative draft: drafts are computed on CPUs only: use --device cpu, or ngram"
+            f"--speculative {config.speculative}: it is computed on CPUs only: use --device cpu, "
+            "or ngram"
         )
-    return Draft(Path(config.speculative_model), shape, how, target, config.block_size)
+    folder, block_size = Path(config.speculative_model), config.block_size
+    if isinstance(shape, HeadConfig):
+        return HeadDraft(folder, shape, how, Path(config.model), target, block_size)
+    return Draft(folder, shape, how, target, block_size)
 
 
 def open_draft(
-    draft: Draft,
+    draft: Draft | TappedHead,
     config: EngineConfig,
     num_blocks: int,
     max_model_len: int,
     target_cost: StepCost | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DraftModel:
-    """Load a draft and return what guesses with it.
+    """Load a draft or head and return what guesses with it.
 
     Args:
         draft: fits the target.
@@ -85,9 +109,9 @@ def open_draft(
         target_cost: of its steps; None: as many tokens as possible are guessed.
         clock: seconds.
     """
-    shape = draft.shape
-    pool = KVPool.of(shape, num_blocks, draft.block_size, draft.how.kv_dtype, draft.how.device)
-    model = load_model(draft.folder, shape, pool, max_model_len, draft.how)
+    dtype, device = draft.kv_dtype, draft.how.device
+    pool = KVPool.of(draft.shape, num_blocks, draft.block_size, dtype, device)
+    model = draft.load(pool, max_model_len)
     costs = None
     if target_cost is not None:
         most = min(MOST_TIMED, num_blocks, config.max_num_seqs)
@@ -99,9 +123,10 @@ def open_draft(
         model,
         num_blocks=num_blocks,
         block_size=draft.block_size,
-        vocabulary=Vocabulary(draft.target.vocab_size, shape.vocab_size),
+        vocabulary=Vocabulary(draft.target.vocab_size, draft.vocab),
         most=config.speculative_tokens,
         budget=config.max_num_batched_tokens,
+        keeps=draft.keeps,
         costs=costs,
         clock=clock,
     )

@@ -22,13 +22,17 @@ struct Queries {
   int first_position, window;  // window: positions that a token sees, 0 for all
   float scale, cap;  // of scores; cap: 0 for none
   int all = 0;       // positions that every token sees; 0: those up to its own
+  bool headless = false;  // only the first token sees position 0
 
   int rows() const { return tokens * group; }
   const float* of(int row) const { return query + row / group * query_stride + row % group * head_dim; }
   float* to(int row) const { return out + row / group * out_stride + row % group * value_dim; }
   // A row sees positions [from, sees).
   int sees(int row) const { return all ? all : first_position + row / group + 1; }
-  int from(int row) const { return window ? std::max(0, sees(row) - window) : 0; }
+  int from(int row) const {
+    const int first = headless && sees(row) > 1;
+    return window ? std::max(first, sees(row) - window) : first;
+  }
   int begin() const { return from(0) / CHUNK * CHUNK; }  // chunks lie where they lie for everyone
   int total() const { return sees(rows() - 1); }
 };

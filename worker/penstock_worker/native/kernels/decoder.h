@@ -13,6 +13,7 @@
 #include "bfloat16.h"
 #include "cache.h"
 #include "experts.h"
+#include "features.h"
 #include "functions.h"
 #include "interface.h"
 #include "latents.h"
@@ -58,10 +59,11 @@ class Decoder {
       prepare(asked, first, rows);
       auto work = [&](int thread) { pass(asked, first, rows, thread); };
       team.run(work);
-      for (; done < asked.outputs && asked.output_rows[done] < first + rows; done++)
-        std::memcpy(outputs_.as<float>() + size_t(done) * shape.hidden,
-                    x_.as<float>() + size_t(asked.output_rows[done] - first) * shape.hidden,
-                    size_t{4} * shape.hidden);
+      for (; done < asked.outputs && asked.output_rows[done] < first + rows; done++) {
+        const int row = asked.output_rows[done] - first;
+        std::memcpy(outputs_.as<float>() + size_t(done) * shape.hidden, x_row(row), size_t{4} * shape.hidden);
+        if (features.read()) features.put(row, 0, shape.hidden, shape.hidden, x_row(row));
+      }
     }
     if (!asked.outputs) return;
     products_.reserve(head.kind, asked.outputs, head.inputs);
@@ -77,6 +79,8 @@ class Decoder {
   const float* norm = nullptr;
   std::vector<Layer> layers;
   Linear head;
+  Features features{};
+  Linear fusion;  // of a model's features
   Team team;
   int most_ranks = 0;  // of a reduction
 
@@ -84,6 +88,7 @@ class Decoder {
   int part_rows() const { return shape.rank ? latents_.part_rows() : PASS_ROWS; }
   int value_dim() const { return shape.rank ? shape.rank : shape.head_dim; }
   int query_width() const { return shape.heads * shape.head_dim; }
+  float* x_row(int row) const { return x_.as<float>() + size_t(row) * shape.hidden; }
   int kv_width() const { return shape.kv_heads * shape.head_dim; }
   int qkv_width() const { return shape.rank ? Latents::projected(shape) : query_width() + 2 * kv_width(); }
   int attended_width() const { return shape.heads * (shape.rank ? shape.value_dim : shape.head_dim); }
@@ -100,6 +105,10 @@ class Decoder {
     plan_.cut(shape, asked, first, rows, part_rows());
     products_.reserve(rows, most_ranks);
     for (const Layer& layer : layers) prepare(layer, rows);
+    if (!features.pool) return;
+    features.find(plan_, asked, rows, shape.block_size);
+    joined_.reserve(size_t{4} * rows * (features.read() ? 2 * shape.hidden : fusion.inputs));
+    if (features.written()) products_.reserve(fusion.kind, rows, fusion.inputs);
   }
 
   void prepare(const Layer& layer, int rows) {
@@ -111,9 +120,15 @@ class Decoder {
 
   // What every thread of the team does in a pass.
   void pass(const PenstockStep& asked, int first, int rows, int thread) {
-    team.each(rows, [&](int row) { embed(asked.tokens[first + row], row); });
-    for (Layer& layer : layers) {
-      products_.pack_normed(x_.as<float>(), shape.hidden, layer.input_norm, layer.qkv.kind, rows, thread);
+    if (!features.read())
+      team.each(rows, [&](int row) { embed(asked.tokens[first + row], x_row(row)); });
+    for (size_t index = 0; index < layers.size(); index++) {
+      Layer& layer = layers[index];
+      if (features.read())
+        begin_head(layer, asked.tokens + first, rows, thread);
+      else
+        products_.pack_normed(x_.as<float>(), shape.hidden, layer.input_norm, layer.qkv.kind, rows, thread);
+      tap(index, rows);
       products_.reduce(layer.qkv, x_.as<float>(), layer.input_norm, thread);
       products_.multiply(layer.qkv, thread, [&](int row, int column, int count, const float* y) {
         copy(y, count, qkv_.as<float>() + size_t(row) * qkv_width() + column);
@@ -138,10 +153,39 @@ class Decoder {
       products_.reduce(layer.down, inner_.as<float>(), nullptr, thread);
       add(layer.down, layer.mlp_post_norm, rows, thread);
     }
+    tap(layers.size(), rows);
+    fuse(rows, thread);
   }
 
-  void embed(int token, int row) {
-    float* to = x_.as<float>() + size_t(row) * shape.hidden;
+  // A head's layer multiplies the word and what was thought in front of it, side by side.
+  void begin_head(const Layer& layer, const int32_t* tokens, int rows, int thread) {
+    const int width = 2 * shape.hidden;
+    products_.pack(joined_.as<float>(), width, layer.qkv.kind, rows, thread, [&](int row) {
+      float* joined = joined_.as<float>() + size_t(row) * width;
+      embed(tokens[row], joined);
+      features.begin(row, shape.hidden, layer.input_norm, shape.eps, x_row(row), joined);
+    });
+  }
+
+  // Keep what goes into a layer, if features are made of it.
+  void tap(size_t layer, int rows) {
+    if (!features.written()) return;
+    for (int i = 0; i < 3; i++)
+      if (features.taps[i] == static_cast<int>(layer))
+        team.each(rows, [&](int row) {
+          copy(x_row(row), shape.hidden, joined_.as<float>() + size_t(row) * fusion.inputs + i * shape.hidden);
+        });
+  }
+
+  void fuse(int rows, int thread) {
+    if (!features.written()) return;
+    products_.pack(joined_.as<float>(), fusion.inputs, fusion.kind, rows, thread);
+    products_.multiply(fusion, thread, [&](int row, int column, int count, const float* y) {
+      features.put(row, column, count, shape.hidden, y);
+    });
+  }
+
+  void embed(int token, float* to) const {
     const size_t from = size_t(token) * shape.hidden;
     for (int i = 0; i < shape.hidden; i++)
       to[i] = shape.embedding_scale * (embedding_bf16
@@ -225,7 +269,7 @@ class Decoder {
     const size_t out_stride = size_t(shape.heads) * value_dim();
     return {query + row * query_stride + head * dim, out + row * out_stride + head * value_dim(),
             task.tokens, task.heads, dim, value_dim(), query_stride, out_stride,
-            task.position, layer.window, shape.query_scale, shape.score_cap};
+            task.position, layer.window, shape.query_scale, shape.score_cap, 0, features.read()};
   }
 
   // The head: logits where they are wanted, and each row's likeliest token.
@@ -254,6 +298,7 @@ class Decoder {
 
   std::vector<std::vector<Best>> best_;           // per thread, per output row
   Memory x_, qkv_, attended_, inner_, outputs_;  // rows of a pass
+  Memory joined_;                                // of features: what is fused, or a head's inputs
   Plan plan_;
   Products products_;
   Latents latents_;  // of no use in other models

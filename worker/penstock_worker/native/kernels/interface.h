@@ -32,6 +32,13 @@ struct PenstockExperts {  // of a layer
   const float* correction_bias;  // [count], null where there is none
 };
 
+struct PenstockFeatures {  // what a head guesses by; no pool where there is none
+  uint16_t* pool;            // [slots][hidden], bfloat16
+  const float* hidden_norm;  // a head's; null in the model
+  int32_t normed;            // a head's residual begins with what was normed
+  int32_t taps[3];           // layers of the model whose inputs are fused; `layers`: what the last one gives
+};
+
 struct PenstockStep {
   int32_t rows, sequences, outputs, block_columns;
   const int32_t *tokens, *positions;         // [rows]

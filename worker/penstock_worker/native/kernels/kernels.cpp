@@ -12,6 +12,7 @@
 //   softmax, attention              attention over it
 //   rows, plan, products, heads     what a pass does to rows
 //   experts, sparse                 layers with experts
+//   features                        what heads guess by
 //   latents, decoder, encoder       the models
 //
 // All of it is one translation unit, compiled once per instruction-set level (see levels.py): W, the
@@ -80,6 +81,10 @@ void penstock_set_layer(PenstockDecoder* decoder, int32_t layer, const PenstockL
   static_cast<PenstockLayer&>(decoder->layers[layer]) = *of;
 }
 
+void penstock_set_features(PenstockDecoder* decoder, const PenstockFeatures* of) {
+  static_cast<PenstockFeatures&>(decoder->features) = *of;
+}
+
 // The layer has experts; their weights follow.
 int32_t penstock_set_experts(PenstockDecoder* decoder, int32_t layer, const PenstockExperts* of) {
   try {
@@ -90,10 +95,11 @@ int32_t penstock_set_experts(PenstockDecoder* decoder, int32_t layer, const Pens
   }
 }
 
-// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down, or -1: the head.
+// Pack a float32 weight [outputs][inputs]; `which` is qkv, output, gate, up, down; -1
+// is the head, -2 what fuses features.
 int32_t penstock_set_linear(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t kind,
                             int32_t outputs, int32_t inputs, const float* weight, const float* bias) {
-  Linear& to = which < 0 ? decoder->head : decoder->layers[layer].linear(which);
+  Linear& to = which == -2 ? decoder->fusion : which < 0 ? decoder->head : decoder->layers[layer].linear(which);
   return set(decoder->team, to, kind, outputs, inputs, weight, bias);
 }
 

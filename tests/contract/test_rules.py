@@ -64,7 +64,7 @@ def test_a_pool_has_a_size_or_bounds(values: dict[str, Any], accepted: bool) -> 
 
 @pytest.mark.parametrize(("low", "accepted"), [(0, True), (3, True), (4, False)])
 def test_bounds_are_in_order(low: int, accepted: bool) -> None:
-    assert holds(Scaling, minReplicas=low, maxReplicas=3) is accepted
+    assert holds(Scaling, minReplicas=low, maxReplicas=3, schedules=[]) is accepted
 
 
 @pytest.mark.parametrize(

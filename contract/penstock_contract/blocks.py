@@ -38,14 +38,15 @@ def block_hash(parent: bytes, tokens: Sequence[int], salt: bytes = b"") -> bytes
     return hashlib.blake2b(parent + words.tobytes(), digest_size=DIGEST_SIZE, key=salt).digest()
 
 
-def adapter_salt(adapter: str, salt: bytes = b"") -> bytes:
+def adapter_salt(adapter: str, salt: bytes = b"", version: bytes = b"") -> bytes:
     """Return the salt of blocks that an adapter computed; the base model's is left as it is.
 
-    As in vLLM's hashes, the adapter counts by its name: one base model's adapters share no blocks.
+    An adapter counts by its name, so one base model's adapters share no blocks, and by the digest
+    of its files: what is loaded later under the same name does not find the blocks of the former.
     """
     if not adapter:
         return salt
-    return hashlib.blake2b(adapter.encode(), key=salt, person=b"lora").digest()
+    return hashlib.blake2b(version + adapter.encode(), key=salt, person=b"lora").digest()
 
 
 def block_hashes(tokens: Sequence[int], block_size: int, salt: bytes = b"") -> list[bytes]:

@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     ROUTER_READY = "RouterReady"
     ROLLOUT_COMPLETE = "RolloutComplete"
     SCALING_ACTIVE = "ScalingActive"
+    ADAPTERS_READY = "AdaptersReady"
 
 
 class Reason(StrEnum):
@@ -56,6 +57,10 @@ class Reason(StrEnum):
     BUDGET_LIMITED = "BudgetLimited"
     OBJECTIVE_INFEASIBLE = "ObjectiveInfeasible"
     SCALED_BY_ANOTHER = "ScaledByAnother"
+
+    ADAPTERS_LOADED = "AdaptersLoaded"
+    ADAPTERS_LOADING = "AdaptersLoading"
+    ADAPTER_FAILED = "AdapterFailed"
 
 
 @dataclass(frozen=True)
@@ -131,5 +136,11 @@ CONDITIONS: Final = (
             Reason.OBJECTIVE_INFEASIBLE,
             Reason.SCALED_BY_ANOTHER,
         ),
+    ),
+    Declared(
+        ConditionType.ADAPTERS_READY,
+        "Every worker that serves has every adapter of `spec.model.adapters`; absent where there "
+        "are none. `status.adapters` tells of each.",
+        (Reason.ADAPTERS_LOADED, Reason.ADAPTERS_LOADING, Reason.ADAPTER_FAILED),
     ),
 )

@@ -39,6 +39,12 @@ class FleetWorker(BaseModel):
     revision: str = ""
     """Rollout hash that the worker runs."""
     state: WorkerState = WorkerState.READY
+    adapters: tuple[str, ...] | None = None
+    """Names of the adapters that it has; None: all of its model's."""
+
+    def has(self, adapter: str) -> bool:
+        """Return whether it answers to an adapter; every worker does to the model itself."""
+        return not adapter or self.adapters is None or adapter in self.adapters
 
 
 class FleetCanary(BaseModel):

@@ -23,6 +23,9 @@ SERVED_MODEL: Final = f"{GROUP}/served-model"
 """Annotation: the model name that clients use (a label value could not hold a `/`)."""
 DRAINING: Final = f"{GROUP}/draining"
 """Annotation on a pod: no new requests; set before it is deleted."""
+ADAPTERS: Final = f"{GROUP}/adapters"
+"""Annotation on a pod: names of the adapters that it has, with commas between; gateways send their
+requests to no others. Without it, a worker has all of its model's."""
 
 NODES: Final = f"{GROUP}/nodes"
 """On a Deployment: nodes that one replica spans, where it is more than one."""

@@ -7,10 +7,14 @@ wait or end is not the worker's state.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from penstock_contract.adapters import AGENT
+
 CONTAINER: Final = "worker"
 """Name of the container in which the engine runs."""
 OTHERS_NOT_READY: Final = "ContainersNotReady"
 """Reason of a pod's `Ready` condition, Kubernetes' own: a container is not ready, nothing else."""
+
+_NEEDED: Final = (CONTAINER, AGENT)
 
 Object = Mapping[str, Any]
 
@@ -37,4 +41,11 @@ def is_ready(pod: Object) -> bool:
     if ready.get("status") == "True":
         return True
     others = ready.get("reason") == OTHERS_NOT_READY
-    return others and bool(worker_status(pod).get("ready"))
+    return others and _needed_are_ready(pod)
+
+
+def _needed_are_ready(pod: Object) -> bool:
+    """The agent of its adapters is one with the worker: it says when gateways know them."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    needed = {one["name"]: one.get("ready") for one in statuses if one.get("name") in _NEEDED}
+    return CONTAINER in needed and all(needed.values())

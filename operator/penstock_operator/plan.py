@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from penstock_contract.api import EnginePool, EnginePoolSpec, InferenceDeployment, ObjectMeta, Pool
 from penstock_contract.api.pool import PoolShape
 from penstock_contract.labels import DEPLOYMENT, MANAGED_BY, POOL, ROLE, SPEC_REPLICAS
+from penstock_operator.adapters import at_start
 
 LONGEST_NAME = 63
 """Characters of a DNS label."""
@@ -81,8 +82,17 @@ def rollout_hash(deployment: InferenceDeployment, pool: Pool) -> str:
     """Return the revision of a pool's workers: model, engine and template as the user set them.
 
     Defaults are left out, so that a new version of Penstock, which may know more fields or other
-    defaults, restarts nothing by itself.
+    defaults, restarts nothing by itself. Adapters that come and go are no part of it.
     """
+    return _hash(at_start(deployment, pool), pool)
+
+
+def _former_hash(deployment: InferenceDeployment, pool: Pool) -> str:
+    """Return what `rollout_hash` was when every adapter was a part of it."""
+    return _hash(deployment, pool)
+
+
+def _hash(deployment: InferenceDeployment, pool: Pool) -> str:
     shape = {"replicas", "scaling", "cost_per_hour", "name"}
     spec = deployment.spec
     content = {
@@ -119,9 +129,17 @@ def _engine_pool(
             deployment=meta.name,
             pool=wanted.name,
             replicas=_replicas(deployment, wanted, current, fixed),
-            rollout_hash=rollout_hash(deployment, wanted),
+            rollout_hash=_revision(deployment, wanted, current),
         ),
     )
+
+
+def _revision(deployment: InferenceDeployment, wanted: Pool, current: EnginePool | None) -> str:
+    """Workers from when adapters were part of the hash go on until anything is changed."""
+    former = _former_hash(deployment, wanted)
+    if current is not None and current.spec.rollout_hash == former:
+        return former
+    return rollout_hash(deployment, wanted)
 
 
 def least_replicas(deployment: InferenceDeployment, pool: Pool) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock_contract.api.revision import CanaryStatus
-from penstock_contract.api.status import LastScale
+from penstock_contract.api.status import AdapterStatus, LastScale
 from penstock_contract.conditions import Reason
 from penstock_operator.manifests import Unsupported
 from penstock_operator.rollout import Phase
@@ -77,5 +77,7 @@ class Snapshot:
     """What the autoscaler says; None: there is none for this deployment."""
     names_taken: str = ""
     """Which of its served names another deployment has; empty: it has them all."""
+    adapters: tuple[AdapterStatus, ...] = ()
+    """How far each adapter of the spec is."""
     nameless: bool = False
     """No name is left for its model, so that no client reaches it."""

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from penstock_contract.adapters import AdapterState
 from penstock_contract.api import (
     Condition,
     ConditionStatus,
@@ -18,6 +19,7 @@ from penstock_contract.api import (
     Role,
 )
 from penstock_contract.api.revision import Revision
+from penstock_contract.api.status import AdapterStatus
 from penstock_contract.conditions import ConditionType, Reason
 from penstock_operator.plan import rollout_hash
 from penstock_operator.rollout import Phase
@@ -72,6 +74,7 @@ def status(
             _condition(kind, finding, before.conditions, deployment.metadata.generation, now)
             for kind, finding in findings.items()
         ],
+        adapters=list(snapshot.adapters),
         pools=[_pool_status(pool, before.pools, snapshot.scaling) for pool in snapshot.pools],
     )
 
@@ -112,6 +115,8 @@ def _findings(
         ConditionType.ROUTER_READY: router,
         ConditionType.ROLLOUT_COMPLETE: _rollout(snapshot, rolled_out=rolled_out),
     }
+    if snapshot.adapters:
+        found[ConditionType.ADAPTERS_READY] = _adapters(snapshot.adapters)
     if scaling := snapshot.scaling:
         well = scaling.reason is Reason.SCALING
         found[ConditionType.SCALING_ACTIVE] = Finding(well, scaling.reason, scaling.message)
@@ -139,6 +144,18 @@ def _model(snapshot: Snapshot) -> Finding:
     if snapshot.model_missing:
         return Finding(False, Reason.MODEL_NOT_FOUND, snapshot.model_missing)
     return Finding(True, Reason.RESOLVED)
+
+
+def _adapters(found: Sequence[AdapterStatus]) -> Finding:
+    """What has failed says why; of what is on its way, `status.adapters` says more."""
+    failed = [one for one in found if one.state is AdapterState.FAILED]
+    if failed:
+        told = "; ".join(f"{one.name}: {one.message}" for one in failed)
+        return Finding(False, Reason.ADAPTER_FAILED, told)
+    loading = [one.name for one in found if one.state is AdapterState.LOADING]
+    if loading:
+        return Finding(False, Reason.ADAPTERS_LOADING, f"on their way: {', '.join(loading)}")
+    return Finding(True, Reason.ADAPTERS_LOADED)
 
 
 def _router(snapshot: Snapshot) -> Finding:

@@ -62,6 +62,8 @@ def test_an_adapters_blocks_have_names_of_their_own() -> None:
     assert max(map(len, salts)) <= MAX_SALT
     assert adapter_salt("", b"tenant") == b"tenant"
     assert adapter_salt("sql", b"tenant").hex().startswith("a71c413f07a40339f92d4ca99ab3ffe2")
+    versions = {adapter_salt("sql", b"tenant", version) for version in (b"", b"one", b"two")}
+    assert len(versions) == 3
 
 
 def test_error_codes_are_unique_and_have_client_or_server_statuses() -> None:

@@ -10,10 +10,15 @@ from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.grammar import Grammars
 from penstock_worker.lora.adapter import load_adapter
+from penstock_worker.lora.config import adapter_digest
+from penstock_worker.lora.reading import reader
+from penstock_worker.lora.shelf import Shelf, Version
 from penstock_worker.messages import AddRequest, Batch, Output, Sampling
 from penstock_worker.model.config import read_config
+from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.interface import Model
 from penstock_worker.model.loading import ExecutionConfig, load_model
+from penstock_worker.native.decoder import NativeDecoder
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.speculative.proposer import Proposer
@@ -34,14 +39,22 @@ def torch_engine(
     proposer: Proposer | None = None,
     adapters: Mapping[str, Path] = MappingProxyType({}),
     runner: Runner | None = None,
+    max_adapters: int = 0,
+    max_adapter_rank: int = 0,
 ) -> Engine:
     """Return a real engine on the checkpoint in `folder`, which `runner` or one of its own runs."""
     config = read_config(folder)
+    shelf = Shelf.of(adapters)
     if runner is None:
         kept = KVPool.of(config, num_blocks, block_size, how.kv_dtype)
         found = [load_adapter(name, path, config) for name, path in adapters.items()]
         model = load_model(folder, config, kept, config.max_position, how, found)
         runner = ModelRunner(model, kept)
+        if max_adapters:
+            assert isinstance(model, TorchDecoder | NativeDecoder)
+            versions = [Version(name, name, adapter_digest(at)) for name, at in adapters.items()]
+            read = reader(model.adapters, config, max_adapter_rank)
+            shelf = Shelf(versions, model.adapters, read, max_adapters)
     return Engine(
         runner,
         BlockPool(num_blocks, block_size, caching=caching),
@@ -51,7 +64,7 @@ def torch_engine(
         max_num_batched_tokens=budget,
         grammars=Grammars(folder, config.vocab_size, config.eos_token_ids),
         proposer=proposer,
-        adapters=adapters,
+        adapters=shelf,
         window=config.window,
     )
 

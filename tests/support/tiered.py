@@ -13,6 +13,7 @@ from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.kv_events.log import CacheLog
+from penstock_worker.lora.shelf import Shelf
 from penstock_worker.messages import AddRequest, Output, TierStats
 from penstock_worker.request import Request
 from penstock_worker.speculative.proposer import Proposer
@@ -69,7 +70,7 @@ class Tiered:
             max_num_seqs=4,
             max_num_batched_tokens=64,
             proposer=proposer,
-            adapters=adapters,
+            adapters=Shelf.of(adapters),
             window=window,
         )
         memory = SlotMemory(self.runner.slots)

@@ -22,6 +22,7 @@ from tiered import BLOCK, SlotMemory, Tiered
 
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
+from penstock_worker.lora.shelf import Shelf
 from penstock_worker.messages import AddRequest, Sampling, Source
 from penstock_worker.request import Request
 from penstock_worker.speculative.ngram import NgramProposer
@@ -46,7 +47,7 @@ def alone(message: AddRequest) -> list[int]:
         max_model_len=800,
         max_num_seqs=1,
         max_num_batched_tokens=64,
-        adapters=ADAPTERS,
+        adapters=Shelf.of(ADAPTERS),
     )
     engine.add(msgspec.structs.replace(message, beside="", source=None, keep=False))
     (tokens,) = collect([message.id], [o for batch in drain(engine) for o in batch.outputs])

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_adapters
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import make
-from transformers import AutoModelForCausalLM
 
 from penstock_worker.attention.pool import KVPool
 from penstock_worker.model.config import ModelConfig, read_config
@@ -87,19 +85,3 @@ def test_a_block_is_the_bytes_of_its_keys_and_values_wherever_they_are(
             assert torch.equal(ours[layer][12:16], theirs[layer][4:8])
             assert not theirs[layer][8:].any()
             assert not theirs[layer][:4].any()
-
-
-def test_adapters_count_with_their_names_and_weights(model: Path, tmp_path: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(model)
-    for name, seed in (("a", 1), ("same", 1), ("b", 2)):
-        tiny_adapters.make(tmp_path / name, base, seed=seed)
-    tiny_adapters.make(tmp_path / "louder", base, alpha=80)
-    found = [
-        of(model),
-        of(model, adapters={"x": tmp_path / "a"}),
-        of(model, adapters={"y": tmp_path / "a"}),
-        of(model, adapters={"x": tmp_path / "b"}),
-        of(model, adapters={"x": tmp_path / "louder"}),
-    ]
-    assert len(set(found)) == 5
-    assert of(model, adapters={"x": tmp_path / "same"}) == found[1]

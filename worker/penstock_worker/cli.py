@@ -33,11 +33,16 @@ log = logging.getLogger("penstock.worker")
 
 
 def main() -> None:
-    """Serve a model until told to stop; or, as `penstock-worker fetch …`, download one."""
+    """Serve a model until told to stop; or download one (`penstock-worker fetch …`), or keep an
+    engine's adapters as they should be (`penstock-worker adapters …`)."""
     if sys.argv[1:2] == ["fetch"]:
         from penstock_worker.fetch.cli import main as fetch  # what it needs, no server waits for
 
         sys.exit(fetch(sys.argv[2:]))
+    if sys.argv[1:2] == ["adapters"]:
+        from penstock_worker.adapters.cli import main as adapters
+
+        sys.exit(adapters(sys.argv[2:]))
     began = time.monotonic()
     options = parser().parse_args()
     logging.basicConfig(
@@ -125,7 +130,7 @@ def _served(
     """
     folder = Path(options.model)
     tokenizer, template = Tokenizer(folder), ChatTemplate(folder)
-    adapters = _adapters(options.adapter, names)
+    _check_adapters(options.adapter, names)
 
     def served(max_model_len: int) -> Served:
         return Served(
@@ -136,15 +141,14 @@ def _served(
             max_model_len,
             shape.vocab_size,
             Grammars(folder, shape.vocab_size, shape.eos_token_ids),
-            adapters,
             shape if isinstance(shape, PoolingShape) else None,
         )
 
     return served
 
 
-def _adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the adapters' names, once it is clear that each can be told from all others."""
+def _check_adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> None:
+    """See that adapters can be read, and each told from all others."""
     found: list[str] = []
     for name, folder in wanted:
         try:
@@ -154,13 +158,13 @@ def _adapters(wanted: list[tuple[str, Path]], names: tuple[str, ...]) -> tuple[s
         except UnsupportedAdapter as error:
             sys.exit(_complaint(f"--adapter {name}={folder}: {error}"))
         found.append(name)
-    return tuple(found)
 
 
 def _generating_only(options: argparse.Namespace) -> str:
     """Return a flag that was given and means nothing to a model that embeds or scores."""
     for flag, given in (
         ("--adapter", options.adapter),
+        ("--max-adapters", options.max_adapters),
         ("--kv-events", options.kv_events is not None),
         ("--kv-tier-disk", options.kv_tier_disk is not None),
         ("--kv-transfer", options.kv_transfer is not None),

@@ -5,21 +5,25 @@ in one screen.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.grammar import Grammars, Matcher
 from penstock_worker.guidance import constrain, draft
+from penstock_worker.lora.shelf import Shelf
 from penstock_worker.messages import (
+    AdapterChanged,
     AddInputs,
     AddRequest,
     Batch,
     Drafted,
     FinishReason,
+    LoadAdapter,
     Output,
     Stats,
+    UnloadAdapter,
 )
 from penstock_worker.prefill_budget import PrefillBudget
 from penstock_worker.progress import advance, drafted
@@ -64,7 +68,7 @@ class Engine:
         max_num_batched_tokens: int,
         grammars: Grammars | None = None,
         proposer: Proposer | None = None,
-        adapters: Collection[str] = (),
+        adapters: Shelf | None = None,
         window: int = 0,
         cost: StepCost | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +87,7 @@ class Engine:
         self._max_model_len = max_model_len
         self._grammars = grammars
         self._proposer = proposer
-        self._adapters = adapters
+        self._adapters = adapters or Shelf()
         self.handoff: Handoff | None = None
         """Keeps blocks for other workers and gets theirs; set before `start`."""
         self.ranks: Ranks | None = None
@@ -113,8 +117,10 @@ class Engine:
             message,
             vocab_size=self._vocab_size,
             max_model_len=self._max_model_len,
-            adapters=self._adapters,
         )
+        adapter = self._adapters.get(message.adapter) if message.adapter else None
+        if message.adapter and adapter is None:
+            wrong = wrong or f"adapter {message.adapter!r} is not loaded"
         if wrong is not None:
             return _gave_up(message.id, wrong)
         self._arrivals += 1
@@ -123,6 +129,7 @@ class Engine:
             arrival=self._arrivals,
             now=self._clock(),
             max_model_len=self._max_model_len,
+            adapter=adapter,
         )
         try:
             if message.grammar:
@@ -151,11 +158,23 @@ class Engine:
             self._tier.start(wake)
         if self.ranks is not None:
             self.ranks.heed(wake)
+        self._adapters.start(wake)
 
     def close(self) -> None:
         """Keep for later what a tier keeps; the engine is of no use afterwards."""
         if self._tier is not None:
             self._tier.close()
+
+    def change_adapters(self, message: LoadAdapter | UnloadAdapter) -> None:
+        """Begin to load an adapter, or let no new request name one."""
+        if isinstance(message, LoadAdapter):
+            self._adapters.load(message)
+        else:
+            self._adapters.unload(message.name)
+
+    def changed_adapters(self) -> list[AdapterChanged]:
+        """Take over adapters that were loaded; return what came of them."""
+        return self._adapters.settle(self.scheduler.adapters)
 
     def release(self, leases: list[str]) -> None:
         """End leases that nobody will pull."""

@@ -17,10 +17,16 @@ from penstock_worker.execution import device_name, execution_config
 from penstock_worker.grammar import Grammars
 from penstock_worker.kv_size import ALONE, Beside, kv_blocks
 from penstock_worker.lora.adapter import load_adapter
+from penstock_worker.lora.config import UnsupportedAdapter, adapter_digest
+from penstock_worker.lora.reading import reader
+from penstock_worker.lora.shelf import Shelf, Version
 from penstock_worker.messages import AddRequest, FinishReason, Ready, Sampling
 from penstock_worker.model.config import ModelConfig, read_config
+from penstock_worker.model.decoder import TorchDecoder
 from penstock_worker.model.files import weight_files
+from penstock_worker.model.interface import Model
 from penstock_worker.model.loading import ExecutionConfig, load_model
+from penstock_worker.native.decoder import NativeDecoder
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
@@ -60,7 +66,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
     how = execution_config(config, shape)
     max_model_len = shape.longest(config.max_model_len)
     draft = fitting_draft(config, shape, max_model_len)
-    ranks, guessing = None, None
+    ranks, guessing, shelf = None, None, Shelf()
     if config.tensor_parallel_size > 1:
         # It brings torch.distributed.
         from penstock_worker.tensor_parallel.leading import lead
@@ -68,9 +74,11 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         ranks, pool, num_blocks = lead(config, shape, how, max_model_len, tokens=tokens)
         runner = ModelRunner(ranks, ranks)
     else:
-        runner, pool, num_blocks, guessing = _runner(config, shape, how, max_model_len, draft)
+        runner, pool, num_blocks, guessing, shelf = _runner(
+            config, shape, how, max_model_len, draft
+        )
     # The warm-up has an engine of its own, so that the counters start at nothing.
-    warm = _engine(config, runner, shape, num_blocks, max_model_len)
+    warm = _engine(config, runner, shape, num_blocks, max_model_len, shelf)
     lengths = _largest_step(config, max_model_len) if how.triton else [2]
     _warm_up(warm, lengths, shape.vocab_size)
     cost = None
@@ -83,7 +91,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
     if guessing is not None:
         drafts = open_draft(guessing, config, num_blocks, max_model_len, cost)
         proposer = PacedProposer(drafts, drafts.pause)
-    engine = _engine(config, runner, shape, num_blocks, max_model_len, cost, proposer)
+    engine = _engine(config, runner, shape, num_blocks, max_model_len, shelf, cost, proposer)
     engine.ranks = ranks
     shared = config.transfer is not None or config.tier is not None
     identity = _fingerprint(config, shape, how) if shared else b""
@@ -113,8 +121,8 @@ def _runner(
     how: ExecutionConfig,
     max_model_len: int,
     draft: Draft | HeadDraft | None,
-) -> tuple[ModelRunner, KVPool, int, Draft | TappedHead | None]:
-    """Return what computes alone, its KV, how many blocks that has, and what may guess for it."""
+) -> tuple[ModelRunner, KVPool, int, Draft | TappedHead | None, Shelf]:
+    """Return what computes alone, its KV, the blocks that has, what may guess, and adapters."""
     beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
     num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
     pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device)
@@ -123,7 +131,26 @@ def _runner(
     tap = guessing.tap if isinstance(guessing, TappedHead) else None
     model = load_model(Path(config.model), shape, pool, max_model_len, how, adapters, tap)
     copied = pool if tap is None else Together(pool, tap.pool)
-    return ModelRunner(model, copied), pool, num_blocks, guessing
+    shelf = _shelf(config, shape, model)
+    return ModelRunner(model, copied), pool, num_blocks, guessing, shelf
+
+
+def _shelf(config: EngineConfig, shape: ModelConfig, model: Model) -> Shelf:
+    """Return the adapters of the start, with room for those that come later.
+
+    Raises:
+        UnsupportedAdapter: there is to be room, and what computes the model has none.
+    """
+    found = [Version(name, name, adapter_digest(Path(at))) for name, at in config.adapters.items()]
+    if not config.max_adapters:
+        return Shelf(found)
+    if shape.latent or not isinstance(model, NativeDecoder | TorchDecoder):
+        raise UnsupportedAdapter(
+            "--max-adapters: adapters are computed on CPUs only, and not for models with latent "
+            "attention: leave it out"
+        )
+    host = model.adapters
+    return Shelf(found, host, reader(host, shape, config.max_adapter_rank), config.max_adapters)
 
 
 def _engine(
@@ -132,6 +159,7 @@ def _engine(
     shape: ModelConfig,
     num_blocks: int,
     max_model_len: int,
+    adapters: Shelf,
     cost: StepCost | None = None,
     proposer: Proposer | None = None,
 ) -> Engine:
@@ -144,7 +172,7 @@ def _engine(
         max_num_batched_tokens=config.max_num_batched_tokens,
         grammars=Grammars(Path(config.model), shape.vocab_size, shape.eos_token_ids),
         proposer=proposer,
-        adapters=config.adapters,
+        adapters=adapters,
         window=shape.window,
         cost=cost,
     )
@@ -185,7 +213,6 @@ def _fingerprint(config: EngineConfig, shape: ModelConfig, how: ExecutionConfig)
         block_size=config.block_size,
         dtype=how.kv_kind,
         quantization=config.quantization,
-        adapters={name: Path(at) for name, at in config.adapters.items()},
     )
 
 

@@ -90,6 +90,10 @@ class EngineConfig(msgspec.Struct, frozen=True):
     prefix_caching: bool = True
     adapters: dict[str, str] = {}
     """Folders of LoRA adapters by the names that they are served under."""
+    max_adapters: int = 0
+    """At a time, where more of them may be loaded at run time; 0: they may not."""
+    max_adapter_rank: int = 0
+    """Of those that are loaded at run time; 0 for any."""
     kv_cache_bytes: int | None = None
     """Of each rank. Default on a CPU: enough for max_num_seqs full contexts, and for all ranks at
     most 1 GiB or half of the memory that weights leave, one context if that is more; on a GPU: what

@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from penstock_worker.messages import AddInputs, AddRequest, Batch, Output, Stats
+from penstock_worker.messages import (
+    AdapterChanged,
+    AddInputs,
+    AddRequest,
+    Batch,
+    LoadAdapter,
+    Output,
+    Stats,
+    UnloadAdapter,
+)
 
 
 class Engine(Protocol):
@@ -27,6 +36,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Keep for later what is to be kept; the engine is of no use afterwards."""
+
+    def change_adapters(self, message: LoadAdapter | UnloadAdapter) -> None:
+        """Begin to load an adapter, or let no new request name one."""
+
+    def changed_adapters(self) -> list[AdapterChanged]:
+        """Take over adapters that were loaded; return what came of them."""
 
     def release(self, leases: list[str]) -> None:
         """End leases that nobody will pull."""

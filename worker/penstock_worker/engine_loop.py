@@ -20,10 +20,12 @@ from penstock_worker.messages import (
     Command,
     Event,
     Failed,
+    LoadAdapter,
     Output,
     Ready,
     Release,
     Stop,
+    UnloadAdapter,
 )
 from penstock_worker.wire import command_decoder, encode, receive
 
@@ -119,6 +121,8 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
                     engine.abort(ids)
                 case Release(leases):
                     engine.release(leases)
+                case LoadAdapter() | UnloadAdapter():
+                    engine.change_adapters(message)
                 case Stop():
                     return
                 case Exception() as error:
@@ -129,6 +133,8 @@ def _serve(connection: socket.socket, inbox: Inbox, engine: Engine, publish: Pub
         if engine.busy:
             _send(connection, _step(connection, engine))
             publish(engine)
+        for change in engine.changed_adapters():
+            _send(connection, change)
         if not engine.busy:
             engine.check()
             _send(connection, Batch([], engine.stats()))

@@ -33,6 +33,8 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_num_batched_tokens=options.max_num_batched_tokens,
         prefix_caching=options.enable_prefix_caching,
         adapters={name: str(folder.resolve()) for name, folder in options.adapter},
+        max_adapters=options.max_adapters,
+        max_adapter_rank=options.max_adapter_rank,
         kv_cache_bytes=options.kv_cache_memory,
         gpu_memory_utilization=options.gpu_memory_utilization,
         speculative=options.speculative,

@@ -118,11 +118,25 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     leases: list[str]
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load-adapter"):
+    """Load a LoRA adapter, in the place of the one of this name if there is one."""
+
+    id: str
+    name: str
+    folder: str
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, tag="unload-adapter"):
+    """Let no new request name an adapter."""
+
+    name: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the engine process."""
 
 
-Command = AddRequest | AddInputs | Abort | Release | Stop
+Command = AddRequest | AddInputs | Abort | Release | LoadAdapter | UnloadAdapter | Stop
 
 
 class FinishReason(StrEnum):
@@ -287,4 +301,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-Event = Ready | Batch | Failed
+class AdapterChanged(msgspec.Struct, frozen=True, tag="adapter-changed"):
+    """Requests may name an adapter from now on, or it cannot be loaded."""
+
+    id: str
+    """Of the LoadAdapter."""
+    problem: str
+    """Empty: it is loaded."""
+
+
+Event = Ready | Batch | Failed | AdapterChanged

@@ -60,6 +60,18 @@ def _naming(add: Add) -> None:
         help="a LoRA adapter that PEFT saved, served as a model of this name; repeat it for more",
     )
     add(
+        "--max-adapters",
+        type=int,
+        default=0,
+        help="adapters at a time, where more come by /v1/load_lora_adapter (default: 0, none do)",
+    )
+    add(
+        "--max-adapter-rank",
+        type=int,
+        default=0,
+        help="of those that come while it serves (default: 0, any)",
+    )
+    add(
         "--task",
         type=task,
         default=Task.AUTO,

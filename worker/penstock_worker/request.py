@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock_contract.blocks import SEED, adapter_salt, block_hash
 from penstock_worker.grammar import Matcher
+from penstock_worker.lora.shelf import Version
 from penstock_worker.messages import AddRequest, Sampling, TokenLogprobs
 
 
@@ -26,13 +27,15 @@ class Request:
     salt: bytes
     """Of its blocks' names: tenant and adapter are in it."""
     adapter: str
-    """Empty for the base model."""
+    """Its name; empty for the base model."""
     resumed_at: int
     """Output tokens that came with the request."""
     arrival: int
     """Order of arrival, a counter: it breaks ties of priority."""
     arrived_at: float
     """Monotonic seconds."""
+    weights: str = ""
+    """Key of what stood under its adapter's name when it came."""
     matcher: Matcher | None = None
     """Follows the output through its grammar, if it has one."""
     allowed: Sequence[bytes] = ()
@@ -74,7 +77,13 @@ class Request:
 
     @classmethod
     def from_message(
-        cls, message: AddRequest, *, arrival: int, now: float, max_model_len: int
+        cls,
+        message: AddRequest,
+        *,
+        arrival: int,
+        now: float,
+        max_model_len: int,
+        adapter: Version | None = None,
     ) -> "Request":
         """Return the request that a message asks for, clipped to the model's context."""
         return cls(
@@ -86,8 +95,11 @@ class Request:
             min_tokens=message.min_tokens,
             stop_tokens=frozenset(message.stop_token_ids),
             priority=message.priority,
-            salt=adapter_salt(message.adapter, message.salt),
+            salt=message.salt
+            if adapter is None
+            else adapter_salt(adapter.name, message.salt, adapter.digest),
             adapter=message.adapter,
+            weights=adapter.key if adapter is not None else "",
             resumed_at=len(message.output),
             arrival=arrival,
             arrived_at=now,

@@ -87,7 +87,7 @@ def _batch(slices: Sequence[Slice]) -> Batch:
         width = part.count + len(part.drafts)
         first = len(batch.tokens)
         batch.sequences.append(interface.Sequence(first, width, start, request.blocks))
-        batch.adapters.append(request.adapter)
+        batch.adapters.append(request.weights)
         batch.tokens.extend(request.tokens[start:known])
         if part.drafts:
             batch.tokens.extend(part.drafts)

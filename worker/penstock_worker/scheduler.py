@@ -81,6 +81,10 @@ class Scheduler:
         """Return the ids of all requests, waiting or running, in order of arrival."""
         return list(self._requests)
 
+    def adapters(self) -> set[str]:
+        """Return the keys of the adapters that requests have, waiting or running."""
+        return {request.weights for request in self._requests.values()}
+
     def overdue(self, now: float) -> list[str]:
         """Return the ids of requests whose deadline has passed, wherever they are."""
         return [request_id for request_id, end in self._deadlines.items() if end <= now]

@@ -62,7 +62,7 @@ class ServingProcess:
         registry = CollectorRegistry()
         metrics = WorkerMetrics(registry, self._names[0])
         client = _client(self._config, metrics)
-        adapters = tuple(client.config.adapters)
+        adapters = dict(client.config.adapters)
         service = Service(self._names, client, metrics, adapters)
         app = create_app(service, registry, self._tokens)
         server = _Server(service, app, self._drain_timeout)

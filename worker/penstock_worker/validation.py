@@ -4,7 +4,6 @@ One bad number in one request must never fail a step that many share, so everyth
 relies on is checked here, once, whatever the server has checked before. Pure.
 """
 
-from collections.abc import Collection
 from math import inf, isfinite
 
 from penstock_contract.blocks import MAX_SALT
@@ -13,9 +12,7 @@ from penstock_worker.messages import AddRequest, Sampling
 INT64 = 1 << 63
 
 
-def problem(
-    message: AddRequest, *, vocab_size: int, max_model_len: int, adapters: Collection[str] = ()
-) -> str | None:
+def problem(message: AddRequest, *, vocab_size: int, max_model_len: int) -> str | None:
     """Return what is wrong with a request, by field, or None."""
     longest = max_model_len - min(1, message.max_tokens)
     if not 0 < len(message.prompt) <= longest:
@@ -39,8 +36,6 @@ def problem(
         return "deadline must be a number of seconds above 0"
     if len(message.salt) > MAX_SALT:
         return f"salt must be at most {MAX_SALT} bytes"
-    if message.adapter and message.adapter not in adapters:
-        return f"adapter {message.adapter!r} is not loaded"
     return _sampling_problem(message.sampling, vocab_size)
 
 

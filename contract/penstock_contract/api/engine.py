@@ -123,6 +123,17 @@ class Speculative(ApiModel):
     """Draft tokens per step, at most."""
 
 
+class Lora(ApiModel):
+    """Room for adapters that come and go while a worker serves."""
+
+    max_adapters: Annotated[int, Field(ge=1, le=256)] = 64
+    """Adapters that a worker keeps in memory at a time."""
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    """Largest rank; default: any, and with vLLM 16. vLLM reserves memory for it."""
+    max_per_step: Annotated[int, Field(ge=1, le=256)] = 8
+    """vLLM only: adapters that one step mixes; GPU memory is reserved for so many."""
+
+
 class KvTier(ApiModel):
     """Where KV is kept that leaves the prefix cache."""
 
@@ -176,6 +187,9 @@ class Engine(ApiModel):
     """Slower tiers below the prefix cache; blocks come back from them by copy."""
     speculative: Speculative = Speculative()
     """Guess tokens and check several at once; what is said stays the same, or as likely."""
+    lora: Lora | None = None
+    """Room for adapters; default: some where `spec.model.adapters` has any that come and go. To set
+    it makes workers ready for the first of them."""
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
     """Appended to the engine's command line."""
 

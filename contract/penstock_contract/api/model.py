@@ -81,6 +81,7 @@ class Model(ApiModel):
     cache: CacheRef | None = None
     """Where downloads are kept."""
     adapters: Annotated[
-        list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))
+        list[Adapter], Field(max_length=256, json_schema_extra=list_map("name"))
     ] = []
-    """LoRA adapters, each a model of its own for clients."""
+    """LoRA adapters, each a model of its own for clients. Those from `hf://`, `s3://` and `gs://`
+    come and go while workers serve; a change of others is a rollout."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from penstock_contract.adapters import AdapterState
 from penstock_contract.api.base import (
     ApiModel,
     Condition,
@@ -42,6 +43,21 @@ class PoolStatus(ApiModel):
     """Last change of size."""
 
 
+class AdapterStatus(ApiModel):
+    """Observed state of one adapter."""
+
+    name: str
+    """Name that clients send as `model`."""
+    state: AdapterState = AdapterState.LOADING
+    """Ready: every worker that serves has it. Failed: one says why not; others may have it."""
+    ready: int = 0
+    """Workers that have it, as it is in the spec."""
+    workers: int = 0
+    """Workers that serve, and so should have it."""
+    message: str = ""
+    """Why it is not Ready."""
+
+
 class InferenceDeploymentStatus(ApiModel):
     """Observed state of a served model."""
 
@@ -63,3 +79,7 @@ class InferenceDeploymentStatus(ApiModel):
         list[PoolStatus], Field(max_length=16, json_schema_extra=list_map("name"))
     ] = []
     """Per pool."""
+    adapters: Annotated[
+        list[AdapterStatus], Field(max_length=256, json_schema_extra=list_map("name"))
+    ] = []
+    """Per adapter of `spec.model.adapters`."""

@@ -47,17 +47,21 @@ class Directory:
         """Return the workers that take new requests for a model."""
         return self._ready.get(model.deployment, [])
 
-    def for_prompts(self, model: FleetModel) -> list[FleetWorker]:
-        """Return the workers that compute prompts for others."""
-        return self._prefill.get(model.deployment, [])
+    def for_prompts(self, model: FleetModel, adapter: str = "") -> list[FleetWorker]:
+        """Return the workers that compute prompts for others; of an adapter, those that have it."""
+        return _having(adapter, self._prefill.get(model.deployment, []))
 
-    def for_whole_requests(self, model: FleetModel) -> list[FleetWorker]:
+    def for_whole_requests(self, model: FleetModel, adapter: str = "") -> list[FleetWorker]:
         """Return those for requests that are not split."""
-        return self._whole.get(model.deployment, [])
+        return _having(adapter, self._whole.get(model.deployment, []))
 
     def worker(self, worker_id: str) -> FleetWorker | None:
         """Return a worker by id."""
         return self._workers.get(worker_id)
+
+
+def _having(adapter: str, workers: list[FleetWorker]) -> list[FleetWorker]:
+    return [worker for worker in workers if worker.has(adapter)] if adapter else workers
 
 
 class Present:

@@ -21,7 +21,7 @@ from penstock_contract.fleet import (
     FleetWorker,
     WorkerState,
 )
-from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
+from penstock_contract.labels import ADAPTERS, DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
 from penstock_contract.served_names import Asked, asked, by_age, holders
 from penstock_contract.worker_pod import CONTAINER
 
@@ -103,6 +103,7 @@ def worker(pod: Object) -> FleetWorker | None:
         role=_role(labels.get(ROLE)),
         revision=labels.get(ROLLOUT_HASH, ""),
         state=state,
+        adapters=_adapters(meta.get("annotations", {}).get(ADAPTERS)),
     )
 
 
@@ -206,6 +207,10 @@ def _engine(spec: Mapping[str, Any]) -> Engine:
         return as_stored(Engine.model_validate, spec.get("engine", {}))
     except ValidationError:
         return Engine()
+
+
+def _adapters(told: str | None) -> tuple[str, ...] | None:
+    return None if told is None else tuple(name for name in told.split(",") if name)
 
 
 def _state(pod: Object) -> WorkerState | None:

@@ -203,13 +203,15 @@ class Relay:
         admitted.metrics.let_through(now)
         if permit.waits_for:
             admitted.waited = f"waited={now - began:.3f}s for={permit.waits_for}"
-        if not self._workers(model):
-            raise _nobody(model.name)
+        name = admitted.parsed.model
+        adapter = name if name in model.adapters else ""
+        if not self._workers(model, adapter):
+            raise _not_loaded(name) if self._workers(model) else _nobody(model.name)
         exchange = Exchange(
             self._context,
             admitted,
-            lambda: self._workers(model),
-            lambda: self.directory().for_prompts(model),
+            lambda: self._workers(model, adapter),
+            lambda: self.directory().for_prompts(model, adapter),
         )
         return await exchange.run()
 
@@ -217,13 +219,17 @@ class Relay:
         directory = self.directory()
         model = directory.model(name)
         if model is not None and (model.queue is not None or directory.ready(model)):
+            # It is not waited for: whoever serves the model may have failed to load it.
+            whole = name in model.adapters and directory.for_whole_requests(model)
+            if whole and not directory.for_whole_requests(model, name):
+                raise _not_loaded(name)
             return model
         if model is None and directory.known:
             raise model_not_found(name)
         raise _nobody(name)
 
-    def _workers(self, model: FleetModel) -> list[FleetWorker]:
-        return self.directory().for_whole_requests(model)
+    def _workers(self, model: FleetModel, adapter: str = "") -> list[FleetWorker]:
+        return self.directory().for_whole_requests(model, adapter)
 
     async def _is_well(self, worker: str, within: float) -> bool:
         found = self.directory().worker(worker)
@@ -244,8 +250,10 @@ class Relay:
 
 
 def _nobody(name: str) -> ApiError:
-    return ApiError(
-        ErrorCode.NO_CAPACITY,
-        f"No worker of {name!r} is ready; try again soon.",
-        retry_after=NO_WORKER_RETRY_AFTER,
-    )
+    why = f"No worker of {name!r} is ready; try again soon."
+    return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=NO_WORKER_RETRY_AFTER)
+
+
+def _not_loaded(adapter: str) -> ApiError:
+    why = f"No worker has loaded the adapter {adapter!r} yet; try again soon."
+    return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=NO_WORKER_RETRY_AFTER)

@@ -1,7 +1,9 @@
 """What the operator may do to the cluster; every action says why."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from penstock_contract.adapters import WantedAdapters
 from penstock_operator.manifests import Object
 
 
@@ -74,6 +76,14 @@ class RecordEvent:
     warning: bool = False
 
 
+@dataclass(frozen=True)
+class Agent:
+    """Who brings a worker its adapters, and what it is to be told."""
+
+    address: str
+    wanted: WantedAdapters
+
+
 Action = Create | Apply | Merge | Mark | Delete | WriteStatus | RecordEvent
 
 
@@ -85,3 +95,5 @@ class Decision:
     again_in: float | None = None
     drains: bool = field(default=False)
     """Whether the gateways' view matters now."""
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    """What agents are to be told, by pod uid."""

@@ -24,6 +24,7 @@ from penstock_operator.autoscaling.prometheus import Prometheus
 from penstock_operator.autoscaling.sources import Scraper, Source, Target
 from penstock_operator.cluster import handlers, health
 from penstock_operator.cluster.act import Actor
+from penstock_operator.cluster.adapter_watch import AdapterWatch
 from penstock_operator.cluster.api import Api, ApiError, configuration
 from penstock_operator.cluster.autoscaler import INTERVAL, Autoscaler
 from penstock_operator.cluster.cache import Cache
@@ -120,11 +121,13 @@ class _Operator:
         async with httpx.AsyncClient(trust_env=False) as http, contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(writer.close)
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
+            adapters = AdapterWatch(http, self._tokens)
             actor = Actor(api, self._cache, Events(api), http, self._tokens)
             controller = Controller(
                 self._cache, actor, gateways, lease, PodStartup(api), self._metrics, self._settings,
-                self._options.resync,
+                self._options.resync, adapters,
             )  # fmt: skip
+            adapters.on_change(controller.changed)
             gateways.on_change(controller.gateways_changed)
             scaling = self._scaling = Autoscaler(
                 writer,
@@ -152,7 +155,7 @@ class _Operator:
                 )
                 await self._discover(api, controller, watches, tasks)
                 tasks.create_task(self._discover_again(api, controller, watches, tasks))
-                tasks.create_task(self._lead(controller, gateways, scaling, lease))
+                tasks.create_task(self._lead(controller, gateways, scaling, adapters, lease))
 
     async def _discover(
         self, api: Api, controller: Controller, watches: Watches, tasks: asyncio.TaskGroup
@@ -182,13 +185,18 @@ class _Operator:
             await self._discover(api, controller, watches, tasks)
 
     async def _lead(
-        self, controller: Controller, gateways: GatewayWatch, scaling: Autoscaler, lease: Lease
+        self,
+        controller: Controller,
+        gateways: GatewayWatch,
+        scaling: Autoscaler,
+        adapters: AdapterWatch,
+        lease: Lease,
     ) -> None:
         """Act while the lease is held, and not a moment longer."""
         while True:
             await lease.acquire()
             self._metrics.leads(leading=True)
-            acting = asyncio.create_task(_act(controller, gateways, scaling))
+            acting = asyncio.create_task(_act(controller, gateways, scaling, adapters))
             keeping = asyncio.create_task(lease.keep())
             try:
                 await asyncio.wait([acting, keeping], return_when=asyncio.FIRST_COMPLETED)
@@ -237,11 +245,13 @@ class _Operator:
         return self._watches is not None and self._watches.listed
 
 
-async def _act(controller: Controller, gateways: GatewayWatch, scaling: Autoscaler) -> None:
+async def _act(
+    controller: Controller, gateways: GatewayWatch, scaling: Autoscaler, adapters: AdapterWatch
+) -> None:
     """Reconcile until cancelled, but nobody before the gateways were asked."""
     await gateways.begin()
     async with asyncio.TaskGroup() as tasks:
-        for work in (controller.run(), gateways.run(), scaling.run()):
+        for work in (controller.run(), gateways.run(), scaling.run(), adapters.run()):
             tasks.create_task(work)
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_operator.cluster.act import Actor, Refused
 from penstock_operator.cluster.actions import Action
+from penstock_operator.cluster.adapter_watch import AdapterWatch
 from penstock_operator.cluster.ailments import ailments
 from penstock_operator.cluster.api import CONFLICT, ApiError
 from penstock_operator.cluster.cache import Cache, Key
@@ -50,6 +51,7 @@ class Controller:
         metrics: OperatorMetrics,
         settings: Settings,
         resync: float,
+        adapters: AdapterWatch,
     ) -> None:
         self._cache = cache
         self._actor = actor
@@ -59,6 +61,7 @@ class Controller:
         self._metrics = metrics
         self._settings = settings
         self._resync = resync
+        self._adapters = adapters
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, AT_ONCE)
         self._served: frozenset[str] = frozenset()
         self._since: dict[Key, dict[str, float]] = {}
@@ -150,6 +153,7 @@ class Controller:
         self._parsed.pop(key, None)
         self._drains.pop(key, None)
         self._refused.pop(key, None)
+        self._adapters.want(key, {})
         self._startup.forget(key)
         self._since.pop(key, None)
         self.changed(self._names.forget(key))
@@ -158,6 +162,7 @@ class Controller:
         pods = (pod(found) for found in self._cache.of(POD.name, key))
         seen = await self._startup.explained(key, pods, now)
         decision = decide(self._observed(key, raw, seen), self._settings)
+        self._adapters.want(key, decision.agents)
         if decision.drains:
             self._drains.setdefault(key, time.monotonic())
             self._gateways.hurry()
@@ -216,6 +221,7 @@ class Controller:
             gateways=self._gateways.view(draining, self._drains.get(key)),
             served=self._served,
             scaling=self._scaling(key),
+            adapters=self._adapters.reports(key),
             names_lost=self._names.lost(key),
             now=now,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -15,6 +15,7 @@ from penstock_operator.cluster.actions import (
     RecordEvent,
     WriteStatus,
 )
+from penstock_operator.cluster.adapter_states import adapter_states, agents, announcements
 from penstock_operator.cluster.children import children
 from penstock_operator.cluster.compare import merge_patch
 from penstock_operator.cluster.model_access import model_missing
@@ -48,13 +49,15 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     for name, step in steps.items():
         actions += step.actions
         actions += _pool_report(observed.pools[name], step)
+    actions += announcements(observed)
     seen = _snapshot(observed, deployment, steps, held)
     before = deployment.status
     now = status(deployment, seen, before, observed.time)
     actions += _report(observed, before, now)
     waits = [step.again_in for step in steps.values() if step.again_in is not None]
     drains = any(step.drains or step.status is None for step in steps.values())
-    return Decision(tuple(actions), min(waits) if waits else None, drains or bool(now.canary))
+    told = agents(observed, planned.pools)
+    return Decision(tuple(actions), min(waits) if waits else None, drains or bool(now.canary), told)
 
 
 def _invalid(observed: Observed) -> list[Action]:
@@ -167,6 +170,7 @@ def _snapshot(
         canary=next(trials, None),
         model_missing=model_missing(deployment, observed.pods),
         scaling=observed.scaling,
+        adapters=tuple(adapter_states(observed, deployment)),
         names_taken=names_taken(deployment, observed.names_lost),
         nameless=is_nameless(deployment, observed.names_lost),
     )
@@ -201,6 +205,7 @@ def _report(
 
 _WARNINGS = frozenset(
     (
+        Reason.ADAPTER_FAILED,
         Reason.INSUFFICIENT_CAPACITY,
         Reason.INVALID_SPEC,
         Reason.METRICS_STALE,

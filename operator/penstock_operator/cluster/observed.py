@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock_contract import worker_pod
+from penstock_contract.adapters import AGENT, AdapterReport
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.fleet import WorkerLoad
 from penstock_contract.labels import (
+    ADAPTERS,
     DRAINING,
     LEADER,
     LEADER_ADDRESS,
@@ -72,6 +74,10 @@ class Pod:
     """The address of that when this one was made."""
     rank: int = 0
     """Its place in its replica; the leader's is 0."""
+    agent: bool = False
+    """It has a container that brings adapters."""
+    adapters: tuple[str, ...] | None = None
+    """Those that gateways know it to have, sorted; None: nobody has told them."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class Observed:
     """Why something could not be made when it was tried last."""
     scaling: ScalingReport | None = None
     """What the autoscaler says."""
+    adapters: Mapping[str, AdapterReport] = field(default_factory=dict)
+    """What agents said last, by pod uid."""
     names_lost: Mapping[str, str] = field(default_factory=dict)
     """Served names that it asks for → the older InferenceDeployment that has them."""
     now: float = 0.0
@@ -176,12 +184,18 @@ def pod(found: Object) -> Pod:
         ready_since=_since(conditions, "Ready"),
         leader=labels.get(LEADER, ""),
         leader_address=marks.get(LEADER_ADDRESS, ""),
+        agent=any(one["name"] == AGENT for one in state.get("containerStatuses", [])),
+        adapters=_names(marks.get(ADAPTERS)),
         rank=int(rank) if (rank := labels.get(NODE_RANK, "")).isdecimal() else 0,
     )
 
 
 def _holds(conditions: Mapping[str, Object], kind: str) -> bool:
     return bool(conditions.get(kind, {}).get("status") == "True")
+
+
+def _names(told: str | None) -> tuple[str, ...] | None:
+    return None if told is None else tuple(sorted(name for name in told.split(",") if name))
 
 
 def _since(conditions: Mapping[str, Object], kind: str) -> str:

@@ -2,8 +2,10 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from penstock_contract.adapters import AdapterReport
 from penstock_contract.api import Role
 from penstock_operator.local.decide import Phase, PoolKey, Process, Wanted
 
@@ -29,6 +31,8 @@ class Child:
     phase_since: float = field(default=0.0)
     last_healthy: float = field(default=0.0)
     ready_since: float | None = None
+    report: Callable[[], AdapterReport] | None = None
+    """Tells of its adapters; None: it takes none."""
 
     def __post_init__(self) -> None:
         self.phase_since = self.last_healthy = self.started

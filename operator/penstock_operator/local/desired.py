@@ -9,11 +9,13 @@ from typing import Any
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Tenant
 from penstock_contract.api.base import seconds
+from penstock_operator.adapters import all_later
 from penstock_operator.local.decide import PoolKey, Wanted
 from penstock_operator.local.errors import UserError
 from penstock_operator.local.manifest import model_folder
 from penstock_operator.local.store import Store
 from penstock_operator.manifests import Unsupported, worker_container
+from penstock_operator.manifests.adapters import local_adapters
 from penstock_operator.plan import plan
 
 
@@ -25,6 +27,8 @@ class PlannedPool:
     pool: EnginePool
     container: Mapping[str, Any]
     """The engine's container in the planned pod template."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Folders of adapters that its workers are to have, by name."""
 
     @property
     def key(self) -> PoolKey:
@@ -113,8 +117,8 @@ def _forget_pools(store: Store, deployments: Collection[str]) -> None:
             store.delete(EnginePool, pool.metadata.name)
 
 
-def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> list[PlannedPool]:
-    name = deployment.metadata.name
+def _reconcile_one(store: Store, declared: InferenceDeployment, now: str) -> list[PlannedPool]:
+    name, deployment = declared.metadata.name, all_later(declared)
     existing = {p.metadata.name: p for p in store.readable(EnginePool) if p.spec.deployment == name}
     pools = {pool.metadata.name: pool for pool in plan(deployment, existing).pools}
     for gone in existing.keys() - pools.keys():
@@ -126,7 +130,10 @@ def _reconcile_one(store: Store, deployment: InferenceDeployment, now: str) -> l
         else:
             # Planned again inside the update: somebody may have scaled the pool since it was read.
             stored.append(store.update(EnginePool, pool_name, lambda old: _replan(deployment, old)))
-    return [PlannedPool(deployment, pool, worker_container(deployment, pool)) for pool in stored]
+    return [
+        PlannedPool(deployment, pool, worker_container(deployment, pool), local_adapters(declared))
+        for pool in stored
+    ]
 
 
 def _replan(deployment: InferenceDeployment, old: EnginePool) -> EnginePool:

@@ -29,13 +29,18 @@ class Prober:
         *,
         ready: Callable[[], None],
         healthy: Callable[[], None],
+        settled: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """`model` is the served name to ask for a token of; None asks for health only."""
+        """`model` is the served name to ask for a token of; None asks for health only.
+
+        `settled` says whether a worker that computes has all else that it is to have.
+        """
         self._client = client
         self._url = url
         self._model = model
         self._ready = ready
         self._healthy = healthy
+        self._settled = settled
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -43,6 +48,8 @@ class Prober:
         if self._model is not None:
             model = self._model
             await self._until(lambda: computes(self._client, self._url, model))
+        if self._settled is not None:
+            await self._until(self._settled)
         self._ready()
         while True:
             await asyncio.sleep(READY_PAUSE)

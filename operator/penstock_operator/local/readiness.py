@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock_contract.conditions import ConditionType
+from penstock_contract.conditions import ConditionType, Reason
 
 HOPELESS = 3
 """Failures in a row after which waiting longer makes no sense."""
@@ -64,9 +64,19 @@ def _readiness_of_one(item: Mapping[str, Any] | None, name: str, generation: int
     conditions = {condition["type"]: condition for condition in item["status"]["conditions"]}
     unmet = [conditions[kind] for kind in NEEDED if conditions[kind]["status"] != "True"]
     if not unmet:
-        return Ready()
+        return _readiness_of_adapters(conditions.get(ConditionType.ADAPTERS_READY), name, item)
     for failure in item["failures"]:
         if failure["failuresInARow"] >= HOPELESS and not failure["over"]:
             times = f"{failure['failuresInARow']} times in a row"
             return Failed(f"{failure['process']} {failure['lastEnd']}, {times}", failure["process"])
     return Waiting(f"{name}: {unmet[0]['message']}")
+
+
+def _readiness_of_adapters(
+    condition: Mapping[str, Any] | None, name: str, item: Mapping[str, Any]
+) -> Readiness:
+    if condition is None or condition["status"] == "True":
+        return Ready()
+    if condition["reason"] == Reason.ADAPTER_FAILED:
+        return Failed(f"{name}: {condition['message']}", item["workers"][0]["id"])
+    return Waiting(f"{name}: {condition['message']}")

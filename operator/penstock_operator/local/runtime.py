@@ -9,14 +9,16 @@ import asyncio
 import secrets
 import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from penstock_contract.api import InferenceDeploymentStatus, Tenant
+from penstock_contract.api import EngineType, InferenceDeploymentStatus, Tenant
 from penstock_contract.fleet import Fleet
 from penstock_operator.local import services, view
+from penstock_operator.local.adapters import Folders
 from penstock_operator.local.autoscaling import Autoscaler
 from penstock_operator.local.backoff import Backoff
 from penstock_operator.local.child import Child, how_it_ended
@@ -225,6 +227,7 @@ class Runtime:
         self._workers_started += 1
         name = f"{key.deployment}-{key.pool}-{self._workers_started}"
         port = free_port(avoid={self._port, self._batches_port, *self._supervisor.ports})
+        spec = planned.deployment.spec
         recipe = Recipe(
             wanted=planned.wanted,
             command=worker_command(
@@ -237,8 +240,25 @@ class Runtime:
             port=port,
             role=planned.pool.spec.role,
             model=planned.deployment.served_name,
+            adapters=self._adapters_of(key) if spec.engine.lora is not None else None,
+            by_name=spec.engine.type is EngineType.VLLM,
         )
         self._supervisor.start(name, recipe, reason, now_text())
+
+    def _adapters_of(self, key: PoolKey) -> Callable[[], Folders]:
+        """Return what tells which adapters workers of a pool are to have; of one that leaves, none.
+
+        Those that it has stay until it has gone.
+        """
+        last: dict[str, Folders] = {"folders": {}}
+
+        def folders() -> Folders:
+            planned = self._desired.pools.get(key)
+            if planned is not None:
+                last["folders"] = planned.adapters
+            return last["folders"]
+
+        return folders
 
     def _programs(self) -> dict[str, str]:
         venv = self._home.vllm_venv
@@ -275,6 +295,7 @@ class Runtime:
                 model_missing=missing_model(deployment),
                 scaling=self._autoscaler.report(name),
                 unsupported=trouble if isinstance(trouble, Unsupported) else None,
+                adapters=tuple(view.adapters(deployment, children)),
             )
             before = self._statuses.get(name)
             self._statuses[name] = compute_status(deployment, seen, before, now_text())

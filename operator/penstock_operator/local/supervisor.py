@@ -5,12 +5,14 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from penstock_contract.api import Role
+from penstock_operator.local.adapters import AdapterKeeper, Folders
 from penstock_operator.local.child import Child
 from penstock_operator.local.command import Command
 from penstock_operator.local.decide import Phase, Process, Wanted
@@ -36,6 +38,10 @@ class Recipe:
     """None for the gateway and the batch service."""
     model: str | None
     """Served name, for the one-token probe; None when health is enough."""
+    adapters: Callable[[], Folders] | None = None
+    """Returns those that it is to have now; None: it takes none."""
+    by_name: bool = False
+    """It finds cached KV by an adapter's name alone."""
 
 
 class Supervisor:
@@ -82,7 +88,11 @@ class Supervisor:
         )
         self._children[name] = child
         self._journal.tell(name, f"starting (pid {process.pid}): {reason}")
-        self._probes[name] = asyncio.create_task(self._prober(child, recipe.model).run())
+        keeper = None
+        if recipe.adapters is not None:
+            keeper = AdapterKeeper(self._client, child.url, recipe.adapters, by_name=recipe.by_name)
+            child.report = lambda: keeper.report
+        self._probes[name] = asyncio.create_task(self._watch(child, recipe.model, keeper))
         self._remember()
 
     def drain(self, name: str, reason: str) -> None:
@@ -125,8 +135,25 @@ class Supervisor:
             child.process.wait()
         self.reap()
 
-    def _prober(self, child: Child, model: str | None) -> Prober:
+    async def _watch(self, child: Child, model: str | None, keeper: AdapterKeeper | None) -> None:
+        """Probe a process, and keep its adapters once it has become ready."""
+        async with asyncio.TaskGroup() as tasks:
+            ready = asyncio.Event()
+            settled = keeper.settle if keeper is not None else None
+            tasks.create_task(self._prober(child, model, settled, ready).run())
+            if keeper is not None:
+                await ready.wait()
+                await keeper.run()
+
+    def _prober(
+        self,
+        child: Child,
+        model: str | None,
+        settled: Callable[[], Awaitable[bool]] | None,
+        became_ready: asyncio.Event,
+    ) -> Prober:
         def ready() -> None:
+            became_ready.set()
             if child.phase is Phase.STARTING:
                 now = time.monotonic()
                 child.enter(Phase.READY, now)
@@ -135,7 +162,7 @@ class Supervisor:
         def healthy() -> None:
             child.last_healthy = time.monotonic()
 
-        return Prober(self._client, child.url, model, ready=ready, healthy=healthy)
+        return Prober(self._client, child.url, model, ready=ready, healthy=healthy, settled=settled)
 
     def _remember(self) -> None:
         remember(self._home, [child.process.pid for child in self.children])

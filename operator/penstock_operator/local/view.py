@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from penstock_contract.adapters import AdapterFound, AdapterState
 from penstock_contract.api import InferenceDeployment
+from penstock_contract.api.status import AdapterStatus
 from penstock_contract.fleet import (
     Fleet,
     FleetDisaggregation,
@@ -72,6 +74,7 @@ def fleet(desired: Desired, children: Iterable[Child], generation: int) -> Fleet
             role=child.role,
             revision=child.wanted.revision,
             state=SERVING[child.phase],
+            adapters=() if child.report is None else child.report().loaded,
         )
         for child in children
         if child.role is not None and child.phase in SERVING
@@ -120,6 +123,32 @@ def pools(
         for key, planned in desired.pools.items()
         if key.deployment == deployment
     ]
+
+
+def adapters(deployment: InferenceDeployment, children: Iterable[Child]) -> list[AdapterStatus]:
+    """Return how far each adapter of a deployment is on the workers that serve."""
+    name = deployment.metadata.name
+    serving = [c for c in children if c.key.deployment == name and not c.observed().leaving]
+    return [_adapter(adapter.name, serving) for adapter in deployment.spec.model.adapters]
+
+
+def _adapter(name: str, children: Iterable[Child]) -> AdapterStatus:
+    found = [
+        (child, child.report().adapters.get(name, AdapterFound()))
+        for child in children
+        if child.report is not None
+    ]
+    workers = [one for child, one in found if child.phase is Phase.READY]
+    ready = sum(one.state is AdapterState.READY for one in workers)
+    failed = next((f"{c.id}: {o.message}" for c, o in found if o.state is AdapterState.FAILED), "")
+    state = AdapterState.READY if workers and ready == len(workers) else AdapterState.LOADING
+    return AdapterStatus(
+        name=name,
+        state=AdapterState.FAILED if failed else state,
+        ready=ready,
+        workers=len(workers),
+        message=failed,
+    )
 
 
 def _of(children: Iterable[Child], key: PoolKey) -> list[Child]:

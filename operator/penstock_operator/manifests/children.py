@@ -1,6 +1,6 @@
 """What stands around the workers: Service, PodDisruptionBudget, NetworkPolicy, monitors."""
 
-from penstock_contract import handoff
+from penstock_contract import adapters, handoff
 from penstock_contract.api import EnginePool, InferenceDeployment
 from penstock_contract.labels import COMPONENT, DEPLOYMENT
 from penstock_operator.manifests.engines import PORT, is_split
@@ -67,7 +67,9 @@ def _network_policy(pool: EnginePool, settings: Settings) -> Object:
         for name in settings.metrics_namespaces
     ]
     workers = {"podSelector": {"matchLabels": {DEPLOYMENT: pool.spec.deployment}}}
-    ingress = [{"from": peers, "ports": [{"protocol": "TCP", "port": PORT}]}]
+    # The agent's port too: adapters may come to pools that began without.
+    ports = [{"protocol": "TCP", "port": port} for port in (PORT, adapters.PORT)]
+    ingress: list[Object] = [{"from": peers, "ports": ports}]
     if is_split(pool):
         ingress.append({"from": [workers], "ports": [{"protocol": "TCP", "port": handoff.PORT}]})
     spec = {

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from itertools import chain
 
 from penstock_contract import group, handoff, worker_token
+from penstock_contract.adapters import AGENT
+from penstock_contract.adapters import PORT as AGENT_PORT
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
 from penstock_contract.api.accelerators import misspelt
 from penstock_contract.api.pod_template import Container, PodTemplate, VolumeMount
@@ -22,8 +24,8 @@ from penstock_operator.manifests.sources import DOWNLOAD, MODELS
 from penstock_operator.manifests.unsupported import Unsupported
 
 VOLUMES = re.compile(r"model|tmp|kv|shm|draft|adapters|adapter-\d+")
-CONTAINERS = re.compile(rf"{CONTAINER}|{DOWNLOAD}|{DRAFT_DOWNLOAD}|{ADAPTER_DOWNLOAD}\d+")
-PORTS = {PORT: "http", handoff.PORT: "kv", group.PORT: ""}
+CONTAINERS = re.compile(rf"{CONTAINER}|{AGENT}|{DOWNLOAD}|{DRAFT_DOWNLOAD}|{ADAPTER_DOWNLOAD}\d+")
+PORTS = {PORT: "http", AGENT_PORT: AGENT, handoff.PORT: "kv", group.PORT: ""}
 """By number, with the names that they have in pods."""
 FOLDERS = (MODELS, ADAPTERS, DRAFT, TIER, "/dev/shm")  # noqa: S108 - the container's own
 TMP = "tmp"

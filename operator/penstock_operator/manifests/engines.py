@@ -14,6 +14,7 @@ from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import (
     KvCacheDtype,
     KvTier,
+    Lora,
     SpeculativeMethod,
     Task,
     WeightQuantization,
@@ -90,6 +91,7 @@ def engine_container(
             *_handoff(deployment, pool),
             *_tier(deployment.spec.engine),
             *(f"--adapter={name}={folder}" for name, folder in adapters.items()),
+            *_room(deployment.spec.engine),
             *_draft(deployment.spec.engine, draft),
             *worker_arguments(deployment),
         ),
@@ -210,7 +212,7 @@ def _vllm(
             *_block_size(engine),
             *_limits(deployment),
             *_speculation(engine, draft),
-            *_lora(adapters),
+            *_lora(adapters, engine.lora),
             # How much of a prompt was cached is told only on demand; routing goes by it.
             "--enable-prompt-tokens-details",
             # By itself vLLM breaks off what it is answering when it is told to end.
@@ -219,7 +221,7 @@ def _vllm(
         ),
         # vLLM answers /health before it has computed anything, so a token or a vector is asked for.
         probe={"exec": {"command": ["python3", "-c", _PROOF, names[0]]}, "timeoutSeconds": 30},
-        environment=_VLLM_ENVIRONMENT | _place(pool),
+        environment=_VLLM_ENVIRONMENT | _vllm_lora(engine) | _place(pool),
         # By itself it takes the address by which it would reach the internet.
         own_address=(*_own_address(pool), VLLM_HOST_IP) if _own_address(pool) else (),
         token_variable=worker_token.VLLM_ENVIRONMENT,
@@ -257,12 +259,31 @@ def _speculation(engine: Engine, draft: str) -> list[str]:
     return ["--speculative-config", json.dumps(config)]
 
 
-def _lora(adapters: Mapping[str, str]) -> list[str]:
-    """All of them in a batch; vLLM's own default is one."""
-    if not adapters:
+def _room(engine: Engine) -> list[str]:
+    """Return the room for adapters that come and go, for Penstock's worker."""
+    if engine.lora is None:
         return []
+    rank = engine.lora.max_rank
+    arguments = ["--max-adapters", str(engine.lora.max_adapters)]
+    return arguments if rank is None else [*arguments, "--max-adapter-rank", str(rank)]
+
+
+def _lora(adapters: Mapping[str, str], lora: Lora | None) -> list[str]:
+    """All that a worker begins with in a batch; vLLM's own default is one."""
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
-    return ["--enable-lora", "--max-loras", str(len(modules)), "--lora-modules", *modules]
+    named = ["--lora-modules", *modules] if modules else []
+    if lora is None:
+        return ["--enable-lora", "--max-loras", str(len(modules)), *named] if modules else []
+    arguments = ["--enable-lora", "--max-loras", str(min(lora.max_per_step, lora.max_adapters))]
+    arguments += ["--max-cpu-loras", str(lora.max_adapters)]
+    if lora.max_rank is not None:
+        arguments += ["--max-lora-rank", str(lora.max_rank)]
+    return [*arguments, *named]
+
+
+def _vllm_lora(engine: Engine) -> dict[str, str]:
+    """Its routes for adapters are there only when they are asked for."""
+    return {} if engine.lora is None else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 
 
 _VLLM_TASKS = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from penstock_contract import group
 from penstock_contract.api import EnginePool
 from penstock_contract.labels import (
+    ADAPTERS,
     COMPONENT,
     DEPLOYMENT,
     FOLLOWER_OF,
@@ -24,7 +25,7 @@ from penstock_operator.manifests import engines
 from penstock_operator.manifests.objects import Object, pool_object, pool_selector
 
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
-_SERVING = (DEPLOYMENT, POOL, ROLE, SERVED_MODEL)
+_SERVING = (ADAPTERS, DEPLOYMENT, POOL, ROLE, SERVED_MODEL)
 """Labels and annotations of pods that serve."""
 
 

@@ -5,10 +5,13 @@ from math import floor
 
 from penstock_contract.api import EnginePool, InferenceDeployment, Resources
 from penstock_contract.api.base import quantity, seconds
-from penstock_contract.labels import ROLLOUT_HASH, SERVED_MODEL
+from penstock_contract.labels import ADAPTERS, ROLLOUT_HASH, SERVED_MODEL
 from penstock_contract.worker_pod import CONTAINER
 from penstock_contract.worker_token import SECRET_KEY
+from penstock_operator.adapters import at_start
 from penstock_operator.manifests.adapters import (
+    adapter_agents,
+    adapter_cache,
     adapter_downloads,
     adapter_sources,
     local_adapters,
@@ -75,8 +78,14 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
     adapters, draft = adapter_sources(deployment, pool), draft_source(deployment, pool)
     paths = {name: one.path for name, one in adapters.items()}
     guess = draft.path if draft is not None else ""
-    engine = engine_container(deployment, pool, found.path, settings, paths, guess)
-    sources = [found, *adapters.values(), *filter(None, [draft])]
+    beginning = at_start(deployment, pool.spec)
+    engine = engine_container(beginning, pool, found.path, settings, paths, guess)
+    cache = adapter_cache(deployment, pool)
+    sources = [found, *adapters.values(), *cache, *filter(None, [draft])]
+    agents = [
+        sharing({**one, "securityContext": confined(template)}, template)
+        for one in adapter_agents(deployment, pool, settings)
+    ]
     fetch = [
         *filter(None, [download(deployment, pool, settings)]),
         *filter(None, [draft_download(deployment, pool, settings)]),
@@ -90,7 +99,7 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
             seconds(deployment.spec.drain.timeout) + DRAIN_MARGIN
         ),
         "securityContext": pod_security(template),
-        "containers": [_container(pool, engine, settings, sources)],
+        "containers": [_container(pool, engine, settings, sources), *agents],
         "volumes": [*_volumes(sources, engine), *map(as_in_a_pod, template.volumes)],
         **overlay(pool),
     }
@@ -99,6 +108,7 @@ def pod_template(deployment: InferenceDeployment, pool: EnginePool, settings: Se
         spec["initContainers"] = before
     labels = {**template.labels, **pool_labels(pool), ROLLOUT_HASH: pool.spec.rollout_hash}
     annotations = {**template.annotations, SERVED_MODEL: deployment.served_name}
+    annotations[ADAPTERS] = ",".join(sorted(adapters))  # the operator adds what comes later
     metadata = {"labels": labels, "annotations": annotations}
     return {"metadata": metadata, "spec": one_volume_per_claim(spec)}
 

@@ -98,14 +98,19 @@ def placed(wanted: Wanted, deployment: InferenceDeployment, pool: EnginePool) ->
         return _mounted(wanted, "", {"image": image})
     if wanted.scheme == "file":
         return _carried(wanted, deployment)
-    folder, cache = fetched_folder(wanted), deployment.spec.model.cache
+    folder = fetched_folder(wanted)
     into = f"{wanted.mount}/{folder}"
     arguments = (wanted.uri, "--revision", wanted.revision, "--into", into)
+    return _mounted(wanted, folder, cached(deployment, pool), arguments)
+
+
+def cached(deployment: InferenceDeployment, pool: EnginePool) -> Object:
+    """Return the content of the volume that downloads go into: the cache, or the pod's own."""
+    cache = deployment.spec.model.cache
     if cache is not None:
-        volume = _claim(cache.claim_name, read_only=False)
-        return _mounted(wanted, folder, volume, arguments)
+        return _claim(cache.claim_name, read_only=False)
     limit = pool.spec.resources.limits.get("ephemeral-storage", POD_LIMIT)
-    return _mounted(wanted, folder, {"emptyDir": {"sizeLimit": str(limit)}}, arguments)
+    return {"emptyDir": {"sizeLimit": str(limit)}}
 
 
 def fetched_folder(wanted: Wanted) -> str:

@@ -47,6 +47,11 @@ class _Asked:
         return self.pool.spec.parallelism.tensor if self.ours else 1
 
     @property
+    def adapts(self) -> bool:
+        """Whether there are adapters, or is room for them."""
+        return bool(self.deployment.spec.model.adapters) or self.engine.lora is not None
+
+    @property
     def quantised(self) -> bool:
         """Whether weights are to be quantised while they are loaded."""
         return self.engine.quantization.weights is not WeightQuantization.NONE
@@ -164,7 +169,7 @@ def _nodes(asked: _Asked) -> Refusals:
 
 
 def _devices(asked: _Asked) -> Refusals:
-    adapters, over = bool(asked.deployment.spec.model.adapters), asked.pool.spec.parallelism
+    adapters, over = asked.adapts, asked.pool.spec.parallelism
     limits, where = asked.limit, asked.field("parallelism")
     here = over.tensor // over.nodes
     each = f"use {here}, one for each rank of parallelism.tensor"
@@ -187,8 +192,7 @@ def _ranks(asked: _Asked) -> Refusals:
     yield asked.quantised, "spec.engine.quantization.weights", f"use none {alone}"
     yield bool(asked.engine.kv_tiers), "spec.engine.kvTiers", f"use none {alone}"
     yield asked.engine.task.is_pooling, "spec.engine.task", f"use Generate {alone}"
-    adapters = bool(asked.deployment.spec.model.adapters)
-    yield adapters, "spec.model.adapters", f"use none {alone}, or engine.type VLLM"
+    yield asked.adapts, "spec.model.adapters", f"use none {alone}, or engine.type VLLM"
     split = asked.pool.spec.role is not Role.UNIFIED
     yield split, asked.field("role"), f"use Unified {alone}"
 

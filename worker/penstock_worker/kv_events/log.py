@@ -10,7 +10,7 @@ class CacheLog:
 
     Args:
         block_size: tokens per block.
-        adapters: in the order of their numbers, from 1.
+        adapters: those of the start, in the order of their numbers, from 1.
     """
 
     def __init__(self, block_size: int, adapters: Iterable[str] = ()) -> None:
@@ -39,10 +39,14 @@ class CacheLog:
                 parent,
                 list(block),
                 self._block_size,
-                lora_id=self._numbers.get(adapter),
+                lora_id=self._number(adapter),
                 lora_name=adapter or None,
             )
             self._events.append(event)
+
+    def _number(self, adapter: str) -> int | None:
+        """Adapters that come later get the next numbers."""
+        return self._numbers.setdefault(adapter, len(self._numbers) + 1) if adapter else None
 
     def removed(self, name: bytes) -> None:
         """A block was given away for other content."""

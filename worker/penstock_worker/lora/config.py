@@ -4,6 +4,7 @@ What is not computed exactly as PEFT would is refused by name: an adapter that l
 authors trained. So a field that is not known here must be empty.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         "task_type",
     }
 )
+_PIECE: Final = 1 << 20
 _HARMLESS_STARTS: Final = (True, False, None, "gaussian", "eva", "orthogonal")
 """Of `init_lora_weights`: others change the weights of the base model, too."""
 
@@ -71,6 +73,15 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise UnsupportedAdapter(f"{CONFIG}: lora_alpha must be a number, not {alpha!r}")
     divisor = rank**0.5 if raw.get("use_rslora") else rank
     return AdapterConfig(rank, alpha / divisor, _modules(raw.get("target_modules")))
+
+
+def adapter_digest(folder: Path) -> bytes:
+    """Return 16 bytes that differ wherever what the adapter in `folder` computes differs."""
+    digest = hashlib.blake2b((folder / CONFIG).read_bytes(), digest_size=16)
+    with (folder / WEIGHTS).open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.digest()
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,18 @@ class Deltas:
         self._layers = {adapter.name: adapter.layers for adapter in adapters}
         self._widths = {name: shape[0] for name, shape in module_shapes(config).items()}
 
+    def prepare(self, adapter: Adapter) -> Layers:
+        """See `AdapterHost.prepare`."""
+        return adapter.layers
+
+    def add(self, name: str, prepared: Layers) -> None:
+        """See `AdapterHost.add`."""
+        self._layers[name] = prepared
+
+    def drop(self, name: str) -> None:
+        """See `AdapterHost.drop`."""
+        del self._layers[name]
+
     def begin(self, batch: Batch) -> "StepDeltas":
         """Return what a step's rows get."""
         rows: dict[str, list[int]] = {}

@@ -69,7 +69,7 @@ class TorchDecoder:
     ) -> None:
         self._config = config
         self._collectives = collectives
-        self._deltas = Deltas(adapters, config)
+        self.adapters = Deltas(adapters, config)
         self._attention = attention
         self._embeddings = weights.embeddings
         self._tap = tap
@@ -110,7 +110,7 @@ class TorchDecoder:
             torch.tensor(batch.tokens),
             torch.tensor(batch.positions),
             self._attention.begin(batch.sequences),
-            self._deltas.begin(batch),
+            self.adapters.begin(batch),
         )
         if self._tap is not None and self._fusion is not None:
             fused = functional.linear(torch.cat(self._tapped, -1), self._fusion)

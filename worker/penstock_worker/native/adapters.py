@@ -1,7 +1,9 @@
 """Gives adapters to the native kernels, and says which sequence of a step has which."""
 
 import ctypes
+import weakref
 from collections.abc import Sequence
+from itertools import count
 
 import numpy
 import torch
@@ -15,6 +17,16 @@ from penstock_worker.native.library import DOWN, GATE, OUTPUT, QKV, UP
 
 BASE = -1
 """The number of no adapter."""
+
+
+class PackedAdapter:
+    """An adapter as the kernels compute it, packed but not yet given to a decoder."""
+
+    def __init__(self, library: ctypes.CDLL, handle: int) -> None:
+        self.handle = handle
+        self.kept: list[Tensor] = []
+        """What the kernels read where it lies."""
+        weakref.finalize(self, library.penstock_destroy_adapter, handle)
 
 
 class NativeAdapters:
@@ -39,8 +51,8 @@ class NativeAdapters:
     ) -> None:
         self._library = library
         self._handle = handle
-        self._numbers = {adapter.name: number for number, adapter in enumerate(adapters)}
-        self._kept: list[Tensor] = []
+        self._numbers: dict[str, int] = {}
+        self._packed: dict[str, PackedAdapter] = {}
         query, kv = (module_shapes(config)[name][0] for name in ("q_proj", "k_proj"))
         # By the input that they share: the linear layers, and at which output each module begins.
         self._groups = (
@@ -49,9 +61,8 @@ class NativeAdapters:
             (GATE, (("gate_proj", GATE, 0), ("up_proj", UP, 0))),
             (DOWN, (("down_proj", DOWN, 0),)),
         )
-        for number, adapter in enumerate(adapters):
-            for layer in range(config.num_layers):
-                self._set(number, adapter, layer)
+        for adapter in adapters:
+            self.add(adapter.name, self.prepare(adapter))
 
     def numbers(self, batch: Batch) -> NDArray[numpy.int32] | None:
         """Return the number of each sequence's adapter; None where there are none."""
@@ -60,7 +71,34 @@ class NativeAdapters:
         found = [self._numbers[name] if name else BASE for name in batch.adapters]
         return numpy.array(found, dtype=numpy.int32)
 
-    def _set(self, number: int, adapter: Adapter, layer: int) -> None:
+    def prepare(self, adapter: Adapter) -> PackedAdapter:
+        """See `AdapterHost.prepare`.
+
+        Raises:
+            MemoryError: it does not fit.
+        """
+        handle = self._library.penstock_create_adapter(self._handle)
+        if not handle:
+            raise MemoryError("the adapter does not fit into memory")
+        packed = PackedAdapter(self._library, handle)
+        for layer in range(len(adapter.layers)):
+            self._pack(packed, adapter, layer)
+        return packed
+
+    def add(self, name: str, prepared: PackedAdapter) -> None:
+        """See `AdapterHost.add`."""
+        taken = set(self._numbers.values())
+        number = next(number for number in count() if number not in taken)
+        if self._library.penstock_put_adapter(self._handle, number, prepared.handle):
+            raise MemoryError("the adapter does not fit into memory")
+        self._numbers[name], self._packed[name] = number, prepared
+
+    def drop(self, name: str) -> None:
+        """See `AdapterHost.drop`."""
+        self._library.penstock_drop_adapter(self._handle, self._numbers.pop(name))
+        del self._packed[name]
+
+    def _pack(self, packed: PackedAdapter, adapter: Adapter, layer: int) -> None:
         matrices = adapter.layers[layer]
         failed = 0
         for reducing, modules in self._groups:
@@ -68,17 +106,17 @@ class NativeAdapters:
             if not found:
                 continue
             a = torch.cat([matrix.a for matrix, _, _ in found])
-            self._kept.append(a)
-            failed += self._library.penstock_set_reduction(
-                self._handle, layer, reducing, number, len(a), a.data_ptr()
+            packed.kept.append(a)
+            self._library.penstock_set_reduction(
+                packed.handle, layer, reducing, len(a), a.data_ptr()
             )
             begin = 0
             for matrix, linear, first in found:
                 outputs, rank = matrix.b.shape
                 failed += self._library.penstock_add_expansion(
-                    self._handle, layer, linear, number, begin, rank, first, outputs,
+                    packed.handle, layer, linear, begin, rank, first, outputs,
                     matrix.b.data_ptr(),
                 )  # fmt: skip
                 begin += rank
         if failed:
-            raise MemoryError(f"the adapter {adapter.name} does not fit into memory")
+            raise MemoryError("the adapter does not fit into memory")

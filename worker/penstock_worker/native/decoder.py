@@ -115,7 +115,7 @@ class NativeDecoder:
             set_features(self._library, self._handle, features, self._keep)
         self._kind = self._kind_of(HEAD[quantization])
         self._set_linear(0, native.HEAD, weights.head, None)
-        self._adapters = NativeAdapters(self._library, self._handle, adapters, config)
+        self.adapters = NativeAdapters(self._library, self._handle, adapters, config)
 
     def logits(self, batch: Batch) -> Tensor:
         """See `Model.logits`."""
@@ -143,7 +143,7 @@ class NativeDecoder:
                 batch.output_rows,
             )
         ]
-        adapters = self._adapters.numbers(batch)
+        adapters = self.adapters.numbers(batch)
         greedy = numpy.empty(len(batch.output_rows), dtype=numpy.int32)
         step = native.Step(
             len(batch.tokens),

@@ -8,7 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from penstock_worker.messages import AddInputs, AddRequest, Batch, FinishReason, Output, Stats
+from penstock_worker.messages import (
+    AdapterChanged,
+    AddInputs,
+    AddRequest,
+    Batch,
+    FinishReason,
+    LoadAdapter,
+    Output,
+    Stats,
+    UnloadAdapter,
+)
 from penstock_worker.pooling.fairness import FairQueue, Job
 from penstock_worker.pooling.inputs import Input
 from penstock_worker.pooling.model import PoolingModel
@@ -121,6 +131,13 @@ class PoolingEngine:
 
     def close(self) -> None:
         """Nothing is kept for later."""
+
+    def change_adapters(self, message: LoadAdapter | UnloadAdapter) -> None:
+        """Adapters are for models that generate: the server has refused them."""
+
+    def changed_adapters(self) -> list[AdapterChanged]:
+        """See `change_adapters`."""
+        return []
 
     def release(self, leases: list[str]) -> None:
         """There is nothing to lease."""

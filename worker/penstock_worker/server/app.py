@@ -13,11 +13,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel, ValidationError
 
 from penstock_contract import headers
+from penstock_contract.adapters import LOAD, UNLOAD
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.handoff import LEASES_PATH
 from penstock_contract.tasks import EMBEDDINGS, RERANK, SCORE
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.server import errors
+from penstock_worker.server.adapters import AdapterChanges, LoadRequest, UnloadRequest
 from penstock_worker.server.authorization import Authorization
 from penstock_worker.server.json_response import JsonResponse
 from penstock_worker.server.pooling_protocol import (
@@ -57,6 +59,7 @@ def create_app(
     _completion_routes(app, service)
     _pooling_routes(app, service)
     _text_routes(app, service)
+    _adapter_routes(app, AdapterChanges(service, allowed=bool(service.client.config.max_adapters)))
     _state_routes(app, service, registry)
     return app
 
@@ -124,14 +127,27 @@ def _text_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        names = service.names + service.adapters
+        names = (*service.names, *service.adapters)
         return JsonResponse({"object": "list", "data": [_model(service, name) for name in names]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        if name not in service.names + service.adapters:
+        if name not in (*service.names, *service.adapters):
             raise ApiError(ErrorCode.MODEL_NOT_FOUND, f"The model {name!r} is not served here.")
         return JsonResponse(_model(service, name))
+
+
+def _adapter_routes(app: FastAPI, changes: AdapterChanges) -> None:
+    # Not for clients either: as of /drain, the gateway relays nothing of these.
+    @app.post(LOAD)
+    async def load(request: Request) -> Response:
+        told = await changes.load(await _body(request, LoadRequest))
+        return Response(told, media_type="text/plain")
+
+    @app.post(UNLOAD)
+    async def unload(request: Request) -> Response:
+        told = await changes.unload(await _body(request, UnloadRequest))
+        return Response(told, media_type="text/plain")
 
 
 def _state_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
@@ -253,7 +269,7 @@ def _model(service: Service, name: str) -> dict[str, object]:
         "object": "model",
         "created": service.created,
         "owned_by": "penstock",
-        "root": name if adapter else service.names[0],
+        "root": service.adapters[name] if adapter else service.names[0],
         "parent": service.names[0] if adapter else None,
         "max_model_len": service.served.max_model_len if service.served else None,
     }

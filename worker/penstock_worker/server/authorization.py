@@ -19,15 +19,17 @@ class Authorization:
     Args:
         app: what is behind it.
         tokens: that are accepted; without any, everybody is served.
+        public: paths for which nobody is asked.
     """
 
-    def __init__(self, app: ASGIApp, tokens: WorkerTokens) -> None:
+    def __init__(self, app: ASGIApp, tokens: WorkerTokens, public: frozenset[str] = PUBLIC) -> None:
+        self._public = public
         self._app = app
         self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request (ASGI)."""
-        known = scope["type"] != "http" or scope["path"] in PUBLIC
+        known = scope["type"] != "http" or scope["path"] in self._public
         if known or self._tokens.admit(Headers(scope=scope).get(HEADER, "")):
             await self._app(scope, receive, send)
             return

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
@@ -11,16 +12,21 @@ import msgspec
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
     Abort,
+    AdapterChanged,
     AddInputs,
     AddRequest,
     Batch,
+    Command,
+    Event,
     Failed,
     FinishReason,
+    LoadAdapter,
     Output,
     Ready,
     Release,
     Stats,
     Stop,
+    UnloadAdapter,
 )
 from penstock_worker.wire import encode, event_decoder
 
@@ -57,6 +63,7 @@ class EngineClient:
         self._on_batch = on_batch
         self._leaving = False
         self._streams: dict[str, asyncio.Queue[Output | None]] = {}
+        self._loading: dict[str, asyncio.Future[str]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -141,12 +148,34 @@ class EngineClient:
         if not self.died.is_set():
             self._send(Release([lease]))
 
+    async def load_adapter(self, name: str, folder: str) -> str:
+        """Load an adapter, or put it in the place of the one of this name; return what is wrong.
+
+        Raises:
+            EngineDied: before or while loading.
+        """
+        if self.died.is_set():
+            raise EngineDied(self.failure)
+        message = LoadAdapter(uuid.uuid4().hex, name, folder)
+        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loading[message.id] = found
+        self._send(message)
+        try:
+            return await found
+        finally:
+            del self._loading[message.id]
+
+    def unload_adapter(self, name: str) -> None:
+        """Let no request name an adapter that comes after this."""
+        if not self.died.is_set():
+            self._send(UnloadAdapter(name))
+
     def _forget(self, ids: list[str]) -> None:
         live = [request_id for request_id in ids if self._streams.pop(request_id, None) is not None]
         if live and not self.died.is_set():
             self._send(Abort(live))
 
-    def _send(self, *messages: AddRequest | AddInputs | Abort | Release) -> None:
+    def _send(self, *messages: Command) -> None:
         if self._writer is not None:
             self._writer.write(b"".join(map(encode, messages)))
 
@@ -160,13 +189,16 @@ class EngineClient:
             pass  # the same as the end of the stream
         self._end()
 
-    def _handle(self, event: Ready | Batch | Failed) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case Ready():
                 if not self.ready.done():
                     self.ready.set_result(event)
             case Failed(message):
                 self.failure = message
+            case AdapterChanged(change, problem):
+                if change in self._loading and not self._loading[change].done():
+                    self._loading[change].set_result(problem)
             case Batch(outputs, stats):
                 self.stats = stats
                 self._note_leases(stats)
@@ -203,6 +235,9 @@ class EngineClient:
         self.unleased.set()
         for queue in set(self._streams.values()):
             queue.put_nowait(None)
+        for loading in self._loading.values():
+            if not loading.done():
+                loading.set_exception(EngineDied(self.failure))
         if not self.ready.done():
             self.ready.set_exception(EngineDied(self.failure))
             self.ready.exception()  # the server asks later; an unasked exception would be logged

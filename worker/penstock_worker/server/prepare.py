@@ -90,7 +90,8 @@ def engine_requests(
             stop_token_ids=stop_tokens,
             priority=request.priority if trusted.priority is None else trusted.priority,
             salt=trusted.salted(salt),
-            adapter=request.model if request.model in served.adapters else "",
+            # An adapter that was unloaded meanwhile is refused by the engine, by its name.
+            adapter="" if request.model in served.names else request.model,
             deadline=trusted.deadline,
             tpot=trusted.tpot,
             grammar=grammar,

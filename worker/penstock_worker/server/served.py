@@ -20,8 +20,6 @@ class Served:
     max_model_len: int
     vocab_size: int
     grammars: Grammars
-    adapters: tuple[str, ...] = ()
-    """Names that stand for an adapter on it."""
     pooling: PoolingShape | None = None
     """Of a model that embeds or scores."""
 

@@ -46,7 +46,7 @@ class Service:
         names: served names, the first of which labels the metrics.
         client: the engine.
         metrics: where everything is counted.
-        adapters: names that stand for an adapter on the model.
+        adapters: folders of adapters on the model, by the names that stand for them; it changes.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Service:
         names: tuple[str, ...],
         client: EngineClient,
         metrics: WorkerMetrics,
-        adapters: tuple[str, ...] = (),
+        adapters: dict[str, str] | None = None,
     ) -> None:
         self.names = names
-        self.adapters = adapters
+        self.adapters = {} if adapters is None else adapters
         self.client = client
         self.metrics = metrics
         self.served: Served | None = None
@@ -100,7 +100,7 @@ class Service:
         Raises:
             ApiError: it is another model's name, or the worker takes nothing now.
         """
-        known = self.names + self.adapters
+        known = (*self.names, *self.adapters)
         if name is not None and name not in known:
             raise ApiError(
                 ErrorCode.MODEL_NOT_FOUND,

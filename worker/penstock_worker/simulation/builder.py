@@ -10,10 +10,12 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.block_pool import BlockPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_config import EngineConfig, SimulationConfig
+from penstock_worker.lora.config import adapter_digest, read_adapter_config
+from penstock_worker.lora.shelf import Shelf, Version
 from penstock_worker.messages import Ready
 from penstock_worker.model.config import ModelConfig, read_config
 from penstock_worker.simulation.memory import SimulatedMemory
-from penstock_worker.simulation.runner import SimulatedRunner
+from penstock_worker.simulation.runner import SimulatedAdapters, SimulatedRunner
 from penstock_worker.transfer.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        adapters=config.adapters,
+        adapters=_shelf(config),
         window=shape.window,
         cost=simulation.cost,
     )
@@ -67,6 +69,19 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         step_cost=asdict(simulation.cost) if config.self_benchmark else None,
         kv_bytes_per_token=shape.kv_bytes_per_token // 2,  # as bfloat16
     )
+
+
+def _shelf(config: EngineConfig) -> Shelf:
+    """Return adapters that are read, as far as they can be, and change nothing."""
+
+    def read(_: str, folder: Path) -> tuple[None, bytes]:
+        read_adapter_config(folder)
+        return None, adapter_digest(folder)
+
+    versions = [
+        Version(name, name, adapter_digest(Path(at))) for name, at in config.adapters.items()
+    ]
+    return Shelf(versions, SimulatedAdapters(), read, config.max_adapters)
 
 
 def _handoff(

@@ -11,6 +11,20 @@ from penstock_worker.runner_interface import SampledToken, SliceOutput
 from penstock_worker.step import Slice
 
 
+class SimulatedAdapters:
+    """Takes adapters, which change nothing; see `AdapterHost`."""
+
+    def prepare(self, adapter: object) -> object:
+        """Return it as it is."""
+        return adapter
+
+    def add(self, name: str, prepared: object) -> None:
+        """There is nothing to add to."""
+
+    def drop(self, name: str) -> None:
+        """There is nothing to forget."""
+
+
 class SimulatedRunner:
     """Computes slices in the time that a cost says.
 

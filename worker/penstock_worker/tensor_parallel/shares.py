@@ -25,6 +25,7 @@ def refuse(config: EngineConfig, shape: ModelConfig) -> None:
         (config.kernels == "native", "--kernels native", "use auto or torch"),
         (config.speculative not in ("none", "ngram"), "--speculative", "use none or ngram"),
         (bool(config.adapters), "--adapter", "leave adapters out"),
+        (bool(config.max_adapters), "--max-adapters", "leave it out"),
         (config.transfer is not None, "--kv-transfer", "leave it out"),
         (config.tier is not None, "--kv-tier-disk", "leave it out"),
         (bool(shape.latent), "latent attention (DeepSeek)", "use vLLM"),

@@ -2,17 +2,16 @@
 
 Of the weights, every tensor's name, type and shape count, and 4 KiB from its middle: a fine-tune
 changes whole matrices, and to read everything would take as long as loading it. Kernels and
-processors do not count: their KV differs by rounding, as it does within one engine.
+processors do not count: their KV differs by rounding, as it does within one engine. Adapters come
+and go, so they count in the names of their blocks (`penstock_contract.blocks.adapter_salt`).
 """
 
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 
-from penstock_worker.lora.config import CONFIG, WEIGHTS
 from penstock_worker.model.config import ModelConfig
 
 SAMPLE_BYTES = 4096
@@ -26,7 +25,6 @@ def fingerprint(
     block_size: int,
     dtype: str,
     quantization: str,
-    adapters: Mapping[str, Path] = MappingProxyType({}),
 ) -> bytes:
     """Return 32 bytes that are equal for engines whose KV is interchangeable.
 
@@ -36,15 +34,11 @@ def fingerprint(
         block_size: tokens per block.
         dtype: of the KV, as `ExecutionConfig.kv_kind` names it.
         quantization: of the weights, as they are computed with.
-        adapters: their folders by name.
     """
     digest = hashlib.blake2b(digest_size=32)
     digest.update(repr((_LAYOUT, shape, block_size, dtype, quantization)).encode())
     for path in weights:
         _add_weights(digest, path)
-    for name, folder in sorted(adapters.items()):
-        digest.update(repr((name, (folder / CONFIG).read_bytes())).encode())
-        _add_weights(digest, folder / WEIGHTS)
     return digest.digest()
 
 

@@ -20,8 +20,10 @@
 // Everything but the interface is in unnamed namespaces: what only this library calls may be inlined.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <exception>
+#include <utility>
 #include <vector>
 
 #include "adapters.h"
@@ -36,6 +38,22 @@ struct PenstockDecoder : Decoder {
 
 struct PenstockEncoder : Encoder {
   using Encoder::Encoder;
+};
+
+namespace {
+
+constexpr int ADAPTED = 5;  // linear layers of a layer that adapters may change: qkv to down
+
+struct AdapterPart {
+  Reduction reduction;
+  std::vector<Expansion> expansions;
+};
+
+}  // namespace
+
+struct PenstockAdapter {
+  explicit PenstockAdapter(size_t layers) : parts(layers) {}
+  std::vector<std::array<AdapterPart, ADAPTED>> parts;
 };
 
 namespace {
@@ -132,32 +150,61 @@ int32_t penstock_set_expansion(PenstockDecoder* decoder, int32_t layer, int32_t 
   return 0;
 }
 
-// Adapter `adapter` multiplies the inputs of a layer with `a`, [rank][inputs], which the caller keeps
-// alive; that of gate is for up, too.
-int32_t penstock_set_reduction(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
-                               int32_t rank, const float* a) {
+// An adapter for a decoder, made beside its steps: nothing of the decoder is changed until it is put.
+PenstockAdapter* penstock_create_adapter(const PenstockDecoder* decoder) {
   try {
-    std::vector<Reduction>& all = decoder->layers[layer].linear(which).reductions;
-    all.resize(std::max<size_t>(all.size(), adapter + 1));
-    all[adapter] = {a, rank};
-    decoder->most_ranks = std::max(decoder->most_ranks, rank);
+    return new PenstockAdapter(decoder->layers.size());
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void penstock_destroy_adapter(PenstockAdapter* adapter) { delete adapter; }
+
+// It multiplies the inputs of a linear layer with `a`, [rank][inputs], which the caller keeps alive;
+// that of gate is for up, too.
+void penstock_set_reduction(PenstockAdapter* adapter, int32_t layer, int32_t which, int32_t rank, const float* a) {
+  adapter->parts[layer][which].reduction = {a, rank};
+}
+
+// ... and adds ranks [at, at + rank) of that, times `b`, [outputs][rank], to outputs from `first` on.
+int32_t penstock_add_expansion(PenstockAdapter* adapter, int32_t layer, int32_t which, int32_t at, int32_t rank,
+                               int32_t first, int32_t outputs, const float* b) {
+  try {
+    adapter->parts[layer][which].expansions.emplace_back(at, rank, first, outputs, b);
     return 0;
   } catch (const std::exception&) {
     return 1;
   }
 }
 
-// ... and adds ranks [at, at + rank) of that, times `b`, [outputs][rank], to outputs from `first` on.
-int32_t penstock_add_expansion(PenstockDecoder* decoder, int32_t layer, int32_t which, int32_t adapter,
-                               int32_t at, int32_t rank, int32_t first, int32_t outputs, const float* b) {
+// Between two steps: let rows have it, under a number that is free. What it was made of moves.
+int32_t penstock_put_adapter(PenstockDecoder* decoder, int32_t number, PenstockAdapter* adapter) {
   try {
-    std::vector<std::vector<Expansion>>& all = decoder->layers[layer].linear(which).expansions;
-    all.resize(std::max<size_t>(all.size(), adapter + 1));
-    all[adapter].emplace_back(at, rank, first, outputs, b);
-    return 0;
+    for (auto& layer : decoder->layers)
+      for (int which = 0; which < ADAPTED; which++) layer.linear(which).room_for(number);
   } catch (const std::exception&) {
     return 1;
   }
+  for (size_t layer = 0; layer < decoder->layers.size(); layer++)
+    for (int which = 0; which < ADAPTED; which++) {
+      AdapterPart& part = adapter->parts[layer][which];
+      Linear& linear = decoder->layers[layer].linear(which);
+      linear.reductions[number] = part.reduction;
+      linear.expansions[number] = std::move(part.expansions);
+      decoder->most_ranks = std::max(decoder->most_ranks, part.reduction.rank);
+    }
+  return 0;
+}
+
+// Between two steps: no row has it any more; its number is free, and `a` may go.
+void penstock_drop_adapter(PenstockDecoder* decoder, int32_t number) {
+  for (auto& layer : decoder->layers)
+    for (int which = 0; which < ADAPTED; which++) {
+      Linear& linear = layer.linear(which);
+      linear.reductions[number] = {};
+      linear.expansions[number] = {};
+    }
 }
 
 int32_t penstock_step(PenstockDecoder* decoder, const PenstockStep* step) {

@@ -31,6 +31,12 @@ class Linear {
   std::vector<Reduction> reductions;               // by adapter; that of gate is up's, too
   std::vector<std::vector<Expansion>> expansions;  // by adapter
 
+  // Have a place for the adapter of a number.
+  void room_for(int adapter) {
+    reductions.resize(std::max<size_t>(reductions.size(), adapter + 1));
+    expansions.resize(std::max<size_t>(expansions.size(), adapter + 1));
+  }
+
   int panels() const { return (outputs + PANEL - 1) / PANEL; }
   int words() const { return (inputs + per_word(kind) - 1) / per_word(kind); }
 

@@ -1,0 +1,1 @@
+"""The agent beside an engine: it downloads adapters and has the engine load and unload them."""

@@ -1,0 +1,84 @@
+"""What the agent asks of its engine, Penstock's or vLLM's: both have the same routes."""
+
+from collections.abc import Mapping
+
+import httpx
+
+from penstock_contract.adapters import LOAD, MODELS, UNLOAD
+from penstock_contract.worker_token import WorkerTokens
+
+ASK_TIMEOUT = 5.0
+LOAD_TIMEOUT = 600.0
+"""Seconds: vLLM reads an adapter before it answers, and may read it from a slow volume."""
+
+
+class EngineAway(Exception):
+    """The engine does not answer: it starts, or has ended."""
+
+
+class EngineRoutes:
+    """An engine.
+
+    Args:
+        client: asks it.
+        url: its address.
+        tokens: that it asks for.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, url: str, tokens: WorkerTokens) -> None:
+        self._client = client
+        self._url = url
+        self._headers = dict(tokens.headers())
+
+    async def loaded(self) -> dict[str, str]:
+        """Return the folders of its adapters, by name.
+
+        Raises:
+            EngineAway: it does not serve.
+        """
+        try:
+            health = await self._client.get(f"{self._url}/health", timeout=ASK_TIMEOUT)
+            answer = await self._client.get(
+                f"{self._url}{MODELS}", headers=self._headers, timeout=ASK_TIMEOUT
+            )
+            health.raise_for_status()
+            answer.raise_for_status()
+            models = answer.json()["data"]
+            return {one["id"]: one.get("root") or "" for one in models if one.get("parent")}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise EngineAway(str(error)) from error
+
+    async def load(self, name: str, folder: str, *, again: bool) -> str:
+        """Load an adapter; return what is wrong, or nothing.
+
+        Args:
+            name: of the adapter.
+            folder: its files.
+            again: put it in the place of the one of this name.
+        """
+        # vLLM would read an adapter that was loaded "in place" anew in every step.
+        more = {"load_inplace": True} if again else {}
+        return await self._post(LOAD, {"lora_name": name, "lora_path": folder, **more})
+
+    async def unload(self, name: str) -> str:
+        """Unload an adapter; return what is wrong, or nothing."""
+        return await self._post(UNLOAD, {"lora_name": name})
+
+    async def _post(self, path: str, body: Mapping[str, object]) -> str:
+        try:
+            answer = await self._client.post(
+                f"{self._url}{path}", json=body, headers=self._headers, timeout=LOAD_TIMEOUT
+            )
+        except httpx.HTTPError as error:
+            raise EngineAway(str(error)) from error
+        return "" if answer.is_success else _complaint(answer)
+
+
+def _complaint(answer: httpx.Response) -> str:
+    """Return the words of a refusal: OpenAI's shape, or vLLM's older one."""
+    try:
+        body = answer.json()
+        found = body.get("error", body)
+        return str(found["message"])
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"the engine answers {answer.status_code} {answer.text[:200]}".strip()

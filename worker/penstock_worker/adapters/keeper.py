@@ -1,0 +1,271 @@
+"""Keeps an engine's adapters as they were last told to be.
+
+Level-triggered: each round compares what is wanted with what the engine lists, so that an engine
+that has started anew gets all of them again. Downloads and their failures are remembered; what
+failed is tried again, ever less often.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from penstock_contract.adapters import (
+    AdapterFound,
+    AdapterReport,
+    AdapterState,
+    WantedAdapter,
+    WantedAdapters,
+)
+from penstock_worker.adapters.engine import EngineAway, EngineRoutes
+
+log = logging.getLogger("penstock.adapters")
+
+ROUND_SECONDS = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
+"""Seconds until what failed is tried again; doubled each time."""
+DOWNLOADS = 4
+"""At a time."""
+TOLD_WITHIN = 60.0
+"""Seconds that an engine's pod waits for the first list: the operator may be away."""
+TRIED_WITHIN = 300.0
+"""Seconds that it waits for its adapters: a slow source must not keep the model itself away."""
+
+Fetch = Callable[[WantedAdapter], Path]
+"""Brings an adapter's files to this machine, and returns where they are; it blocks.
+
+Raises Exception, whose words say why it cannot.
+"""
+Forget = Callable[[Path], None]
+"""Removes files that are not wanted any more."""
+
+
+@dataclass
+class _Item:
+    """One adapter that is wanted."""
+
+    wanted: WantedAdapter
+    folder: Path | None = None
+    download: asyncio.Task[Path] | None = None
+    found: AdapterFound = field(default_factory=AdapterFound)
+    failures: int = 0
+    again_at: float = 0.0
+
+    def note(self, state: AdapterState, message: str = "") -> None:
+        self.found = AdapterFound(
+            state=state, uri=self.wanted.uri, revision=self.wanted.revision, message=message
+        )
+
+    def failed(self, message: str, now: float) -> None:
+        self.note(AdapterState.FAILED, message)
+        self.again_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.failures)
+        self.failures += 1
+
+
+class Keeper:
+    """The adapters of one engine.
+
+    Args:
+        engine: loads them.
+        fetch: downloads them.
+        forget: of files that no adapter has any more.
+        root: folder of all that is downloaded; adapters elsewhere are the engine's own.
+        by_name: the engine finds KV by the adapter's name alone, as vLLM does: what once had a
+            name in it keeps that.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: EngineRoutes,
+        fetch: Fetch,
+        forget: Forget,
+        root: Path,
+        *,
+        by_name: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._fetch = fetch
+        self._forget = forget
+        self._root = root
+        self._by_name = by_name
+        self._clock = clock
+        self._items: dict[str, _Item] = {}
+        self._told = False
+        self._announced: frozenset[str] | None = None
+        self._loaded: dict[str, str] = {}
+        self._had: set[str] = set()
+        self._ever: dict[str, str] = {}
+        self._leftover: set[Path] = set()
+        self._up_since: float | None = None
+        self._ready = False
+        self._news = asyncio.Event()
+        self._room = asyncio.Semaphore(DOWNLOADS)
+
+    def tell(self, wanted: WantedAdapters) -> None:
+        """Take over what there is to be."""
+        known = self._items
+        self._items = {}
+        for one in wanted.adapters:
+            item = known.pop(one.name, None)
+            if item is None or item.wanted != one:
+                if item is not None:
+                    self._drop(item)
+                item = _Item(one)
+                item.note(AdapterState.LOADING)
+                self._news.set()
+            self._items[one.name] = item
+        for gone in known.values():
+            self._drop(gone)
+            self._news.set()
+        self._announced = None if wanted.announced is None else frozenset(wanted.announced)
+        self._told = True
+        self._settle()
+
+    def report(self) -> AdapterReport:
+        """Return how far the adapters are."""
+        return AdapterReport(
+            loaded=tuple(sorted(self._loaded)),
+            adapters={name: item.found for name, item in self._items.items()},
+            tried=self._tried,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine may be sent requests: gateways know which adapters it has.
+
+        Once it is, it stays so until the engine starts anew: what comes later is announced later.
+        """
+        return self._ready
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            try:
+                await self._round()
+            except EngineAway as error:
+                if self._up_since is not None:
+                    log.info("the engine does not answer: %s", error)
+                self._begin_anew()
+            self._settle()
+            try:
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+
+    @property
+    def _tried(self) -> bool:
+        states = [item.found.state for item in self._items.values()]
+        return self._told and AdapterState.LOADING not in states
+
+    def _settle(self) -> None:
+        if self._ready or self._up_since is None:
+            return
+        waited = self._clock() - self._up_since
+        known = self._announced is not None and self._announced == frozenset(self._loaded)
+        late = waited > (TRIED_WITHIN if self._told else TOLD_WITHIN)
+        self._ready = late or (self._tried and known)
+
+    def _begin_anew(self) -> None:
+        self._up_since, self._ready = None, False
+        self._loaded, self._had, self._ever = {}, set(), {}
+        for item in self._items.values():
+            if item.found.state is not AdapterState.LOADING:
+                item.note(AdapterState.LOADING)
+
+    async def _round(self) -> None:
+        loaded = await self._engine.loaded()
+        if self._up_since is not None and not self._had <= loaded.keys():
+            self._begin_anew()  # it has started anew so fast that nobody saw it away
+        if self._up_since is None:
+            self._up_since = self._clock()
+        self._loaded = loaded
+        self._ever = loaded | self._ever
+        for name, folder in loaded.items():
+            if name not in self._items and Path(folder).is_relative_to(self._root):
+                await self._unload(name)
+        for item in list(self._items.values()):
+            await self._bring(item)
+        self._forget_leftover()
+
+    async def _unload(self, name: str) -> None:
+        problem = await self._engine.unload(name)
+        if problem:
+            log.warning("unloading %s: %s", name, problem)
+            return
+        log.info("unloaded %s", name)
+        self._loaded.pop(name, None)
+        self._had.discard(name)
+
+    async def _bring(self, item: _Item) -> None:
+        """Take an adapter one step further."""
+        now, name = self._clock(), item.wanted.name
+        if item.found.state is AdapterState.FAILED and now < item.again_at:
+            return
+        if item.folder is None:
+            self._look_at_download(item, now)
+        if item.folder is None:
+            return
+        folder = str(item.folder)
+        if self._loaded.get(name) == folder:
+            self._had.add(name)
+            item.failures = 0
+            if item.found.state is not AdapterState.READY:
+                item.note(AdapterState.READY)
+            return
+        if self._by_name and self._ever.get(name, folder) != folder:
+            item.failed(
+                "vLLM finds cached KV by an adapter's name, and this name was another adapter's "
+                "since the worker started: give the new one another name",
+                now,
+            )
+            return
+        problem = await self._engine.load(name, folder, again=name in self._loaded)
+        if name not in self._items or self._items[name] is not item:
+            return  # told otherwise meanwhile; the next round sees what is loaded
+        if problem:
+            log.warning("loading %s: %s", name, problem)
+            item.failed(problem, self._clock())
+            return
+        log.info("loaded %s from %s", name, folder)
+        self._loaded[name] = self._ever[name] = folder
+        self._had.add(name)
+        item.failures = 0
+        item.note(AdapterState.READY)
+
+    def _look_at_download(self, item: _Item, now: float) -> None:
+        if item.download is None:
+            item.download = asyncio.create_task(self._downloaded(item.wanted))
+            item.download.add_done_callback(lambda _: self._news.set())
+        if not item.download.done():
+            return
+        done, item.download = item.download, None
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            log.warning("downloading %s: %s", item.wanted.uri, error)
+            item.failed(str(error), now)
+        elif not done.cancelled():
+            item.folder = done.result()
+
+    async def _downloaded(self, wanted: WantedAdapter) -> Path:
+        async with self._room:
+            return await asyncio.to_thread(self._fetch, wanted)
+
+    def _drop(self, item: _Item) -> None:
+        if item.download is not None:
+            item.download.cancel()
+        if item.folder is not None:
+            self._leftover.add(item.folder)
+
+    def _forget_leftover(self) -> None:
+        """Remove files that neither the engine has nor anybody wants."""
+        needed = {Path(folder) for folder in self._loaded.values()}
+        needed |= {self._root / item.wanted.folder for item in self._items.values()}
+        for folder in self._leftover - needed:
+            self._forget(folder)
+        self._leftover &= needed

@@ -118,3 +118,30 @@ def test_without_a_ready_worker_of_any_model_nothing_is_ready(
 ) -> None:
     directory = Directory(Fleet(models=(FleetModel(name="m", deployment="d"),), workers=workers))
     assert not directory.any_ready
+
+
+def test_an_adapter_is_asked_only_of_workers_that_have_it() -> None:
+    def worker(name: str, role: Role, adapters: tuple[str, ...] | None) -> FleetWorker:
+        return FleetWorker(
+            id=name, url="http://w", deployment="d", pool=str(role), role=role, adapters=adapters
+        )
+
+    model = FleetModel(name="m", deployment="d", adapters=("sql",))
+    found = Directory(
+        Fleet(
+            generation=1,
+            models=(model,),
+            workers=(
+                worker("has", Role.DECODE, ("sql",)),
+                worker("lacks", Role.DECODE, ()),
+                worker("untold", Role.DECODE, None),
+                worker("prefill", Role.PREFILL, ("law", "sql")),
+                worker("other", Role.PREFILL, ("law",)),
+            ),
+        )
+    )
+    whole = [one.id for one in found.for_whole_requests(model, "sql")]
+    assert whole == ["has", "untold"]
+    assert len(found.for_whole_requests(model)) == 3
+    assert [one.id for one in found.for_prompts(model, "sql")] == ["prefill"]
+    assert len(found.for_prompts(model)) == 2

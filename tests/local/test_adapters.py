@@ -1,4 +1,4 @@
-"""`penstock up` with LoRA adapters: models of their own, fetched or here, changed by a rollout."""
+"""`penstock up` with LoRA adapters: models of their own, fetched or here, that come and go."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def with_adapters(path: Path, *wanted: str) -> Path:
 
 
 @pytest.mark.e2e
-def test_adapters_are_served_and_change_by_a_rollout(
+def test_adapters_come_change_and_go_while_the_same_worker_serves(
     machine: Any, manifest: Write, adapters: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "loud").symlink_to(adapters / "loud")
@@ -55,14 +55,39 @@ def test_adapters_are_served_and_change_by_a_rollout(
             return str(answer.json()["choices"][0]["text"])
 
         assert served() == ["pydoc", "loud"]
-        assert text("loud") != text("pydoc")
+        loud, base = text("loud"), text("pydoc")
+        assert loud != base
 
         quiet = f"{{name: quiet, uri: 'file://{adapters}/quiet'}}"
         path = with_adapters(manifest(), "{name: loud, uri: 'file://./loud'}", quiet)
-        machine.run("up", path, "--detach")
-        machine.eventually(lambda: set(machine.ready()).isdisjoint(before), "it is replaced")
-        machine.eventually(lambda: served() == ["pydoc", "loud", "quiet"], "both are served")
+        machine.up(path)
+        assert served() == ["pydoc", "loud", "quiet"]
         assert len({text(name) for name in served()}) == 3
+
+        machine.up(with_adapters(manifest(), f"{{name: loud, uri: 'file://{adapters}/quiet'}}"))
+        assert served() == ["pydoc", "loud"]
+        assert text("loud") not in (loud, base)
+        gone = client.post("/completions", json={"model": "quiet", "prompt": "A"})
+        assert gone.status_code == 404
+    assert machine.ready() == before
+
+
+@pytest.mark.e2e
+def test_an_adapter_that_does_not_fit_is_named_and_the_others_serve(
+    machine: Any, manifest: Write, adapters: Path, tmp_path: Path
+) -> None:
+    loud = f"{{name: loud, uri: 'file://{adapters}/loud'}}"
+    machine.up(with_adapters(manifest(), loud))
+    tiny_adapters.config(tmp_path, use_dora=True)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    bad = with_adapters(manifest(), loud, f"{{name: bad, uri: 'file://{tmp_path}'}}")
+    said = machine.run("up", bad, "--detach", code=1)
+    assert "bad: " in said
+    assert "use_dora is not supported" in said
+    url = f"http://127.0.0.1:{machine.port}/v1/completions"
+    for name, status in (("loud", 200), ("bad", 503)):
+        body = {"model": name, "prompt": "A", "max_tokens": 1}
+        assert httpx.post(url, json=body, timeout=60).status_code == status
 
 
 @pytest.mark.e2e

@@ -7,7 +7,7 @@ from deployments import by_name, deployment, deployments
 from hypothesis import given
 
 from penstock_contract.api import EnginePool, InferenceDeployment
-from penstock_operator.plan import plan, pool_name, rollout_hash
+from penstock_operator.plan import _former_hash, plan, pool_name, rollout_hash
 
 SCALED: dict[str, Any] = {"name": "default", "scaling": {"minReplicas": 2, "maxReplicas": 6}}
 
@@ -117,3 +117,45 @@ def test_the_rollout_hash_never_changes_between_versions() -> None:
 def test_names_of_pools_fit_a_service_and_belong_to_one_pool() -> None:
     assert len(pool_name("d" * 40, "p" * 40)) <= 63
     assert pool_name("a-b", "c") != pool_name("a", "b-c")
+
+
+def with_adapters(*adapters: dict[str, Any], **more: Any) -> InferenceDeployment:
+    return deployment(model={"uri": "hf://org/m", "adapters": list(adapters)}, **more)
+
+
+SQL = {"name": "sql", "uri": "hf://org/sql"}
+LAW = {"name": "law", "uri": "s3://loras/law"}
+
+
+def test_adapters_that_are_downloaded_come_and_go_without_a_new_revision() -> None:
+    some = hash_of(with_adapters(SQL))
+    elsewhere = {**SQL, "uri": "gs://other/sql"}
+    for others in ([SQL, LAW], [LAW], [elsewhere], [{**SQL, "revision": "2"}]):
+        assert hash_of(with_adapters(*others)) == some
+    mounted = {"name": "mine", "uri": "pvc://loras/mine"}
+    assert hash_of(with_adapters(SQL, mounted)) != some
+    assert hash_of(with_adapters()) != some, "room for them is another pod"
+    room = {"lora": {"maxAdapters": 8}}
+    ready = hash_of(with_adapters(engine=room))
+    assert hash_of(with_adapters(SQL, LAW, engine=room)) == ready
+
+
+def test_adapters_of_replicas_that_span_nodes_are_a_part_of_the_revision() -> None:
+    wide = {"name": "default", "replicas": 1, "parallelism": {"tensor": 2, "nodes": 2}}
+    found = [
+        deployment(wide, model={"uri": "hf://org/m", "adapters": adapters})
+        for adapters in ([SQL], [SQL, LAW])
+    ]
+    assert hash_of(found[0]) != hash_of(found[1])
+
+
+def test_workers_from_before_adapters_came_and_went_are_left_alone_until_a_change() -> None:
+    infd = with_adapters(SQL)
+    (pool,) = plan(infd, {}).pools
+    former = _former_hash(infd, infd.spec.pools[0])
+    assert former != pool.spec.rollout_hash
+    spec = pool.spec.model_copy(update={"rollout_hash": former})
+    stored = by_name((pool.model_copy(update={"spec": spec}),))
+    assert plan(infd, stored).changes == ()
+    (changed,) = plan(with_adapters(SQL, LAW), stored).pools
+    assert changed.spec.rollout_hash == pool.spec.rollout_hash

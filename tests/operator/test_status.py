@@ -6,7 +6,7 @@ import pytest
 from deployments import deployment
 
 from penstock_contract.api import Condition, InferenceDeploymentStatus
-from penstock_contract.api.status import LastScale
+from penstock_contract.api.status import AdapterStatus, LastScale
 from penstock_contract.conditions import CONDITIONS, ConditionType, Reason
 from penstock_operator.manifests import Unsupported
 from penstock_operator.rollout import Phase
@@ -51,6 +51,7 @@ def test_a_deployment_whose_workers_all_serve_is_ready() -> None:
         seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.model.uri", "no")),
         seen(PoolSnapshot("default", 2), unsupported=Unsupported("spec.engine.type", "no")),
         seen(PoolSnapshot("default", 2), scaling=ScalingReport(Reason.SCALING)),
+        seen(PoolSnapshot("default", 2), adapters=(AdapterStatus(name="a", message="so"),)),
         seen(PoolSnapshot("default", 2), scaling=ScalingReport(Reason.METRICS_STALE, "gone")),
     ],
 )
@@ -58,6 +59,8 @@ def test_every_reason_is_a_declared_one(declared: Any, snapshot: Snapshot) -> No
     found = conditions(snapshot)
     if declared.type is ConditionType.SCALING_ACTIVE and snapshot.scaling is None:
         assert declared.type not in found, "nothing is sized: nothing is told of it"
+    elif declared.type is ConditionType.ADAPTERS_READY and not snapshot.adapters:
+        assert declared.type not in found, "there are none: nothing is told of them"
     else:
         assert found[declared.type].reason in declared.reasons
 

@@ -50,7 +50,6 @@ class Agent:
     def states(self) -> dict[str, str]:
         return {name: one["state"] for name, one in self.report()["adapters"].items()}
 
-    @property
     def ready(self) -> bool:
         return plain_http.get(f"{self.url}/ready").status_code == 200
 
@@ -60,7 +59,8 @@ def agent(engine: str, folder: Path, hub: str, *flags: str) -> Iterator[Agent]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [COMMAND, "adapters", "--engine", engine, "--into", folder, "--port", str(port)]
+    command = [str(COMMAND), "adapters", "--engine", engine, "--into", str(folder)]
+    command += ["--port", str(port)]
     environment = {**os.environ, "PENSTOCK_WORKER_TOKEN": TOKEN, "HF_ENDPOINT": hub}
     process = subprocess.Popen([*command, "--evict", *flags], env=environment)
     found = Agent(f"http://127.0.0.1:{port}", folder)
@@ -104,18 +104,18 @@ def test_an_engine_gets_what_its_agent_is_told(hub: Remote, tmp_path: Path) -> N
     with ExitStack() as stack:
         serving = engine(stack, tmp_path)
         found = stack.enter_context(agent(serving.url, tmp_path / "kept", hub.url))
-        assert not found.ready, "nobody has told it what there is to be"
+        assert not found.ready(), "nobody has told it what there is to be"
         found.tell("sql", "law")
         eventually(lambda: found.states() == {"sql": "Ready", "law": "Ready"}, "both are loaded")
         assert names(serving) == ["sql", "law"]
-        assert not found.ready, "gateways do not know of them"
+        assert not found.ready(), "gateways do not know of them"
         found.tell("sql", "law", announced=["law", "sql"])
-        eventually(lambda: found.ready, "gateways know")
+        eventually(found.ready, "gateways know")
         # One too many fails, by the engine's own words; the others stay.
         found.tell("sql", "law", "more", announced=["law", "sql"])
         eventually(lambda: found.states()["more"] == "Failed", "it is refused")
         assert "--max-adapters is 2" in found.report()["adapters"]["more"]["message"]
-        assert found.ready, "what comes later keeps nobody away"
+        assert found.ready(), "what comes later keeps nobody away"
         # Taken away: unloaded, and its files are gone.
         found.tell("law", announced=["law"])
         eventually(lambda: names(serving) == ["law"], "it is unloaded")
@@ -135,14 +135,14 @@ def test_an_engine_that_starts_anew_gets_all_of_them_again(hub: Remote, tmp_path
         port = serving.url.rpartition(":")[2]
         found = stack.enter_context(agent(serving.url, tmp_path / "kept", hub.url))
         found.tell("sql", announced=["sql"])
-        eventually(lambda: found.ready, "it is loaded and known")
+        eventually(found.ready, "it is loaded and known")
         first.close()
-        eventually(lambda: not found.ready, "its engine is away")
+        eventually(lambda: not found.ready(), "its engine is away")
         again = worker(
             tmp_path / "log", "--runner", "sim", "--max-adapters", "2", "--port", port, token=TOKEN
         )
         stack.enter_context(again)
-        eventually(lambda: found.ready, "it is loaded again")
+        eventually(found.ready, "it is loaded again")
         assert found.states() == {"sql": "Ready"}
 
 

@@ -150,6 +150,8 @@ class Keeper:
                 if self._up_since is not None:
                     log.info("the engine does not answer: %s", error)
                 self._begin_anew()
+            except Exception:
+                log.exception("the next round tries again")  # whatever it was, streams go on
             self._settle()
             try:
                 async with asyncio.timeout(ROUND_SECONDS):
@@ -186,7 +188,7 @@ class Keeper:
             self._up_since = self._clock()
         self._loaded = loaded
         self._ever = loaded | self._ever
-        for name, folder in loaded.items():
+        for name, folder in list(loaded.items()):
             if name not in self._items and Path(folder).is_relative_to(self._root):
                 await self._unload(name)
         for item in list(self._items.values()):

@@ -1,0 +1,89 @@
+"""What agents say becomes annotations that gateways read, and a status; said once, not again."""
+
+from dataclasses import replace
+
+from deployments import deployment
+
+from penstock_contract.adapters import AdapterFound, AdapterReport, AdapterState
+from penstock_contract.labels import ADAPTERS
+from penstock_operator.cluster.actions import Merge
+from penstock_operator.cluster.adapter_states import adapter_states, agents, announcements
+from penstock_operator.cluster.observed import Gateways, Observed, Pod
+from penstock_operator.plan import plan
+
+INFD = deployment(
+    model={
+        "uri": "hf://org/m",
+        "adapters": [
+            {"name": "sql", "uri": "hf://org/sql"},
+            {"name": "law", "uri": "s3://loras/law"},
+            {"name": "odd", "uri": "hf://org/odd", "revision": "../../etc"},
+        ],
+    }
+)
+(POOL,) = plan(INFD, {}).pools
+READY = {
+    "sql": AdapterFound(state=AdapterState.READY, uri="hf://org/sql", revision="main"),
+    "law": AdapterFound(state=AdapterState.READY, uri="s3://loras/law", revision="main"),
+}
+ALL = AdapterReport(loaded=("law", "sql"), adapters=READY, tried=True)
+
+
+def pod(name: str, adapters: tuple[str, ...] | None = (), *, ready: bool = True) -> Pod:
+    return Pod(
+        uid=name, name=name, pool="default", revision=POOL.spec.rollout_hash, version="7",
+        ready=ready, deleting=False, draining=False, address="10.0.0.1", failing="", waiting="",
+        starting=False, unschedulable="", agent=True, adapters=adapters,
+    )  # fmt: skip
+
+
+def seen(*pods: Pod, **reports: AdapterReport) -> Observed:
+    return Observed(
+        raw={}, deployment=INFD, invalid="", pools={POOL.metadata.name: POOL}, children={},
+        workloads={}, pods=pods, gateways=Gateways(), served=frozenset(), adapters=reports,
+    )  # fmt: skip
+
+
+def test_agents_are_told_all_that_can_be_brought_and_what_gateways_know() -> None:
+    found = agents(seen(pod("a", ("sql",)), replace(pod("b"), address="")), [POOL])
+    assert list(found) == ["a"]
+    assert found["a"].wanted.announced == ("sql",)
+    folders = {one.name: one.folder for one in found["a"].wanted.adapters}
+    assert folders == {"sql": "hf/org/sql@main", "law": "s3/loras/law@main"}
+
+
+def test_what_a_worker_has_is_announced_once() -> None:
+    (action,) = announcements(seen(pod("a"), pod("b", ("law", "sql")), a=ALL, b=ALL))
+    assert isinstance(action, Merge)
+    assert (action.kind, action.name) == ("Pod", "a")
+    assert action.patch["metadata"]["annotations"] == {ADAPTERS: "law,sql"}
+    assert announcements(seen(pod("a", ("law", "sql")), a=ALL)) == []
+    starting = AdapterReport(loaded=("sql",), adapters=READY)
+    assert announcements(seen(pod("a", ready=False), a=starting)) == [], "until all were tried"
+
+
+def test_the_status_counts_workers_and_names_what_failed() -> None:
+    failed = AdapterFound(
+        state=AdapterState.FAILED, uri="s3://loras/law", revision="main", message="no such bucket"
+    )
+    other = replace_report(ALL, law=failed)
+    found = {
+        one.name: one for one in adapter_states(seen(pod("a"), pod("b"), a=ALL, b=other), INFD)
+    }
+    assert (found["sql"].state, found["sql"].ready, found["sql"].workers) == ("Ready", 2, 2)
+    assert (found["law"].state, found["law"].ready) == ("Failed", 1)
+    assert found["law"].message == "b: no such bucket"
+    assert found["odd"].state == "Failed"
+    assert found["odd"].message.startswith("spec.model.adapters[2].revision")
+
+
+def test_what_had_the_name_before_does_not_count() -> None:
+    former = AdapterFound(state=AdapterState.READY, uri="hf://org/former", revision="main")
+    report = replace_report(ALL, sql=former)
+    sql, *_ = adapter_states(seen(pod("a"), a=report), INFD)
+    assert (sql.state, sql.ready, sql.workers) == ("Loading", 0, 1)
+    assert sql.message == "0 of 1 workers have it"
+
+
+def replace_report(report: AdapterReport, **changes: AdapterFound) -> AdapterReport:
+    return report.model_copy(update={"adapters": {**report.adapters, **changes}})

@@ -29,11 +29,6 @@ def delete(url: str, **options: Any) -> httpx.Response:
     return httpx.delete(url, **_PLAIN | options)
 
 
-def post(url: str, **options: Any) -> httpx.Response:
-    """Send once."""
-    return httpx.post(url, verify=NO_CERTIFICATES, trust_env=False, **options)
-
-
 def client(url: str = "", **options: Any) -> httpx.AsyncClient:
     """Return a client; paths are those of the URL."""
     return httpx.AsyncClient(base_url=url, **_PLAIN | options)

@@ -6,6 +6,7 @@ from deployments import deployment
 
 from penstock_contract.adapters import AdapterFound, AdapterReport, AdapterState
 from penstock_contract.labels import ADAPTERS
+from penstock_contract.worker_pod import OTHERS_NOT_READY, is_ready
 from penstock_operator.cluster.actions import Merge
 from penstock_operator.cluster.adapter_states import adapter_states, agents, announcements
 from penstock_operator.cluster.observed import Gateways, Observed, Pod
@@ -83,6 +84,21 @@ def test_what_had_the_name_before_does_not_count() -> None:
     sql, *_ = adapter_states(seen(pod("a"), a=report), INFD)
     assert (sql.state, sql.ready, sql.workers) == ("Loading", 0, 1)
     assert sql.message == "0 of 1 workers have it"
+
+
+def test_a_worker_is_ready_when_its_agent_says_so() -> None:
+    def found(worker: bool, agent: bool) -> bool:
+        statuses = [
+            {"name": "worker", "ready": worker},
+            {"name": "adapters", "ready": agent},
+            {"name": "mesh", "ready": False},
+        ]
+        ready = {"type": "Ready", "status": "False", "reason": OTHERS_NOT_READY}
+        return is_ready({"status": {"conditions": [ready], "containerStatuses": statuses}})
+
+    assert found(worker=True, agent=True), "what else stands beside it does not count"
+    assert not found(worker=True, agent=False)
+    assert not found(worker=False, agent=True)
 
 
 def replace_report(report: AdapterReport, **changes: AdapterFound) -> AdapterReport:

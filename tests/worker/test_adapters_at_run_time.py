@@ -215,7 +215,7 @@ def test_bad_files_are_refused_by_name_and_the_engine_goes_on(
     running = Running(tiny, how, max_rank=5)
     assert running.load("it", tiny.at["first"]) == ""
     assert running.ask("beside", "it") is None
-    other = tiny_models.make("gemma3", tmp_path / "other")
+    other = tiny_models.make("llama-mha", tmp_path / "other")
     tiny_adapters.make(tmp_path / "foreign", other)
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn").mkdir()

@@ -23,8 +23,8 @@ _FIELDS: Final[tuple[tuple[str, int, int, tuple[str, ...]], ...]] = (
     ("month", 1, 12, _MONTHS),
     ("day of week", 0, 7, _DAYS),
 )
-_EIGHT_YEARS = 8 * 366
-"""Days between two 29ths of February at most: 1896 to 1904, 2096 to 2104."""
+_FORTY_YEARS = 40 * 366
+"""Days between two 29ths of February on one weekday at most: from 2088 to 2128, for a Sunday."""
 _ANY_LEAP_YEAR = 2000
 
 
@@ -75,7 +75,7 @@ class Cron:
         """Return its last minute that has begun at a time."""
         minute = wall.replace(second=0, microsecond=0)
         times = [(hour, minute) for hour in self.hours for minute in self.minutes]
-        for back in range(_EIGHT_YEARS + 1):
+        for back in range(_FORTY_YEARS + 1):
             day = wall.date() - timedelta(days=back)
             if self._on(day):
                 for time in reversed(times):
@@ -86,7 +86,7 @@ class Cron:
     def following(self, wall: datetime) -> datetime:
         """Return its first minute that begins after a time."""
         times = [(hour, minute) for hour in self.hours for minute in self.minutes]
-        for ahead in range(_EIGHT_YEARS + 1):
+        for ahead in range(_FORTY_YEARS + 1):
             day = wall.date() + timedelta(days=ahead)
             if self._on(day):
                 for time in times:

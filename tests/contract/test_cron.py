@@ -75,6 +75,13 @@ def test_a_leap_day_is_found_over_a_century_without_one() -> None:
     assert cron.latest(datetime(2104, 2, 28)) == datetime(2096, 2, 29)
 
 
+def test_a_leap_day_on_one_weekday_is_found_over_forty_years() -> None:
+    cron = Cron.parse("0 0 29 2 */7")  # both, as one begins with *
+    assert cron.following(datetime(2026, 1, 1)) == datetime(2032, 2, 29)
+    assert cron.following(datetime(2088, 3, 1)) == datetime(2128, 2, 29)
+    assert cron.latest(datetime(2128, 2, 28)) == datetime(2088, 2, 29)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

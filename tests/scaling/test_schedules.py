@@ -188,7 +188,7 @@ class Office:
     def until(self, when: datetime, rate: float = 0.0, **changes: Signal) -> "Office":
         while self.now < when.timestamp():
             self.now += 15.0
-            spec = by_the_clock(self.spec, self.now)
+            spec = by_the_clock(self.spec, self.now, self.state.started)
             view = seen(rate, self.size, **changes)
             before = self.state
             self.state, decisions = decide(before, view, spec, self.now)
@@ -214,6 +214,27 @@ def test_an_idle_pool_is_awake_before_it_opens_and_sleeps_after(policy: ScalingP
     assert last_scale(office.last, "2026-03-02T06:58:30Z").reason == office.last.reason
     assert office.until(at("17:59")).size == 4, "nobody asks, and it is kept"
     assert office.until(at("18:05")).size == 0
+
+
+def test_what_has_begun_to_start_goes_on_when_a_worker_tells_that_it_is_faster() -> None:
+    """Before the first worker was there, its start was a guess, and mostly too long a one."""
+    spec = replace(scheduled(OFFICE, minimum=0), idle=600.0, lead=150.0)
+    office = Office(spec, at("06:00"), 1).until(at("07:57:30"))
+    assert office.size == 4
+    office.spec = replace(spec, lead=65.0)
+    for clock in ("07:57:45", "07:58:30", "07:59:45", "08:00", "09:00"):
+        assert office.until(at(clock)).size == 4, clock
+    assert office.until(at("18:05")).size == 0
+    assert office.state.started == {}
+
+
+def test_what_has_begun_to_start_ends_with_its_schedule() -> None:
+    spec = replace(scheduled(OFFICE, minimum=0), idle=600.0)
+    office = Office(spec, at("06:00"), 1).until(at("07:58:30"))
+    assert office.size == 4
+    later = replace(OFFICE, start="0 9 * * mon-fri")
+    office.spec = replace(scheduled(later, minimum=0), idle=600.0)
+    assert office.until(at("07:58:45")).size == 0
 
 
 def test_a_load_beyond_a_schedule_is_served_up_to_its_maximum() -> None:

@@ -103,7 +103,7 @@ class Advisor(Generic[Name]):
         lead = lead_time(load, timing.interval, timing.overhead, timing.unknown_start)
         wanted = scaling_spec(deployment, lead, apart=timing.overhead)
         # Schedules go by the clock that people go by, which may be set; memory by one that is not.
-        spec = by_the_clock(wanted, time.time())
+        spec = by_the_clock(wanted, time.time(), known.memory.state.started)
         known.memory, evaluation = evaluate(
             known.memory, topology, scrapes, spec, self._clock(), problem
         )

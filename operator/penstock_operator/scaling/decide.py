@@ -27,6 +27,7 @@ from penstock_operator.scaling.need import (
 )
 from penstock_operator.scaling.observation import Observation, PoolView, Traffic, together
 from penstock_operator.scaling.ratio import matched
+from penstock_operator.scaling.schedules import started
 from penstock_operator.scaling.signal import Health, worst
 from penstock_operator.scaling.spec import SCHEDULE, PoolBounds, ScalingSpec
 from penstock_operator.scaling.split import Carrier, shares
@@ -103,7 +104,8 @@ def decide(
     # What the budget leaves decides what can follow; what cannot follow must not use the budget up.
     sized = inside_budget(matched(found, carriers), spec, _fixed_gpus(spec, seen.pools))
     sized = matched(sized, carriers)
-    return ScalingState(pools, cover, usual, now, since), Decisions(sized, idle)
+    after = ScalingState(pools, cover, usual, now, since, started(spec))
+    return after, Decisions(sized, idle)
 
 
 def _weigh(

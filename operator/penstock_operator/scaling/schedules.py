@@ -5,9 +5,11 @@ clocks on a wall of its zone show. When they are put forward, what is skipped ha
 are put back, what comes twice counts once, and the clock stands until it is past that.
 
 Its minimum holds a lead earlier than that, so that its replicas are ready when it opens; its
-maximum does not, because until then they may be needed.
+maximum does not, because until then they may be needed. What has begun to start goes on: the lead
+is a guess before the first worker tells what it takes, and may turn out to be shorter.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -18,7 +20,9 @@ from penstock_operator.scaling.spec import Phase, PoolBounds, ScalingSpec, Sched
 MINUTE = timedelta(minutes=1)
 
 
-def by_the_clock(spec: ScalingSpec, now: float) -> ScalingSpec:
+def by_the_clock(
+    spec: ScalingSpec, now: float, before: Mapping[str, float] | None = None
+) -> ScalingSpec:
     """Return what a user asked for with the bounds that hold at one moment.
 
     Of the schedules that are open, the highest minimum and the lowest maximum hold; where they
@@ -27,22 +31,41 @@ def by_the_clock(spec: ScalingSpec, now: float) -> ScalingSpec:
     Args:
         spec: with the bounds that hold when no schedule is open.
         now: seconds since 1970, by the clock that people go by.
+        before: what `started` gave at the last decision.
     """
     moment = datetime.fromtimestamp(now, UTC)
-    pools = tuple(_narrowed(bounds, spec, moment) for bounds in spec.pools)
+    pools = tuple(_narrowed(bounds, spec, moment, before or {}) for bounds in spec.pools)
     return replace(spec, pools=pools)
 
 
-def _narrowed(bounds: PoolBounds, spec: ScalingSpec, moment: datetime) -> PoolBounds:
+def started(spec: ScalingSpec) -> dict[str, float]:
+    """Return how long before its start each schedule began that starts replicas now."""
+    return {
+        _key(bounds, turn.name): turn.ahead
+        for bounds in spec.pools
+        for turn in bounds.turns
+        if turn.phase is Phase.STARTING
+    }
+
+
+def _key(bounds: PoolBounds, schedule: str) -> str:
+    return f"{bounds.name}/{schedule}"
+
+
+def _narrowed(
+    bounds: PoolBounds, spec: ScalingSpec, moment: datetime, before: Mapping[str, float]
+) -> PoolBounds:
     if not bounds.schedules:
         return bounds
-    turns = tuple(
-        turn(schedule, _ahead(schedule, bounds, spec), moment) for schedule in bounds.schedules
-    )
+    turns = []
+    for schedule in bounds.schedules:
+        ahead = _ahead(schedule, bounds, spec)
+        begun = before.get(_key(bounds, schedule.name), 0.0)
+        turns.append(turn(schedule, max(ahead, begun), moment))
     least = [bounds.minimum, *(t.minimum or 0 for t in turns if t.phase is not Phase.CLOSED)]
     most = [bounds.maximum, *(t.maximum for t in turns if t.maximum and t.phase is Phase.OPEN)]
     maximum = min(most)
-    return replace(bounds, minimum=min(max(least), maximum), maximum=maximum, turns=turns)
+    return replace(bounds, minimum=min(max(least), maximum), maximum=maximum, turns=tuple(turns))
 
 
 def _ahead(schedule: Schedule, bounds: PoolBounds, spec: ScalingSpec) -> float:

@@ -34,3 +34,5 @@ class ScalingState:
     """When the last decision was made."""
     idle_since: float | None = None
     """Since when it has positively been idle; None: it is not."""
+    started: Mapping[str, float] = field(default_factory=dict)
+    """Seconds before their start at which schedules began to start replicas, while they do."""

@@ -47,7 +47,7 @@ class Autoscaler:
             return [sample.desired for sample in samples]
         seen = self._observe(before, samples)
         now = samples[0].time
-        spec = by_the_clock(self._spec, self._begins + now)
+        spec = by_the_clock(self._spec, self._begins + now, self._state.started)
         self._state, decisions = decide(self._state, seen, spec, now)
         self.decisions.append((now, decisions))
         return [decisions.pools[pool].replicas for pool in self._pools]

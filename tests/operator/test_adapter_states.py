@@ -86,6 +86,15 @@ def test_what_had_the_name_before_does_not_count() -> None:
     assert sql.message == "0 of 1 workers have it"
 
 
+def test_workers_from_before_there_were_agents_have_what_they_began_with() -> None:
+    """A newer operator leaves them alone: they have no agent, and nothing is written on them."""
+    sql, *_ = adapter_states(seen(replace(pod("a", None), agent=False)), INFD)
+    assert (sql.state, sql.ready, sql.workers) == ("Ready", 1, 1)
+    older = replace(pod("a", None), agent=False, revision="older")
+    sql, *_ = adapter_states(seen(older), INFD)
+    assert (sql.state, sql.ready, sql.workers) == ("Loading", 0, 1)
+
+
 def test_a_worker_is_ready_when_its_agent_says_so() -> None:
     def found(worker: bool, agent: bool) -> bool:
         statuses = [

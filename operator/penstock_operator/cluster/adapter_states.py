@@ -124,8 +124,8 @@ def _state(
 def _on(adapter: Adapter, pod: Pod, pool: EnginePool, report: AdapterReport | None) -> AdapterFound:
     """Return how far an adapter is on one worker."""
     if not comes_and_goes(adapter, pool.spec) or not pod.agent:
-        # Workers of the wanted revision began with it.
-        begun = pod.revision == pool.spec.rollout_hash and not comes_and_goes(adapter, pool.spec)
+        # Workers of the wanted revision began with it: without an agent, with all of them.
+        begun = pod.revision == pool.spec.rollout_hash
         named = pod.adapters is not None and adapter.name in pod.adapters
         return AdapterFound(state=AdapterState.READY if begun or named else AdapterState.LOADING)
     found = report.adapters.get(adapter.name) if report is not None else None

@@ -77,7 +77,11 @@ class AdapterWatch:
         return {uid: one.report for uid, one in asked.items() if one.report is not None}
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Ask until cancelled; the caller holds the lease.
+
+        It begins with nobody: what was wanted while it was held before may be wanted no more.
+        """
+        self._asked.clear()
         while True:
             self._news.clear()
             now = time.monotonic()
@@ -98,7 +102,8 @@ class AdapterWatch:
         agent = asked.agent
         async with self._room:
             report = await self._tell(agent)
-        asked.due = time.monotonic() + (USUALLY if _settled(agent, report) else SOON)
+        if asked.agent is agent:  # told otherwise meanwhile, it is due at once
+            asked.due = time.monotonic() + (USUALLY if _settled(agent, report) else SOON)
         if report is not None and report != asked.report:
             asked.report = report
             self._changed({key})

@@ -220,6 +220,10 @@ WRONG: list[tuple[Object, str]] = [
     ({"securityContext": {"runAsUser": 0}}, "template.securityContext.runAsUser"),
     ({"containerSecurityContext": {"runAsUser": 0}}, "template.containerSecurityContext.runAsUser"),
     (
+        {"sidecars": [{**SIDECAR, "securityContext": {"runAsUser": 0}}]},
+        "template.sidecars[0].securityContext.runAsUser",
+    ),
+    (
         {"containerSecurityContext": {"privileged": True}},
         "template.containerSecurityContext.privileged",
     ),

@@ -160,25 +160,20 @@ def _claimed(container: Container) -> Iterator[str]:
 
 def _rights(template: PodTemplate) -> Clashes:
     """Yield what kubelets or API servers refuse only once the pod is there."""
-    own = template.container_security_context
-    of_pod, of_worker = pod_security(template), confined(template, own)
-    both = of_pod | of_worker
-    as_root = both["runAsNonRoot"] is True and both["runAsUser"] == 0
-    said = "containerSecurityContext" if own and "runAsUser" in own else "securityContext"
-    yield from _if(
-        as_root, f"template.{said}.runAsUser", "root's needs runAsNonRoot: false beside it"
-    )
-    kept = of_worker["allowPrivilegeEscalation"] is False
-    yield from _if(
-        kept and of_worker.get("privileged") is True,
-        "template.containerSecurityContext.privileged",
-        "needs allowPrivilegeEscalation: true beside it",
-    )
-
-
-def _if(wrong: bool, field: str, fix: str) -> Clashes:
-    if wrong:
-        yield field, fix
+    own = template.container_security_context or {}
+    said = "containerSecurityContext" if "runAsUser" in own else "securityContext"
+    places = [(f"template.{said}", own)]
+    for field, container in _all(template):
+        of_it = (container.model_extra or {}).get("securityContext")
+        places.append((f"{field}.securityContext", of_it if isinstance(of_it, dict) else {}))
+    for field, rights in places:
+        found = pod_security(template) | confined(template, rights)
+        if found["runAsNonRoot"] is True and found["runAsUser"] == 0:
+            yield f"{field}.runAsUser", "root's needs runAsNonRoot: false beside it"
+    of_worker = confined(template, own)
+    if of_worker["allowPrivilegeEscalation"] is False and of_worker.get("privileged") is True:
+        fix = "needs allowPrivilegeEscalation: true beside it"
+        yield "template.containerSecurityContext.privileged", fix
 
 
 def _all(template: PodTemplate) -> Iterator[tuple[str, Container]]:

@@ -83,6 +83,18 @@ def test_it_knows_the_token_of_workers_and_no_other() -> None:
     assert [variable["name"] for variable in container["env"]] == ["PENSTOCK_WORKER_TOKEN"]
 
 
+def test_drains_of_nodes_leave_a_picker() -> None:
+    objects = render({"endpointPicker": ON})
+    (budget,) = [
+        found
+        for found in of_kind(objects, "PodDisruptionBudget")
+        if found["metadata"]["namespace"] == "models"
+    ]
+    assert budget["spec"]["maxUnavailable"] == 1
+    labels = picker(objects)["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
 def test_it_may_read_what_it_follows_in_its_namespace_only() -> None:
     objects = render({"endpointPicker": ON})
     (role,) = [r for r in of_kind(objects, "Role") if r["metadata"]["namespace"] == "models"]

@@ -159,6 +159,31 @@ async def test_what_only_a_gateway_may_say_is_taken_out_of_the_body(front: Any) 
         assert json.loads(worker.seen[0].body)["kv_transfer_params"] is None
 
 
+async def test_a_client_cannot_say_where_its_request_goes(front: Any) -> None:
+    async with (
+        StubWorker() as worker,
+        StubWorker() as inside,
+        plain_http.client(front.url) as client,
+    ):
+        await front.serve(worker)
+        told = [("x-gateway-destination-endpoint", f"127.0.0.1:{inside.port}")] * 2
+        for path in (CHAT, "/metrics"):
+            await client.post(path, json=body(), headers=told)
+        assert not inside.seen
+        (seen,) = worker.seen
+        assert seen.head.lower().count(b"x-gateway-destination-endpoint") == 1
+
+
+async def test_a_routes_prefix_is_not_the_workers(picker: Any, front: Any, envoys: Any) -> None:
+    url = envoys(picker, prefix="/models").url
+    async with StubWorker() as worker, plain_http.client(url) as client:
+        await front.serve(worker)
+        assert (await post(url, path=f"/models{CHAT}")).content == OK
+        assert worker.seen[0].head.startswith(f"POST {CHAT} ".encode())
+        assert (await client.get("/models/v1/models/org%2Falias")).json()["id"] == "org/alias"
+        assert (await client.get("/models/metrics")).status_code == 404
+
+
 async def test_without_a_worker_it_is_503_at_once(front: Any) -> None:
     await front.serve()
     answer = await post(front.url)

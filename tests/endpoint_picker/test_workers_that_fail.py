@@ -127,6 +127,28 @@ async def test_what_a_worker_did_not_do_is_counted_by_its_cause(
         assert await front.picker.metric(FAULTS, cause=cause) == before + 1
 
 
+@pytest.mark.parametrize(("options", "status"), [({"patience": 0.3}, 504), ({"most": 1}, 503)])
+async def test_a_worker_is_not_blamed_for_what_a_gateway_does_not_wait_for_or_send(
+    picker: PickerProcess, front: Any, envoys: Any, options: Any, status: int
+) -> None:
+    envoy = envoys(picker, **options)
+    async with StubWorker("silent") as worker:
+        await front.serve(worker)
+        first = asyncio.create_task(post(envoy.url))
+        await _until_metric(front, "penstock_gateway_in_flight", 1)
+        answer = await first if status == 504 else await post(envoy.url)
+        assert answer.status_code == status
+        load = (await front.picker.workers()).workers[f"w{worker.port}"]
+        assert load.failures == 0
+
+        async def asked() -> bool:
+            return worker.health_checks > 0
+
+        await front.picker.until(asked)
+        worker.abandon()
+        await first
+
+
 async def test_a_refusal_of_the_request_itself_is_not_held_against_the_worker(front: Any) -> None:
     async with StubWorker("refuse") as worker:
         await front.serve(worker)

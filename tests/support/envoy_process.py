@@ -38,6 +38,9 @@ class EnvoyProcess:
         retry_among: endpoints of workers, to which Envoy goes on by itself in the order that the
             picker names, and tells it who has answered; none: to the one that it names, only.
         asks: let requests pass the picker; without, all go to the one endpoint of `retry_among`.
+        prefix: of paths, which Envoy takes away on the way to workers.
+        patience: seconds for an answer; 0: without end.
+        most: requests to workers at a time.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class EnvoyProcess:
         subset: Sequence[str] | None = None,
         retry_among: Sequence[str] = (),
         asks: bool = True,
+        prefix: str = "",
+        patience: float = 0,
+        most: int = 1024,
     ) -> None:
         self._folder = folder
         self._picker = picker
@@ -58,6 +64,9 @@ class EnvoyProcess:
         self._subset = subset
         self._retry_among = retry_among
         self._asks = asks
+        self._prefix = prefix
+        self._patience = patience
+        self._most = most
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -107,8 +116,10 @@ class EnvoyProcess:
         }
 
     def _connection_manager(self) -> dict[str, Any]:
-        action: dict[str, Any] = {"cluster": "workers", "timeout": "0s"}
-        route: dict[str, Any] = {"match": {"prefix": "/"}, "route": action}
+        action: dict[str, Any] = {"cluster": "workers", "timeout": f"{self._patience}s"}
+        if self._prefix:
+            action["prefix_rewrite"] = "/"
+        route: dict[str, Any] = {"match": {"prefix": f"{self._prefix}/"}, "route": action}
         if self._retry_among and self._asks:
             action["retry_policy"] = {
                 "retry_on": "connect-failure,reset-before-request,5xx",
@@ -162,6 +173,7 @@ class EnvoyProcess:
                 "type": "ORIGINAL_DST",
                 "lb_policy": "CLUSTER_PROVIDED",
                 "original_dst_lb_config": by_header,
+                "circuit_breakers": {"thresholds": [{"max_requests": self._most}]},
             }
         return {
             "name": "workers",

@@ -28,6 +28,10 @@ _GATEWAYS: Final = (502, 503, 504)
 """What a gateway says by itself, in words, when there is no answer."""
 _LOST: Final = (b"reset reason: connection termination", b"reset reason: protocol error")
 """Envoy's words where a worker had the request and gave no answer."""
+_UNASKED: Final = b"reset reason: overflow"
+"""Envoy's words where it sends no more to any worker for now."""
+_IMPATIENT: Final = 504
+"""What a gateway says that does not wait for an answer any longer."""
 _USAGE: Final = b'"usage":{'
 _DATA: Final = b"data: "
 
@@ -62,13 +66,17 @@ class Answer:
     def __init__(self, status: int, found: dict[str, str], path: str, *, stream: bool) -> None:
         self.status = status
         self._asked_stream = stream and path in GENERATION
+        # A gateway may compress before the picker sees it.
+        self._unread = found.get("content-encoding", "identity") != "identity"
+        """The body is not looked at: nobody could read it, or it is too long."""
         kind = found.get("content-type", "")
         self._stream = (
-            ResumableStream() if status == 200 and kind.startswith("text/event-stream") else None
+            ResumableStream()
+            if status == 200 and kind.startswith("text/event-stream") and not self._unread
+            else None
         )
         self._first_token = found.get(headers.TTFT_MS, "")
         self._held = bytearray()
-        self._long = False
         self._usage: PromptUsage | None = None
 
     @property
@@ -89,28 +97,28 @@ class Answer:
             events = self._stream.feed(data)
             if _USAGE in events:
                 self._usage = _usage_in(events) or self._usage
-        elif not self._long:
+        elif not self._unread:
             self._held += data
             if len(self._held) > MAX_HELD:
-                self._long, self._held = True, bytearray()
+                self._unread, self._held = True, bytearray()
 
     def usage(self) -> PromptUsage:
         """Return what it has told of the prompt until now; of an error, nothing."""
-        if self._stream is not None or self._long or self.status != 200:
+        if self._stream is not None or self._unread or self.status != 200:
             return self._usage or PromptUsage()
         found = of_answer(bytes(self._held)) or PromptUsage()
         found.first_token = first_token_of(self._first_token.encode())
         return found
 
-    def verdict(self) -> Verdict:
-        """Return what became of the request; all of the body has come."""
+    def verdict(self) -> Verdict | None:
+        """Return what became of the request; all of the body has come. None: it does not say."""
         if self._stream is not None:
             return self._of_stream(self._stream)
         if self.status == ErrorCode.INVALID_API_KEY.status:  # the picker's key, not the client's
             return Verdict.of(Fault.REFUSED)
         if self.status >= ErrorCode.INTERNAL_ERROR.status:
             return self._of_error()
-        if self.status != 200 or self._long:
+        if self.status != 200 or self._unread:
             return Verdict()
         if ABORTED in self._held:
             return Verdict.of(Fault.LEAVING, broken_off=True)
@@ -118,13 +126,15 @@ class Answer:
             return Verdict.of(Fault.GARBAGE)
         return Verdict()
 
-    def verdict_by_head(self) -> Verdict:
-        """Return what became of the request as far as the head of the answer tells."""
+    def verdict_by_head(self) -> Verdict | None:
+        """Return what became of the request as far as the head tells. None: it does not say."""
         return self._of_error() if self.status >= ErrorCode.INTERNAL_ERROR.status else Verdict()
 
-    def _of_error(self) -> Verdict:
+    def _of_error(self) -> Verdict | None:
         code = error_code(bytes(self._held))
         if not code and self.status in _GATEWAYS:
+            if self.status == _IMPATIENT or _UNASKED in self._held:
+                return None
             lost = any(words in self._held for words in _LOST)
             return Verdict.of(Fault.LOST if lost else Fault.UNREACHABLE)
         if self.status == ErrorCode.DEADLINE_EXCEEDED.status:

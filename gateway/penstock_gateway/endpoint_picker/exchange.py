@@ -47,7 +47,7 @@ class Exchange:
     def __init__(
         self, picker: Picker, found: Mapping[str, str], subset: frozenset[str] | None
     ) -> None:
-        self.path = found.get(":path", "").partition("?")[0]
+        self.path = _as_workers_have_it(found.get(":path", "").partition("?")[0])
         self.request_id = headers.request_id(found.get(headers.REQUEST_ID))
         self.given: Given | None = None
         """Once a worker has it."""
@@ -175,6 +175,13 @@ class Exchange:
         if self._counted:
             self._picker.bodies.give_back(self, self._counted)
             self._counted, self._body = 0, bytearray()
+
+
+def _as_workers_have_it(path: str) -> str:
+    """Return a path without a route's prefix, which gateways take away after they have asked."""
+    if (known := next((one for one in PATHS if path.endswith(one)), None)) is not None:
+        return known
+    return path[max(0, path.find(model_list.PATH)) :]
 
 
 def _is_unwanted(name: str, own: Mapping[str, str]) -> bool:

@@ -101,9 +101,7 @@ class Given:
         if self._answer is not None and self._answer.whole:
             self._ended(self._answer, self._answer.verdict())
             return
-        worker = self._ticket.worker
-        self._finish(Verdict(outcome=Outcome.CANCELLED), counts=False)
-        self._picker.doubts.raise_one(worker)
+        self._untold(Outcome.CANCELLED)
 
     def _take(self) -> Ticket:
         """Give the request to the first of the workers that are left."""
@@ -131,8 +129,11 @@ class Given:
         if prediction is not None:
             self._metrics.prefix(*prediction)
 
-    def _ended(self, answer: Answer, verdict: Verdict) -> None:
+    def _ended(self, answer: Answer, verdict: Verdict | None) -> None:
         """All of the answer has come."""
+        if verdict is None:
+            self._untold(Outcome.ERROR)
+            return
         if verdict.fault is None and not self._ticket.begun:
             self._began(answer, self._picker.clock())
         elif verdict.fault is None:
@@ -140,6 +141,12 @@ class Given:
             if prediction is not None:
                 self._metrics.prefix(*prediction)
         self._finish(verdict, counts=verdict.fault is not Fault.LEAVING)
+
+    def _untold(self, outcome: Outcome) -> None:
+        """Nobody says how the worker did; it can be asked."""
+        worker = self._ticket.worker
+        self._finish(Verdict(outcome=outcome), counts=False)
+        self._picker.doubts.raise_one(worker)
 
     def _finish(self, verdict: Verdict, *, counts: bool) -> None:
         """Give everything back."""

@@ -68,6 +68,8 @@ class Conversation:
     async def answers(self, request: Request) -> AsyncIterator[Response]:
         """Yield what is said to a message, if anything is."""
         kind = protocol.kind_of(request)
+        if not kind:
+            return
         try:
             if kind == "request_headers":
                 self._begin(request)
@@ -96,6 +98,7 @@ class Conversation:
             self._exchange.close()
 
     def _begin(self, request: Request) -> None:
+        self.close()  # a gateway has one request for each conversation; more must not leak
         self._request_mode, self._answer_mode = protocol.body_modes(request)
         found = protocol.headers_of(request.request_headers)
         self._exchange = Exchange(self._picker, found, protocol.subset_of(request))
@@ -120,7 +123,7 @@ class Conversation:
         last = kind == "request_trailers"
         if not last:
             exchange.feed(part.body)
-            last = part.end_of_stream
+            last = part.end_of_stream or self._request_mode == BUFFERED  # trailers may come
         if not last:
             return
         if exchange.given is None:

@@ -42,9 +42,9 @@ from penstock_operator.manifests import Settings
 log = logging.getLogger("penstock.operator")
 
 GATEWAY_POD = Kind("GatewayPod", "v1", "pods", "")
+"""The gateway's pods, kept apart from the workers'."""
 PICKER_POD = Kind("PickerPod", "v1", "pods", "")
 """Of endpoint pickers, which tell what gateways tell; they are where the models are."""
-"""The gateway's pods, kept apart from the workers'."""
 RETRY = 3.0
 
 

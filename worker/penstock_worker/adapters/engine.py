@@ -16,6 +16,10 @@ class EngineAway(Exception):
     """The engine does not answer: it starts, or has ended."""
 
 
+class EngineSlow(Exception):
+    """The engine does not answer in time; it is the same one for all that is known."""
+
+
 class EngineRoutes:
     """An engine.
 
@@ -35,6 +39,7 @@ class EngineRoutes:
 
         Raises:
             EngineAway: it does not serve.
+            EngineSlow: it does not answer in time.
         """
         try:
             health = await self._client.get(f"{self._url}/health", timeout=ASK_TIMEOUT)
@@ -45,6 +50,8 @@ class EngineRoutes:
             answer.raise_for_status()
             models = answer.json()["data"]
             return {one["id"]: one.get("root") or "" for one in models if one.get("parent")}
+        except httpx.TimeoutException as error:
+            raise EngineSlow(str(error)) from error
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise EngineAway(str(error)) from error
 
@@ -69,6 +76,8 @@ class EngineRoutes:
             answer = await self._client.post(
                 f"{self._url}{path}", json=body, headers=self._headers, timeout=LOAD_TIMEOUT
             )
+        except httpx.TimeoutException as error:
+            raise EngineSlow(str(error)) from error
         except httpx.HTTPError as error:
             raise EngineAway(str(error)) from error
         return "" if answer.is_success else _complaint(answer)

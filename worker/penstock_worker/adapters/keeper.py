@@ -19,7 +19,7 @@ from penstock_contract.adapters import (
     WantedAdapter,
     WantedAdapters,
 )
-from penstock_worker.adapters.engine import EngineAway, EngineRoutes
+from penstock_worker.adapters.engine import EngineAway, EngineRoutes, EngineSlow
 
 log = logging.getLogger("penstock.adapters")
 
@@ -146,6 +146,8 @@ class Keeper:
         while True:
             try:
                 await self._round()
+            except EngineSlow as error:
+                log.info("the engine takes its time: %s", error)
             except EngineAway as error:
                 if self._up_since is not None:
                     log.info("the engine does not answer: %s", error)

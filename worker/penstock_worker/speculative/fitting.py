@@ -40,29 +40,33 @@ def draft_shape(
             f"--speculative {method}: use ngram with --tensor-parallel-size above 1"
         )
     folder = Path(config.speculative_model)
+    shape: ModelConfig | HeadConfig
     try:
-        weight_files(folder)
         if method == "eagle3":
-            _check_head(config, target)
-            return read_head(folder, target)
-        shape = read_config(folder)
-        check_vocabulary(Path(config.model), folder)
-        _check(shape, target, max_model_len)
+            shape = _head(config, folder, target)
+        else:
+            shape = _draft(config, folder, target, max_model_len)
+        weight_files(folder)
     except (UnsupportedModel, UnsupportedDraft) as error:
         raise UnsupportedDraft(f"--speculative-model {folder}: {error}") from error
     return shape
 
 
-def _check(shape: ModelConfig, target: ModelConfig, max_model_len: int) -> None:
+def _draft(
+    config: EngineConfig, folder: Path, target: ModelConfig, max_model_len: int
+) -> ModelConfig:
+    shape = read_config(folder)
+    check_vocabulary(Path(config.model), folder)
     if shape.max_position < max_model_len:
         raise UnsupportedDraft(
             f"its context of {shape.max_position} tokens is shorter than the model's "
             f"{max_model_len}: lower --max-model-len"
         )
     _check_window(target)
+    return shape
 
 
-def _check_head(config: EngineConfig, target: ModelConfig) -> None:
+def _head(config: EngineConfig, folder: Path, target: ModelConfig) -> HeadConfig:
     _check_window(target)
     elsewhere = "what the model thought of tokens does not come with their KV: leave out "
     if config.tier is not None:
@@ -71,6 +75,7 @@ def _check_head(config: EngineConfig, target: ModelConfig) -> None:
         raise UnsupportedDraft(f"{elsewhere}--kv-transfer, or use --speculative draft")
     if target.embedding_scale != 1.0:
         raise UnsupportedDraft("heads for Gemma are not supported: use --speculative draft")
+    return read_head(folder, target)
 
 
 def _check_window(target: ModelConfig) -> None:

@@ -106,6 +106,21 @@ def test_what_has_no_head_is_refused_by_its_flag(
         draft_shape(head_settings(model, head, **options), read_config(model), 64)
 
 
+def test_a_folder_that_is_no_checkpoint_is_called_that(tmp_path: Path) -> None:
+    tiny_models.make("llama-gqa", tokenizer(tmp_path / "model", {"a": 0}, {}))
+    target = read_config(tmp_path / "model")
+    make_head(tmp_path / "head")
+    (tmp_path / "head" / "model.safetensors").unlink()
+    for method in ("draft", "eagle3"):
+        config = EngineConfig(
+            str(tmp_path / "model"), speculative=method, speculative_model=str(tmp_path / "nowhere")
+        )
+        with pytest.raises(UnsupportedDraft, match=r"config\.json: No such file"):
+            draft_shape(config, target, 64)
+    with pytest.raises(UnsupportedDraft, match=r"has no model\.safetensors"):
+        draft_shape(head_settings(tmp_path / "model", tmp_path / "head"), target, 64)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -117,6 +132,8 @@ def test_what_has_no_head_is_refused_by_its_flag(
         ({"num_hidden_layers": 2}, "must be 1 in an EAGLE-3 head"),
         ({"eagle_aux_hidden_state_layer_ids": [1, 2]}, "three of the model's 3 layers"),
         ({"eagle_aux_hidden_state_layer_ids": [1, 2, 9]}, "three of the model's 3 layers"),
+        ({"eagle_aux_hidden_state_layer_ids": "012"}, "012 must be three of the model's"),
+        ({"eagle_config": [1]}, "eagle_config is not an object"),
         ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state other than True"),
         ({"norm_before_fc": True}, "norm_before_fc other than False"),
     ],
@@ -141,7 +158,9 @@ def test_published_heads_count_layers_in_two_ways(tmp_path: Path) -> None:
     make_head(
         tmp_path / "by-outputs", eagle_aux_hidden_state_layer_ids=None, eagle_config=by_outputs
     )
-    assert read_head(tmp_path / "by-inputs", target).taps == (0, 1, 3)
+    make_head(tmp_path / "unordered", eagle_aux_hidden_state_layer_ids=[3, 0, 1])
+    for name in ("by-inputs", "unordered"):
+        assert read_head(tmp_path / name, target).taps == (0, 1, 3)
     assert read_head(tmp_path / "by-outputs", target).taps == (1, 2, 3)
 
 

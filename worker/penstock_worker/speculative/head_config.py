@@ -47,7 +47,7 @@ def read_head(folder: Path, target: ModelConfig) -> HeadConfig:
             f"config.json: architectures is {named}, not an EAGLE-3 head ({ARCHITECTURES[0]}); "
             "other models guess with --speculative draft"
         )
-    flat = {**raw, **raw.get(LAYER, {}), "architectures": ["LlamaForCausalLM"]}
+    flat = {**raw, **_object(raw, LAYER), "architectures": ["LlamaForCausalLM"]}
     says = flat.get("draft_vocab_size") or positive(flat, "vocab_size")
     _check(flat, target)
     return HeadConfig(
@@ -55,6 +55,13 @@ def read_head(folder: Path, target: ModelConfig) -> HeadConfig:
         taps=_taps(flat, target.num_layers),
         normed=bool(flat.get("norm_before_residual", False)),
     )
+
+
+def _object(raw: dict[str, Any], field: str) -> dict[str, Any]:
+    found = raw.get(field) or {}
+    if not isinstance(found, dict):
+        raise UnsupportedDraft(f"config.json: {field} is not an object")
+    return found
 
 
 def _check(raw: dict[str, Any], target: ModelConfig) -> None:
@@ -70,7 +77,7 @@ def _check(raw: dict[str, Any], target: ModelConfig) -> None:
             )
     if positive(raw, "num_hidden_layers") != 1:
         raise UnsupportedDraft("config.json: num_hidden_layers must be 1 in an EAGLE-3 head")
-    eagle = raw.get("eagle_config") or {}
+    eagle = _object(raw, "eagle_config")
     for field, needed in (
         ("use_aux_hidden_state", True),
         ("use_input_layernorm_in_first_layer", True),
@@ -87,16 +94,18 @@ def _taps(raw: dict[str, Any], layers: int) -> tuple[int, int, int]:
     """Return what the head was trained on; what everybody takes unless it says otherwise.
 
     At the top a number is that of the layer whose input it is, and in `eagle_config` that of the
-    layer which gives it.
+    layer which gives it. In whatever order they are told, states are fused in that of the layers.
     """
-    eagle = raw.get("eagle_config") or {}
-    said = raw.get("eagle_aux_hidden_state_layer_ids") or [
-        layer + 1 for layer in eagle.get("eagle_aux_hidden_state_layer_ids") or ()
-    ]
-    first, middle, last = said if len(said) == 3 else (2, layers // 2, layers - 3)
-    if len(said) not in (0, 3) or not all(0 <= tap <= layers for tap in (first, middle, last)):
+    given = raw.get("eagle_aux_hidden_state_layer_ids")
+    theirs = given or _object(raw, "eagle_config").get("eagle_aux_hidden_state_layer_ids")
+    taps = theirs or [2, layers // 2, layers - 3]
+    counted = isinstance(taps, list) and all(isinstance(tap, int) for tap in taps)
+    if counted and theirs and not given:
+        taps = [tap + 1 for tap in taps]
+    if not counted or len(taps) != 3 or min(taps) < 0 or max(taps) > layers:
         raise UnsupportedDraft(
-            f"config.json: eagle_aux_hidden_state_layer_ids {said} must be three of the model's "
+            f"config.json: eagle_aux_hidden_state_layer_ids {theirs} must be three of the model's "
             f"{layers} layers"
         )
+    first, middle, last = sorted(taps)
     return first, middle, last

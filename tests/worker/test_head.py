@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_adapters
 import tiny_models
 import torch
 from engines import GREEDY, drain
@@ -242,6 +243,37 @@ def test_what_is_guessed_does_not_depend_on_how_it_came_to_be_computed(
         assert tokens == plainly
         assert counted(batches)[1] == pytest.approx(right, rel=0.2)
     assert (engine.scheduler.preemptions > 0) == ("max_model_len" in options)
+
+
+def test_kv_in_bytes_serves_a_head_too() -> None:
+    execution("native")
+    kept: dict[str, Any] = {
+        "kv_cache_dtype": "int8_per_token_head",
+        "max_num_batched_tokens": 23,
+    }
+    tokens, batches = run(guessing(**kept), questions(GREEDY))
+    assert tokens == run(plain(**kept), questions(GREEDY))[0]
+    assert counted(batches)[1] > 0
+
+
+@pytest.mark.parametrize("kernels", ["torch", "native"])
+def test_a_head_guesses_for_adapters_from_what_they_think(kernels: str, tmp_path: Path) -> None:
+    execution(kernels)
+    base = AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32)
+    tiny_adapters.make(tmp_path, base, size=0.05)
+    options: dict[str, Any] = {"kernels": kernels, "adapters": {"a": str(tmp_path)}}
+    messages = [
+        AddRequest(f"{one.id}{name}", one.prompt, one.max_tokens, GREEDY, adapter=name)
+        for one in questions(GREEDY)
+        for name in ("", "a")
+    ]
+    engine = guessing(**options)
+    expected = run(plain(**options), messages)[0]
+    assert expected["0"] != expected["0a"]
+    for _ in range(2):  # the second time the prefix cache has most of it
+        tokens, batches = run(engine, messages)
+        assert tokens == expected
+        assert counted(batches)[1] > 0
 
 
 def test_choices_share_a_prompt_and_what_was_thought_of_it() -> None:

@@ -55,11 +55,11 @@ class Attention {
   void run(const Queries& q, const Cache<T>& cache, const Queries& next, const Cache<T>& next_cache) {
     begin(q);
     const int total = q.total();
-    Slots slots = cache.slots(q.begin(), total);
+    auto slots = cache.slots(q.begin(), total);
     for (int start = q.begin(); start < total; start += CHUNK) {
       const bool last = start + CHUNK >= total;
       const Cache<T>& later = last ? next_cache : cache;
-      const Slots later_slots = last ? later.slots(next.begin(), next.total()) : later.slots(start + CHUNK, total);
+      const auto later_slots = last ? later.slots(next.begin(), next.total()) : later.slots(start + CHUNK, total);
       const Packing<T> packing(cache, slots, later, later_slots);
       packing.keys(dim_, keys_);
       packing.values(value_dim_, values_);

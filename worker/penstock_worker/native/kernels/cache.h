@@ -37,18 +37,18 @@ struct Queries {
   int total() const { return sees(rows() - 1); }
 };
 
-// Slots of a chunk: how many, and where they lie. The last is repeated until there are whole vectors.
-struct Slots {
-  int count = 0;
-  size_t at[CHUNK];
-  size_t scale_at[CHUNK];
-};
-
 // Where a sequence's KV for one KV head lies in the slot-major pool. Bytes have scales, which lie by
 // block, then by head: [blocks][kv_heads][block_size].
 template <class T>
 struct Cache {
   static constexpr bool SCALED = sizeof(T) == 1;
+
+  // Of a chunk: how many, and where they lie. The last is repeated until there are whole vectors.
+  struct Slots {
+    int count = 0;
+    size_t at[CHUNK];
+    size_t scale_at[SCALED ? CHUNK : 1];  // of no use where nothing is scaled
+  };
 
   const T *keys, *values;
   const int32_t* blocks;
@@ -65,14 +65,14 @@ struct Cache {
     for (int c = 0; c < found.count; block++, offset = 0) {
       size_t at = (size_t(blocks[block]) * block_size + offset) * stride;
       size_t scale_at = size_t(blocks[block]) * kv_heads * block_size + offset;
-      for (; offset < block_size && c < found.count; offset++, at += stride) {
-        found.scale_at[c] = scale_at++;
-        found.at[c++] = at;
+      for (; offset < block_size && c < found.count; offset++, c++, at += stride, scale_at++) {
+        found.at[c] = at;
+        if constexpr (SCALED) found.scale_at[c] = scale_at;
       }
     }
     for (int c = found.count; c % W; c++) {
       found.at[c] = found.at[c - 1];
-      found.scale_at[c] = found.scale_at[c - 1];
+      if constexpr (SCALED) found.scale_at[c] = found.scale_at[c - 1];
     }
     return found;
   }

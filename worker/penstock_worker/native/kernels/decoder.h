@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -17,6 +16,7 @@
 #include "functions.h"
 #include "interface.h"
 #include "latents.h"
+#include "likeliest.h"
 #include "linear.h"
 #include "memory.h"
 #include "plan.h"
@@ -39,15 +39,10 @@ struct Layer : PenstockLayer {
   }
 };
 
-struct Best {
-  float value;
-  int32_t token;
-};
-
 class Decoder {
  public:
   explicit Decoder(const PenstockShape& of)
-      : shape(of), layers(of.layers), team(of.threads), best_(of.threads),
+      : shape(of), layers(of.layers), team(of.threads), likeliest_(of.threads),
         products_(team, plan_, of.hidden, of.eps, attention_scratch()), latents_(shape, team, products_),
         sparse_(team, products_, of.hidden, of.eps, of.gelu) {}
 
@@ -67,10 +62,10 @@ class Decoder {
     }
     if (!asked.outputs) return;
     products_.reserve(head.kind, asked.outputs, head.inputs);
-    for (auto& mine : best_) mine.assign(asked.outputs, Best{-INFINITY, 0});
+    likeliest_.begin(asked.outputs);
     auto work = [&](int thread) { finish(asked, thread); };
     team.run(work);
-    for (int row = 0; row < asked.outputs; row++) asked.greedy[row] = likeliest(row);
+    for (int row = 0; row < asked.outputs; row++) asked.greedy[row] = likeliest_.of(row);
   }
 
   const PenstockShape shape;
@@ -275,28 +270,13 @@ class Decoder {
   // The head: logits where they are wanted, and each row's likeliest token.
   void finish(const PenstockStep& asked, int thread) {
     products_.pack_normed(outputs_.as<float>(), shape.hidden, norm, head.kind, asked.outputs, thread);
-    Best* mine = best_[thread].data();
     products_.multiply(head, thread, [&](int row, int column, int count, const float* y) {
-      if (asked.logits)
-        copy(y, count, asked.logits + size_t(row) * shape.vocab + column);
-      Floats high = load<Floats>(y);
-      if (count == PANEL && largest(max(high, load<Floats>(y + W))) <= mine[row].value) return;
-      for (int i = 0; i < count; i++)
-        if (y[i] > mine[row].value) mine[row] = {y[i], column + i};
+      if (asked.logits) copy(y, count, asked.logits + size_t(row) * shape.vocab + column);
+      likeliest_.take(thread, row, column, count, y);
     });
   }
 
-  int32_t likeliest(int row) const {  // among equals the first, as everywhere
-    Best found = best_[0][row];
-    for (const auto& theirs : best_) {
-      const Best& other = theirs[row];
-      if (other.value > found.value || (other.value == found.value && other.token < found.token))
-        found = other;
-    }
-    return found.token;
-  }
-
-  std::vector<std::vector<Best>> best_;           // per thread, per output row
+  Likeliest likeliest_;
   Memory x_, qkv_, attended_, inner_, outputs_;  // rows of a pass
   Memory joined_;                                // of features: what is fused, or a head's inputs
   Plan plan_;

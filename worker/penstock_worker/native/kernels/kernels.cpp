@@ -11,6 +11,7 @@
 //   cache, bytes, pool, packing     the paged KV, in whatever it is stored
 //   softmax, attention              attention over it
 //   rows, plan, products, heads     what a pass does to rows
+//   likeliest                       which token a row ends in
 //   experts, sparse                 layers with experts
 //   features                        what heads guess by
 //   latents, decoder, encoder       the models

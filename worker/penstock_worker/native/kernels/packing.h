@@ -17,6 +17,8 @@ namespace {
 // nothing. Slots are read side by side: a processor fetches many short streams faster than one.
 template <class T>
 class Packing {
+  using Slots = typename Cache<T>::Slots;
+
  public:
   Packing(const Cache<T>& cache, const Slots& slots, const Cache<T>& later, const Slots& later_slots)
       : cache_(cache), later_(later), slots_(slots), later_slots_(later_slots) {}

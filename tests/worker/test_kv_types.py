@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_steps import KV, difference, kept_as, last_logits, native, relative
 from kernels import native_library
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from penstock_contract.api.engine import KvCacheDtype
@@ -128,6 +129,32 @@ def test_it_is_near_float32_and_not_float32(tmp_path: Path) -> None:
     for kind, far in ((torch.int8, 0.02), (torch.bfloat16, 0.01)):
         assert 1e-4 < relative(folder, native(kept_as=kind), native()) < far
         assert 1e-4 < relative(folder, ExecutionConfig(kept_as=kind), native()) < far
+
+
+@with_kernels
+@pytest.mark.parametrize("factors", [(0.0, 1.0), (1.0, 0.0), (1e4, 1e-9), (1e-9, 1e4)], ids=str)
+def test_keys_and_values_may_be_nothing_or_huge(
+    factors: tuple[float, float], tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path, head_dim=20)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        tensor *= factors[0] if "k_proj" in name else factors[1] if "v_proj" in name else 1.0
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert relative(folder, native(kept_as=torch.int8), INT8) < 1e-3
+
+
+def test_keys_with_a_number_far_above_the_others_lose_more(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, initializer_range=0.1, attention_bias=True)
+    lost = [relative(folder, INT8, ExecutionConfig())]
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("k_proj.bias"):
+            tensor[5] = 100.0
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    lost.append(relative(folder, INT8, ExecutionConfig()))
+    assert lost[1] > 5 * lost[0]
+    assert relative(folder, ExecutionConfig(kept_as=torch.bfloat16), ExecutionConfig()) < 0.05
 
 
 @with_kernels

@@ -28,6 +28,7 @@ def test_a_release_comes_and_goes_with_everything_in_it(kubeconfig: Path, kube: 
             "tenants": {**gateway["tenants"], "namespace": kube.namespace},
             "httpRoute": {"enabled": False},  # its type is not there
         },
+        "endpointPicker": {"enabled": False},  # nor is InferencePool
         "crds": {"install": False},
         "watchNamespaces": [kube.namespace],
         "metrics": {"dashboard": {"enabled": True}},

@@ -12,11 +12,13 @@ from fake_node import FakeNode, Fate
 from kube import Access, Kube, Object
 from waiting import eventually
 
+from penstock_contract.worker_pod import CONTAINER
+
 
 def deployment(node: FakeNode, replicas: int = 1, gpus: int = 0) -> Object:
     limits = {"limits": {"nvidia.com/gpu": str(gpus)}} if gpus else {}
     spec = {
-        "containers": [{"name": "main", "image": "none", "resources": limits}],
+        "containers": [{"name": CONTAINER, "image": "none", "resources": limits}],
         **node.template,
     }
     labels = {"app": "a"}

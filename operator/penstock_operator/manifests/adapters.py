@@ -118,6 +118,11 @@ def adapter_agents(
                 "periodSeconds": 1,
                 "failureThreshold": 1,
             },
+            "livenessProbe": {
+                "tcpSocket": {"port": AGENT},
+                "periodSeconds": 10,
+                "failureThreshold": 6,
+            },
             "resources": {
                 "limits": {"cpu": "1", "memory": "512Mi"},
                 "requests": {"cpu": "50m", "memory": "128Mi"},

@@ -138,34 +138,3 @@ def test_log_probabilities_are_close(both: tuple[Engine, Engine]) -> None:
         outputs = [o for batch in drain(engine) for o in batch.outputs]
         found.append([p.logprob for o in outputs for p in [*o.prompt_logprobs, *o.logprobs]])
     assert found[1] == pytest.approx(found[0], abs=1e-4)
-
-
-def test_ranks_keep_kv_in_bytes_as_one_does() -> None:
-    found, shape = config(kv_cache_dtype="int8_per_token_head"), read_config(EXAMPLE)
-    how = execution_config(found, shape)
-    model, _, num_blocks = lead(found, shape, how, LONGEST)
-    asked = Sampling(temperature=0.0, logprobs=0)
-    try:
-        assert num_blocks > 3 * BLOCKS  # of float32
-        alone, together = (
-            torch_engine(EXAMPLE, num_blocks=num_blocks, budget=48, how=how, runner=runner)
-            for runner in (None, ModelRunner(model, model))
-        )
-        answers = []
-        for engine in (alone, together):
-            for number, text in enumerate(TEXTS):
-                message = AddRequest(
-                    str(number), text, max_tokens=12, sampling=asked, prompt_logprobs=0
-                )
-                assert engine.add(message) is None
-            outputs = [o for batch in drain(engine) for o in batch.outputs]
-            answers.append(
-                {
-                    (output.id, place): logprob.logprob
-                    for output in outputs
-                    for place, logprob in enumerate([*output.prompt_logprobs, *output.logprobs])
-                }
-            )
-        assert answers[1] == pytest.approx(answers[0], abs=0.05)
-    finally:
-        model.close()

@@ -12,7 +12,7 @@
 #include "bfloat16.h"
 #include "cache.h"
 #include "experts.h"
-#include "features.h"
+#include "taps.h"
 #include "functions.h"
 #include "interface.h"
 #include "latents.h"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -159,11 +160,12 @@ async def test_a_refusal_of_the_request_itself_is_not_held_against_the_worker(fr
 
 
 async def test_what_workers_have_no_room_for_waits_and_the_rest_is_shed(front: Any) -> None:
-    queue = FleetQueue(per_worker=1, max_requests=1, timeout=20)
+    queue = FleetQueue(per_worker=1, max_requests=1, timeout=60)
     async with StubWorker("paused") as worker:
         await front.serve(worker, queue=queue)
         first = asyncio.create_task(post(front.url, body(stream=True)))
         await _until_metric(front, "penstock_gateway_in_flight", 1)
+        await front.picker.until(partial(_has_seen, worker, 1))
         second = asyncio.create_task(post(front.url, body(stream=True)))
         await _until_metric(front, "penstock_gateway_queued", 1)
         third = await post(front.url)
@@ -207,3 +209,7 @@ async def _until_metric(front: Any, name: str, value: float) -> None:
         return bool(await front.picker.metric(name) == value)
 
     await front.picker.until(is_so)
+
+
+async def _has_seen(worker: StubWorker, requests: int) -> bool:
+    return len(worker.seen) == requests

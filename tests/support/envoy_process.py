@@ -134,7 +134,7 @@ class EnvoyProcess:
                 "@type": f"{_EXT}.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": "http",
                 # Of a request that is refused early, a busy client may still send for a while.
-                "delayed_close_timeout": "60s",
+                "delayed_close_timeout": "5s",
                 "route_config": {"virtual_hosts": [{**hosts, "routes": [route]}]},
                 "http_filters": list(self._filters()),
             },

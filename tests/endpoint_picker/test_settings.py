@@ -175,11 +175,8 @@ async def test_told_to_stop_it_lets_answers_end(tmp_path: Path, envoys: Callable
             pieces = answer.aiter_raw()
             assert await anext(pieces) == EVENTS[0]
             picker.terminate()
-
-            async def refuses() -> bool:
-                return (await post(envoy.url)).status_code >= 500
-
-            await picker.until(refuses)
+            await picker.until(picker.listens_no_more)
+            assert (await post(envoy.url)).status_code >= 500
             worker.release.set()
             assert b"".join([piece async for piece in pieces]) == EVENTS[-1]
         assert await asyncio.to_thread(picker.wait, 20) == 0

@@ -1,5 +1,6 @@
 """A real `penstock-endpoint-picker` on free ports, and the fleet file that it reads."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,3 +78,12 @@ class PickerProcess(GatewayProcess):
             return f"fleet {self.generation}:" in self.said()
 
         await self.until(is_followed)
+
+    async def listens_no_more(self) -> bool:
+        """Whether Envoy can ask it nothing new."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.grpc_port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        return False

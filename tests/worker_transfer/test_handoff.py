@@ -256,8 +256,9 @@ def test_a_cancelled_pull_gives_its_blocks_back_at_once(pair: Pair) -> None:
 def test_a_deadline_that_passes_ends_the_wait(pair: Pair) -> None:
     found = pair.lease()
     with BrokenAnswers(found.port, stall_after=BLOCK_BYTES) as proxy:
-        pair.decode.add(request("r", source=moved(found, proxy), deadline=0.3))
+        pair.decode.add(request("r", source=moved(found, proxy), deadline=2.0))
         assert pair.decode.finish("r") == []
+        pair.decode.until(lambda: pair.decode.stats.pulls)
     assert pair.decode.outputs["r"][-1].finish_reason is FinishReason.DEADLINE
     assert pair.outcome() == PullOutcome.LATE
 

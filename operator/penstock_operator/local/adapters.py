@@ -94,18 +94,11 @@ class AdapterKeeper:
     def _note(self, wanted: Folders, loaded: Folders) -> None:
         self._failed = {place: why for place, why in self._failed.items() if place[0] in wanted}
         found = {
-            name: self._found(loaded.get(name) == folder, self._failed.get((name, folder)))
+            name: _found(folder, loaded.get(name), self._failed.get((name, folder)))
             for name, folder in wanted.items()
         }
         loading = any(one.state is AdapterState.LOADING for one in found.values())
         self.report = AdapterReport(loaded=tuple(sorted(loaded)), adapters=found, tried=not loading)
-
-    def _found(self, here: bool, failed: tuple[str, int] | None) -> AdapterFound:
-        if here:
-            return AdapterFound(state=AdapterState.READY)
-        if failed is None:
-            return AdapterFound()
-        return AdapterFound(state=AdapterState.FAILED, message=failed[0])
 
     async def _loaded(self) -> dict[str, str]:
         answer = await self._client.get(f"{self._url}{MODELS}", timeout=ASK_TIMEOUT)
@@ -123,3 +116,12 @@ class AdapterKeeper:
             return str(found.get("error", found)["message"])
         except (ValueError, KeyError, AttributeError, TypeError):
             return f"the engine answers {answer.status_code}"
+
+
+def _found(folder: str, loaded: str | None, failed: tuple[str, int] | None) -> AdapterFound:
+    uri = f"file://{folder}"
+    if loaded == folder:
+        return AdapterFound(state=AdapterState.READY, uri=uri)
+    if failed is None:
+        return AdapterFound(uri=uri)
+    return AdapterFound(state=AdapterState.FAILED, uri=uri, message=failed[0])

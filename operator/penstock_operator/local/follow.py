@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from penstock_operator.local.home import Home
-from penstock_operator.local.probe import serves
+from penstock_operator.local.probe import lists, serves
 from penstock_operator.local.readiness import Failed, Readiness, Ready, Waiting, readiness_of
 
 PAUSE = 0.1
@@ -104,12 +104,13 @@ class Follower:
 async def _answers(
     client: httpx.AsyncClient, status: Mapping[str, Any], names: Iterable[str]
 ) -> bool:
-    """Whether the endpoint serves every named deployment that wants workers."""
-    models = [
-        item["servedName"]
+    """Whether the endpoint serves every named deployment that wants workers, as it is now."""
+    wanted = {
+        item["servedName"]: {adapter["name"] for adapter in item["status"].get("adapters", ())}
         for item in status["items"]
         if item["metadata"]["name"] in set(names)
         and any(pool["desired"] for pool in item["status"]["pools"])
-    ]
-    asked = (serves(client, status["endpoint"], model) for model in models)
-    return all(await asyncio.gather(*asked))
+    }
+    endpoint = status["endpoint"]
+    asked = (serves(client, endpoint, model) for model in wanted)
+    return await lists(client, endpoint, wanted) and all(await asyncio.gather(*asked))

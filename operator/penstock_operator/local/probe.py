@@ -5,10 +5,11 @@ are asked before it is called ready, and health from then on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import httpx
 
+from penstock_contract.adapters import MODELS
 from penstock_contract.tasks import NOT_THIS, PROOFS
 
 STARTING_PAUSE = 0.1
@@ -71,6 +72,27 @@ class Prober:
 async def serves(client: httpx.AsyncClient, url: str, model: str) -> bool:
     """Whether a gateway in front of proven workers serves a model, to those who have a key."""
     return await _asked_for_proof(client, url, model) in (httpx.codes.OK, httpx.codes.UNAUTHORIZED)
+
+
+async def lists(
+    client: httpx.AsyncClient, url: str, adapters: Mapping[str, Collection[str]]
+) -> bool:
+    """Whether a gateway knows of models just the adapters that are said to be theirs now.
+
+    Whom it shows nothing, for want of a key, it says so; that must do.
+    """
+    try:
+        answer = await client.get(f"{url}{MODELS}", timeout=HEALTH_TIMEOUT)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            return True
+        answer.raise_for_status()
+        found: dict[str, set[str]] = {name: set() for name in adapters}
+        for model in answer.json()["data"]:
+            if (parent := model.get("parent")) in found:
+                found[parent].add(model["id"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False
+    return all(names == set(adapters[name]) for name, names in found.items())
 
 
 async def computes(client: httpx.AsyncClient, url: str, model: str) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from penstock_contract.adapters import AdapterFound, AdapterState
+from penstock_contract.adapters import AdapterFound, AdapterReport, AdapterState
 from penstock_contract.api import InferenceDeployment
+from penstock_contract.api.model import Adapter
 from penstock_contract.api.status import AdapterStatus
 from penstock_contract.fleet import (
     Fleet,
@@ -129,26 +130,28 @@ def adapters(deployment: InferenceDeployment, children: Iterable[Child]) -> list
     """Return how far each adapter of a deployment is on the workers that serve."""
     name = deployment.metadata.name
     serving = [c for c in children if c.key.deployment == name and not c.observed().leaving]
-    return [_adapter(adapter.name, serving) for adapter in deployment.spec.model.adapters]
+    return [_adapter(adapter, serving) for adapter in deployment.spec.model.adapters]
 
 
-def _adapter(name: str, children: Iterable[Child]) -> AdapterStatus:
-    found = [
-        (child, child.report().adapters.get(name, AdapterFound()))
-        for child in children
-        if child.report is not None
-    ]
+def _adapter(adapter: Adapter, children: Iterable[Child]) -> AdapterStatus:
+    found = [(child, _on(adapter, child.report())) for child in children if child.report]
     workers = [one for child, one in found if child.phase is Phase.READY]
     ready = sum(one.state is AdapterState.READY for one in workers)
     failed = next((f"{c.id}: {o.message}" for c, o in found if o.state is AdapterState.FAILED), "")
     state = AdapterState.READY if workers and ready == len(workers) else AdapterState.LOADING
     return AdapterStatus(
-        name=name,
+        name=adapter.name,
         state=AdapterState.FAILED if failed else state,
         ready=ready,
         workers=len(workers),
         message=failed,
     )
+
+
+def _on(adapter: Adapter, report: AdapterReport) -> AdapterFound:
+    """Return how far an adapter is on one worker, which may still tell of others by its name."""
+    found = report.adapters.get(adapter.name)
+    return found if found is not None and found.uri == adapter.uri else AdapterFound()
 
 
 def _of(children: Iterable[Child], key: PoolKey) -> list[Child]:

@@ -103,7 +103,9 @@ class Pull:
             self.outcome = self._outcome()
         finally:
             if self._cancelled:
-                self.outcome = PullOutcome.CANCELLED
+                # Whoever noticed first that time is up: this thread, or the engine.
+                late = self._clock() >= self._deadline
+                self.outcome = PullOutcome.LATE if late else PullOutcome.CANCELLED
             done(self)
         if self.outcome not in _NOTHING_TO_RELEASE:
             release(self.source, self._tokens)

@@ -42,16 +42,13 @@ KNOWN = {
         "fastembed_embed.py",
         ("fastembed==0.9.1", "onnx", "transformers==5.16.1", "torch==2.13.0"),
     ),
-    # Programs of their own: benchmarks/routers.py starts them.
-    "vllm-router": Peer("", ("vllm-router==0.1.17",)),
-    "sglang-router": Peer("", ("sglang-router==0.3.2",)),
 }
 ROUTERS = {
     "vllm-router": Peer("", ("vllm-router==0.1.17",)),
+    "sglang-router": Peer("", ("sglang-router==0.3.2",)),
     "litellm": Peer("", ("litellm[proxy]==1.106.2",)),
 }
 """They have no script, but a command of their own."""
-
 
 AWAKE: Final = 0.3
 """Seconds that an engine gets to wake up and catch up with its timers before it is asked."""

@@ -165,6 +165,13 @@ class InferenceDeploymentSpec(ApiModel):
             "!(self.engine.task in ['Embed', 'Score']) || self.model.adapters.size() == 0",
             "a model that embeds or scores takes no adapters",
         ),
+        (
+            (
+                "!has(self.engine.lora) || "
+                "self.model.adapters.size() <= self.engine.lora.maxAdapters"
+            ),
+            "more adapters than engine.lora.maxAdapters, which workers keep at a time: raise it",
+        ),
     )
 
     model: Model

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import httpx
+import yaml
 from kubernetes.client import Configuration
-from kubernetes.config import load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from penstock_contract.labels import FIELD_MANAGER_OPERATOR
 from penstock_operator.cluster.kinds import Kind
@@ -24,6 +25,8 @@ from penstock_operator.manifests import Object
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 CONFLICT = 409
+_MALFORMED = (TypeError, ValueError, AttributeError, KeyError, OSError, yaml.YAMLError)
+"""What `kubernetes` raises about a file that is there and is no kubeconfig."""
 WATCH_SECONDS = 290
 """A watch is renewed by then; the server would end it at some time of its own."""
 
@@ -245,13 +248,17 @@ def configuration(context: str | None = None) -> Configuration:
         context: of the kubeconfig; None: its current one.
 
     Raises:
-        kubernetes.config.ConfigException: there is neither.
+        kubernetes.config.ConfigException: there is neither, or the file is no kubeconfig.
     """
     found = Configuration()
     if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ and context is None:
         load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
-    else:
+        return found
+    try:
         load_kube_config(context=context, client_configuration=found)  # type: ignore[no-untyped-call]
+    except _MALFORMED as error:
+        words = " ".join(str(error).split())
+        raise ConfigException(f"The kubeconfig cannot be read: {words}") from error
     return found
 
 

@@ -51,19 +51,40 @@ def explain(
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def validate(file: Path) -> None:
-    """Check FILE as the API server and the operator would."""
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+def validate(files: tuple[Path, ...]) -> None:
+    """Check each FILE as the API server and the operator would."""
+    from penstock_operator.local.errors import UserError
+
+    wrong = False
+    for file in files:  # all of them: whoever checks a folder wants to know every mistake
+        try:
+            _validate(file)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            wrong = True
+    if wrong:
+        raise SystemExit(2)
+
+
+def _validate(file: Path) -> None:
+    """Say what a file holds; UserError when something in it is wrong."""
+    from penstock_operator.local.errors import UserError
     from penstock_operator.local.manifest import check_supported, read_manifest
 
-    with mistakes_reported():
-        declared = read_manifest(file)
-        for deployment in check_supported(declared.deployments):
-            click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
-        for caller in declared.tenants:
-            click.echo(f"{file}: Tenant {caller.metadata.name} is valid")
-        for other in declared.others:
-            click.echo(f"{file}: {other} is not Penstock's, and was not checked")
+    declared = read_manifest(file)
+    try:
+        supported = check_supported(declared.deployments)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    for deployment in supported:
+        click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
+    for caller in declared.tenants:
+        click.echo(f"{file}: Tenant {caller.metadata.name} is valid")
+    for other in declared.others:
+        click.echo(f"{file}: {other} is not Penstock's, and was not checked")
 
 
 @commands.group()

@@ -210,8 +210,14 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
         return Problem(path, f"unknown field{_suggestion(location, model)}")
     if error["type"] == "missing":
         return Problem(path, "is required")
+    if error["type"] == "value_error":  # ours, which say themselves what was given
+        return Problem(path, str(error["ctx"]["error"]))
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return Problem(path, f'must be a string: write it in quotes, "{error["input"]}"')
+    if error["type"] == "int_type" and str(error["input"]).isdigit():
+        return Problem(path, f"must be a number: write it without quotes, {error['input']}")
+    if error["type"] == "dict_type":
+        return Problem(path, f"must be fields, name: value, not {error['input']!r:.80}")
     words = IN_WORDS.get(error.get("ctx", {}).get("pattern", ""))
     if words is not None:
         return Problem(path, f"must be {words}, not {error['input']!r:.80}")

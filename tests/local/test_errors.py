@@ -193,6 +193,18 @@ def test_explaining_with_neither_a_runtime_nor_a_cluster_names_both_ways_out(
     assert "penstock up FILE" in said
 
 
+@pytest.mark.parametrize(
+    "text", ["words", "a: [", "clusters: 1\ncontexts: []\n", "- a\n", "\x00"], ids=repr
+)
+def test_a_file_that_is_no_kubeconfig_is_called_that(
+    machine: Any, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    machine.environment["KUBECONFIG"] = str(path)
+    assert "error: no cluster: " in machine.run("explain", "chat", code=2)
+
+
 def test_logs_without_a_run_say_so(machine: Any) -> None:
     assert "there is no log" in machine.run("logs", code=2)
 
@@ -200,6 +212,29 @@ def test_logs_without_a_run_say_so(machine: Any) -> None:
 def test_validate_accepts_the_examples(machine: Any) -> None:
     example = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
     assert "InferenceDeployment quickstart is valid" in machine.run("validate", example)
+
+
+def test_validate_takes_many_files_and_tells_of_all_that_are_wrong(
+    machine: Any, manifest: Write, tmp_path: Path
+) -> None:
+    wrong = manifest(engine="{dtype: float16}")
+    said = machine.run("validate", tmp_path / "nowhere.yaml", wrong, code=2)
+    assert "nowhere.yaml: No such file" in said
+    assert f"{wrong}: InferenceDeployment small: spec.engine.dtype: not available" in said
+
+
+def test_a_file_that_is_wrong_fails_those_before_and_after_it(
+    machine: Any, manifest: Write, tmp_path: Path
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+    machine.run("validate", example, tmp_path / "nowhere.yaml", example, code=2)
+    said = machine.run("validate", example, manifest())
+    assert "quickstart.yaml: InferenceDeployment quickstart is valid" in said
+    assert "InferenceDeployment small is valid" in said
+
+
+def test_validate_wants_a_file(machine: Any) -> None:
+    assert "Missing argument 'FILE...'" in machine.run("validate", code=2)
 
 
 def test_version_is_told(machine: Any) -> None:

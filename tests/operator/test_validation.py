@@ -75,6 +75,37 @@ def test_a_missing_field_is_required() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "pool", "message"),
+    [
+        ("replicas", {"replicas": "2"}, "must be a number: write it without quotes, 2"),
+        (
+            "template.env",
+            {"template": {"env": [{"name": "A", "value": "b"}]}},
+            "must be fields, name: value, not [{'name': 'A', 'value': 'b'}]",
+        ),
+        (
+            "resources.limits.memory",
+            {"resources": {"limits": {"memory": "4GB"}}},
+            "'4GB' is not a quantity like 500m, 8Gi or 2",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_told_once_in_words(
+    path: str, pool: dict[str, Any], message: str
+) -> None:
+    assert wrong({**POOL, **pool}) == {f"spec.pools[0].{path}": message}
+
+
+def test_more_adapters_than_workers_keep_are_refused() -> None:
+    adapters = [{"name": name, "uri": "hf://a/b"} for name in ("one", "two")]
+    model = {"uri": "hf://a/b", "adapters": adapters}
+    found = wrong(model=model, engine={"lora": {"maxAdapters": 1}})
+    assert "raise it" in found["spec"]
+    kept = manifest(model=model, engine={"lora": {"maxAdapters": 2}})
+    assert load_manifests(yaml.safe_dump(kept), "test.yaml").objects
+
+
+@pytest.mark.parametrize(
     ("pools", "message"),
     [
         ([{"name": "a"}], "set exactly one of replicas and scaling"),

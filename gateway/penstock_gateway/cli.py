@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvloop
 
-from penstock_contract.flags import duration_flag, port_flag, quantity_flag
+from penstock_contract.flags import duration_flag, port_flag
 from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
+from penstock_gateway.flags import add_bodies, add_fleet
 from penstock_gateway.serving import serve
 
 if TYPE_CHECKING:
@@ -113,19 +114,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="penstock-gateway", description=__doc__)
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--fleet", type=Path, help="file that lists models and workers")
-    source.add_argument(
-        "--kubernetes",
-        action="store_true",
-        help="watch the cluster that this runs in, or the one that KUBECONFIG names",
-    )
-    add(
-        "--namespace",
-        action="append",
-        default=[],
-        help="watch only this namespace; may be repeated (default: all)",
-    )
+    add_fleet(parser)
     tenants = parser.add_mutually_exclusive_group()
     tenants.add_argument("--tenants", type=Path, help="file of Tenants (YAML)")
     tenants.add_argument("--tenant-namespace", help="watch the Tenants of this namespace")
@@ -139,13 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=port_flag, default=8000)
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
-    add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
-    add(
-        "--max-bodies",
-        type=quantity_flag,
-        default=128 << 20,
-        help="like 128Mi; all request bodies together",
-    )
+    add_bodies(parser)
     add(
         "--client-timeout",
         type=duration_flag,

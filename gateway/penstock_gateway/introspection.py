@@ -38,7 +38,7 @@ class ProcessIntrospection:
 
     async def workers(self) -> GatewayWorkers:
         """See `Introspection.workers`."""
-        return self._relay.workers()
+        return self._relay.loads()
 
     async def status(self) -> Status:
         """See `Introspection.status`."""

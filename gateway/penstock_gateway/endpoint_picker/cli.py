@@ -9,8 +9,9 @@ from pathlib import Path
 
 import uvloop
 
-from penstock_contract.flags import duration_flag, port_flag, quantity_flag
+from penstock_contract.flags import duration_flag, port_flag
 from penstock_contract.worker_token import WorkerTokens
+from penstock_gateway.flags import add_bodies, add_fleet
 
 
 def main() -> None:
@@ -52,19 +53,7 @@ def _refuse(problem: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="penstock-endpoint-picker", description=__doc__)
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--fleet", type=Path, help="file that lists models and workers")
-    source.add_argument(
-        "--kubernetes",
-        action="store_true",
-        help="watch the cluster that this runs in, or the one that KUBECONFIG names",
-    )
-    add(
-        "--namespace",
-        action="append",
-        default=[],
-        help="watch only this namespace; may be repeated (default: all)",
-    )
+    add_fleet(parser)
     add(
         "--deployment",
         default="",
@@ -87,12 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         help="named for each request: the best, and those that a gateway that retries goes on to",
     )
     add("--drain-timeout", type=duration_flag, default=30.0, help="like 30s; for running streams")
-    add("--max-body", type=quantity_flag, default=32 << 20, help="like 32Mi; largest request body")
-    add(
-        "--max-bodies",
-        type=quantity_flag,
-        default=128 << 20,
-        help="like 128Mi; all request bodies together",
-    )
+    add_bodies(parser)
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser

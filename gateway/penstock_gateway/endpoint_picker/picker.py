@@ -15,7 +15,6 @@ from penstock_contract.fleet import (
     FleetQueue,
     FleetWorker,
     GatewayWorkers,
-    WorkerLoad,
 )
 from penstock_contract.tasks import refuse_other_task
 from penstock_contract.worker_token import WorkerTokens
@@ -28,11 +27,12 @@ from penstock_gateway.relay.bodies import Bodies
 from penstock_gateway.relay.connection_pool import ConnectionPool
 from penstock_gateway.relay.gate import Gates
 from penstock_gateway.relay.hold import Asked, Hold
+from penstock_gateway.relay.no_worker import nobody_ready
 from penstock_gateway.relay.permit import Permit
 from penstock_gateway.relay.prompt import routed_prompt
-from penstock_gateway.relay.relay import NO_WORKER_RETRY_AFTER
 from penstock_gateway.relay.request import ParsedRequest
 from penstock_gateway.routing.canary import attempts, preferred, session_key
+from penstock_gateway.routing.loads import loads_of
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.router import Router
@@ -101,9 +101,9 @@ class Picker:
         directory = self.directory()
         found = directory.model(name)
         if found is None or self.settings.deployment not in ("", found.deployment):
-            raise model_not_found(name) if directory.known else nobody(name)
+            raise model_not_found(name) if directory.known else nobody_ready(name)
         if found.queue is None and not directory.ready(found):
-            raise nobody(name)
+            raise nobody_ready(name)
         return found
 
     def prompt(self, model: FleetModel, parsed: ParsedRequest, path: str, session: str) -> Prompt:
@@ -160,7 +160,7 @@ class Picker:
         """
         workers = among(self.workers(model), subset)
         if not workers:
-            raise nobody(model.name)
+            raise nobody_ready(model.name)
         by_id = {worker.id: worker for worker in workers}
         most = self.settings.endpoints
         if model.canary is None:
@@ -190,17 +190,7 @@ class Picker:
 
     def loads(self) -> GatewayWorkers:
         """Return what this picker has on each worker, for the operator."""
-        found: dict[str, WorkerLoad] = {}
-        for worker in self.directory().fleet.workers:
-            tally = self.router.tally(worker.id)
-            found[worker.id] = WorkerLoad(
-                state=worker.state,
-                in_flight=tally.in_flight,
-                outstanding_tokens=tally.outstanding_tokens,
-                requests=tally.requests,
-                failures=tally.failures,
-            )
-        return GatewayWorkers(workers=found)
+        return loads_of(self.directory().fleet, self.router)
 
     def _ranked(
         self,
@@ -219,12 +209,3 @@ class Picker:
             preferred=own,
             most=most,
         )
-
-
-def nobody(name: str) -> ApiError:
-    """Return the refusal of a request that no worker can take."""
-    return ApiError(
-        ErrorCode.NO_CAPACITY,
-        f"No worker of {name!r} is ready; try again soon.",
-        retry_after=NO_WORKER_RETRY_AFTER,
-    )

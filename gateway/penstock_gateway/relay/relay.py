@@ -12,8 +12,8 @@ from typing import Final
 
 from penstock_contract import headers
 from penstock_contract.api.engine import Task
-from penstock_contract.errors import ApiError, ErrorCode
-from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers, WorkerLoad
+from penstock_contract.errors import ApiError
+from penstock_contract.fleet import FleetModel, FleetWorker, GatewayWorkers
 from penstock_contract.metrics import Outcome
 from penstock_contract.on_behalf import Ticket
 from penstock_contract.tasks import refuse_other_task
@@ -30,6 +30,7 @@ from penstock_gateway.relay.health import ask
 from penstock_gateway.relay.hold import Asked, Hold
 from penstock_gateway.relay.intake import harmless, key_of, read_body
 from penstock_gateway.relay.leases import Leases
+from penstock_gateway.relay.no_worker import nobody_ready, not_loaded
 from penstock_gateway.relay.permit import Permit
 from penstock_gateway.relay.prefill import PATHS
 from penstock_gateway.relay.prompt import prompt_of
@@ -38,15 +39,13 @@ from penstock_gateway.relay.settings import RelaySettings
 from penstock_gateway.relay.spare_places import SparePlaces
 from penstock_gateway.relay.tickets import ticket_of
 from penstock_gateway.relay.watchdog import Watchdog
+from penstock_gateway.routing.loads import loads_of
 from penstock_gateway.routing.quarantine import Quarantine
 from penstock_gateway.routing.retry_budget import SAVINGS, RetryBudget
 from penstock_gateway.routing.router import Router
 from penstock_gateway.routing.worker_load import BYTES_PER_TOKEN
 from penstock_gateway.tenants.tenancy import Tenancy
 from penstock_gateway.tenants.tenant_request import TenantRequest, model_not_found
-
-NO_WORKER_RETRY_AFTER = 2.0
-"""Seconds; about what a restarted worker needs to be ready."""
 
 _BATCH_IN_FLIGHT: Final = headers.BATCH_IN_FLIGHT.encode()
 
@@ -101,19 +100,9 @@ class Relay:
         self._changed.set()
         self.watchdog.abort_all("the gateway is stopping")
 
-    def workers(self) -> GatewayWorkers:
+    def loads(self) -> GatewayWorkers:
         """Return what this gateway has on each worker that it knows."""
-        found: dict[str, WorkerLoad] = {}
-        for worker in self.directory().fleet.workers:
-            tally = self.router.tally(worker.id)
-            found[worker.id] = WorkerLoad(
-                state=worker.state,
-                in_flight=tally.in_flight,
-                outstanding_tokens=tally.outstanding_tokens,
-                requests=tally.requests,
-                failures=tally.failures,
-            )
-        return GatewayWorkers(workers=found)
+        return loads_of(self.directory().fleet, self.router)
 
     async def handle(self, call: Call) -> None:
         """Serve one request whose body names a model.
@@ -206,7 +195,7 @@ class Relay:
         name = admitted.parsed.model
         adapter = name if name in model.adapters else ""
         if not self._workers(model, adapter):
-            raise _not_loaded(name) if self._workers(model) else _nobody(model.name)
+            raise not_loaded(name) if self._workers(model) else nobody_ready(model.name)
         exchange = Exchange(
             self._context,
             admitted,
@@ -222,11 +211,11 @@ class Relay:
             # It is not waited for: whoever serves the model may have failed to load it.
             whole = name in model.adapters and directory.for_whole_requests(model)
             if whole and not directory.for_whole_requests(model, name):
-                raise _not_loaded(name)
+                raise not_loaded(name)
             return model
         if model is None and directory.known:
             raise model_not_found(name)
-        raise _nobody(name)
+        raise nobody_ready(name)
 
     def _workers(self, model: FleetModel, adapter: str = "") -> list[FleetWorker]:
         return self.directory().for_whole_requests(model, adapter)
@@ -247,13 +236,3 @@ class Relay:
         workers = len(self._workers(model))
         # A fleet that says nothing of queues lets everything through.
         return workers * model.queue.per_worker if model.queue else sys.maxsize
-
-
-def _nobody(name: str) -> ApiError:
-    why = f"No worker of {name!r} is ready; try again soon."
-    return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=NO_WORKER_RETRY_AFTER)
-
-
-def _not_loaded(adapter: str) -> ApiError:
-    why = f"No worker has loaded the adapter {adapter!r} yet; try again soon."
-    return ApiError(ErrorCode.NO_CAPACITY, why, retry_after=NO_WORKER_RETRY_AFTER)

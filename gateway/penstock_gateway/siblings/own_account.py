@@ -28,7 +28,7 @@ class OwnAccount:
     def put(self) -> Account:
         """Leave the present account in the store; return it."""
         tell_held(self._relay)
-        workers = self._relay.workers().workers
+        workers = self._relay.loads().workers
         account = Account(
             metrics=added((self._metrics, self._relay.metrics.series())),
             workers=GatewayWorkers(

@@ -3,7 +3,7 @@
 The head is one layer that sees what the model itself has thought: the states of three of its layers
 (Li et al., "EAGLE-3: Scaling up Inference Acceleration of Large Language Models via Training-Time
 Test", 2025). It learns as it will be used: behind the first token it guesses, its own state stands
-in for the model's. The example model writes the text (`distil.py`), and the head learns its whole
+in for the model's. The example model writes the text (`lesson.py`), and the head learns its whole
 distribution over each next token, as far as that is of the tokens that the head can say.
 """
 
@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import time
 from pathlib import Path
 
 import torch
-from checkpoint import load_checkpoint
-from distil import ROWS, answered, batch, written
+from lesson import HERE, add_arguments, lesson, train
 from llama import MLP, Llama, LlamaConfig, RMSNorm, rotate
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from train import optimizers, rate, set_rate
-from vocabulary import BOS, END, PAD, token_id
+from vocabulary import BOS, END, token_id
 
-HERE = Path(__file__).parent
 SHAPE = LlamaConfig(
     intermediate_size=256,
     num_hidden_layers=1,
@@ -196,45 +191,22 @@ def losses(head: Head, target: Llama, ids: Tensor, pad: int) -> tuple[Tensor, li
 def main() -> None:
     """Let the model write, train the head on it, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", type=Path, default=HERE)
+    add_arguments(parser)
     parser.add_argument("--output", type=Path, default=HERE / "eagle")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-autocast", action="store_true", help="for a CPU without bfloat16")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    target, tokenizer = load_checkpoint(options.target)
-    pad = token_id(tokenizer, PAD)
-    texts = written(options.target, options.texts, options.seed)
-    texts += answered(options.target, tokenizer, texts, options.seed + 2)
-    counts = torch.bincount(
-        torch.tensor([token for text in texts for token in text]), minlength=SHAPE.vocab_size
-    )
-    print(f"{int(counts.sum())} tokens in {len(texts)} texts", flush=True)
-    random.Random(options.seed).shuffle(texts)
-    kept, texts = texts[:ROWS], texts[ROWS:]
+    taught = lesson(options)
+    target, tokenizer, pad = taught.target, taught.tokenizer, taught.pad
+    written = [token for text in (*taught.texts, *taught.kept) for token in text]
+    counts = torch.bincount(torch.tensor(written), minlength=SHAPE.vocab_size)
     head = Head(SHAPE, counts.topk(SAYS).indices.sort().values, target)
-    used, draw = optimizers(head), random.Random(options.seed)
-    began, step, done = time.monotonic(), 0, 0.0
-    while done < 1.0:
-        set_rate(used, rate(done))
-        with torch.autocast("cpu", torch.bfloat16, enabled=not options.no_autocast):
-            found, _ = losses(head, target, batch(texts, draw, pad), pad)
-        found.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        for optimizer in used:
-            optimizer.step()
-            optimizer.zero_grad()
-        step += 1
-        done = (time.monotonic() - began) / 60 / options.minutes
-        if step % 50 == 0:
-            with torch.no_grad():
-                _, same = losses(head, target, batch(kept, random.Random(0), pad), pad)
-            shares = " ".join(f"{share:.3f}" for share in same)
-            print(f"{done:6.1%} step {step} loss {found.item():.3f} same {shares}", flush=True)
+
+    def measure() -> str:
+        _, same = losses(head, target, taught.measured(), pad)
+        return f"same {' '.join(f'{share:.3f}' for share in same)}"
+
+    train(head, lambda: losses(head, target, taught.batch(), pad)[0], measure, options)
     bos, end = (token_id(tokenizer, token) for token in (BOS, END))
     head.save(options.output, bos, end, pad)
 

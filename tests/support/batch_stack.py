@@ -205,7 +205,7 @@ async def until(client: openai.AsyncOpenAI, batch_id: str, *statuses: str) -> An
     async def reached() -> bool:
         return (await client.batches.retrieve(batch_id)).status in statuses
 
-    await GatewayProcess.until(reached, 60)
+    await GatewayProcess.until(reached)
     return await client.batches.retrieve(batch_id)
 
 

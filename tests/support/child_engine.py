@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import msgspec
+from waiting import PATIENCE
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import Batch, Event, Output
@@ -17,7 +18,7 @@ class Process:
 
     def __init__(self, config: EngineConfig) -> None:
         self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
         text = msgspec.json.encode(config).decode()
         with theirs:
             self.process = subprocess.Popen(
@@ -60,4 +61,4 @@ class Process:
 
     def close(self) -> int:
         self.socket.close()
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE)

@@ -14,6 +14,7 @@ import plain_http
 from api_proxy import ApiProxy
 from kube import Kube
 from ports import free_port
+from waiting import PATIENCE
 
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, GatewayWorkers
 
@@ -89,7 +90,7 @@ class GatewayProcess:
         return self.log.read()
 
     @staticmethod
-    async def until(condition: Callable[[], Awaitable[bool]], patience: float = 60.0) -> None:
+    async def until(condition: Callable[[], Awaitable[bool]], patience: float = PATIENCE) -> None:
         """Wait until a condition holds."""
         async with asyncio.timeout(patience):
             while not await condition():

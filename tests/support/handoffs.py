@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from waiting import PATIENCE
 
 from penstock_contract.handoff import TransferParams
 from penstock_contract.worker_token import WorkerTokens
@@ -19,7 +20,6 @@ from penstock_worker.engine_config import EngineConfig, TransferConfig
 from penstock_worker.messages import AddRequest, HandoffStats, Output, Source, Stats
 from penstock_worker.transfer.handoff import Handoff
 
-PATIENCE = 60.0
 TOKENS = WorkerTokens(("the token of these workers",))
 
 

@@ -14,7 +14,7 @@ from fake_node import FakeNode
 from kube import Access, Kube, Object
 from operator_process import OperatorProcess
 from stub_gateway import StubGateway
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 NAME = "chat"
 
@@ -69,12 +69,12 @@ class Site:
         found: dict[str, int] = state(self.kube)["pods"]
         return found
 
-    def settle(self, within: float = 60.0) -> dict[str, Any]:
+    def settle(self, within: float = PATIENCE) -> dict[str, Any]:
         """Wait until the current spec is what runs; return the state of the namespace."""
         eventually(self.settled, self._trouble("it did not settle"), within)
         return state(self.kube)
 
-    def reach(self, wanted: dict[str, Any], within: float = 60.0) -> None:
+    def reach(self, wanted: dict[str, Any], within: float = PATIENCE) -> None:
         """Wait until the namespace's state is the wanted one."""
         seen: list[str] = []
 

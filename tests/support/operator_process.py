@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import plain_http
 from ports import free_port
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 COMMAND = Path(sys.executable).parent / "penstock-operator"
 
@@ -74,7 +74,7 @@ class OperatorProcess:
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            return self._process.wait(60)
+            return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()

@@ -8,10 +8,11 @@ import ssl
 from typing import Any
 
 import httpx
+from waiting import PATIENCE
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody: what should have been plain and is not is refused."""
-_PLAIN: dict[str, Any] = {"verify": NO_CERTIFICATES, "trust_env": False, "timeout": 60}
+_PLAIN: dict[str, Any] = {"verify": NO_CERTIFICATES, "trust_env": False, "timeout": PATIENCE}
 
 
 def get(url: str, **options: Any) -> httpx.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_runner import MemoryRunner, position
+from waiting import PATIENCE
 
 from penstock_contract.step_cost import StepCost
 from penstock_worker.block_pool import BlockPool
@@ -23,7 +24,6 @@ from penstock_worker.tiers.tier import Tier
 from penstock_worker.transfer.memory import Buffer
 
 BLOCK = 4
-PATIENCE = 60.0
 
 
 class SlotMemory:
@@ -72,6 +72,7 @@ class Tiered:
             proposer=proposer,
             adapters=Shelf.of(adapters),
             window=window,
+            clock=clock,
         )
         memory = SlotMemory(self.runner.slots)
         self.disk = DiskTier(

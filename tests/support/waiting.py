@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+PATIENCE = 180.0
+"""Seconds. A worker starts in five on an idle machine, and in more than sixty on a busy one."""
+
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, within: float = 60.0, every: float = 0.1) -> T:
+def eventually(look: Callable[[], T], what: str, within: float = PATIENCE, every: float = 0.1) -> T:
     """Return the first true answer of `look`.
 
     Raises:

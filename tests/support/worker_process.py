@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import plain_http
 from ports import free_port
+from waiting import PATIENCE
 
 from penstock_contract.worker_token import ENVIRONMENT
 
@@ -60,7 +61,7 @@ class WorkerProcess:
 
     def wait(self) -> int:
         """Return the exit status."""
-        return self.process.wait(timeout=150)
+        return self.process.wait(timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -82,7 +83,7 @@ def worker(
         process.wait()
 
 
-def eventually(condition: Callable[[], bool], what: str, patience: float = 60.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
     """Wait until a condition holds; fail by name when it never does."""
     deadline = time.monotonic() + patience
     while not condition():

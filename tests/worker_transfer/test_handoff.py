@@ -150,8 +150,9 @@ def test_one_lease_may_be_pulled_twice_at_once(pair: Pair, expected: dict[str, l
 
 
 def test_running_requests_go_on_while_blocks_are_awaited(
-    pair: Pair, expected: dict[str, list[int]]
+    pair: Pair, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pull, "STALL_SECONDS", 60.0)
     found = pair.lease()
     with BrokenAnswers(found.port, stall_after=200) as proxy:
         pair.decode.add(request("waits", source=moved(found, proxy)))

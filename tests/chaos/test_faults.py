@@ -4,12 +4,12 @@ The benchmark that publishes these figures, in small.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program_group import finished
 
 FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 SCENARIOS = ("F1", "F3", "F6", "F11")
@@ -19,13 +19,13 @@ SCENARIOS = ("F1", "F3", "F6", "F11")
 def figures() -> list[dict[str, Any]]:
     command: list[str | Path] = [sys.executable, FAULTS, "--quick", "--workers", "3"]
     command += ["--seconds", "8", "--scenario", *SCENARIOS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = finished(command)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {one["case"] for one in found} == set(SCENARIOS), done.stderr
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("metric", ["lost", "truncated", "duplicated", "mismatched"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_stream_suffers(figures: list[dict[str, Any]], scenario: str, metric: str) -> None:

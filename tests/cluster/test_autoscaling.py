@@ -10,7 +10,7 @@ from fake_node import FakeNode
 from kube import Access, Object
 from operated import NAME, Site
 from operated import site as open_site
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from penstock_operator.autoscaling.scrape import Scrape
 
@@ -54,7 +54,7 @@ class Loaded:
         found = self.site.kube.get("EnginePool", POOL)
         return int(found["spec"]["replicas"]) if found else 0
 
-    def reaches(self, size: int, within: float = 60.0) -> None:
+    def reaches(self, size: int, within: float = PATIENCE) -> None:
         eventually(lambda: self.size() == size, f"{size} replicas", within)
 
 
@@ -73,7 +73,7 @@ def owner_of_replicas(pool: Object) -> set[str]:
     }
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_pool_follows_its_load_and_says_why(loaded: Loaded) -> None:
     site = loaded.site
     site.apply(SCALED, **SPEC)
@@ -95,10 +95,10 @@ def test_a_pool_follows_its_load_and_says_why(loaded: Loaded) -> None:
     assert pool is not None
     assert owner_of_replicas(pool) == {"penstock-autoscaler"}
     loaded.fleet.rate = 0.0
-    loaded.reaches(1, within=120)
+    loaded.reaches(1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_restart_shrinks_nothing_and_forgets_little(loaded: Loaded) -> None:
     site = loaded.site
     site.apply(SCALED, **SPEC)
@@ -117,13 +117,13 @@ def test_a_restart_shrinks_nothing_and_forgets_little(loaded: Loaded) -> None:
     assert loaded.size() >= size
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_an_hpa_keeps_its_pool_and_kubectl_does_not(loaded: Loaded) -> None:
     site = loaded.site
     site.apply(SCALED, **SPEC)
     site.settle()
     site.kube.scale("EnginePool", POOL, 6)
-    loaded.reaches(1, within=120)
+    loaded.reaches(1)
     # Through the object itself: before Kubernetes 1.22 a write to a custom resource's scale
     # subresource changes no ownership, later it does.
     size = {"spec": {"replicas": 5}}
@@ -131,24 +131,23 @@ def test_an_hpa_keeps_its_pool_and_kubectl_does_not(loaded: Loaded) -> None:
     eventually(
         lambda: site.condition("ScalingActive").get("reason") == "ScaledByAnother",
         "it says who sizes the pool",
-        120,
     )
     assert loaded.size() == 5
     assert "kube-controller-manager" in site.condition("ScalingActive")["message"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_an_idle_deployment_goes_to_zero_and_comes_back_for_a_request(loaded: Loaded) -> None:
     site = loaded.site
     zero = {**SPEC["autoscaling"], "scaleToZero": {"idle": "3s"}}
     site.apply(SCALED, **{**SPEC, "autoscaling": zero})
-    loaded.reaches(0, within=120)
+    loaded.reaches(0)
     eventually(lambda: not site.pods(), "no pod is left")
     loaded.fleet.queued = 1.0
-    loaded.reaches(1, within=60)
+    loaded.reaches(1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_settled_load_is_never_written(loaded: Loaded) -> None:
     """P3: deciding every second changes nothing that is stored."""
     site = loaded.site
@@ -156,4 +155,4 @@ def test_a_settled_load_is_never_written(loaded: Loaded) -> None:
     site.settle()
     loaded.fleet.rate = 2.0
     eventually(lambda: site.condition("ScalingActive").get("status") == "True", "it scales")
-    site.quiet_for(8, within=120)
+    site.quiet_for(8)

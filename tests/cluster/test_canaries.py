@@ -28,9 +28,9 @@ def test_a_canary_gets_its_share_and_then_everything(site: Site) -> None:
     site.apply(POOL, rollout=rollout)
     site.settle()
     site.apply(POOL, image="worker:2", rollout=rollout)
-    canary = eventually(lambda: on_trial(site), "on trial")
+    both = {"worker:1", "worker:2"}
+    canary = eventually(lambda: on_trial(site) if images(site) == both else {}, "on trial")
     assert canary["weight"] == 25
-    assert images(site) == {"worker:1", "worker:2"}
     site.settle()
     assert images(site) == {"worker:2"}
     eventually(lambda: on_trial(site) == {}, "the trial is over")

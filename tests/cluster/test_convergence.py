@@ -164,7 +164,7 @@ def test_every_path_of_specs_ends_as_the_direct_one(site: Site, clean: Clean, se
         time.sleep(chance.choice([0, 0.2, 1.5]))
     last = site.manifest(*POOLS[3], image="worker:3")
     site.kube.apply(last)
-    site.reach(clean(last), within=120)
+    site.reach(clean(last))
 
 
 def test_nothing_is_written_once_all_is_as_it_should_be(
@@ -173,7 +173,4 @@ def test_nothing_is_written_once_all_is_as_it_should_be(
     with site(access, node, tmp_path, "--resync", "1s") as found:
         found.apply(*POOLS[3])
         found.settle()
-        found.quiet_for(2)
-        before = len(found.proxy.writes)
-        time.sleep(6)
-        assert [str(call) for call in found.proxy.writes[before:]] == []
+        found.quiet_for(8)

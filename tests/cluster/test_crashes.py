@@ -131,7 +131,7 @@ def _life(found: Site, wanted: dict[str, Any] | None = None) -> dict[str, Any]:
     eventually(settled, "updated")
     found.kube.scale("EnginePool", f"{NAME}-default", 3)
     try:
-        eventually(converged, "scaled", within=60)
+        eventually(converged, "scaled")
     except AssertionError as error:
         error.add_note("\n".join(difference(reached, wanted or reached)))
         raise

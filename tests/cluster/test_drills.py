@@ -82,7 +82,7 @@ def test_a_quota_that_is_used_up_is_told_and_what_runs_goes_on(site: Site, clean
     assert ready(site) == 2
     assert site.condition("Ready")["status"] == "True"
     site.kube.delete("ResourceQuota", "small")
-    site.reach(clean(site.manifest({"name": "default", "replicas": 4})), within=90)
+    site.reach(clean(site.manifest({"name": "default", "replicas": 4})))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_webhook_that_rejects_pods_is_told_and_what_runs_goes_on(
     assert ready(site) == 2
     assert site.condition("Ready")["status"] == "True"
     site.kube.delete("ValidatingWebhookConfiguration", webhook)
-    site.reach(clean(site.manifest(image="worker:2")), within=90)
+    site.reach(clean(site.manifest(image="worker:2")))
 
 
 def test_a_namespace_that_goes_takes_everything_along_and_leaves_the_operator(
@@ -148,7 +148,7 @@ def test_a_node_is_drained_without_a_moment_with_no_worker(
         site.kube.merge("Node", other.name, {"metadata": {"labels": {LABEL: node.name}}})
         drain = subprocess.Popen(
             ["kubectl", "drain", node.name, "--ignore-daemonsets", "--delete-emptydir-data",
-             "--timeout=90s", f"--kubeconfig={kubeconfig}", f"--pod-selector={DEPLOYMENT}"],
+             "--timeout=300s", f"--kubeconfig={kubeconfig}", f"--pod-selector={DEPLOYMENT}"],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:

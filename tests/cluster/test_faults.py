@@ -11,7 +11,7 @@ import pytest
 from api_proxy import Call, Fault
 from kube import Object
 from operated import NAME, Site
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 Clean = Callable[[Object], dict[str, Any]]
 POOL = f"{NAME}-default"
@@ -126,7 +126,7 @@ def test_it_catches_up_when_the_api_server_is_back(site: Site, clean: Clean) -> 
     site.apply(image="worker:2")
     assert site.operator.alive
     site.proxy.come_back()
-    site.reach(clean(site.manifest(image="worker:2")), within=30)
+    site.reach(clean(site.manifest(image="worker:2")))
 
 
 def test_what_was_deleted_while_the_api_server_was_away_is_noticed(
@@ -163,7 +163,7 @@ def test_an_answer_that_comes_after_the_news_of_the_deletion_is_no_news(
     def collect(call: Call) -> None:
         told.clear()
         site.kube.delete("Service", call.name)
-        assert told.wait(60)
+        assert told.wait(PATIENCE)
         time.sleep(0.5)  # the news travels by another connection than the answer
 
     def makes(call: Call) -> bool:
@@ -212,4 +212,4 @@ def test_a_slow_api_server_is_waited_for(site: Site, clean: Clean) -> None:
     wanted = clean(site.manifest())
     site.proxy.delay = 1.0
     site.apply()
-    site.reach(wanted, within=120)
+    site.reach(wanted)

@@ -59,7 +59,7 @@ def test_followers_come_with_their_leaders_and_go_with_them(site: Site) -> None:
     site.apply(spanning(nodes=3))
     site.settle()
     site.kube.delete("InferenceDeployment", NAME)
-    eventually(site.empty, "nothing is left of the deployment", within=60)
+    eventually(site.empty, "nothing is left of the deployment")
 
 
 def test_a_leader_that_is_deleted_takes_its_followers_along(site: Site) -> None:
@@ -68,7 +68,7 @@ def test_a_leader_that_is_deleted_takes_its_followers_along(site: Site) -> None:
     before = uids(site)
     (leader,) = groups(site)
     site.kube.delete("Pod", leader)
-    eventually(lambda: whole(site, 1) and not before & uids(site), "another replica", within=60)
+    eventually(lambda: whole(site, 1) and not before & uids(site), "another replica")
     site.settle()
 
 
@@ -120,7 +120,7 @@ def test_a_quota_that_has_no_room_for_followers_is_told(site: Site) -> None:
     eventually(lambda: "exceeded quota" in site.condition("PoolsReady").get("message", ""), "told")
     assert site.condition("PoolsReady")["reason"] == "PodsFailing"
     site.kube.delete("ResourceQuota", "small")
-    site.settle(within=60)
+    site.settle()
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_replicas_do_not_keep_each_other_from_their_nodes(crowded: Site) -> None
     assert crowded.condition("PoolsReady")["reason"] == "InsufficientCapacity"
     crowded.quiet_for(3)
     crowded.node.devices = {GPU: "6"}
-    eventually(lambda: whole(crowded, 3), "all find their nodes", within=90)
+    eventually(lambda: whole(crowded, 3), "all find their nodes")
     crowded.settle()
     assert half in groups(crowded)
 

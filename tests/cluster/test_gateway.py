@@ -12,6 +12,7 @@ from gateway_process import GatewayProcess, watching
 from kube import Kube, Object
 from stream_auditor import Recording, record
 from stub_worker import OK, StubWorker
+from waiting import PATIENCE
 
 from penstock_contract.fleet import WorkerState
 from penstock_contract.labels import DEPLOYMENT, DRAINING, POOL, ROLE, ROLLOUT_HASH
@@ -113,7 +114,7 @@ async def becomes(gateway: GatewayProcess, states: dict[str, WorkerState]) -> No
         found = (await gateway.workers()).workers
         return {uid: load.state for uid, load in found.items()} == states
 
-    await gateway.until(known, 30)
+    await gateway.until(known)
 
 
 def uid(pod: Object) -> str:
@@ -297,7 +298,7 @@ async def test_without_a_cluster_it_says_so_and_ends(tmp_path: Path) -> None:
     )
     found.spawn()
     assert found.process is not None
-    assert found.process.wait(60) != 0
+    assert found.process.wait(PATIENCE) != 0
     assert "--kubernetes: no cluster" in found.said()
     assert "Traceback" not in found.said()
     found.stop()

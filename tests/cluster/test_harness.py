@@ -51,7 +51,7 @@ def test_pods_on_the_played_node_become_ready_and_go(kube: Kube, node: FakeNode)
 
 
 def test_a_pod_stays_for_its_grace_after_it_is_deleted(kube: Kube, node: FakeNode) -> None:
-    node.graces[kube.namespace] = 1.5
+    node.graces[kube.namespace] = 4.0
     kube.apply(deployment(node))
     eventually(lambda: available(kube) == 1, "pod ready")
     kube.scale("Deployment", "a", 0)

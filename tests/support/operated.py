@@ -92,7 +92,7 @@ class Site:
         """Return whether nothing of ours is left."""
         return state(self.kube) == {"pods": {}}
 
-    def quiet_for(self, seconds: float, within: float = 60.0) -> None:
+    def quiet_for(self, seconds: float, within: float = PATIENCE) -> None:
         """Wait until the operator has written nothing for some seconds."""
         seen, since = len(self.proxy.writes), time.monotonic()
         deadline = since + within

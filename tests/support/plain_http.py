@@ -25,6 +25,11 @@ def post(url: str, **options: Any) -> httpx.Response:
     return httpx.post(url, **_PLAIN | options)
 
 
+def put(url: str, **options: Any) -> httpx.Response:
+    """Put once."""
+    return httpx.put(url, **_PLAIN | options)
+
+
 def delete(url: str, **options: Any) -> httpx.Response:
     """Delete once."""
     return httpx.delete(url, **_PLAIN | options)

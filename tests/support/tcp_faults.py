@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Self
 
 
@@ -14,6 +15,7 @@ class BrokenAnswers:
         cut_after: end a connection after so many bytes of answer.
         flip_at: change a bit of this byte of the answer.
         stall_after: forward no more after so many bytes of answer, but keep the connection.
+        then: called as soon as a connection has come to that; nobody waits for the rest for long.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class BrokenAnswers:
         cut_after: int | None = None,
         flip_at: int | None = None,
         stall_after: int | None = None,
+        then: Callable[[], object] = lambda: None,
     ) -> None:
         self.stalled = 0
         """Connections that have come to `stall_after`."""
@@ -30,6 +33,7 @@ class BrokenAnswers:
         self._cut_after = cut_after
         self._flip_at = flip_at
         self._stall_after = stall_after
+        self._then = then
         self._closing = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -44,7 +48,7 @@ class BrokenAnswers:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(60)
+            thread.join()
 
     def _accept(self) -> None:
         while not self._closing.is_set():
@@ -87,6 +91,7 @@ class BrokenAnswers:
     def _swallow(self, server: socket.socket) -> None:
         """Forward nothing more, until the answering side ends or the proxy does."""
         self.stalled += 1
+        self._then()
         server.settimeout(0.05)
         while not self._closing.is_set():
             try:

@@ -7,6 +7,7 @@ import torch
 from kernels import native_library
 
 from penstock_worker.model.loading import ExecutionConfig
+from penstock_worker.tensor_parallel import ranks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +17,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _outliving_ranks() -> Iterator[None]:
+    """An engine's process ends soon after a rank of it; here that process is pytest's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "GRACE_SECONDS", 3600.0)
+        yield
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])

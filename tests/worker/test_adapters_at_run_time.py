@@ -15,6 +15,7 @@ import tiny_adapters
 import tiny_models
 from engines import GREEDY, collect, generate, torch_engine
 from kernels import native_library
+from waiting import PATIENCE
 
 from penstock_worker.engine import Engine
 from penstock_worker.lora.adapter import load_adapter
@@ -86,7 +87,7 @@ class Running:
         while True:
             if self.engine.busy:
                 self.step()
-            elif not self.woken.wait(20):
+            elif not self.woken.wait(PATIENCE):
                 raise AssertionError("nothing was loaded")
             self.woken.clear()
             if found := self.engine.changed_adapters():
@@ -253,7 +254,7 @@ def test_an_engine_without_room_for_adapters_says_how_to_get_it(tiny: Tiny) -> N
     shelf, woken = Shelf(), threading.Event()
     shelf.start(woken.set)
     shelf.load(LoadAdapter("change", "it", str(tiny.at["first"])))
-    assert woken.wait(20)
+    assert woken.wait(PATIENCE)
     (found,) = shelf.settle(set)
     assert "start with --max-adapters" in found.problem
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 from child_engine import Process
+from waiting import PATIENCE
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import (
@@ -90,7 +91,7 @@ def test_a_refused_request_says_why(engine: Process) -> None:
 def test_it_ends_when_told(folder: Path) -> None:
     process = Process(EngineConfig(model=str(folder), threads=1))
     process.send(Stop())
-    assert process.process.wait(timeout=60) == 0
+    assert process.process.wait(timeout=PATIENCE) == 0
     process.socket.close()
 
 
@@ -107,7 +108,7 @@ def test_a_server_that_was_killed_with_unread_output_takes_it_along(folder: Path
     assert isinstance(process.event(), Batch)
     process.send(Abort(["nobody"]))
     # The answer lies unread in our buffer: closing now resets the connection.
-    assert select.select([process.socket], [], [], 60)[0]
+    assert select.select([process.socket], [], [], PATIENCE)[0]
     assert process.close() == 0
 
 

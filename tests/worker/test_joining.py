@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from ports import free_port
+from waiting import PATIENCE
 from worker_process import eventually
 
 from penstock_contract.worker_token import WorkerTokens
@@ -99,7 +100,7 @@ def challenged(connection: socket.socket) -> Challenge:
 
 
 def answer(connection: socket.socket) -> Message:
-    return hear(connection, time.monotonic() + 10)
+    return hear(connection, time.monotonic() + PATIENCE)
 
 
 @pytest.mark.parametrize("repeat", ["another conversation's", "rank 0's own"])
@@ -169,7 +170,7 @@ def gathering() -> Iterator[tuple[tuple[str, int], queue.SimpleQueue[Gathered]]]
     thread = threading.Thread(target=lambda: found.put(gather(config, TERMS, NOBODY)), daemon=True)
     thread.start()
     yield address, found
-    thread.join(timeout=60)
+    thread.join(timeout=PATIENCE)
     assert not thread.is_alive()
 
 
@@ -194,7 +195,7 @@ def test_who_goes_before_all_are_there_is_waited_for_again() -> None:
             assert answer(third) == Parked()  # it waits for the other one
             assert found.empty()
             with joined(address, 2) as second:
-                host, ranks = found.get(timeout=60)
+                host, ranks = found.get(timeout=PATIENCE)
                 assert host == "127.0.0.1"
                 assert {rank: one.connection.getpeername() for rank, one in ranks.items()} == {
                     2: second.getsockname(),
@@ -208,7 +209,7 @@ def test_who_comes_again_takes_its_own_place() -> None:
     with gathering() as (address, found), joined(address, 2) as before:
         assert answer(before) == Parked()  # it has its place
         with joined(address, 2) as again, joined(address, 3):
-            ranks = found.get(timeout=60).joined
+            ranks = found.get(timeout=PATIENCE).joined
             assert ranks[2].connection.getpeername() == again.getsockname()
             for one in ranks.values():
                 one.connection.close()
@@ -218,13 +219,13 @@ def test_a_link_tells_what_it_hears_and_how_it_ends() -> None:
     ours, theirs = socket.socketpair()
     ended: queue.SimpleQueue[Link] = queue.SimpleQueue()
     leaving: queue.SimpleQueue[Link] = queue.SimpleQueue()
-    meeting = Meeting("127.0.0.1", 1, patience=60.0, silence=60.0, loading=60.0)
+    meeting = Meeting("127.0.0.1", 1, patience=PATIENCE, silence=PATIENCE, loading=PATIENCE)
     with theirs:
         link = Link("rank 2 of 4, on node 1", ours, meeting, ended.put, leaving.put)
         for report in (Alive(), Sized(7, "float32 on cpu"), Leaving(), RankFailed("no room")):
             theirs.sendall(encode(report))
-        assert leaving.get(timeout=60) is link
-        assert ended.get(timeout=60) is link
+        assert leaving.get(timeout=PATIENCE) is link
+        assert ended.get(timeout=PATIENCE) is link
     assert link.reports.get() == Sized(7, "float32 on cpu")
     assert link.reports.get() is None
     assert link.end == "rank 2 of 4, on node 1 failed: no room"
@@ -235,11 +236,11 @@ def test_a_link_tells_what_it_hears_and_how_it_ends() -> None:
 def test_a_link_ends_when_what_it_hears_is_no_report_or_too_long(said: bytes) -> None:
     ours, theirs = socket.socketpair()
     ended: queue.SimpleQueue[Link] = queue.SimpleQueue()
-    meeting = Meeting("127.0.0.1", 1, patience=60.0, silence=60.0, loading=60.0)
+    meeting = Meeting("127.0.0.1", 1, patience=PATIENCE, silence=PATIENCE, loading=PATIENCE)
     with theirs:
         link = Link("rank 2 of 4, on node 1", ours, meeting, ended.put, ended.put)
         theirs.sendall(said)
-        assert ended.get(timeout=60) is link
+        assert ended.get(timeout=PATIENCE) is link
     assert "said what nobody can read" in link.end
     link.close(1.0)
 
@@ -247,10 +248,10 @@ def test_a_link_ends_when_what_it_hears_is_no_report_or_too_long(said: bytes) ->
 def test_a_link_that_is_silent_has_ended() -> None:
     ours, theirs = socket.socketpair()
     ended: queue.SimpleQueue[Link] = queue.SimpleQueue()
-    meeting = Meeting("127.0.0.1", 1, patience=60.0, silence=60.0, loading=0.2)
+    meeting = Meeting("127.0.0.1", 1, patience=PATIENCE, silence=PATIENCE, loading=0.2)
     with theirs:
         link = Link("rank 2 of 4, on node 1", ours, meeting, ended.put, ended.put)
-        assert ended.get(timeout=60) is link
+        assert ended.get(timeout=PATIENCE) is link
         assert link.end.endswith("has given no sign of life for 0.2 s")
         assert theirs.recv(1) == b""  # it is told
     link.close(1.0)

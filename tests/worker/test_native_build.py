@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import tiny_models
+from waiting import PATIENCE
 
 from penstock_worker.engine_config import EngineConfig
 from penstock_worker.native import build
@@ -98,7 +99,7 @@ def test_the_sources_compile_without_the_rest_of_the_project(tmp_path: Path) -> 
         [sys.executable, "-S", "-m", "penstock_worker.native.build"],
         env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
         check=True,
-        timeout=120,
+        timeout=400,
     )
     (made,) = (package / "native" / "built").iterdir()
     assert made.name == build.library_name(this_machine()[0])
@@ -141,9 +142,9 @@ def _first_event(config: EngineConfig, empty: Path) -> dict[str, object]:
             env=environment,
         )
     with ours:
-        ours.settimeout(60)
+        ours.settimeout(PATIENCE)
         decoder = event_decoder()
         events = decoder.feed(ours.recv(1 << 16))
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     found: dict[str, object] = msgspec.to_builtins(events[0])
     return found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import repeat
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import msgspec
 import pytest
 from child_engine import Process
 from engines import GREEDY
+from torch.distributed.distributed_c10d import _set_pg_timeout
+from waiting import PATIENCE
 from worker_process import eventually
 
 from penstock_worker.engine_builder import build_engine
@@ -31,7 +34,7 @@ from penstock_worker.tensor_parallel.ranks import Ranks
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 
-MEETING = Meeting("127.0.0.1", 1, patience=60.0, silence=60.0, loading=60.0)
+MEETING = Meeting("127.0.0.1", 1, patience=PATIENCE, silence=PATIENCE, loading=PATIENCE)
 """That nobody comes to."""
 
 
@@ -84,7 +87,7 @@ def test_a_rank_that_dies_while_nothing_is_asked_ends_the_engine(process: Proces
     last = [*iter(process.event, None)][-1]
     assert isinstance(last, Failed)
     assert "rank 1 of 2 was ended by SIGKILL" in last.message
-    assert process.process.wait(timeout=60) == 1
+    assert process.process.wait(timeout=PATIENCE) == 1
 
 
 def test_no_rank_outlives_an_engine_that_is_killed(process: Process) -> None:
@@ -97,14 +100,15 @@ def test_no_rank_outlives_an_engine_that_is_killed(process: Process) -> None:
 def test_an_engine_that_is_told_to_end_takes_its_ranks_along(process: Process) -> None:
     rank = other_rank(process)
     process.send(Stop())
-    assert process.process.wait(timeout=60) == 0
+    assert process.process.wait(timeout=PATIENCE) == 0
     assert not is_running(rank)
 
 
 def test_a_rank_that_hangs_is_given_up() -> None:
     found = config()
     shape = read_config(EXAMPLE)
-    model, _, _ = lead(found, shape, execution_config(found, shape), 256, patience=6.0)
+    model, _, _ = lead(found, shape, execution_config(found, shape), 256)
+    _set_pg_timeout(timedelta(seconds=1))  # now that both are there
     (rank,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1:]
     os.kill(int(rank), signal.SIGSTOP)
     with pytest.raises(RankLost, match="do not answer each other"):
@@ -143,7 +147,7 @@ def test_a_rank_that_cannot_read_an_order_ends() -> None:
     with ours, theirs, subprocess.Popen(command, stdin=pipe, pass_fds=[fd]) as process:
         ours.sendall(b"\x01\0\0\0\xc1")  # a byte that no msgpack begins with
         try:
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=PATIENCE) == 0
         finally:
             process.kill()
 

@@ -1,7 +1,6 @@
 """The agent beside an engine: a real one, a real worker, and a hub that it downloads from."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import plain_http
 import pytest
 import tiny_adapters
 from model_hub import Remote, serve
+from ports import free_port
 from waiting import eventually
 from worker_process import COMMAND, WorkerProcess, worker
 
@@ -39,8 +39,7 @@ class Agent:
             for name in names
         ]
         body = {"adapters": wanted, "announced": announced}
-        with httpx.Client(verify=plain_http.NO_CERTIFICATES, trust_env=False) as client:
-            answer = client.put(f"{self.url}/adapters", json=body, headers=KEY)
+        answer = plain_http.put(f"{self.url}/adapters", json=body, headers=KEY)
         answer.raise_for_status()
         return answer.json()
 
@@ -56,9 +55,7 @@ class Agent:
 
 @contextmanager
 def agent(engine: str, folder: Path, hub: str, *flags: str) -> Iterator[Agent]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(COMMAND), "adapters", "--engine", engine, "--into", str(folder)]
     command += ["--port", str(port)]
     environment = {**os.environ, "PENSTOCK_WORKER_TOKEN": TOKEN, "HF_ENDPOINT": hub}
@@ -75,7 +72,7 @@ def agent(engine: str, folder: Path, hub: str, *flags: str) -> Iterator[Agent]:
         eventually(answers, "the agent answers")
         yield found
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_adapters
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
-from waiting import eventually
+from waiting import PATIENCE, eventually
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, worker
 
 TOKEN = "a token of the tests"
@@ -44,12 +44,12 @@ def asked(serving: WorkerProcess) -> Iterator[OpenAI]:
 def load(at: WorkerProcess, name: str, folder: Path | str, **more: Any) -> httpx.Response:
     body = {"lora_name": name, "lora_path": str(folder), **more}
     url = f"{at.url}/v1/load_lora_adapter"
-    return plain_http.post(url, json=body, headers=KEY, timeout=60)
+    return plain_http.post(url, json=body, headers=KEY)
 
 
 def unload(at: WorkerProcess, name: str) -> httpx.Response:
     url = f"{at.url}/v1/unload_lora_adapter"
-    return plain_http.post(url, json={"lora_name": name}, headers=KEY, timeout=60)
+    return plain_http.post(url, json={"lora_name": name}, headers=KEY)
 
 
 def text(asked: OpenAI, model: str, count: int = 16) -> str:
@@ -77,7 +77,7 @@ def test_adapters_come_replace_each_other_and_go_beside_a_stream(
 
     streaming = threading.Thread(target=stream)
     streaming.start()
-    assert begun.wait(60)
+    assert begun.wait(PATIENCE)
     answer = load(serving, "it", folders["loud"])
     assert answer.status_code == 200
     assert answer.text == "Success: LoRA adapter 'it' added successfully."

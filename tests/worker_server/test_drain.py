@@ -10,6 +10,7 @@ import plain_http
 import pytest
 from fake_engine import FakeEngineClient
 from stream_auditor import audit, record
+from waiting import PATIENCE
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 from penstock_worker.grammar import Grammars
@@ -33,7 +34,7 @@ def ask(found: WorkerProcess) -> httpx.Response:
 
 
 def drain(found: WorkerProcess, method: str) -> httpx.Response:
-    return httpx.request(method, found.url + "/drain", timeout=60)
+    return httpx.request(method, found.url + "/drain", timeout=PATIENCE)
 
 
 @pytest.mark.anyio
@@ -45,7 +46,7 @@ async def test_a_drained_worker_finishes_its_streams_and_takes_nothing_new(
         first = asyncio.Event()
         payload = chat(stream=True, max_tokens=400)
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.wait_for(first.wait(), PATIENCE)
 
         answer = await asyncio.to_thread(drain, found, "POST")
         assert (answer.status_code, answer.json()) == (200, {"status": "draining"})
@@ -78,7 +79,7 @@ async def test_a_drain_by_signal_is_not_undone(tmp_path: Path) -> None:
         first = asyncio.Event()
         payload = chat(stream=True, max_tokens=900, n=32)
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.wait_for(first.wait(), PATIENCE)
         found.send(signal.SIGTERM)
         draining = lambda: found.health() == (503, "draining")  # noqa: E731
         await asyncio.to_thread(eventually, draining, "it drains")
@@ -107,7 +108,7 @@ async def test_a_worker_is_not_ready_before_its_engine_has_generated_a_token() -
     assert request.max_tokens == 1
     assert not probing.done()
     client.engine.put(request, [1], FinishReason.LENGTH)
-    await asyncio.wait_for(probing, 60)
+    await asyncio.wait_for(probing, PATIENCE)
     await client.engine.close()
     await client.stop()
 
@@ -120,6 +121,6 @@ async def test_an_engine_that_refuses_the_probe_is_no_engine() -> None:
     probing = asyncio.create_task(prove(client, model()))
     client.engine.refuse(await client.engine.added.get(), "no room")
     with pytest.raises(EngineDied, match="no room"):
-        await asyncio.wait_for(probing, 60)
+        await asyncio.wait_for(probing, PATIENCE)
     await client.engine.close()
     await client.stop()

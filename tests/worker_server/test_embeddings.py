@@ -264,7 +264,7 @@ def test_a_worker_drains_what_it_has(model: tuple[Path, Any], tmp_path: Path) ->
     with worker(tmp_path / "log", model=model[0]) as found:
         eventually(lambda: found.health() == (200, "ok"), "the worker is ready")
         answers: list[httpx.Response] = []
-        texts = [words(120, n) for n in range(300)]
+        texts = [words(120, n) for n in range(2048)]  # seconds of work
 
         def ask() -> None:
             answers.append(post(found, "/v1/embeddings", input=texts))

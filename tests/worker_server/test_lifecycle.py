@@ -14,6 +14,7 @@ import plain_http
 import pytest
 from fake_engine import FakeEngineClient
 from stream_auditor import audit, record
+from waiting import PATIENCE
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 CHAT = "/v1/chat/completions"
@@ -83,7 +84,7 @@ async def test_a_signal_lets_running_streams_finish_and_then_ends_with_0(
         first = asyncio.Event()
         payload = chat(max_tokens=400)
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.wait_for(first.wait(), PATIENCE)
         found.send(number)
         verdict = audit(await reading, include_usage=True)
         assert (verdict.violations, verdict.outcome) == ([], "complete")
@@ -99,7 +100,7 @@ async def test_what_outlives_the_drain_timeout_ends_with_an_error(tmp_path: Path
         first = asyncio.Event()
         payload = chat(max_tokens=900, n=32)  # seconds of work
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.wait_for(first.wait(), PATIENCE)
         found.send(signal.SIGTERM)
         assert audit(await reading, include_usage=True, choices=32).outcome == "error"
 
@@ -111,12 +112,12 @@ async def test_when_the_engine_dies_streams_end_with_an_error_and_the_process_wi
     with worker(tmp_path / "log") as found:
         await asyncio.to_thread(become_ready, found)
         first = asyncio.Event()
-        payload = chat(max_tokens=900, n=8)
+        payload = chat(max_tokens=900, n=32)  # seconds of work
         reading = asyncio.create_task(record(found.url, CHAT, payload, first_piece=first))
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.wait_for(first.wait(), PATIENCE)
         engine = await asyncio.to_thread(engine_of, found)
         os.kill(engine, signal.SIGKILL)
-        verdict = audit(await reading, include_usage=True, choices=8)
+        verdict = audit(await reading, include_usage=True, choices=32)
         assert (verdict.violations, verdict.outcome) == ([], "error")
         assert await asyncio.to_thread(found.wait) == 1
     assert "the engine died" in (tmp_path / "log").read_text()

@@ -120,7 +120,7 @@ def test_followers_wait_for_leaders_which_come_late_and_go(
 
     first = group.start(0)
     eventually(is_ready(first), "the group is ready")
-    assert status(follower, READY_PATH) == 200
+    eventually(lambda: status(follower, READY_PATH) == 200, "the follower is in a group")
     assert answers(first.url) == expected
 
     first.send(signal.SIGKILL)

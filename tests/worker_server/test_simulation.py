@@ -13,6 +13,7 @@ import httpx
 import plain_http
 import pytest
 from ports import free_ports
+from waiting import PATIENCE
 from worker_process import EXAMPLE_MODEL, NAME, WorkerProcess, eventually, worker
 
 from penstock_contract.headers import JOURNAL
@@ -117,7 +118,7 @@ def test_a_fleet_starts_and_ends_together() -> None:
         for number in range(3):
             eventually(lambda n=number: answers(port + n), "the worker answers")  # type: ignore[misc]
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         assert not any(answers(port + number) for number in range(3))
     finally:
         process.kill()

@@ -12,6 +12,7 @@ import uvicorn
 from fake_engine import FakeEngine, FakeEngineClient
 from prometheus_client import CollectorRegistry
 from stream_auditor import Recording, audit, record
+from waiting import PATIENCE
 from worker_process import EXAMPLE_MODEL, NAME
 
 from penstock_contract.errors import ErrorCode
@@ -29,7 +30,6 @@ from penstock_worker.text.tokenizer import Tokenizer
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 20.0
 VOCABULARY = 4096
 
 

@@ -50,7 +50,7 @@ def test_a_rank_that_dies_ends_the_worker_which_says_so(of_two: WorkerProcess) -
     os.kill(rank, signal.SIGKILL)
     assert of_two.wait() == 1
     assert "rank 1 of 2 was ended by SIGKILL" in of_two.log.read_text()
-    assert not Path(f"/proc/{engine}").exists()
+    eventually(lambda: not Path(f"/proc/{engine}").exists(), "the engine has ended with it")
 
 
 def _children(pid: int) -> list[int]:

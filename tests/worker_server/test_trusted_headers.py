@@ -5,6 +5,7 @@ import itertools
 import httpx
 import plain_http
 import pytest
+from waiting import PATIENCE
 from worker_process import NAME, WorkerProcess, eventually
 
 from penstock_contract import headers
@@ -71,7 +72,9 @@ def _cut_steps(served: WorkerProcess, sent: dict[str, str], first: int) -> float
     before = served.metric(name)
     body = {"model": NAME, "prompt": "def spam(", "max_tokens": 480, "ignore_eos": True}
     url = f"{served.url}/v1/completions"
-    with httpx.stream("POST", url, json={**body, "stream": True}, headers=sent, timeout=60) as s:
+    with httpx.stream(
+        "POST", url, json={**body, "stream": True}, headers=sent, timeout=PATIENCE
+    ) as s:
         lines = s.iter_lines()
         next(lines)  # and the stream goes on while the other is answered
         _complete(served, {}, prompt=[first, *range(100, 500)], max_tokens=1)

@@ -149,10 +149,16 @@ def test_one_lease_may_be_pulled_twice_at_once(pair: Pair, expected: dict[str, l
     assert pair.decode.finish("a") == pair.decode.finish("b") == expected["greedy"]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulls do not give up."""
+    monkeypatch.setattr(pull, "STALL_SECONDS", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_running_requests_go_on_while_blocks_are_awaited(
-    pair: Pair, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+    pair: Pair, expected: dict[str, list[int]]
 ) -> None:
-    monkeypatch.setattr(pull, "STALL_SECONDS", 60.0)
     found = pair.lease()
     with BrokenAnswers(found.port, stall_after=200) as proxy:
         pair.decode.add(request("waits", source=moved(found, proxy)))
@@ -242,6 +248,7 @@ def test_another_prompt_is_not_answered_with_these_blocks(pair: Pair) -> None:
     assert pair.outcome() == PullOutcome.INCOMPATIBLE
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_cancelled_pull_gives_its_blocks_back_at_once(pair: Pair) -> None:
     found = pair.lease()
     with BrokenAnswers(found.port, stall_after=2 * BLOCK_BYTES) as proxy:

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -230,10 +231,11 @@ def test_a_client_that_leaves_ends_the_pull_and_the_lease(
     body = completion(13)
     told = prefill(other, body)
     outcomes = Outcomes(decode)
-    with BrokenAnswers(told["remote_port"], stall_after=1000) as proxy:
+    leave = threading.Event()
+    with BrokenAnswers(told["remote_port"], stall_after=1000, then=leave.set) as proxy:
         told["remote_port"] = proxy.port
         with begun(decode, {**body, FIELD: told}):
-            eventually(lambda: proxy.stalled > 0, "a part has come")
+            assert leave.wait(PATIENCE)
         eventually(lambda: outcomes.now() == {"cancelled": 1}, "the pull is cancelled")
         nothing_is_left(decode, other)
 
@@ -244,15 +246,12 @@ def test_a_prefill_worker_killed_amid_the_transfer(
     body, outcomes = completion(14), Outcomes(decode)
     with ready(tmp_path / "log", *TRANSFER) as victim:
         told = prefill(victim, body)
-        with BrokenAnswers(told["remote_port"], stall_after=200_000) as proxy:
+        with BrokenAnswers(
+            told["remote_port"], stall_after=200_000, then=partial(victim.send, signal.SIGKILL)
+        ) as proxy:
             told["remote_port"] = proxy.port
-            answers: list[dict[str, Any]] = []
-            asking = threading.Thread(target=lambda: answers.append(ask(decode, body, told)))
-            asking.start()
-            eventually(lambda: proxy.stalled > 0, "a part has come")
-            victim.send(signal.SIGKILL)
-            asking.join()
-    assert text(answers[0]) == text(ask(other, body))
+            assert text(ask(decode, body, told)) == text(ask(other, body))
+        assert victim.wait() == -signal.SIGKILL
     assert outcomes.now() == {"lost": 1}
     nothing_is_left(decode)
 
@@ -307,17 +306,16 @@ def test_a_worker_without_a_token_is_a_stranger_to_those_that_have_one(
 
 
 def test_a_transfer_that_takes_longer_than_the_lease(
-    decode: WorkerProcess, other: WorkerProcess, tmp_path: Path
+    decode: WorkerProcess, other: WorkerProcess
 ) -> None:
     body, outcomes = completion(16), Outcomes(decode)
-    with ready(tmp_path / "log", *TRANSFER, "--kv-transfer-lease", "4s") as slow:
-        told = prefill(slow, body)
-        with BrokenAnswers(told["remote_port"], stall_after=100_000) as proxy:
-            told["remote_port"] = proxy.port
-            assert text(ask(decode, body, told)) == text(ask(other, body))
-            assert outcomes.now() == {"late": 1}
-            nothing_is_left(slow)
-    nothing_is_left(decode)
+    told = prefill(other, body)
+    with BrokenAnswers(told["remote_port"], stall_after=100_000) as proxy:
+        # Who pulls counts from when it is asked, and this is shorter than how long it is kept.
+        told |= {"remote_port": proxy.port, "penstock_lease_seconds": 1.0}
+        assert text(ask(decode, body, told)) == text(ask(other, body))
+        assert outcomes.now() == {"late": 1}
+        nothing_is_left(decode, other)
 
 
 def test_a_lease_that_nobody_wants_runs_out(tmp_path: Path) -> None:

@@ -60,7 +60,12 @@ def together(
         subprocess.Popen([sys.executable, rank_forward.__file__, str(rank), str(results), *wanted])
         for rank in range(4)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0] * 4
+    try:
+        assert [process.wait(timeout=500) for process in processes] == [0] * 4
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     found: dict[str, Computed] = torch.load(results)
     return found
 

@@ -312,7 +312,7 @@ def test_a_transfer_that_takes_longer_than_the_lease(
     told = prefill(other, body)
     with BrokenAnswers(told["remote_port"], stall_after=100_000) as proxy:
         # Who pulls counts from when it is asked, and this is shorter than how long it is kept.
-        told |= {"remote_port": proxy.port, "penstock_lease_seconds": 1.0}
+        told |= {"remote_port": proxy.port, "penstock_lease_seconds": 3.0}
         assert text(ask(decode, body, told)) == text(ask(other, body))
         assert outcomes.now() == {"late": 1}
         nothing_is_left(decode, other)

@@ -16,7 +16,7 @@ from worker_process import NAME
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 WORKER: Final = "x-penstock-worker"
-PATIENCE: Final = 60.0
+PATIENCE: Final = 180.0
 """Seconds after which a client takes its answer for lost."""
 
 

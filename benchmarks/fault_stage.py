@@ -131,7 +131,7 @@ class Stage:
     async def idle(self) -> None:
         """Wait until no worker works on anything, and complain when one goes on doing so."""
         try:
-            await GatewayProcess.until(self.all_idle, 30)
+            await GatewayProcess.until(self.all_idle, 120)
         except TimeoutError:
             self.problem("a worker still works on requests that nobody waits for")
 

@@ -123,7 +123,7 @@ async def balance(
             return least <= await gateway.metric(OUTCOMES, outcome="complete") <= most
 
         try:
-            await GatewayProcess.until(balanced, 10)
+            await GatewayProcess.until(balanced, 60)
         except TimeoutError:
             found = await gateway.metric(OUTCOMES, outcome="complete")
             report.problems.append(
@@ -138,7 +138,7 @@ async def _closed(number: int, gateway: GatewayProcess, report: Report) -> None:
         return await gateway.metric(ARRIVALS) == await gateway.metric(OUTCOMES)
 
     try:
-        await GatewayProcess.until(closed, 10)
+        await GatewayProcess.until(closed, 60)
     except TimeoutError:
         arrivals, outcomes = await gateway.metric(ARRIVALS), await gateway.metric(OUTCOMES)
         report.problems.append(

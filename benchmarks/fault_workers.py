@@ -81,7 +81,7 @@ async def retire(stage: Stage, worker: LiveWorker) -> None:
     """Tell a worker to go, and see that it does, and that nobody asks it for anything more."""
     before = worker.proxy.asked
     worker.send(signal.SIGTERM)
-    status = await asyncio.to_thread(worker.process.wait, 60)
+    status = await asyncio.to_thread(worker.process.wait, 180)
     if status:
         stage.problem(f"a worker that was told to go exited with {status}")
     if stage.peer is None and worker.proxy.asked > before:

@@ -15,7 +15,7 @@ from fake_node import FakeNode
 from kube import Access, Kube, Object
 from operated import NAME, Site
 from operated import site as open_site
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 COMMAND = Path(sys.executable).parent / "penstock"
 SCALED: Object = {"name": "default", "scaling": {"minReplicas": 2, "maxReplicas": 8}}
@@ -103,7 +103,7 @@ class Users:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=PATIENCE,
             check=False,
         )
         return Result(done.returncode, done.stdout + done.stderr)

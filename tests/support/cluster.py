@@ -36,7 +36,7 @@ def control_plane() -> Iterator[Path]:
     kubeconfig = Path(_call(script, "up") if ours else os.environ["KUBECONFIG"])
     try:
         with Kube(Access.read(kubeconfig)) as kube:
-            eventually(partial(_answers, kube, "/readyz"), "the API server is ready", within=120)
+            eventually(partial(_answers, kube, "/readyz"), "the API server is ready", within=400)
             install_types(kube)
         yield kubeconfig
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from kubernetes.client import Configuration
 from kubernetes.config import load_kube_config
+from waiting import PATIENCE
 
 Object = dict[str, Any]
 
@@ -82,7 +83,7 @@ class Kube:
         self.access = access
         self.namespace = namespace
         self.http = httpx.Client(
-            base_url=access.url, verify=access.verify, headers=access.headers, timeout=60
+            base_url=access.url, verify=access.verify, headers=access.headers, timeout=PATIENCE
         )
         self._served: dict[str, bool] = {}
 

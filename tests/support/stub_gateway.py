@@ -15,6 +15,8 @@ from kube import Kube, Object
 
 DRAINING = "penstock.dev/draining"
 DEPLOYMENT = "penstock.dev/deployment"
+WATCH_SECONDS = 5
+"""After which the API server ends a watch, and the next one begins."""
 
 
 class StubGateway:
@@ -33,7 +35,7 @@ class StubGateway:
         self._pods: dict[str, Object] = {}
         self._version = ""
         self._ends = threading.Event()
-        self._watch = threading.Thread(target=self._follow)
+        self._watch = threading.Thread(target=self._follow, daemon=True)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -47,9 +49,7 @@ class StubGateway:
         self._ends.set()
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
-        self._watch.join()
-        self._kube.http.close()
+        self._server.server_close()  # what watches notices when its watch ends
 
     def workers(self) -> Object:
         """Return the answer of `/internal/workers`."""
@@ -62,8 +62,9 @@ class StubGateway:
                 if not self._version:
                     self._list()
                 self._see_changes()
-            except httpx.HTTPError:  # silence counts, too: it looks whether it is to end
+            except httpx.HTTPError:
                 self._ends.wait(0.05)
+        self._kube.http.close()
 
     def _list(self) -> None:
         answer = self._kube.http.get(self._kube.path("Pod"), params={"labelSelector": DEPLOYMENT})
@@ -73,9 +74,8 @@ class StubGateway:
 
     def _see_changes(self) -> None:
         asked = {"watch": "true", "labelSelector": DEPLOYMENT, "resourceVersion": self._version}
-        patience = httpx.Timeout(30, read=0.5)
-        path = self._kube.path("Pod")
-        with self._kube.http.stream("GET", path, params=asked, timeout=patience) as events:
+        asked["timeoutSeconds"] = str(WATCH_SECONDS)
+        with self._kube.http.stream("GET", self._kube.path("Pod"), params=asked) as events:
             if events.is_error:
                 self._version = ""  # it may be too old: begin anew
                 events.raise_for_status()

@@ -1,9 +1,11 @@
 """The autoscaler against a real API server; workers and gateway export what a made-up load says."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plain_http
 import pytest
 from exported import Exported, exposition
 from fake_node import FakeNode
@@ -28,6 +30,14 @@ SPEC: Object = {
         }
     },
 }
+ALWAYS: Object = {
+    "name": "always",
+    "start": "* * * * *",
+    "end": "0 0 1 1 *",
+    "timeZone": "Europe/Berlin",
+    "minReplicas": 3,
+}
+"""A schedule that opens anew every minute, so that whatever the time is, it is open."""
 
 
 class Loaded:
@@ -156,3 +166,26 @@ def test_a_settled_load_is_never_written(loaded: Loaded) -> None:
     loaded.fleet.rate = 2.0
     eventually(lambda: site.condition("ScalingActive").get("status") == "True", "it scales")
     site.quiet_for(8)
+
+
+@pytest.mark.timeout(900)
+def test_a_schedule_holds_a_size_while_it_is_open_and_says_so(loaded: Loaded) -> None:
+    site = loaded.site
+    site.apply(SCALED, **SPEC)
+    site.settle()
+    bounds = SCALED["scaling"]
+    site.apply({**SCALED, "scaling": {**bounds, "schedules": [ALWAYS]}}, **SPEC)
+    loaded.reaches(3)
+    assert set(site.settle()["pods"].values()) == {3}
+    url = f"http://127.0.0.1:{site.operator.port}/explain/{site.kube.namespace}/{NAME}"
+    eventually(lambda: "stays at 3" in plain_http.get(url).text, "it was decided")
+    words = " ".join(plain_http.get(url).text.split())
+    assert "schedules 3 to 8 workers now" in words
+    assert re.search(r"always \w+ at least 3, until \w+ 01 Jan 00:00 Europe/Berlin", words), words
+    pool = site.kube.get("EnginePool", POOL)
+    assert pool is not None
+    assert owner_of_replicas(pool) == {"penstock-autoscaler"}
+    # Nobody asks for anything: without it, the load has its say again.
+    site.apply(SCALED, **SPEC)
+    loaded.reaches(1)
+    eventually(lambda: "always" not in plain_http.get(url).text, "nor does it name it")

@@ -1,79 +1,18 @@
 """The agent beside an engine: a real one, a real worker, and a hub that it downloads from."""
 
-import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
 import plain_http
 import pytest
 import tiny_adapters
+from adapter_agent import KEY, TOKEN, agent
 from model_hub import Remote, serve
-from ports import free_port
 from waiting import eventually
-from worker_process import COMMAND, WorkerProcess, worker
+from worker_process import WorkerProcess, worker
 
-TOKEN = "a token of the tests"
-KEY = {"authorization": f"Bearer {TOKEN}"}
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-class Agent:
-    """The process, and how it is spoken to."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url = url
-        self.folder = folder
-
-    def tell(self, *names: str, announced: list[str] | None = None, **revisions: str) -> Any:
-        wanted = [
-            {
-                "name": name,
-                "uri": "hf://org/model",
-                "revision": revisions.get(name, "main"),
-                "folder": f"hf/org/{name}@{revisions.get(name, 'main')}",
-            }
-            for name in names
-        ]
-        body = {"adapters": wanted, "announced": announced}
-        answer = plain_http.put(f"{self.url}/adapters", json=body, headers=KEY)
-        answer.raise_for_status()
-        return answer.json()
-
-    def report(self) -> Any:
-        return plain_http.get(f"{self.url}/adapters", headers=KEY).json()
-
-    def states(self) -> dict[str, str]:
-        return {name: one["state"] for name, one in self.report()["adapters"].items()}
-
-    def ready(self) -> bool:
-        return plain_http.get(f"{self.url}/ready").status_code == 200
-
-
-@contextmanager
-def agent(engine: str, folder: Path, hub: str, *flags: str) -> Iterator[Agent]:
-    port = free_port()
-    command = [str(COMMAND), "adapters", "--engine", engine, "--into", str(folder)]
-    command += ["--port", str(port)]
-    environment = {**os.environ, "PENSTOCK_WORKER_TOKEN": TOKEN, "HF_ENDPOINT": hub}
-    process = subprocess.Popen([*command, "--evict", *flags], env=environment)
-    found = Agent(f"http://127.0.0.1:{port}", folder)
-
-    def answers() -> bool:
-        try:
-            return bool(found.report())
-        except httpx.TransportError:
-            return False
-
-    try:
-        eventually(answers, "the agent answers")
-        yield found
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -164,3 +103,16 @@ def test_another_adapter_under_a_name_replaces_the_former_but_not_in_vllm(
         eventually(lambda: other.states() == {"sql": "Failed"}, "the name is taken")
         assert "give the new one another name" in other.report()["adapters"]["sql"]["message"]
         assert names(serving) == ["sql"], "what had it keeps it"
+
+
+def test_an_agent_that_starts_anew_waits_for_nobody_to_tell_it(hub: Remote, tmp_path: Path) -> None:
+    flags = ("--told", str(tmp_path / "told.json"))
+    with ExitStack() as stack:
+        serving = engine(stack, tmp_path)
+        with agent(serving.url, tmp_path / "kept", hub.url, *flags) as first:
+            first.tell("sql", announced=["sql"])
+            eventually(first.ready, "it is loaded and known")
+        assert names(serving) == ["sql"], "what serves goes on without its agent"
+        again = stack.enter_context(agent(serving.url, tmp_path / "kept", hub.url, *flags))
+        eventually(again.ready, "it knows what there is to be")
+        assert again.states() == {"sql": "Ready"}

@@ -34,7 +34,7 @@ class WantedAdapter(BaseModel):
 
     name: str
     uri: str
-    """hf://, s3:// or gs://; or file:// for a folder of the agent's machine."""
+    """hf://, s3:// or gs://."""
     revision: str = "main"
     folder: str = ""
     """Where it is downloaded to, relative to the agent's folder."""

@@ -26,6 +26,8 @@ from penstock_operator.manifests.sources import (
 
 ADAPTERS = "/adapters"
 CACHE = f"{ADAPTERS}/cache"
+TOLD = "/tmp/adapters.json"  # noqa: S108 - the pod's own, there as long as the pod
+"""Where an agent keeps what it was told."""
 ADAPTER_DOWNLOAD = "download-adapter-"
 """What the names of containers that fetch an adapter begin with; its place in the list follows."""
 
@@ -107,6 +109,7 @@ def adapter_agents(
             "args": [
                 "--engine", f"http://127.0.0.1:{ENGINE_PORT}",
                 "--into", CACHE,
+                "--told", TOLD,
                 "--host", "0.0.0.0",
                 "--port", str(PORT),
                 *flags,

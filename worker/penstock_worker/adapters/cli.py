@@ -21,6 +21,7 @@ from penstock_contract.flags import port_flag
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.adapters.engine import EngineRoutes
 from penstock_worker.adapters.keeper import Keeper
+from penstock_worker.adapters.memory import recalled, remember
 from penstock_worker.fetch.cli import origin
 from penstock_worker.fetch.folder import fetch
 from penstock_worker.fetch.remote import FetchError
@@ -58,8 +59,10 @@ async def _serve(options: argparse.Namespace, tokens: WorkerTokens) -> None:
             root,
             by_name=options.by_name,
         )
+        if before := recalled(options.told):
+            keeper.tell(before)
         config = uvicorn.Config(
-            app(keeper, tokens),
+            app(keeper, tokens, options.told),
             host=options.host,
             port=options.port,
             log_config=None,
@@ -74,8 +77,14 @@ async def _serve(options: argparse.Namespace, tokens: WorkerTokens) -> None:
             await asyncio.gather(keeping, return_exceptions=True)
 
 
-def app(keeper: Keeper, tokens: WorkerTokens) -> FastAPI:
-    """Return the agent's ASGI app."""
+def app(keeper: Keeper, tokens: WorkerTokens, told: Path | None = None) -> FastAPI:
+    """Return the agent's ASGI app.
+
+    Args:
+        keeper: of the engine's adapters.
+        tokens: that callers must show.
+        told: file that keeps what it was told last, for the agent that comes after.
+    """
     found = FastAPI(title="Penstock adapters", openapi_url=None)
     errors.install(found)
     found.add_middleware(Authorization, tokens=tokens, public=frozenset({READY_PATH}))
@@ -94,9 +103,11 @@ def app(keeper: Keeper, tokens: WorkerTokens) -> FastAPI:
         if len(body) > MAX_BODY:
             raise ApiError(ErrorCode.REQUEST_TOO_LARGE, f"send at most {MAX_BODY} bytes")
         try:
-            keeper.tell(WantedAdapters.model_validate_json(body))
+            wanted = WantedAdapters.model_validate_json(body)
         except ValidationError as error:
             raise errors.from_validation(error) from error
+        keeper.tell(wanted)
+        remember(wanted, told)
         return await report()
 
     return found
@@ -108,10 +119,8 @@ def fetched(wanted: WantedAdapter, root: Path) -> Path:
     Raises:
         FetchError: they cannot be had.
     """
-    if wanted.uri.startswith("file://"):
-        return Path(wanted.uri.removeprefix("file://"))
     into = (root / wanted.folder).resolve()
-    if not wanted.folder or not into.is_relative_to(root.resolve()):
+    if root.resolve() not in into.parents:
         raise FetchError(f"{wanted.folder!r} is no folder below {root}")
     try:
         found = origin(wanted.uri, wanted.revision, os.environ, selected_of_adapter)
@@ -136,6 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--engine", required=True, metavar="URL", help="like http://127.0.0.1:8000")
     add("--into", type=Path, required=True, help="folder that the engine sees, too")
+    add(
+        "--told",
+        type=Path,
+        metavar="FILE",
+        help="keep there what is to be, so that an agent that starts anew waits for nobody",
+    )
     add("--host", default="127.0.0.1")
     add("--port", type=port_flag, default=PORT)
     add("--evict", action="store_true", help="remove files of adapters that were taken away")

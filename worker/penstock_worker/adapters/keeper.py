@@ -7,6 +7,7 @@ failed is tried again, ever less often.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ log = logging.getLogger("penstock.adapters")
 ROUND_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds until what failed is tried again; doubled each time."""
+DOUBLINGS = 16
+"""Of a pause; more would only be larger numbers."""
+ENDINGS = 2
+"""Times that an engine ends while it loads an adapter, after which the adapter is to blame."""
 DOWNLOADS = 4
 """At a time."""
 TOLD_WITHIN = 60.0
@@ -51,6 +56,7 @@ class _Item:
     download: asyncio.Task[Path] | None = None
     found: AdapterFound = field(default_factory=AdapterFound)
     failures: int = 0
+    endings: int = 0
     again_at: float = 0.0
 
     def note(self, state: AdapterState, message: str = "") -> None:
@@ -61,7 +67,18 @@ class _Item:
     def failed(self, message: str, now: float) -> None:
         self.note(AdapterState.FAILED, message)
         self.again_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.failures)
-        self.failures += 1
+        self.failures = min(self.failures + 1, DOUBLINGS)
+
+    @property
+    def given_up(self) -> bool:
+        return self.endings >= ENDINGS
+
+    def ended_its_engine(self, now: float) -> None:
+        """It may have been an accident, once: an adapter must not keep the model away."""
+        self.endings += 1
+        rest = ": it is not tried again until it is changed" if self.given_up else ""
+        self.failed(f"the engine ended while it loaded this adapter{rest}", now)
+        self.again_at = math.inf if self.given_up else self.again_at
 
 
 class Keeper:
@@ -151,7 +168,7 @@ class Keeper:
             except EngineAway as error:
                 if self._up_since is not None:
                     log.info("the engine does not answer: %s", error)
-                self._begin_anew()
+                    self._begin_anew()
             except Exception:
                 log.exception("the next round tries again")  # whatever it was, streams go on
             self._settle()
@@ -179,7 +196,7 @@ class Keeper:
         self._up_since, self._ready = None, False
         self._loaded, self._had, self._ever = {}, set(), {}
         for item in self._items.values():
-            if item.found.state is not AdapterState.LOADING:
+            if item.found.state is not AdapterState.LOADING and not item.given_up:
                 item.note(AdapterState.LOADING)
 
     async def _round(self) -> None:
@@ -190,19 +207,25 @@ class Keeper:
             self._up_since = self._clock()
         self._loaded = loaded
         self._ever = loaded | self._ever
+        if not self._told:
+            return  # an agent that starts anew knows nothing yet of what is there and serves
         for name, folder in list(loaded.items()):
-            if name not in self._items and Path(folder).is_relative_to(self._root):
-                await self._unload(name)
+            if name not in self._items and self._is_ours(Path(folder)):
+                await self._unload(name, Path(folder))
         for item in list(self._items.values()):
             await self._bring(item)
         self._forget_leftover()
 
-    async def _unload(self, name: str) -> None:
+    def _is_ours(self, folder: Path) -> bool:
+        return self._root in folder.parents and ".." not in folder.parts
+
+    async def _unload(self, name: str, folder: Path) -> None:
         problem = await self._engine.unload(name)
         if problem:
             log.warning("unloading %s: %s", name, problem)
             return
         log.info("unloaded %s", name)
+        self._leftover.add(folder)
         self._loaded.pop(name, None)
         self._had.discard(name)
 
@@ -229,7 +252,13 @@ class Keeper:
                 now,
             )
             return
-        problem = await self._engine.load(name, folder, again=name in self._loaded)
+        try:
+            problem = await self._engine.load(name, folder, again=name in self._loaded)
+        except EngineAway:
+            self._begin_anew()
+            item.ended_its_engine(self._clock())
+            log.warning("loading %s: %s", name, item.found.message)
+            raise
         if name not in self._items or self._items[name] is not item:
             return  # told otherwise meanwhile; the next round sees what is loaded
         if problem:
@@ -244,7 +273,7 @@ class Keeper:
 
     def _look_at_download(self, item: _Item, now: float) -> None:
         if item.download is None:
-            item.download = asyncio.create_task(self._downloaded(item.wanted))
+            item.download = asyncio.create_task(self._downloaded(item))
             item.download.add_done_callback(lambda _: self._news.set())
         if not item.download.done():
             return
@@ -256,15 +285,21 @@ class Keeper:
         elif not done.cancelled():
             item.folder = done.result()
 
-    async def _downloaded(self, wanted: WantedAdapter) -> Path:
+    async def _downloaded(self, item: _Item) -> Path:
         async with self._room:
-            return await asyncio.to_thread(self._fetch, wanted)
+            if self._items.get(item.wanted.name) is not item:
+                raise asyncio.CancelledError  # it was wanted no more before its turn came
+            return await asyncio.to_thread(self._fetch, item.wanted)
 
     def _drop(self, item: _Item) -> None:
-        if item.download is not None:
-            item.download.cancel()
-        if item.folder is not None:
+        if item.download is not None:  # a thread cannot be stopped: what it brings goes then
+            item.download.add_done_callback(self._brought_in_vain)
+        elif item.folder is not None:
             self._leftover.add(item.folder)
+
+    def _brought_in_vain(self, download: asyncio.Task[Path]) -> None:
+        if not download.cancelled() and download.exception() is None:
+            self._leftover.add(download.result())
 
     def _forget_leftover(self) -> None:
         """Remove files that neither the engine has nor anybody wants."""

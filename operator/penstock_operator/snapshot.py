@@ -18,6 +18,8 @@ class PoolSnapshot:
     """As in `spec.pools`."""
     desired: int
     """Replicas that the pool's EnginePool asks for."""
+    revision: str = ""
+    """That workers are to have."""
     ready: int = 0
     """Workers that take requests and have generated a token, whatever their revision."""
     outdated: int = 0

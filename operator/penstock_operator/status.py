@@ -6,7 +6,7 @@ that has generated a token; a process that merely runs is not enough.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from penstock_contract.adapters import AdapterState
@@ -21,7 +21,6 @@ from penstock_contract.api import (
 from penstock_contract.api.revision import Revision
 from penstock_contract.api.status import AdapterStatus
 from penstock_contract.conditions import ConditionType, Reason
-from penstock_operator.plan import rollout_hash
 from penstock_operator.rollout import Phase
 from penstock_operator.snapshot import PoolSnapshot, ScalingReport, Snapshot
 
@@ -53,7 +52,7 @@ def status(
         now: RFC 3339; the time of transitions that happen with this status.
     """
     before = before or InferenceDeploymentStatus()
-    updated = revision(deployment)
+    updated = revision(snapshot.pools)
     findings = _findings(deployment, snapshot, rolled_out=before.revision.current == updated)
     findings |= _still_scaling(deployment, snapshot, before.conditions)
     complete = findings[ConditionType.ROLLOUT_COMPLETE].status
@@ -98,9 +97,9 @@ def invalid_status(
     )
 
 
-def revision(deployment: InferenceDeployment) -> str:
+def revision(pools: Iterable[PoolSnapshot]) -> str:
     """Return the revision of a whole deployment: that of all its pools."""
-    hashes = sorted((pool.name, rollout_hash(deployment, pool)) for pool in deployment.spec.pools)
+    hashes = sorted((pool.name, pool.revision) for pool in pools)
     return hashlib.sha256(repr(hashes).encode()).hexdigest()[:16]
 
 

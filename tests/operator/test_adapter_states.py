@@ -5,6 +5,8 @@ from dataclasses import replace
 from deployments import deployment
 
 from penstock_contract.adapters import AdapterFound, AdapterReport, AdapterState
+from penstock_contract.api import EnginePool
+from penstock_contract.api.status import AdapterStatus
 from penstock_contract.labels import ADAPTERS
 from penstock_contract.worker_pod import OTHERS_NOT_READY, is_ready
 from penstock_operator.cluster.actions import Merge
@@ -38,6 +40,10 @@ def pod(name: str, adapters: tuple[str, ...] | None = (), *, ready: bool = True)
     )  # fmt: skip
 
 
+def states(observed: Observed, *pools: EnginePool) -> list[AdapterStatus]:
+    return adapter_states(observed, INFD, pools or [POOL])
+
+
 def seen(*pods: Pod, **reports: AdapterReport) -> Observed:
     return Observed(
         raw={}, deployment=INFD, invalid="", pools={POOL.metadata.name: POOL}, children={},
@@ -68,9 +74,7 @@ def test_the_status_counts_workers_and_names_what_failed() -> None:
         state=AdapterState.FAILED, uri="s3://loras/law", revision="main", message="no such bucket"
     )
     other = replace_report(ALL, law=failed)
-    found = {
-        one.name: one for one in adapter_states(seen(pod("a"), pod("b"), a=ALL, b=other), INFD)
-    }
+    found = {one.name: one for one in states(seen(pod("a"), pod("b"), a=ALL, b=other))}
     assert (found["sql"].state, found["sql"].ready, found["sql"].workers) == ("Ready", 2, 2)
     assert (found["law"].state, found["law"].ready) == ("Failed", 1)
     assert found["law"].message == "b: no such bucket"
@@ -81,18 +85,27 @@ def test_the_status_counts_workers_and_names_what_failed() -> None:
 def test_what_had_the_name_before_does_not_count() -> None:
     former = AdapterFound(state=AdapterState.READY, uri="hf://org/former", revision="main")
     report = replace_report(ALL, sql=former)
-    sql, *_ = adapter_states(seen(pod("a"), a=report), INFD)
+    sql, *_ = states(seen(pod("a"), a=report))
     assert (sql.state, sql.ready, sql.workers) == ("Loading", 0, 1)
     assert sql.message == "0 of 1 workers have it"
 
 
 def test_workers_from_before_there_were_agents_have_what_they_began_with() -> None:
     """A newer operator leaves them alone: they have no agent, and nothing is written on them."""
-    sql, *_ = adapter_states(seen(replace(pod("a", None), agent=False)), INFD)
+    sql, *_ = states(seen(replace(pod("a", None), agent=False)))
     assert (sql.state, sql.ready, sql.workers) == ("Ready", 1, 1)
     older = replace(pod("a", None), agent=False, revision="older")
-    sql, *_ = adapter_states(seen(older), INFD)
+    sql, *_ = states(seen(older))
     assert (sql.state, sql.ready, sql.workers) == ("Loading", 0, 1)
+
+
+def test_workers_of_an_older_revision_lack_what_the_new_one_begins_with() -> None:
+    """The stored pool may not have been written yet; the plan counts."""
+    mounted = {"name": "mounted", "uri": "pvc://claim/mounted"}
+    infd = deployment(model={"uri": "hf://org/m", "adapters": [mounted]})
+    observed = replace(seen(pod("a"), a=AdapterReport(tried=True)), deployment=infd)
+    (found,) = adapter_states(observed, infd, plan(infd, observed.pools).pools)
+    assert (found.state, found.message) == ("Loading", "0 of 1 workers have it")
 
 
 def test_a_worker_is_ready_when_its_agent_says_so() -> None:

@@ -1,5 +1,6 @@
 """Status: the truth about what was seen, and no change without a change."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from penstock_operator.snapshot import PoolSnapshot, ScalingReport, Snapshot
 from penstock_operator.status import revision, status
 
 THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
-UP = PoolSnapshot("default", desired=2, ready=2)
+UP = PoolSnapshot("default", desired=2, revision="b", ready=2)
 
 
 def seen(*pools: PoolSnapshot, router_ready: bool = True, **more: Any) -> Snapshot:
@@ -178,8 +179,8 @@ def test_a_transition_time_moves_only_with_its_status() -> None:
 
 def test_a_rollout_is_complete_once_no_older_worker_is_left() -> None:
     infd = deployment()
-    new = revision(infd)
-    during = status(infd, seen(PoolSnapshot("default", 2, ready=2, outdated=1)), None, THEN)
+    new = revision([UP])
+    during = status(infd, seen(replace(UP, outdated=1)), None, THEN)
     assert (during.revision.current, during.revision.updated) == ("", new)
     after = status(infd, seen(), during, NOW)
     assert (after.revision.current, after.revision.updated) == (new, new)
@@ -195,7 +196,7 @@ def test_a_rollout_that_hangs_says_why_while_the_old_revision_serves() -> None:
 def test_a_worker_that_dies_does_not_reopen_a_rollout() -> None:
     infd = deployment()
     done = status(infd, seen(), None, THEN)
-    later = status(infd, seen(PoolSnapshot("default", 2, ready=1)), done, NOW)
+    later = status(infd, seen(replace(UP, ready=1)), done, NOW)
     rollout = next(c for c in later.conditions if c.type == ConditionType.ROLLOUT_COMPLETE)
     assert rollout.status == "True"
 

@@ -3,9 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from deployments import manifest
 
 from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.conditions import ConditionType
+from penstock_operator import plan
 from penstock_operator.cluster.actions import Apply, Create, Decision, Merge, WriteStatus
 from penstock_operator.cluster.decide import decide
 from penstock_operator.cluster.observed import Gateways, Observed, Pod
@@ -92,6 +95,13 @@ def settled(observed: Observed, settings: Settings) -> Observed:
     raise AssertionError(f"never settles: {decision.actions}")
 
 
+def condition(observed: Observed, kind: str) -> str:
+    assert observed.deployment is not None
+    assert observed.deployment.status is not None
+    found = {c.type: c.status for c in observed.deployment.status.conditions}
+    return found[ConditionType(kind)]
+
+
 def images(observed: Observed) -> list[str]:
     pods = [w["spec"]["template"]["spec"] for w in observed.workloads.values()]
     return sorted(pod["containers"][0]["image"] for pod in pods)
@@ -112,3 +122,18 @@ def test_a_new_revision_gets_the_new_image_and_the_old_one_keeps_its_own() -> No
     observed = replace(observed, deployment=spec)
     observed = done(observed, decide(observed, NEW))
     assert images(observed) == sorted([OLD.worker_image, NEW.worker_image])
+
+
+def test_a_rollout_from_when_adapters_were_part_of_it_stays_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapters = [{"name": "sql", "uri": "hf://org/sql"}]
+    with monkeypatch.context() as former:
+        former.setattr(plan, "rollout_hash", plan._former_hash)
+        observed = settled(observed_of(model={"uri": "hf://org/m", "adapters": adapters}), OLD)
+    assert condition(observed, "RolloutComplete") == "True"
+    assert decide(observed, NEW).actions == ()
+    one_left = replace(observed, pods=observed.pods[:1])
+    later = done(one_left, decide(one_left, NEW))
+    assert condition(later, "PoolsReady") == "False"
+    assert condition(later, "RolloutComplete") == "True"

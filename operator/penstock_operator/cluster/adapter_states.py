@@ -6,7 +6,6 @@ from penstock_contract.adapters import (
     AdapterFound,
     AdapterReport,
     AdapterState,
-    WantedAdapter,
     WantedAdapters,
 )
 from penstock_contract.api import EnginePool, InferenceDeployment
@@ -16,7 +15,6 @@ from penstock_contract.labels import ADAPTERS
 from penstock_operator.adapters import comes_and_goes
 from penstock_operator.cluster.actions import Action, Agent, Merge
 from penstock_operator.cluster.observed import Observed, Pod
-from penstock_operator.manifests import Unsupported
 from penstock_operator.manifests.adapters import later_adapters
 
 MAX_MESSAGE = 512
@@ -30,7 +28,7 @@ def agents(observed: Observed, pools: Iterable[EnginePool]) -> dict[str, Agent]:
     return {
         pod.uid: Agent(pod.address, WantedAdapters(adapters=wanted, announced=pod.adapters))
         for pool in pools
-        for wanted in [_wanted(deployment, pool)]
+        for wanted in [later_adapters(deployment, pool)[0]]
         for pod in observed.pods_of(pool.spec.pool)
         if pod.agent and pod.address
     }
@@ -52,72 +50,61 @@ def announcements(observed: Observed) -> list[Action]:
     return actions
 
 
-def adapter_states(observed: Observed, deployment: InferenceDeployment) -> list[AdapterStatus]:
-    """Return how far each adapter of the spec is on the workers that serve."""
-    pods = sorted(
-        (pod for pod in observed.pods if not (pod.deleting or pod.over or pod.draining)),
-        key=lambda pod: pod.name,
-    )
-    pools = {pool.spec.pool: pool for pool in observed.pools.values()}
+def adapter_states(
+    observed: Observed, deployment: InferenceDeployment, pools: Iterable[EnginePool]
+) -> list[AdapterStatus]:
+    """Return how far each adapter of the spec is on the workers that serve.
+
+    Args:
+        observed: what is seen.
+        deployment: whose adapters they are.
+        pools: as planned for the spec as it is now; those that are stored may be older.
+    """
+    by_name = {pool.spec.pool: pool for pool in pools}
+    refused: dict[str, str] = {}
+    for pool in by_name.values():
+        refused |= later_adapters(deployment, pool)[1]
+    workers = sorted((pod for pod in observed.pods if _counts(pod, by_name)), key=lambda p: p.name)
     return [
-        _state(adapter, deployment, pods, pools, observed.adapters)
+        _state(
+            adapter.name,
+            refused.get(adapter.name, ""),
+            [
+                (pod, _on(adapter, pod, by_name[pod.pool], observed.adapters.get(pod.uid)))
+                for pod in workers
+            ],
+        )
         for adapter in deployment.spec.model.adapters
     ]
 
 
-def _wanted(deployment: InferenceDeployment, pool: EnginePool) -> tuple[WantedAdapter, ...]:
-    """Return all that can be brought; one that cannot keeps no other away."""
-    found: list[WantedAdapter] = []
-    for adapter in deployment.spec.model.adapters:
-        model = deployment.spec.model.model_copy(update={"adapters": [adapter]})
-        spec = deployment.spec.model_copy(update={"model": model})
-        try:
-            found += later_adapters(deployment.model_copy(update={"spec": spec}), pool)
-        except Unsupported:
-            continue
-    return tuple(found)
+def _counts(pod: Pod, pools: Mapping[str, EnginePool]) -> bool:
+    """Also one that is not ready yet, where there is an agent that may tell of a failure."""
+    stays = pod.pool in pools and not (pod.deleting or pod.over or pod.draining)
+    return stays and (pod.ready or pod.agent)
 
 
-def _unsupported(deployment: InferenceDeployment, adapter: Adapter, pool: EnginePool) -> str:
-    index = deployment.spec.model.adapters.index(adapter)
-    model = deployment.spec.model.model_copy(update={"adapters": [adapter]})
-    spec = deployment.spec.model_copy(update={"model": model})
-    try:
-        later_adapters(deployment.model_copy(update={"spec": spec}), pool)
-    except Unsupported as error:
-        return str(error).replace("adapters[0]", f"adapters[{index}]")
-    return ""
+def _state(name: str, refused: str, found: list[tuple[Pod, AdapterFound]]) -> AdapterStatus:
+    """Return the state of one adapter.
 
-
-def _state(
-    adapter: Adapter,
-    deployment: InferenceDeployment,
-    pods: list[Pod],
-    pools: Mapping[str, EnginePool],
-    reports: Mapping[str, AdapterReport],
-) -> AdapterStatus:
-    found = [
-        (pod, _on(adapter, pod, pools[pod.pool], reports.get(pod.uid)))
-        for pod in pods
-        if pod.pool in pools and (pod.ready or pod.agent)
-    ]
-    workers = [(pod, one) for pod, one in found if pod.ready]
-    ready = sum(one.state is AdapterState.READY for _, one in workers)
-    failed = next(
-        (f"{p.name}: {o.message}" for p, o in found if o.state is AdapterState.FAILED), ""
-    )
-    for pool in pools.values():
-        failed = failed or _unsupported(deployment, adapter, pool)
-    state, message = AdapterState.LOADING, "no worker serves yet"
-    if failed:
-        state, message = AdapterState.FAILED, failed[:MAX_MESSAGE]
-    elif workers:
-        state = AdapterState.READY if ready == len(workers) else AdapterState.LOADING
-        message = (
-            "" if state is AdapterState.READY else f"{ready} of {len(workers)} workers have it"
-        )
+    Args:
+        name: its.
+        refused: why it can be brought nowhere; empty: it can.
+        found: how far it is on each worker.
+    """
+    serving = [one.state for pod, one in found if pod.ready]
+    ready = serving.count(AdapterState.READY)
+    failures = (f"{p.name}: {o.message}" for p, o in found if o.state is AdapterState.FAILED)
+    if failure := next(failures, refused):
+        state, message = AdapterState.FAILED, failure
+    elif not serving:
+        state, message = AdapterState.LOADING, "no worker serves yet"
+    elif ready < len(serving):
+        state, message = AdapterState.LOADING, f"{ready} of {len(serving)} workers have it"
+    else:
+        state, message = AdapterState.READY, ""
     return AdapterStatus(
-        name=adapter.name, state=state, ready=ready, workers=len(workers), message=message
+        name=name, state=state, ready=ready, workers=len(serving), message=message[:MAX_MESSAGE]
     )
 
 

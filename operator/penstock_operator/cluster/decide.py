@@ -50,7 +50,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
         actions += step.actions
         actions += _pool_report(observed.pools[name], step)
     actions += announcements(observed)
-    seen = _snapshot(observed, deployment, steps, held)
+    seen = _snapshot(observed, deployment, planned, steps, held)
     before = deployment.status
     now = status(deployment, seen, before, observed.time)
     actions += _report(observed, before, now)
@@ -147,16 +147,15 @@ def _with_spec(there: EnginePool, wanted: EnginePool) -> EnginePool:
 def _snapshot(
     observed: Observed,
     deployment: InferenceDeployment,
+    planned: Plan,
     steps: dict[str, PoolStep],
     held: Obstacle | None,
 ) -> Snapshot:
-    by_pool = {step.snapshot.name: step for step in steps.values()}
     snapshots = []
-    for pool in deployment.spec.pools:
-        known = by_pool.get(pool.name)
-        snapshots.append(
-            known.snapshot if known else PoolSnapshot(pool.name, pool.initial_replicas)
-        )
+    for pool in planned.pools:
+        step, spec = steps.get(pool.metadata.name), pool.spec
+        new = PoolSnapshot(spec.pool, spec.replicas, spec.rollout_hash)
+        snapshots.append(step.snapshot if step else new)
     unsupported = next((s.unsupported for s in steps.values() if s.unsupported), None)
     trials = (s.status.canary for s in steps.values() if s.status and s.status.canary)
     return Snapshot(
@@ -170,7 +169,7 @@ def _snapshot(
         canary=next(trials, None),
         model_missing=model_missing(deployment, observed.pods),
         scaling=observed.scaling,
-        adapters=tuple(adapter_states(observed, deployment)),
+        adapters=tuple(adapter_states(observed, deployment, planned.pools)),
         names_taken=names_taken(deployment, observed.names_lost),
         nameless=is_nameless(deployment, observed.names_lost),
     )

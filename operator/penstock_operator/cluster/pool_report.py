@@ -22,6 +22,7 @@ def pool_snapshot(
     return PoolSnapshot(
         name=pool.spec.pool,
         desired=0 if leaving else pool.spec.replicas,
+        revision=pool.spec.rollout_hash,
         ready=sum(pod.ready for pod in staying),
         outdated=sum(pod.revision != pool.spec.rollout_hash for pod in pods),
         draining=len(pods) - len(staying),

@@ -163,6 +163,7 @@ def _snapshot(wanted: Wanted, children: list[Child], failure: Failure | None) ->
     return PoolSnapshot(
         name=wanted.key.pool,
         desired=wanted.replicas,
+        revision=wanted.revision,
         ready=sum(child.phase is Phase.READY for child in children),
         outdated=sum(child.wanted.revision != wanted.revision for child in staying),
         draining=len(children) - len(staying),

@@ -23,6 +23,7 @@ from penstock_operator.manifests.sources import (
     fetched_folder,
     placed,
 )
+from penstock_operator.manifests.unsupported import Unsupported
 
 ADAPTERS = "/adapters"
 CACHE = f"{ADAPTERS}/cache"
@@ -57,23 +58,26 @@ def adapter_sources(deployment: InferenceDeployment, pool: EnginePool) -> dict[s
     return {name: placed(files, deployment, pool) for name, files in wanted.items()}
 
 
-def later_adapters(deployment: InferenceDeployment, pool: EnginePool) -> tuple[WantedAdapter, ...]:
-    """Return what agents of a pool are to bring.
+def later_adapters(
+    deployment: InferenceDeployment, pool: EnginePool
+) -> tuple[tuple[WantedAdapter, ...], dict[str, str]]:
+    """Return what agents of a pool are to bring, and by name why others cannot be brought.
 
-    Raises:
-        Unsupported: name or revision of one cannot be part of a path.
+    One whose URI or revision cannot be part of a path keeps no other away.
     """
     wanted = wanted_adapters(deployment)
-    return tuple(
-        WantedAdapter(
-            name=adapter.name,
-            uri=adapter.uri,
-            revision=adapter.revision,
-            folder=fetched_folder(wanted[adapter.name]),
-        )
-        for adapter in deployment.spec.model.adapters
-        if comes_and_goes(adapter, pool.spec)
-    )
+    found, refused = [], {}
+    for adapter in deployment.spec.model.adapters:
+        name, uri, revision = adapter.name, adapter.uri, adapter.revision
+        if not comes_and_goes(adapter, pool.spec):
+            continue
+        try:
+            folder = fetched_folder(wanted[name])
+        except Unsupported as error:
+            refused[name] = str(error)
+            continue
+        found.append(WantedAdapter(name=name, uri=uri, revision=revision, folder=folder))
+    return tuple(found), refused
 
 
 def adapter_cache(deployment: InferenceDeployment, pool: EnginePool) -> list[Source]:

@@ -69,3 +69,31 @@ def test_who_leads_again_tells_nobody_what_was_wanted_before() -> None:
         return agents.heard
 
     assert asyncio.run(scenario()) == [SECOND.wanted]
+
+
+def test_who_does_not_answer_holds_up_nobody_else() -> None:
+    other = Agent("10.0.0.2", WantedAdapters(announced=()))
+    heard: list[WantedAdapters] = []
+    told = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == FIRST.address:
+            await asyncio.Event().wait()  # for ever
+        heard.append(WantedAdapters.model_validate_json(request.content))
+        told.set()
+        return httpx.Response(200, content=DONE.model_dump_json())
+
+    async def scenario() -> None:
+        watch = AdapterWatch(httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+        running = asyncio.create_task(watch.run())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            watch.want(KEY, {"a": FIRST, "b": other})
+            await told.wait()
+            told.clear()
+            watch.want(KEY, {"a": FIRST, "b": Agent(other.address, SECOND.wanted)})
+            await told.wait()
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert heard == [other.wanted, SECOND.wanted]

@@ -32,6 +32,7 @@ class _Asked:
     agent: Agent
     report: AdapterReport | None = None
     due: float = 0.0
+    asking: bool = False
 
 
 class AdapterWatch:
@@ -82,28 +83,36 @@ class AdapterWatch:
         It begins with nobody: what was wanted while it was held before may be wanted no more.
         """
         self._asked.clear()
-        while True:
-            self._news.clear()
-            now = time.monotonic()
-            due = [
-                (key, one)
-                for key, agents in self._asked.items()
-                for one in agents.values()
-                if one.due <= now
-            ]
-            await asyncio.gather(*(self._ask(key, one) for key, one in due))
-            try:
-                async with asyncio.timeout(SOON):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
+        async with asyncio.TaskGroup() as asking:  # who does not answer holds up nobody else
+            while True:
+                self._news.clear()
+                for key, one in self._due():
+                    one.asking = True
+                    asking.create_task(self._ask(key, one))
+                try:
+                    async with asyncio.timeout(SOON):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+
+    def _due(self) -> list[tuple[Key, _Asked]]:
+        now = time.monotonic()
+        return [
+            (key, one)
+            for key, agents in self._asked.items()
+            for one in agents.values()
+            if one.due <= now and not one.asking
+        ]
 
     async def _ask(self, key: Key, asked: _Asked) -> None:
-        agent = asked.agent
         async with self._room:
+            agent = asked.agent  # as it is now that its turn has come
             report = await self._tell(agent)
-        if asked.agent is agent:  # told otherwise meanwhile, it is due at once
+        asked.asking = False
+        if asked.agent is agent:
             asked.due = time.monotonic() + (USUALLY if _settled(agent, report) else SOON)
+        else:  # told otherwise meanwhile, it is due at once
+            self._news.set()
         if report is not None and report != asked.report:
             asked.report = report
             self._changed({key})

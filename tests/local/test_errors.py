@@ -202,7 +202,8 @@ def test_a_file_that_is_no_kubeconfig_is_called_that(
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     machine.environment["KUBECONFIG"] = str(path)
-    assert "error: no cluster: " in machine.run("explain", "chat", code=2)
+    said = machine.run("explain", "chat", code=2)
+    assert f"error: no cluster: {path} is no kubeconfig: " in said
 
 
 def test_logs_without_a_run_say_so(machine: Any) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 
 import httpx
 import orjson
+import yaml
 from kubernetes.client import Configuration
-from kubernetes.config import load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 GONE = 410
+_MALFORMED = (TypeError, ValueError, AttributeError, KeyError, OSError, yaml.YAMLError)
+"""What `kubernetes` raises about a file that is there and is no kubeconfig."""
 WATCH_SECONDS = 240
 """A watch is renewed by then; the server would end it at some time of its own."""
 QUIET_SECONDS = 100.0
@@ -149,13 +152,18 @@ def configuration() -> Configuration:
     """Return the cluster that a pod runs in, else the one that KUBECONFIG names.
 
     Raises:
-        kubernetes.config.ConfigException: there is neither.
+        kubernetes.config.ConfigException: there is neither, or the file is no kubeconfig.
     """
     found = Configuration()
     if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ:
         load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
-    else:
+        return found
+    try:
         load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    except _MALFORMED as error:
+        named = os.environ.get("KUBECONFIG", "~/.kube/config")
+        words = " ".join(str(error).split())
+        raise ConfigException(f"{named} is no kubeconfig: {words}") from error
     return found
 
 

@@ -257,8 +257,9 @@ def configuration(context: str | None = None) -> Configuration:
     try:
         load_kube_config(context=context, client_configuration=found)  # type: ignore[no-untyped-call]
     except _MALFORMED as error:
+        named = os.environ.get("KUBECONFIG", "~/.kube/config")
         words = " ".join(str(error).split())
-        raise ConfigException(f"The kubeconfig cannot be read: {words}") from error
+        raise ConfigException(f"{named} is no kubeconfig: {words}") from error
     return found
 
 

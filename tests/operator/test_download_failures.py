@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from penstock_operator.cluster.observed import pod
 
 LOG = (
@@ -50,9 +52,32 @@ def test_a_crash_loop_is_told_while_it_is_tried_once_more() -> None:
     assert seen(again, lastState=ended, started=False, restartCount=1).failing == ""
 
 
-def test_a_container_that_runs_out_of_memory_is_told_what_to_raise() -> None:
-    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "starting"}}
-    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
-    assert seen(waiting, lastState=killed, restartCount=1).failing == (
-        "download ran out of memory, once: raise resources.limits.memory of the pool"
+KILLED = {
+    "restartCount": 1,
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "starting"}},
+}
+
+
+@pytest.mark.parametrize("name", ["download", "download-draft", "download-adapter-0", "adapters"])
+def test_no_limit_of_ours_that_is_fixed_is_to_be_raised(name: str) -> None:
+    assert killed(name) == (
+        f"{name} ran out of memory, once: no field raises its limit; name pvc:// or oci://, of "
+        "which nothing is downloaded"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"), [("worker", "of the pool"), ("proxy", "of that container")]
+)
+def test_a_container_that_runs_out_of_memory_is_told_what_to_raise(name: str, whose: str) -> None:
+    raised = f"raise resources.limits.memory {whose}"
+    assert killed(name) == f"{name} ran out of memory, once: {raised}"
+
+
+def killed(name: str) -> str:
+    """Return what is said of a pod with a container that was killed."""
+    metadata = {"uid": "1", "name": "w", "resourceVersion": "1"}
+    status = {"containerStatuses": [{"name": name, **KILLED}]}
+    found = pod({"metadata": metadata, "status": status})
+    return found.failing or found.beside

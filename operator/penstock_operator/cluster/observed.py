@@ -263,12 +263,18 @@ def _failing(container: Object) -> str:
 def _end(name: str, ended: Object, restarts: int) -> str:
     often = "once" if restarts == 1 else f"{restarts} times"
     if ended.get("reason") == "OOMKilled":
-        ours = name == worker_pod.CONTAINER or name.startswith(DOWNLOAD)
-        whose = "of the pool" if ours else "of that container"
-        return f"{name} ran out of memory, {often}: raise resources.limits.memory {whose}"
+        return f"{name} ran out of memory, {often}: {_remedy(name)}"
     said = str(ended.get("message", "")).strip().splitlines()
     words = f"{name} exited with code {ended.get('exitCode', '?')}, {often}"
     return f"{words}: {said[-1]}" if said else words
+
+
+def _remedy(name: str) -> str:
+    """Say what helps a container that ran out of memory: the limits of our downloads are fixed."""
+    if name == AGENT or name.startswith(DOWNLOAD):
+        return "no field raises its limit; name pvc:// or oci://, of which nothing is downloaded"
+    whose = "of the pool" if name == worker_pod.CONTAINER else "of that container"
+    return f"raise resources.limits.memory {whose}"
 
 
 def _waiting(container: Object) -> str:

@@ -139,8 +139,9 @@ def parse(document: Any, source: str = "the object", *, stored: bool = False) ->
     model = KINDS[kind]
 
     def strict(body: Any) -> Manifest:
-        """As strict as an API server: nothing is coerced, a quoted number is a string."""
-        return model.model_validate_json(json.dumps(body, default=str), strict=True)
+        """As strict as an API server: nothing is coerced, no field has its name in Python."""
+        text = json.dumps(body, default=str)
+        return model.model_validate_json(text, strict=True, by_alias=True, by_name=False)
 
     try:
         found = as_stored(strict, document) if stored else strict(document)
@@ -216,6 +217,13 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
         return Problem(path, f'must be a string: write it in quotes, "{error["input"]}"')
     if error["type"] == "int_type" and str(error["input"]).isdigit():
         return Problem(path, f"must be a number: write it without quotes, {error['input']}")
+    if error["input"] is None:
+        return Problem(path, "is empty: give it a value, or take it out")
+    if error["type"] == "model_type":
+        fields = ", ".join(_known(location, model))
+        return Problem(path, f"must be an object with {fields}, not {error['input']!r:.80}")
+    if error["type"] == "list_type":
+        return Problem(path, f"must be a list, each entry after a dash, not {error['input']!r:.80}")
     if error["type"] == "dict_type":
         return Problem(path, f"must be fields, name: value, not {error['input']!r:.80}")
     words = IN_WORDS.get(error.get("ctx", {}).get("pattern", ""))
@@ -225,20 +233,41 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
 
 
 def _suggestion(location: list[Any], model: type[BaseModel]) -> str:
-    """Return `; did you mean …` when a known field of the same object is close."""
-    known = _field_names(model)
+    """Return where an unknown field belongs, else what close to it is known, else all that is."""
+    *inside, name = location
     schema = model.model_json_schema()
-    for part in location[:-1]:
-        schema = _step(schema, part, model.model_json_schema().get("$defs", {}))
-        known = list(schema.get("properties", {}))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    definitions = schema.get("$defs", {})
+    spec = _step(schema, "spec", definitions)
+    places = [place for place in _places(spec, definitions, ("spec",)) if place[-1] == name]
+    if places:
+        nearest = min(places, key=lambda place: len(place))
+        return f"; did you mean {'.'.join(nearest)}?"
+    known = _known(inside, model)
+    close = difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def _field_names(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _known(location: list[Any], model: type[BaseModel]) -> list[str]:
+    """Return the fields of the object at a location."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    for part in location:
+        schema = _step(schema, part, definitions)
+    return list(schema.get("properties", {}))
+
+
+def _places(
+    schema: dict[str, Any], definitions: dict[str, Any], path: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of all fields below one; those of a list's entries have [] in them."""
+    for name in schema.get("properties", {}):
+        yield (*path, name)
+        value = _step(schema, name, definitions)
+        entry = _step(value, 0, definitions)
+        deeper = (*path, f"{name}[]") if entry else (*path, name)
+        yield from _places(entry or value, definitions, deeper)
 
 
 def _step(schema: dict[str, Any], part: Any, definitions: dict[str, Any]) -> dict[str, Any]:

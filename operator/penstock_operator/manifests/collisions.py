@@ -1,4 +1,4 @@
-"""What a pool's template may not add to its pods: what is there already, or cannot be. Pure.
+"""What a pool may not ask of its pods: what is there already, or cannot be. Pure.
 
 Names are reserved whether or not this pool's pods have them: an adapter that is added later must
 not break a template.
@@ -14,7 +14,9 @@ from penstock_contract.adapters import AGENT
 from penstock_contract.adapters import PORT as AGENT_PORT
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
 from penstock_contract.api.accelerators import misspelt
+from penstock_contract.api.base import quantity
 from penstock_contract.api.pod_template import Container, PodTemplate, VolumeMount
+from penstock_contract.api.pool import Resources
 from penstock_contract.worker_pod import CONTAINER
 from penstock_operator.manifests.adapters import ADAPTER_DOWNLOAD, ADAPTERS
 from penstock_operator.manifests.additions import confined, pod_security
@@ -40,6 +42,7 @@ def refuse_clashes(deployment: InferenceDeployment, pool: EnginePool) -> None:
     template = pool.spec.template
     found = chain(
         _resources(pool),
+        _amounts(pool.spec.resources),
         _volumes(template),
         _mounts(deployment, template),
         _containers(template),
@@ -56,6 +59,19 @@ def _resources(pool: EnginePool) -> Clashes:
         for name in getattr(pool.spec.resources, where):
             if wrong := misspelt(name):
                 yield f"resources.{where}[{name}]", wrong
+
+
+def _amounts(resources: Resources) -> Clashes:
+    """What no API server takes in a pod, and would only tell of once a pod is made."""
+    for name, most in resources.limits.items():
+        if "/" in name and quantity(most) % 1:
+            yield f"resources.limits[{name}]", f"{most} is no whole number; use one"
+    for name, asked in resources.requests.items():
+        field, limit = f"resources.requests[{name}]", resources.limits.get(name)
+        if "/" in name and (limit is None or quantity(limit) != quantity(asked)):
+            yield field, f"leave it out, and set resources.limits[{name}], which is requested, too"
+        elif limit is not None and quantity(asked) > quantity(limit):
+            yield field, f"{asked} is more than the limit, {limit}; use no more than that"
 
 
 def _volumes(template: PodTemplate) -> Clashes:

@@ -91,6 +91,8 @@ def placed(wanted: Wanted, deployment: InferenceDeployment, pool: EnginePool) ->
         Unsupported: not from there, in a cluster.
     """
     if wanted.scheme == "pvc":
+        if wanted.rest.startswith("/"):
+            raise Unsupported(f"{wanted.field}.uri", "must name a claim: pvc://CLAIM/FOLDER")
         claim, *inside = _parts(wanted.rest, f"{wanted.field}.uri")
         return _mounted(wanted, "/".join(inside), _claim(claim, read_only=True))
     if wanted.scheme == "oci":

@@ -1,5 +1,6 @@
 """What a spec may ask for and this version does not build."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -73,6 +74,9 @@ _SPREADS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 _COPIES = ("--data-parallel", "-dp")
 """vLLM's flags, by what they begin with."""
 
+_GLUED: Final = re.compile(r"(--?[A-Za-z][\w.-]*)\s+(.*)", re.DOTALL)
+"""A flag and its value in one argument, as a shell would have parted them."""
+
 Refusals = Iterator[tuple[bool, str, str]]
 """Whether something is refused, the path of the field, and what to write there instead."""
 
@@ -83,6 +87,11 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
     if any(adapter.name == deployment.served_name for adapter in deployment.spec.model.adapters):
         name = f"{deployment.served_name} is the model's own name"
         raise Unsupported("spec.model.adapters", f"{name}: choose another")
+    for index, argument in enumerate(asked.engine.extra_args):
+        if glued := _GLUED.fullmatch(argument):
+            apart = "{}={}".format(*glued.groups())
+            fix = f"write {apart}, or two entries: {argument!r} is a single argument"
+            raise Unsupported(f"spec.engine.extraArgs[{index}]", fix)
     rules = (_numbers, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks, _pools)
     for refused, field, fix in chain.from_iterable(rule(asked) for rule in rules):
         if refused:
@@ -207,6 +216,9 @@ def _pools(asked: _Asked) -> Refusals:
     spec = asked.deployment.spec
     several = spec.rollout.canary is not None and len(spec.pools) > 1
     yield several, "spec.rollout.canary", "use it with a single pool"
+    stays = spec.autoscaling.scale_to_zero is not None and not any(p.scaling for p in spec.pools)
+    sized = "use spec.pools[].scaling in place of replicas, which are never stopped"
+    yield stays, "spec.autoscaling.scaleToZero", sized
 
 
 def _leaves_or_lacks_gpus(deployment: InferenceDeployment, pool: EnginePool) -> bool:

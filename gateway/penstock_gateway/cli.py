@@ -15,7 +15,7 @@ from penstock_contract.flags import duration_flag, port_flag
 from penstock_contract.on_behalf import ENVIRONMENT, Seals
 from penstock_contract.worker_token import WorkerTokens
 from penstock_gateway.descriptors import DEFAULT, most_connections, raised_limit
-from penstock_gateway.flags import add_bodies, add_fleet
+from penstock_gateway.flags import add_bodies, add_fleet, fill_bodies
 from penstock_gateway.serving import serve
 
 if TYPE_CHECKING:
@@ -90,17 +90,10 @@ def _cannot_listen(options: argparse.Namespace, error: OSError) -> NoReturn:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse what does not go together."""
+    """Refuse what does not go together, and fill in what follows from the rest."""
     if not 1 <= options.processes <= MOST_PROCESSES:
         parser.error(f"--processes: must be between 1 and {MOST_PROCESSES}")
-    if options.max_bodies < options.max_body:
-        parser.error("--max-bodies: must not be less than --max-body")
-    if options.max_bodies // options.processes < options.max_body:
-        least = -(-options.processes * options.max_body // (1 << 20))
-        parser.error(
-            "--max-bodies: each of --processes has an equal part, which must not be less than "
-            f"--max-body: give {least}Mi or more"
-        )
+    fill_bodies(parser, options, options.processes)
 
 
 def _listen(host: str, port: int) -> socket.socket:

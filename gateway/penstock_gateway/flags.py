@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from penstock_contract.flags import quantity_flag
+from penstock_gateway.relay.bodies import bytes_of_all
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,16 @@ def add_bodies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bodies",
         type=quantity_flag,
-        default=128 << 20,
-        help="like 128Mi; all request bodies together",
+        help="like 256Mi; all request bodies together (default: 128Mi, or more where the largest "
+        "body of each process needs it)",
     )
+
+
+def fill_bodies(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, processes: int = 1
+) -> None:
+    """Set `max_bodies` where nobody has; end where no body would have room."""
+    try:
+        options.max_bodies = bytes_of_all(options.max_bodies, options.max_body, processes)
+    except ValueError as error:
+        parser.error(f"--max-bodies: {error}")

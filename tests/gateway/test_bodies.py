@@ -14,13 +14,40 @@ from stub_worker import OK, StubWorker
 
 from penstock_contract.errors import ApiError
 from penstock_gateway.instruments import Number
-from penstock_gateway.relay.bodies import Bodies
+from penstock_gateway.relay.bodies import USUALLY, Bodies, bytes_of_all
 
 MOST = 1 << 20
 HEAD = (
     b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     b"content-length: %d\r\n\r\n"
 )
+
+
+@pytest.mark.parametrize(
+    ("body", "processes", "found"),
+    [
+        (32 << 20, 1, USUALLY),
+        (32 << 20, 4, USUALLY),
+        (32 << 20, 8, 256 << 20),
+        (1 << 30, 1, 1 << 30),
+    ],
+)
+def test_without_a_wish_every_process_has_room_for_the_largest_body(
+    body: int, processes: int, found: int
+) -> None:
+    assert bytes_of_all(None, body, processes) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processes", "said"),
+    [(MOST - 1, 1, "not be less than --max-body"), (2 * MOST - 1, 2, "give 2Mi or more, or leave")],
+)
+def test_a_wish_that_leaves_no_room_for_a_body_is_refused(
+    wanted: int, processes: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        bytes_of_all(wanted, MOST, processes)
+    assert bytes_of_all(wanted + 1, MOST, processes) == wanted + 1
 
 
 class Upload:

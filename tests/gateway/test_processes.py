@@ -259,7 +259,10 @@ async def test_a_second_gateway_does_not_share_the_port(pair: Any, gateway_type:
     [
         (("--processes", "0"), "--processes: must be between 1 and 32"),
         (("--processes", "33"), "--processes: must be between 1 and 32"),
-        (("--processes", "5"), "--max-bodies: each of --processes has an equal part"),
+        (
+            ("--processes", "5", "--max-bodies", "128Mi"),
+            "--max-bodies: each of --processes has an equal part",
+        ),
     ],
 )
 async def test_what_does_not_go_together_is_refused(

@@ -11,15 +11,14 @@ import uvloop
 
 from penstock_contract.flags import duration_flag, port_flag
 from penstock_contract.worker_token import WorkerTokens
-from penstock_gateway.flags import add_bodies, add_fleet
+from penstock_gateway.flags import add_bodies, add_fleet, fill_bodies
 
 
 def main() -> None:
     """Pick workers for the requests of a gateway until told to stop."""
     parser = _parser()
     options = parser.parse_args()
-    if options.max_bodies < options.max_body:
-        parser.error("--max-bodies: must not be less than --max-body")
+    fill_bodies(parser, options)
     if options.cert_path and not options.secure_serving:
         parser.error("--cert-path: give --secure-serving, too")
     if options.endpoints < 1:

@@ -12,6 +12,30 @@ from penstock_gateway.instruments import Number
 
 RETRY_AFTER: Final = 1
 """Seconds, as a client is told."""
+USUALLY: Final = 128 << 20
+"""Bytes of all bodies, where nobody says how many."""
+
+
+def bytes_of_all(wanted: int | None, each: int, processes: int = 1) -> int:
+    """Return how many bytes all bodies together may have.
+
+    Args:
+        wanted: by who started the gateway; None leaves it to what the largest bodies take.
+        each: bytes of the largest body.
+        processes: each of which has an equal part, and must have room for a body.
+
+    Raises:
+        ValueError: so many bytes do not hold a body.
+    """
+    if wanted is None:
+        return max(USUALLY, processes * each)
+    if wanted < each:
+        raise ValueError("must not be less than --max-body")
+    if wanted // processes < each:
+        least = -(-processes * each // (1 << 20))
+        part = "each of --processes has an equal part, which must not be less than --max-body"
+        raise ValueError(f"{part}: give {least}Mi or more, or leave it out")
+    return wanted
 
 
 class Upload(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 
 import plain_http
 import websocket
+from waiting import PATIENCE
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 MISSING = f"no browser: install one of {', '.join(NAMES)}, or name a binary in BROWSER"
@@ -32,7 +33,7 @@ class Tab:
     """One page."""
 
     def __init__(self, address: str) -> None:
-        self._socket = websocket.create_connection(address, timeout=30, suppress_origin=True)
+        self._socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
         self._numbers = itertools.count(1)
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -53,7 +54,7 @@ class Tab:
         """Load a page, and return when it is there."""
         self.events.clear()
         self.call("Page.navigate", url=url)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not self.named("Page.loadEventFired"):
             assert time.monotonic() < deadline, f"{url} does not load"
             self.evaluate("1")
@@ -101,12 +102,12 @@ def browser() -> Iterator[Tab]:
             tab.close()
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     """Return where the first tab is spoken to."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         said = re.search(r"listening on ws://([^/]+)/", log.read_text(errors="replace"))
         if said:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway_process import GatewayProcess
+from waiting import PATIENCE
 
 
 @dataclass
@@ -74,7 +75,7 @@ async def wire_to_each(gateway: GatewayProcess, count: int = 2) -> AsyncIterator
     """Yield a connection to each process; which one has a connection is the kernel's choice."""
     found: dict[int, Wire] = {}
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while len(found) < count:
                 wire = await _wire(gateway)
                 if found.setdefault(wire.pid, wire) is not wire:

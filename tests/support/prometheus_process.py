@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import plain_http
 from ports import free_port
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 MISSING = "no prometheus: run `make tools`, or name a binary in PROMETHEUS"
@@ -79,5 +79,5 @@ class PrometheusProcess:
         """End it."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
         self._log.close()

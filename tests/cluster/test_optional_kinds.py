@@ -21,7 +21,7 @@ def test_a_kind_that_is_installed_later_is_used_and_missed_when_it_goes(
     watchful.settle()
     pod_monitors.serve(kube)
     try:
-        eventually(lambda: monitors(watchful.kube), "a PodMonitor", 30)
+        eventually(lambda: monitors(watchful.kube), "a PodMonitor")
         watchful.quiet_for(5)
     finally:
         pod_monitors.forget(kube)

@@ -46,7 +46,7 @@ def pod_of(site: Site) -> Object:
 
 def test_pods_have_what_the_template_adds_and_their_state_is_the_workers(site: Site) -> None:
     site.apply(POOL)
-    site.settle(within=120)
+    site.settle()
     found = pod_of(site)
     spec = found["spec"]
     worker, log = spec["containers"]  # this Kubernetes knows no init containers that stay
@@ -106,7 +106,7 @@ def test_pods_have_what_the_template_adds_and_their_state_is_the_workers(site: S
 )
 def test_what_pods_cannot_have_is_told_with_its_field(site: Site, pool: Object, field: str) -> None:
     site.apply()
-    before = site.settle(within=120)
+    before = site.settle()
     site.apply({"name": "default", "replicas": 2, **pool}, engine={"image": "i:1", "type": "VLLM"})
     eventually(lambda: site.condition("PoolsReady").get("reason") == "UnsupportedSpec", "told")
     assert site.condition("PoolsReady")["message"].startswith(f"{field}: ")

@@ -33,7 +33,7 @@ def engine(stack: ExitStack, tmp_path: Path) -> WorkerProcess:
 
 def names(at: WorkerProcess) -> list[str]:
     models = plain_http.get(f"{at.url}/v1/models", headers=KEY).json()["data"]
-    return [model["id"] for model in models if model["parent"]]
+    return sorted(model["id"] for model in models if model["parent"])
 
 
 def test_an_engine_gets_what_its_agent_is_told(hub: Remote, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_an_engine_gets_what_its_agent_is_told(hub: Remote, tmp_path: Path) -> N
         assert not found.ready(), "nobody has told it what there is to be"
         found.tell("sql", "law")
         eventually(lambda: found.states() == {"sql": "Ready", "law": "Ready"}, "both are loaded")
-        assert names(serving) == ["sql", "law"]
+        assert names(serving) == ["law", "sql"]
         assert not found.ready(), "gateways do not know of them"
         found.tell("sql", "law", announced=["law", "sql"])
         eventually(found.ready, "gateways know")

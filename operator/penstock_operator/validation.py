@@ -7,6 +7,7 @@ for older clusters.
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -208,13 +209,13 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     if error["type"] == "extra_forbidden":
-        return Problem(path, f"unknown field{_suggestion(location, model)}")
+        return Problem(path, f"unknown field{_suggestion(location, model, error['input'])}")
     if error["type"] == "missing":
         return Problem(path, "is required")
     if error["type"] == "value_error":  # ours, which say themselves what was given
         return Problem(path, str(error["ctx"]["error"]))
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
-        return Problem(path, f'must be a string: write it in quotes, "{error["input"]}"')
+        return Problem(path, _quoted(location, model, error["input"]))
     if error["type"] == "int_type" and str(error["input"]).isdigit():
         return Problem(path, f"must be a number: write it without quotes, {error['input']}")
     if error["input"] is None:
@@ -226,19 +227,39 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
         return Problem(path, f"must be a list, each entry after a dash, not {error['input']!r:.80}")
     if error["type"] == "dict_type":
         return Problem(path, f"must be fields, name: value, not {error['input']!r:.80}")
+    if error["type"] == "too_short":
+        return Problem(
+            path, f"must have {error['ctx']['min_length']} or more, not {error['input']!r}"
+        )
     words = IN_WORDS.get(error.get("ctx", {}).get("pattern", ""))
     if words is not None:
-        return Problem(path, f"must be {words}, not {error['input']!r:.80}")
+        hint = "; spec.model.name may have others" if path == "metadata.name" else ""
+        return Problem(path, f"must be {words}, not {error['input']!r:.80}{hint}")
     return Problem(path, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}")
 
 
-def _suggestion(location: list[Any], model: type[BaseModel]) -> str:
+def _quoted(location: list[Any], model: type[BaseModel], value: float) -> str:
+    """Return how a number, or true or false, is to be written where a string belongs."""
+    text = json.dumps(value)
+    found = _at(location, model)
+    choices = (found, *found.get("anyOf", []))
+    pattern = next((one["pattern"] for one in choices if "pattern" in one), "")
+    if pattern in IN_WORDS and not re.match(pattern, text):
+        return f"must be {IN_WORDS[pattern]}, not {text}"
+    return f'must be a string: write it in quotes, "{text}"'
+
+
+def _suggestion(location: list[Any], model: type[BaseModel], value: Any) -> str:
     """Return where an unknown field belongs, else what close to it is known, else all that is."""
     *inside, name = location
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     spec = _step(schema, "spec", definitions)
-    places = [place for place in _places(spec, definitions, ("spec",)) if place[-1] == name]
+    places = [
+        place
+        for place, found in _places(spec, definitions, ("spec",))
+        if place[-1] == name and isinstance(value, dict) == ("properties" in found)
+    ]
     if places:
         nearest = min(places, key=lambda place: len(place))
         return f"; did you mean {'.'.join(nearest)}?"
@@ -251,20 +272,25 @@ def _suggestion(location: list[Any], model: type[BaseModel]) -> str:
 
 def _known(location: list[Any], model: type[BaseModel]) -> list[str]:
     """Return the fields of the object at a location."""
+    return list(_at(location, model).get("properties", {}))
+
+
+def _at(location: list[Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of what is at a location."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     for part in location:
         schema = _step(schema, part, definitions)
-    return list(schema.get("properties", {}))
+    return schema
 
 
 def _places(
     schema: dict[str, Any], definitions: dict[str, Any], path: tuple[str, ...]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of all fields below one; those of a list's entries have [] in them."""
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield all fields below one, with their schemas; a list's entries have [] in their paths."""
     for name in schema.get("properties", {}):
-        yield (*path, name)
         value = _step(schema, name, definitions)
+        yield (*path, name), value
         entry = _step(value, 0, definitions)
         deeper = (*path, f"{name}[]") if entry else (*path, name)
         yield from _places(entry or value, definitions, deeper)

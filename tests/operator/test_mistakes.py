@@ -52,6 +52,23 @@ GPU = "nvidia.com/gpu"
             {"autoscaling": {"scaleToZero": {"idle": "5m"}}},
             "use spec.pools[].scaling in place of replicas",
         ),
+        (
+            {"engine": {"speculative": {"model": "a/b"}}},
+            "spec.engine.speculative.model: unknown field; known here: method, draft, numTokens",
+        ),
+        ({"queue": {"timeout": 30}}, "spec.queue.timeout: must be a duration like 30s"),
+        ({"slo": {"ttft": {"target": 2}}}, "spec.slo.ttft.target: must be a duration like 30s"),
+        (
+            {"slo": {"ttft": {"quantile": 0.9}}},
+            'quantile: must be a string: write it in quotes, "0',
+        ),
+        (
+            {"rollout": {"canary": {"weight": 5, "pause": 60}}},
+            "spec.rollout.canary.pause: must be a duration like 30s",
+        ),
+        ({"pools": []}, "spec.pools: must have 1 or more, not []"),
+        ({"model": {"uri": "hf://a/b@v1"}}, "must be hf://ORG/NAME alone; a revision goes into"),
+        ({"model": {"uri": "hf://a/b/c.gguf"}}, "spec.model.uri: must be hf://ORG/NAME alone"),
         ({"model": {"uri": "pvc:///models/a"}}, "must name a claim: pvc://CLAIM/FOLDER"),
     ],
 )
@@ -67,6 +84,10 @@ def test_a_mistake_in_a_spec_is_told_the_way_out(
         (
             {"tolerations": []},
             "[0].tolerations: unknown field; did you mean spec.pools[].template.tolerations?",
+        ),
+        (
+            {"template": {"nodeSelector": {"gpu": True}}},
+            '[0].template.nodeSelector.gpu: must be a string: write it in quotes, "true"',
         ),
         ({"resources": None}, "[0].resources: is empty: give it a value, or take it out"),
         (
@@ -91,6 +112,12 @@ def test_a_mistake_in_a_pool_is_told_the_way_out(
     pool: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     assert f"spec.pools{told}" in said(manifest({**POOL, **pool}), tmp_path)
+
+
+def test_a_name_that_kubernetes_refuses_may_still_be_the_models(tmp_path: Path) -> None:
+    body = manifest()
+    body["metadata"]["name"] = "qwen3-0.6b"
+    assert "not 'qwen3-0.6b'; spec.model.name may have others" in said(body, tmp_path)
 
 
 @pytest.mark.parametrize(

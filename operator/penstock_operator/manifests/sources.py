@@ -8,6 +8,7 @@ Credentials of a Secret are seen by that container alone, and only those that it
 identity that a cloud gives to the ServiceAccount is the whole pod's.
 """
 
+import re
 from dataclasses import dataclass
 
 from penstock_contract.api import EnginePool, InferenceDeployment
@@ -30,6 +31,7 @@ CREDENTIALS = {
     "gs": ((), ()),
 }
 """Keys of the Secret that a source must find, and those that it may find, by scheme."""
+_ON_THE_HUB = re.compile(r"[^/@]+(/[^/@]+)?/?")
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def fetched_folder(wanted: Wanted) -> str:
         raise Unsupported(named, f"must name a bucket: {wanted.scheme}://BUCKET/PREFIX")
     revision = "/".join(_parts(wanted.revision, field))
     name = "/".join([wanted.scheme, *_parts(wanted.rest, named)])
+    if wanted.scheme == "hf" and not _ON_THE_HUB.fullmatch(wanted.rest):
+        raise Unsupported(named, f"must be hf://ORG/NAME alone; a revision goes into {field}")
     return f"{name}@{revision}"
 
 

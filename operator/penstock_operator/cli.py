@@ -1,5 +1,6 @@
 """The `penstock` command. Every command imports what it needs itself, so that help is instant."""
 
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -133,7 +134,21 @@ def simulate(
 
     start = seconds_of(cold_start, "--cold-start")
     with mistakes_reported():
-        click.echo(run(file, trace, scale, curve, start, begin, picture))
+        try:
+            found = run(file, trace, scale, curve, start, begin, picture, _tell_runs)
+        finally:
+            _show("")
+        click.echo(found)
+
+
+def _tell_runs(done: int, total: int) -> None:
+    _show(f"run {done} of {total}")
+
+
+def _show(words: str) -> None:
+    """Show people how far a command is, in the place of what was shown before."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{words}\x1b[K", nl=False, err=True)
 
 
 @commands.command()

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from penstock_operator.cli import commands
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.simulation.clairvoyant import attainment, search
+from penstock_operator.simulation.command import simulate
 from penstock_operator.simulation.fleet import Fleet
 from penstock_operator.simulation.replica import Job
 from penstock_operator.simulation.rivals import Fixed, Hpa, Kpa
@@ -160,6 +161,7 @@ def test_a_broken_trace_is_told_by_line(tmp_path: Path, text: str, words: str) -
         read(file)
 
 
+BOUNDS = "scaling: {maxReplicas: 8}"
 SPEC = """\
 apiVersion: penstock.dev/v1alpha1
 kind: InferenceDeployment
@@ -187,8 +189,7 @@ def test_the_command_simulates_a_trace(tmp_path: Path) -> None:
 
 def test_the_command_simulates_prefill_and_decode_pools(tmp_path: Path) -> None:
     spec, trace, picture = tmp_path / "m.yaml", tmp_path / "t.csv", tmp_path / "p.png"
-    bounds = "scaling: {maxReplicas: 8}"
-    pools = f"role: Decode, {bounds}}}, {{name: prompts, role: Prefill, {bounds}"
+    pools = f"role: Decode, {BOUNDS}}}, {{name: prompts, role: Prefill, {BOUNDS}"
     spec.write_text(SPEC % pools)
     trace.write_text(TRACE)
     arguments = ["simulate", str(spec), "--trace", str(trace), "--plot", str(picture)]
@@ -202,6 +203,23 @@ def test_the_command_simulates_prefill_and_decode_pools(tmp_path: Path) -> None:
     assert float(first[2]) > 0
     assert float(second[2]) > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("pool", "total"),
+    [
+        (BOUNDS, 19),
+        (f"role: Decode, {BOUNDS}}}, {{name: prompts, role: Prefill, {BOUNDS}", 27),
+    ],
+    ids=["Unified", "Prefill and Decode"],
+)
+def test_each_run_of_the_trace_is_told(pool: str, total: int, tmp_path: Path) -> None:
+    spec, trace, told = tmp_path / "m.yaml", tmp_path / "t.csv", list[tuple[int, int]]()
+    spec.write_text(SPEC % pool)
+    trace.write_text(TRACE)
+    curve = "0.015,1e-4,1e-4,1e-7,400000"
+    simulate(spec, trace, 1.0, curve, 60.0, None, None, lambda *run: told.append(run))
+    assert told == [(done, total) for done in range(1, total + 1)]
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,18 @@ def search(trace: Sequence[Arrival], setup: Setup, wanted: float, rounds: int = 
     return search_stages(trace, [setup], wanted, rounds)
 
 
+def runs_of_search(pools: int, rounds: int = 6) -> int:
+    """Return how often `search_stages` plays the trace."""
+    apart = pools * (rounds - 2) if pools > 1 else 0
+    return len(SMOOTHINGS) * rounds + apart
+
+
 def search_stages(
-    trace: Sequence[Arrival], setups: Sequence[Setup], wanted: float, rounds: int = 6
+    trace: Sequence[Arrival],
+    setups: Sequence[Setup],
+    wanted: float,
+    rounds: int = 6,
+    played: Callable[[], None] = lambda: None,
 ) -> Best | None:
     """Return the cheapest schedules with at least `wanted` of the requests inside objectives.
 
@@ -68,6 +78,7 @@ def search_stages(
         setups: of one Unified pool, or of a Prefill and a Decode pool.
         wanted: share of the requests.
         rounds: halvings of the range of factors.
+        played: called after each run of the trace.
     """
     works = demands(trace, setups)
     informed = [replace(setup, metric_lag=0.0) for setup in setups]
@@ -78,13 +89,13 @@ def search_stages(
         def common(factor: float, levels: Levels = levels) -> Best | None:
             return _try(trace, informed, levels, [factor] * len(setups), wanted)
 
-        found = _least(common, *RANGE, rounds)
+        found = _least(common, *RANGE, rounds, played)
         if found and (best is None or found[0].cost < best[0].cost):
             best = found[0], levels, found[1]
     if best is None or len(setups) == 1:
         return best[0] if best else None
     factors = [best[2]] * len(setups)
-    return _apart(trace, informed, best[1], factors, best[0], wanted, rounds - 2)
+    return _apart(trace, informed, best[1], factors, best[0], wanted, rounds - 2, played)
 
 
 def _apart(
@@ -95,6 +106,7 @@ def _apart(
     best: Best,
     wanted: float,
     rounds: int,
+    played: Callable[[], None],
 ) -> Best:
     """Make one pool after the other smaller by itself."""
     for place, common in enumerate(factors):
@@ -103,20 +115,25 @@ def _apart(
             others = [*factors[:place], factor, *factors[place + 1 :]]
             return _try(trace, setups, levels, others, wanted)
 
-        found = _least(alone, LEAST * common, common, rounds)
+        found = _least(alone, LEAST * common, common, rounds, played)
         if found and found[0].cost < best.cost:
             best, factors[place] = found
     return best
 
 
 def _least(
-    attempt: Callable[[float], Best | None], low: float, high: float, rounds: int
+    attempt: Callable[[float], Best | None],
+    low: float,
+    high: float,
+    rounds: int,
+    played: Callable[[], None],
 ) -> tuple[Best, float] | None:
     """Return the cheapest attempt that holds the objectives, and its factor, by halving."""
     best: tuple[Best, float] | None = None
     for _ in range(rounds):
         factor = (low + high) / 2
         found = attempt(factor)
+        played()
         if found is None:
             low = factor
             continue

@@ -1,6 +1,6 @@
 """`penstock simulate`: what the autoscaler would do with a trace, before it does it for real."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from penstock_operator.local.errors import UserError
 from penstock_operator.scaling.curve import ServiceCurve
 from penstock_operator.scaling.need import DEFAULT_TPOT, DEFAULT_TTFT
 from penstock_operator.scaling.spec import PoolBounds, ScalingSpec, scaling_spec
-from penstock_operator.simulation.clairvoyant import begin, search_stages
+from penstock_operator.simulation.clairvoyant import begin, runs_of_search, search_stages
 from penstock_operator.simulation.fleet import Stages
 from penstock_operator.simulation.report import Run, plot, pool_table, summary, table
 from penstock_operator.simulation.scaler import Autoscaler
@@ -30,6 +30,7 @@ def simulate(
     cold_start: float,
     begins: str | None,
     picture: Path | None,
+    tell: Callable[[int, int], None],
 ) -> str:
     """Return what a trace does to a deployment, as a table.
 
@@ -41,27 +42,37 @@ def simulate(
         cold_start: seconds until a new replica serves.
         begins: RFC 3339 time at which the trace begins; needed where pools have schedules.
         picture: where to draw it; None: nowhere.
+        tell: called after each run of the trace with how many are done, and of how many.
 
     Raises:
         UserError: one of them can't be used.
     """
     deployment = _deployment(manifest)
     spec, pools = _spec(deployment, cold_start)
-    arrivals = _arrivals(trace, scale)
+    moment = _moment(begins, pools)
     stall_free = spec.tpot is not None and deployment.spec.engine.type is EngineType.PENSTOCK
     setups = [_setup(spec, bounds, _curve(curve), cold_start, stall_free) for bounds in pools]
+    arrivals = _arrivals(trace, scale)
     names = [bounds.name for bounds in pools]
-    moment = _moment(begins, pools)
+    scheduled = any(bounds.schedules for bounds in pools)
+    total, done = 1 + scheduled + runs_of_search(len(pools)), 0
+
+    def played() -> None:
+        nonlocal done
+        done += 1
+        tell(done, total)
 
     def run(spec: ScalingSpec) -> Sequence[Outcome]:
         scaler = Autoscaler(spec, setups[0].curve, *names, begins=moment)
-        return Stages(setups, begin(arrivals, setups)).run(arrivals, scaler.sizes)
+        outcomes = Stages(setups, begin(arrivals, setups)).run(arrivals, scaler.sizes)
+        played()
+        return outcomes
 
     runs: list[Run] = [(str(spec.policy), run(spec))]
-    if any(bounds.schedules for bounds in pools):
+    if scheduled:
         runs.append(("without schedules", run(_unscheduled(spec))))
     share = (spec.ttft or DEFAULT_TTFT).quantile
-    if best := search_stages(arrivals, setups, share):
+    if best := search_stages(arrivals, setups, share, played=played):
         runs.append((FORESIGHT, best.outcomes))
     if picture:
         _draw(picture, runs, names)

@@ -59,22 +59,24 @@ class Stages:
         seen: deque[list[Sample]] = deque()
         arrivals = iter(trace)
         arrival = next(arrivals, None)
+        first, last = self._pools[0], self._pools[-1]
         overhead, lag = self._setups[0].overhead, self._setups[0].metric_lag
         tick = now = 0.0
         while arrival is not None or self._pulls or any(pool.busy for pool in self._pools):
             arrives = arrival.time + overhead if arrival is not None else inf
             pulled = self._pulls[0][0] if self._pulls else inf
-            wakes = min(self._pools, key=lambda pool: pool.next_wake)
-            starts = min(self._pools, key=lambda pool: pool.next_start)
-            now = min(wakes.next_wake, pulled, arrives, starts.next_start, tick)
-            if now == wakes.next_wake:
+            wakes = first if first.next_wake <= last.next_wake else last
+            starts = first if first.next_start <= last.next_start else last
+            ends, serves = wakes.next_wake, starts.next_start
+            now = min(ends, pulled, arrives, serves, tick)
+            if now == ends:
                 self._hand_over(wakes.wake(), now)
             elif now == pulled:
                 self._pools[1].offer(heapq.heappop(self._pulls)[2], now)
             elif now == arrives and arrival is not None:
                 self._pools[0].offer(self._job(arrival), now)
                 arrival = next(arrivals, None)
-            elif now == starts.next_start:
+            elif now == serves:
                 starts.start()
             else:
                 seen.append([pool.sample(now) for pool in self._pools])

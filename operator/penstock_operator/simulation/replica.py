@@ -184,7 +184,8 @@ class Replica:
         """Choose the next run: one step with a chunk of prompts, or decoding until one ends."""
         curve, sequences = self._curve, len(self._finishing)
         self._began = now
-        self._chunked = min(self.prefill_backlog, self._room(sequences))
+        backlog = self.prefill_backlog
+        self._chunked = min(backlog, self._room(sequences)) if backlog else 0
         self._base = curve.step_seconds(self._chunked, sequences, self.context)
         self._growth = curve.c * sequences
         if self._chunked:

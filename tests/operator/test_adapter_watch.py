@@ -30,7 +30,8 @@ class Agents:
         self.heard: list[WantedAdapters] = []
         self._meanwhile = meanwhile
         self._http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        self.watch = AdapterWatch(self._http)
+        self.leads = True
+        self.watch = AdapterWatch(self._http, leads=lambda: self.leads)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.heard.append(WantedAdapters.model_validate_json(request.content))
@@ -97,3 +98,21 @@ def test_who_does_not_answer_holds_up_nobody_else() -> None:
 
     asyncio.run(scenario())
     assert heard == [other.wanted, SECOND.wanted]
+
+
+def test_who_leads_no_more_and_has_not_heard_tells_nothing() -> None:
+    async def scenario() -> list[WantedAdapters]:
+        agents = Agents()
+        agents.leads = False  # it was paused, and another has taken the lease
+        running = asyncio.create_task(agents.watch.run())
+        await asyncio.sleep(0)
+        agents.watch.want(KEY, {"a": FIRST})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        agents.leads = True
+        agents.watch.want(KEY, {"a": SECOND})
+        await agents.told(1)
+        running.cancel()
+        return agents.heard
+
+    assert asyncio.run(scenario())[0] == SECOND.wanted

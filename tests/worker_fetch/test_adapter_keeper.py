@@ -38,18 +38,25 @@ class Engine:
         self.asked_in_vain = 0
         self.loads: list[str] = []
         self.ended_by = ""
+        self.breaks = 0
+        self.most = 9
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked += 1
         if self.late:
             self.asked_in_vain += 1
             raise httpx.ReadTimeout("it computes", request=request)
+        if self.breaks:
+            self.breaks -= 1
+            raise httpx.RemoteProtocolError("it has closed the connection", request=request)
         body = json.loads(request.content or "{}")
         if request.url.path == LOAD:
             self.loads.append(body["lora_name"])
             if body["lora_name"] == self.ended_by:
                 self.adapters.clear()
                 raise httpx.RemoteProtocolError("it has ended", request=request)
+            if len(self.adapters) == self.most:
+                return httpx.Response(400, json={"message": "there is no room"})
             self.adapters[body["lora_name"]] = body["lora_path"]
         if request.url.path == UNLOAD:
             del self.adapters[body["lora_name"]]
@@ -140,6 +147,33 @@ def test_an_engine_that_is_slow_is_the_same_engine() -> None:
             found.keeper.tell(told(OTHER))
             await found.until(lambda: found.states() != {"sql": "Loading"})
             assert found.states() == {"sql": "Failed"}, "the name was another adapter's"
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_breaks_is_no_engine_that_ends() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        async with kept(engine) as found:
+            found.keeper.tell(told(SQL, announced=("sql",)))
+            await found.until(lambda: found.keeper.ready)
+            engine.breaks, enough = 1, engine.asked + 6
+            while engine.asked < enough:
+                await asyncio.sleep(0)
+                assert found.keeper.ready
+
+    asyncio.run(scenario())
+
+
+def test_what_found_no_room_is_tried_again_when_there_is_some() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        engine.most = 1
+        async with kept(engine) as found:  # no time passes
+            found.keeper.tell(told(SQL, LAW))
+            await found.until(lambda: found.states() == {"sql": "Ready", "law": "Failed"})
+            found.keeper.tell(told(LAW))
+            await found.until(lambda: found.states() == {"law": "Ready"})
 
     asyncio.run(scenario())
 

@@ -41,15 +41,18 @@ class AdapterWatch:
     Args:
         http: for agents.
         tokens: shown to them.
-        port: where they listen.
+        leads: whether this operator may act; one that was paused hears late that it may not.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, tokens: WorkerTokens | None = None, port: int = PORT
+        self,
+        http: httpx.AsyncClient,
+        tokens: WorkerTokens | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = http
         self._headers = dict((tokens or WorkerTokens()).headers())
-        self._port = port
+        self._leads = leads
         self._asked: dict[Key, dict[str, _Asked]] = {}
         self._changed: Callable[[set[Key]], None] = lambda _: None
         self._news = asyncio.Event()
@@ -118,8 +121,10 @@ class AdapterWatch:
             self._changed({key})
 
     async def _tell(self, agent: Agent) -> AdapterReport | None:
+        if not self._leads():
+            return None
         host = f"[{agent.address}]" if ":" in agent.address else agent.address
-        url = f"http://{host}:{self._port}{AGENT_PATH}"
+        url = f"http://{host}:{PORT}{AGENT_PATH}"
         body = agent.wanted.model_dump_json()
         try:
             answer = await self._http.put(url, content=body, headers=self._headers, timeout=TIMEOUT)

@@ -121,7 +121,7 @@ class _Operator:
         async with httpx.AsyncClient(trust_env=False) as http, contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(writer.close)
             gateways = GatewayWatch(http, self._gateways, self._options.gateway_url)
-            adapters = AdapterWatch(http, self._tokens)
+            adapters = AdapterWatch(http, self._tokens, lambda: lease.held)
             actor = Actor(api, self._cache, Events(api), http, self._tokens)
             controller = Controller(
                 self._cache, actor, gateways, lease, PodStartup(api), self._metrics, self._settings,

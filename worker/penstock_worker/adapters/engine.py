@@ -17,7 +17,7 @@ class EngineAway(Exception):
 
 
 class EngineSlow(Exception):
-    """The engine does not answer in time; it is the same one for all that is known."""
+    """The engine has not answered this once; it is the same one for all that is known."""
 
 
 class EngineRoutes:
@@ -39,7 +39,7 @@ class EngineRoutes:
 
         Raises:
             EngineAway: it does not serve.
-            EngineSlow: it does not answer in time.
+            EngineSlow: it does not answer in time, or a connection broke: a new one tells more.
         """
         try:
             health = await self._client.get(f"{self._url}/health", timeout=ASK_TIMEOUT)
@@ -50,9 +50,11 @@ class EngineRoutes:
             answer.raise_for_status()
             models = answer.json()["data"]
             return {one["id"]: one.get("root") or "" for one in models if one.get("parent")}
-        except httpx.TimeoutException as error:
+        except (httpx.ConnectError, httpx.HTTPStatusError) as error:
+            raise EngineAway(str(error)) from error
+        except httpx.HTTPError as error:
             raise EngineSlow(str(error)) from error
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise EngineAway(str(error)) from error
 
     async def load(self, name: str, folder: str, *, again: bool) -> str:

@@ -228,6 +228,8 @@ class Keeper:
         self._leftover.add(folder)
         self._loaded.pop(name, None)
         self._had.discard(name)
+        for item in self._items.values():  # there is room for what found none
+            item.again_at = item.again_at if item.given_up else 0.0
 
     async def _bring(self, item: _Item) -> None:
         """Take an adapter one step further."""

@@ -52,7 +52,7 @@ async def serve(options: argparse.Namespace, listener: socket.socket, tokens: Wo
         Bodies(options.max_bodies, metrics.bodies),
     )  # fmt: skip
     following = Following(_source(options, metrics), present, picker)
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     server, statuses = (
         grpc.aio.server(options=_options(options.max_body)),
         health.aio.HealthServicer(),
@@ -66,7 +66,7 @@ async def serve(options: argparse.Namespace, listener: socket.socket, tokens: Wo
         return 2
     await _tell(statuses, ready=False)
     await server.start()
-    http = _Http(uvicorn.Config(create_app(picker, registry), **_QUIET), stop)
+    http = _Http(uvicorn.Config(create_app(picker, registry), **_QUIET), stop, hurry)
     answering = asyncio.create_task(http.serve(sockets=[listener]))
     watching = asyncio.create_task(following.run())
     # A picker that has gone blind must not look well: it ends, and is started again.
@@ -78,7 +78,9 @@ async def serve(options: argparse.Namespace, listener: socket.socket, tokens: Wo
     await stop.wait()
     telling.cancel()
     await statuses.enter_graceful_shutdown()
-    await server.stop(0 if http.hurries else options.drain_timeout)
+    hurrying = asyncio.create_task(_stop_at_once(server, hurry))
+    await server.stop(options.drain_timeout)
+    hurrying.cancel()
     watching.cancel()
     http.should_exit = True
     (fault, *_) = await asyncio.gather(watching, answering, telling, return_exceptions=True)
@@ -121,6 +123,12 @@ async def _tell(statuses: Any, *, ready: bool) -> None:
         await statuses.set(service, state)
 
 
+async def _stop_at_once(server: Any, hurry: asyncio.Event) -> None:
+    """End the streams that are waited for when told to stop once more."""
+    await hurry.wait()
+    await server.stop(0)
+
+
 async def _tell_when_known(following: Following, statuses: Any) -> None:
     await following.known.wait()
     await _tell(statuses, ready=True)
@@ -149,16 +157,21 @@ _QUIET: Final[dict[str, Any]] = {
 
 
 class _Http(uvicorn.Server):
-    """uvicorn, which hands signals on: it answers until all requests have passed."""
+    """uvicorn, which hands signals on: it answers until all requests have passed.
 
-    def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
+    Args:
+        config: of the server.
+        stop: is set by the first signal.
+        hurry: is set by those after it.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         super().__init__(config)
-        self.hurries = False
-        """Told to stop more than once."""
-        self._stop = stop
+        self._signals = iter((stop,))
+        self._hurry = hurry
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, leave at once on the second."""
-        self.hurries = self._stop.is_set()
-        self._loop.call_soon_threadsafe(self._stop.set)
+        told = next(self._signals, self._hurry)
+        self._loop.call_soon_threadsafe(told.set)

@@ -1,10 +1,13 @@
 """What processes of a gateway make of what they tell each other; without any process."""
 
+import asyncio
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +26,7 @@ from penstock_gateway.routing.speed import Speed
 from penstock_gateway.routing.ticket import Prompt, Ticket
 from penstock_gateway.siblings.change_log import ChangeLog
 from penstock_gateway.siblings.frames import Frames, frame
+from penstock_gateway.siblings.link import reach
 from penstock_gateway.siblings.quarantine import SharedQuarantine
 from penstock_gateway.siblings.router import SharedRouter
 from penstock_gateway.siblings.tenancy import SharedTenancy
@@ -55,6 +59,30 @@ def test_messages_come_out_as_they_went_in_however_the_bytes_come(
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"bytes|character|unexpected"):
         Frames().feed(data)
+
+
+def test_what_is_said_to_a_sibling_that_has_just_ended_is_lost_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop refuses to write then; whoever tells the others now and then must not end by it."""
+
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+
+    async def scenario() -> None:
+        accepted: asyncio.Queue[Any] = asyncio.Queue()
+
+        class Ends(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.put_nowait(transport)
+
+        server = await asyncio.get_running_loop().create_unix_server(Ends, "sibling")
+        sender = await reach("sibling")
+        (await accepted.get()).abort()
+        await sender.lost
+        sender.say(frame({"update": {}}))
+        server.close()
+
+    uvloop.run(scenario())
 
 
 levels = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), min_size=1, max_size=6)

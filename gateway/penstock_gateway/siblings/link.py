@@ -59,9 +59,10 @@ class _Framed(asyncio.Protocol):
         raise NotImplementedError
 
     def say(self, message: bytes) -> None:
-        """Send a message, unless the other side does not keep up."""
-        if self._transport.get_write_buffer_size() <= MOST_UNREAD:
-            self._transport.write(message)
+        """Send a message, unless the other side does not keep up, or has just ended."""
+        transport = self._transport
+        if not transport.is_closing() and transport.get_write_buffer_size() <= MOST_UNREAD:
+            transport.write(message)
 
 
 class Receiver(_Framed):

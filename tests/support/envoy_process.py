@@ -41,6 +41,7 @@ class EnvoyProcess:
         prefix: of paths, which Envoy takes away on the way to workers.
         patience: seconds for an answer; 0: without end.
         most: requests to workers at a time.
+        linger: seconds for which it reads what a client sends behind the end of an answer.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EnvoyProcess:
         prefix: str = "",
         patience: float = 0,
         most: int = 1024,
+        linger: float = 5,
     ) -> None:
         self._folder = folder
         self._picker = picker
@@ -67,6 +69,7 @@ class EnvoyProcess:
         self._prefix = prefix
         self._patience = patience
         self._most = most
+        self._linger = linger
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -133,8 +136,7 @@ class EnvoyProcess:
             "typed_config": {
                 "@type": f"{_EXT}.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": "http",
-                # Of a request that is refused early, a busy client may still send for a while.
-                "delayed_close_timeout": "5s",
+                "delayed_close_timeout": f"{self._linger}s",
                 "route_config": {"virtual_hosts": [{**hosts, "routes": [route]}]},
                 "http_filters": list(self._filters()),
             },

@@ -33,10 +33,10 @@ async def test_a_worker_that_dies_before_its_first_event_is_retried_elsewhere(
 ) -> None:
     async with StubWorker("head_only") as bad, StubWorker("stream") as good:
         await gateway.serve(bad, good)
-        for recording in await asyncio.gather(*(ask(gateway, stream=True) for _ in range(6))):
-            assert recording.body == b"".join(EVENTS)
-            assert recording.clean_end
-        assert bad.seen
+        while not bad.seen:  # equal workers are chosen among at random
+            for recording in await asyncio.gather(*(ask(gateway, stream=True) for _ in range(6))):
+                assert recording.body == b"".join(EVENTS)
+                assert recording.clean_end
         assert await gateway.metric(RETRIES) == len(bad.seen)
 
 
@@ -44,9 +44,9 @@ async def test_a_worker_that_dies_before_its_first_event_is_retried_elsewhere(
 async def test_a_worker_that_takes_nothing_now_is_passed_over(gateway: Any, script: str) -> None:
     async with StubWorker(script) as refusing, StubWorker() as other:
         await gateway.serve(refusing, other)
-        for _ in range(8):
-            assert (await ask(gateway)).body == OK
-        assert refusing.seen
+        while not refusing.seen:  # equal workers are chosen among at random
+            for _ in range(8):
+                assert (await ask(gateway)).body == OK
         found = await load(gateway, refusing)
         # One that leaves in good order is not to blame; one that is overrun is.
         failures = len(refusing.seen) if script == "busy" else 0

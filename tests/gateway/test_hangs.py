@@ -127,9 +127,9 @@ async def test_garbage_never_reaches_a_client(gateway: Any, script: str, stream:
     good_script = "stream" if stream else "json"
     async with StubWorker(script) as bad, StubWorker(good_script) as good:
         await gateway.serve(bad, good)
-        answers = await asyncio.gather(*(ask(gateway, f"{n}", stream=stream) for n in range(6)))
-        assert {answer.body for answer in answers} == {b"".join(EVENTS) if stream else OK}
-        assert bad.seen
+        while not bad.seen:  # equal workers are chosen among at random
+            answers = await asyncio.gather(*(ask(gateway, f"{n}", stream=stream) for n in range(6)))
+            assert {answer.body for answer in answers} == {b"".join(EVENTS) if stream else OK}
 
 
 async def test_in_an_outage_retries_stay_inside_their_budget(gateway: Any) -> None:

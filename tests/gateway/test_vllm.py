@@ -31,9 +31,9 @@ async def test_what_one_breaks_off_that_ends_is_answered_by_another(
 ) -> None:
     async with StubWorker("vllm_ending") as ending, StubWorker("stream" if stream else "json") as w:
         await gateway.serve(ending, w)
-        for recording in await asyncio.gather(*(ask(gateway, stream=stream) for _ in range(6))):
-            assert recording.body == (b"".join(EVENTS) if stream else OK)
-        assert ending.seen
+        while not ending.seen:  # equal workers are chosen among at random
+            for recording in await asyncio.gather(*(ask(gateway, stream=stream) for _ in range(6))):
+                assert recording.body == (b"".join(EVENTS) if stream else OK)
         assert await blamed(gateway, ending) == 0  # it left in good order
 
 
@@ -82,9 +82,10 @@ async def test_a_stream_that_is_broken_off_does_not_look_whole(gateway: Any) -> 
 async def test_a_stream_of_a_dead_engine_is_answered_by_another(gateway: Any) -> None:
     async with StubWorker("vllm_broken") as dead, StubWorker("stream") as other:
         await gateway.serve(dead, other)
-        for recording in await asyncio.gather(*(ask(gateway, stream=True) for _ in range(6))):
-            assert recording.body == b"".join(EVENTS)
-        assert await blamed(gateway, dead) == len(dead.seen) > 0
+        while not dead.seen:  # equal workers are chosen among at random
+            for recording in await asyncio.gather(*(ask(gateway, stream=True) for _ in range(6))):
+                assert recording.body == b"".join(EVENTS)
+        assert await blamed(gateway, dead) == len(dead.seen)
 
 
 async def test_a_route_that_it_does_not_have_is_told_as_openai_tells_it(gateway: Any) -> None:

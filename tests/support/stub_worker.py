@@ -281,7 +281,7 @@ class StubWorker:
         return True
 
     async def _crawl(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return await self._slowly(writer, 0.1)
+        return await self._slowly(writer, 0.3)
 
     async def _trot(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         return await self._slowly(writer, 0.001)

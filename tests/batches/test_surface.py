@@ -96,6 +96,8 @@ async def test_batches_are_listed_in_pages(served: Stack) -> None:
     walked = [found.id async for found in client.batches.list(limit=2)]
     assert walked[:5] == made[::-1]
     assert len(walked) == len(set(walked))
+    for name in made:  # what they write is in others' lists of files
+        await until(client, name, "completed")
 
 
 async def test_a_batch_is_refused_that_cannot_be_run(served: Stack) -> None:

@@ -24,7 +24,7 @@ from penstock_contract.on_behalf import ENVIRONMENT
 TOKEN = "a-token-of-tests-only"
 MODEL = "pydoc"
 CHAT: Final = "/v1/chat/completions"
-QUEUE = FleetQueue(per_worker=8, max_requests=16, timeout=30, cold_start_timeout=30)
+QUEUE = FleetQueue(per_worker=8, max_requests=16, timeout=120, cold_start_timeout=120)
 """A worker runs eight requests, six of them of batches."""
 
 

@@ -1,10 +1,10 @@
 """Scrapes read from real processes: by scraping them, and through a real Prometheus."""
 
-import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from penstock_contract.fleet import Fleet, FleetModel, FleetWorker, WorkerState
 from penstock_operator.autoscaling import names, prometheus
 from penstock_operator.autoscaling.evaluation import Memory, evaluate
 from penstock_operator.autoscaling.prometheus import Prometheus
-from penstock_operator.autoscaling.scrape import label
+from penstock_operator.autoscaling.scrape import Scrape, label
 from penstock_operator.autoscaling.sources import Scraper, Source, SourceError, Target
 from penstock_operator.autoscaling.topology import PoolTopology, Topology
 from penstock_operator.scaling.spec import Objective, PoolBounds, ScalingSpec
@@ -155,15 +155,14 @@ async def test_prometheus_says_the_same_as_the_processes(
 ) -> None:
     """Also where two jobs scrape every pod: nothing is counted twice."""
     await ask(gateway, 3)
-    direct = await Scraper(http).read(targets)
     source = Prometheus(http, server.url)
 
     async def says_the_same() -> bool:
-        """Whether the last scrape was after the last request."""
-        scrapes = await source.read(targets)
-        return all(
+        """Whether the last scrape was after the last request, and that is over."""
+        scrapes, direct = await source.read(targets), await Scraper(http).read(targets)
+        return direct.keys() == scrapes.keys() == {"gateway", "worker"} and all(
             scrapes[target].values.get(series) == value
-            for target in ("gateway", "worker")
+            for target in direct
             for series, value in direct[target].values.items()
             if "step" not in series[0]  # the engine may take one more, empty step
         )
@@ -181,8 +180,7 @@ async def test_decisions_through_prometheus_are_those_of_a_scrape(
     memory = Memory()
     for _ in range(4):
         await ask(gateway, 3)
-        await asyncio.sleep(1.1)  # a scrape later
-        scrapes = await source.read(targets)
+        scrapes = await _scraped_since(time.time(), source, targets)
         now = max(scrape.time for scrape in scrapes.values())
         memory, evaluation = evaluate(memory, TOPOLOGY, scrapes, SPEC, now)
     arrivals = evaluation.record.seen.traffic.arrivals
@@ -190,6 +188,21 @@ async def test_decisions_through_prometheus_are_those_of_a_scrape(
     assert arrivals.value is not None
     assert arrivals.value > 0
     assert evaluation.record.decisions.pools["default"].replicas == 1
+
+
+async def _scraped_since(
+    begun: float, source: Source, targets: list[Target]
+) -> Mapping[str, Scrape]:
+    """Return scrapes of all targets that are of later than a time."""
+    found: Mapping[str, Scrape] = {}
+
+    async def later() -> bool:
+        nonlocal found
+        found = await source.read(targets)
+        return len(found) == len(targets) and all(one.time > begun for one in found.values())
+
+    await GatewayProcess.until(later)
+    return found
 
 
 async def test_pods_of_another_namespace_are_not_taken(
@@ -205,7 +218,7 @@ async def test_a_prometheus_that_hangs_or_is_gone_is_a_source_that_fails(
     http: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prometheus, "TIMEOUT", 0.5)
+    monkeypatch.setattr(prometheus, "TIMEOUT", 2.0)
     source = Prometheus(http, server.url)
     server.process.send_signal(signal.SIGSTOP)
     # The signal is on its way still, and one of its threads might answer.

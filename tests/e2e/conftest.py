@@ -26,7 +26,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def run(
-        self, *arguments: str, check: bool = True, timeout: float = 150
+        self, *arguments: str, check: bool = True, timeout: float = 280
     ) -> subprocess.CompletedProcess[str]:
         """Run `penstock` with arguments and return what it said."""
         done = subprocess.run(
@@ -43,9 +43,9 @@ class Stack:
 
     def up(
         self,
-        manifest: Path = ROOT / "examples" / "quickstart.yaml",
+        manifest: Path,
         *options: str,
-        timeout: float = 150,
+        timeout: float = 280,
     ) -> None:
         """Start it and wait until it is ready."""
         port = str(self.port)
@@ -69,7 +69,7 @@ class Stack:
         return total
 
     @staticmethod
-    def eventually(condition: Callable[[], bool], what: str, patience: float = 60.0) -> None:
+    def eventually(condition: Callable[[], bool], what: str, patience: float = 200.0) -> None:
         """Wait until a condition holds; fail by name when it never does."""
         deadline = time.monotonic() + patience
         while not condition():
@@ -82,7 +82,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two real workers behind a real gateway, for one test module."""
     found = Stack(tmp_path_factory.mktemp("home"))
     try:
-        found.up()
+        found.up(ROOT / "examples" / "quickstart.yaml", "--timeout", "240s")
         yield found
     finally:
         found.run("down", check=False)

@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]
     )
     stack = Stack(home / "state")
     try:
-        stack.up(manifest)
+        stack.up(manifest, "--timeout", "240s")
         yield stack.url, reference
     finally:
         stack.run("down", check=False)

@@ -37,7 +37,7 @@ class Machine:
             env=self.environment,
             text=True,
             capture_output=True,
-            timeout=150,
+            timeout=280,
             check=False,
             **options,
         )
@@ -47,7 +47,7 @@ class Machine:
 
     def up(self, file: Path) -> str:
         """Start detached; return the progress."""
-        return self.run("up", file, "--detach", "--port", self.port)
+        return self.run("up", file, "--detach", "--port", self.port, "--timeout", "240s")
 
     def status(self) -> dict[str, Any]:
         """Return `get -o json`, and remember every process that it names."""
@@ -73,7 +73,7 @@ class Machine:
         return [worker for item in status["items"] for worker in item["workers"]]
 
     @staticmethod
-    def eventually(condition: Callable[[], bool], what: str, patience: float = 90.0) -> None:
+    def eventually(condition: Callable[[], bool], what: str, patience: float = 200.0) -> None:
         """Wait until a condition holds; fail by name when it never does."""
         deadline = time.monotonic() + patience
         while not condition():

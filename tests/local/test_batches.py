@@ -35,7 +35,7 @@ def test_the_example_works_and_what_was_stored_outlives_the_runtime(
         env={**os.environ, "OPENAI_BASE_URL": endpoint},
         text=True,
         capture_output=True,
-        timeout=150,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def test_in_the_foreground_an_interrupt_drains_everything(machine: Any, manifest
     machine.eventually(lambda: machine.state.status.exists(), "a status is written")
     machine.eventually(lambda: machine.ready() != [], "a worker is ready")
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=150)
+    said, _ = process.communicate(timeout=250)
     assert process.returncode == 0
     assert "stopping" in said
     assert not [identity for identity in machine.seen if identity.alive]

@@ -32,7 +32,7 @@ spec:
       schedules: [{{name: hours, start: "{start}", end: "{end}", minReplicas: 2}}]
 """)
     machine.up(path)
-    machine.eventually(lambda: len(machine.ready()) == 2, "two workers serve", 90.0)
+    machine.eventually(lambda: len(machine.ready()) == 2, "two workers serve")
     change = machine.pool()["lastScale"]
     assert (change["from"], change["to"]) == (1, 2)
     assert change["reason"].startswith("schedule hours: at least 2; ")

@@ -81,15 +81,23 @@ def test_updates_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
     Store(tmp_path).put(deployment(0), NOW)
-    writer = threading.Thread(target=grow_often, args=(tmp_path, 100))
+    enough = threading.Event()
+
+    def grow_until_enough() -> None:
+        while not enough.is_set():
+            grow_often(tmp_path, 1)
+
+    writer = threading.Thread(target=grow_until_enough)
     writer.start()
-    seen = set()
-    while writer.is_alive():
-        found = Store(tmp_path).get(InferenceDeployment, "quickstart")
-        assert found is not None
-        seen.add(found.spec.pools[0].replicas)
-    writer.join()
-    assert len(seen) > 1
+    seen: set[int | None] = set()
+    try:
+        while len(seen) < 50:
+            found = Store(tmp_path).get(InferenceDeployment, "quickstart")
+            assert found is not None
+            seen.add(found.spec.pools[0].replicas)
+    finally:
+        enough.set()
+        writer.join()
 
 
 def test_updating_what_is_not_there_is_an_error(tmp_path: Path) -> None:

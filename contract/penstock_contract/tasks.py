@@ -1,6 +1,6 @@
 """What models are for, and the routes that are for it: gateway and worker refuse alike."""
 
-from typing import Any, Final
+from typing import Final
 
 from penstock_contract.api.engine import Task
 from penstock_contract.errors import ApiError, ErrorCode
@@ -11,6 +11,9 @@ RERANK: Final = ("/v1/rerank", "/v2/rerank")
 """One body for both: Jina's and vLLM's clients ask the first, Cohere's the second."""
 
 POOLING_PATHS: Final = (EMBEDDINGS, SCORE, *RERANK)
+
+SPEECH_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
+"""Their bodies are forms with a recording."""
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -30,23 +33,15 @@ ROUTES: Final = {
     Task.GENERATE: GENERATION,
     Task.EMBED: POOLING_PATHS,  # texts are compared by their vectors' cosine
     Task.SCORE: (SCORE, *RERANK),
+    Task.TRANSCRIBE: SPEECH_PATHS,
 }
 """Of each task; those that all models have, such as /tokenize, belong to none."""
-
-PROOFS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    (COMPLETIONS, {"prompt": "1", "max_tokens": 1, "temperature": 0}),
-    (EMBEDDINGS, {"input": "1"}),
-    (SCORE, {"text_1": "1", "text_2": "1"}),
-)
-"""Requests of which a worker that works answers one; a model for something else refuses others."""
-
-NOT_THIS: Final = (400, 404)
-"""How it refuses them: ours with a code, vLLM also by not having the route."""
 
 _WORDS: Final = {
     Task.GENERATE: "generates text",
     Task.EMBED: "embeds texts",
     Task.SCORE: "scores pairs of texts",
+    Task.TRANSCRIBE: "writes down what is said",
 }
 
 
@@ -59,7 +54,7 @@ def refuse_other_task(model: str, task: Task, path: str) -> None:
     routes = ROUTES.get(task)
     if routes is None or path in routes:
         return
-    if path in GENERATION or path in POOLING_PATHS:
+    if path in GENERATION or path in POOLING_PATHS or path in SPEECH_PATHS:
         raise ApiError(
             ErrorCode.TASK_NOT_SUPPORTED,
             f"The model {model!r} {_WORDS[task]}: it has {', '.join(routes)}, not {path}.",

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import GATEWAY_WORKERS_PATH, FleetModel
-from penstock_contract.tasks import GENERATION, POOLING_PATHS
+from penstock_contract.tasks import GENERATION, POOLING_PATHS, SPEECH_PATHS
 from penstock_gateway import model_list
 from penstock_gateway.completions import DIALECTS, bug
 from penstock_gateway.introspection import Introspection
@@ -26,7 +26,7 @@ from penstock_gateway.tenants.tenant_request import model_not_found
 if TYPE_CHECKING:
     from penstock_gateway.batch_service import BatchService
 
-RELAYED = (*GENERATION, *POOLING_PATHS, "/tokenize", "/detokenize", *DIALECTS)
+RELAYED = (*GENERATION, *POOLING_PATHS, *SPEECH_PATHS, "/tokenize", "/detokenize", *DIALECTS)
 BATCH_PATHS = ("/v1/files", "/v1/batches")
 _BATCH_PATH = re.compile(r"/v1/(files|batches)(/[\w-]{1,64}(/(content|cancel))?)?", re.ASCII)
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}

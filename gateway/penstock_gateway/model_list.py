@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from penstock_contract.api.engine import Task
 from penstock_contract.fleet import FleetModel
 
 PATH: Final = "/v1/models"
@@ -16,6 +17,6 @@ def listed(served: Mapping[str, FleetModel]) -> dict[str, Any]:
 def card(name: str, model: FleetModel) -> dict[str, Any]:
     """Return what is told of a model by one of its names."""
     found = {"id": name, "object": "model", "created": model.created, "owned_by": "penstock"}
-    if model.task.is_pooling:
+    if model.task not in (Task.AUTO, Task.GENERATE):
         found["task"] = model.task.lower()
     return {**found, "parent": model.name} if name in model.adapters else found

@@ -19,7 +19,8 @@ from penstock_gateway.batches.gateway_client import Fate, fate
 from penstock_gateway.batches.limits import MOST_LINES
 from penstock_gateway.batches.lines import MAX_LINE, LineError, answer_line, parse
 from penstock_gateway.batches.steps import MOST_PROBLEMS, check
-from penstock_gateway.batches.upload import MOST_AT_ONCE, MOST_FIELDS, Form, Upload, Uploads
+from penstock_gateway.batches.upload import MOST_AT_ONCE, Upload, Uploads
+from penstock_gateway.form import Bounds, Form
 
 URL = "/v1/completions"
 KIND = "multipart/form-data; boundary=xx"
@@ -183,8 +184,8 @@ def test_an_upload_is_read_in_whatever_pieces_it_comes(content: bytes, sizes: li
         form((FILE, b"x" * 1001)),
         form((field(b"purpose"), b"x" * 1025), (FILE, b"x")),
         form((b"x-long: " + b"x" * 1025, b"x"), (FILE, b"x")),
-        form(*((field(b"f%d" % n), b"x") for n in range(MOST_FIELDS + 1)), (FILE, b"x")),
-        form((FILE, b"x"), *((field(b"again"), b"x") for _ in range(MOST_FIELDS + 1))),
+        form(*((field(b"f%d" % n), b"x") for n in range(Bounds(0).fields + 1)), (FILE, b"x")),
+        form((FILE, b"x"), *((field(b"again"), b"x") for _ in range(Bounds(0).fields + 1))),
         b"x" * 100,
     ],
 )

@@ -6,9 +6,13 @@ from typing import Any
 
 import plain_http
 import pytest
+import recordings
+import vllm_answers
 from picker_client import CHAT, body, post
 from stream_auditor import record
 from stub_worker import EVENTS, OK, StubWorker
+
+from penstock_contract.tasks import SPEECH_PATHS
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +52,19 @@ async def test_the_first_event_is_not_held_back(front: Any) -> None:
             assert await anext(pieces) == EVENTS[0]
             worker.release.set()
             assert b"".join([piece async for piece in pieces]) == EVENTS[-1]
+
+
+async def test_a_recording_goes_to_the_worker_as_it_came(front: Any) -> None:
+    async with StubWorker("heard") as worker, plain_http.client(front.url) as client:
+        await front.serve(worker)
+        form, kind = recordings.form({"model": "m"})
+        answer = await client.post(SPEECH_PATHS[0], content=form, headers=kind)
+        assert (answer.status_code, answer.content) == (200, vllm_answers.TRANSCRIPTION)
+        (seen,) = worker.seen
+        assert seen.body == form
+        assert f"content-type: {kind['content-type']}".encode() in seen.head
+        refused = await post(front.url, path=SPEECH_PATHS[0])
+        assert refused.status_code == 415
 
 
 async def test_equal_beginnings_go_to_one_worker_and_others_elsewhere(front: Any) -> None:

@@ -16,7 +16,7 @@ from stub_worker import OK, StubWorker
 from penstock_contract.errors import ApiError
 from penstock_gateway.protocol import MAX_HEAD
 from penstock_gateway.relay.bounds import MAX_VALUES, check_values, separators
-from penstock_gateway.relay.request import parse
+from penstock_gateway.relay.request import parse_json
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +131,7 @@ bodies = st.lists(st.tuples(st.sampled_from(FIELDS), values), max_size=8)
 def test_whatever_a_body_has_is_understood_or_refused(fields: list[tuple[str, Any]]) -> None:
     rows = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in fields]
     try:
-        found = parse(("{" + ",".join(rows) + "}").encode())
+        found = parse_json(("{" + ",".join(rows) + "}").encode())
     except ApiError:
         return
     last = dict(fields)  # of a name that comes twice, the last one counts, as with workers

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from penstock_gateway.relay.media import SIZE, counted
-from penstock_gateway.relay.request import ParsedRequest, parse
+from penstock_gateway.relay.request import ParsedRequest, parse_json
 
 
 def parsed(*parts: Any) -> ParsedRequest:
     messages = [{"role": "user", "content": list(parts)}]
-    return parse(json.dumps({"model": "m", "messages": messages}).encode())
+    return parse_json(json.dumps({"model": "m", "messages": messages}).encode())
 
 
 def inline(seed: int, size: int = 1 << 20) -> str:

@@ -13,7 +13,7 @@ from vllm_stand_in import CHAT, Answer, prompt_of, text_of
 
 from penstock_gateway.relay.continuable import PLAIN, Plan, plan
 from penstock_gateway.relay.outline import LONGEST_STOP, MAX_BODY, MOST_STOPS
-from penstock_gateway.relay.request import parse
+from penstock_gateway.relay.request import parse_json
 from penstock_gateway.relay.stop_strings import StopStrings
 from penstock_gateway.relay.token_ids import MOST, TokenIds
 from penstock_gateway.relay.token_stream import TokenStream
@@ -32,7 +32,7 @@ def request(path: str, **options: Any) -> dict[str, Any]:
 
 
 def planned(body: Any, path: str, parsers: tuple[str, ...] = ()) -> Plan | None:
-    return plan(parse(orjson.dumps(body)).outline, path, parsers)
+    return plan(parse_json(orjson.dumps(body)).outline, path, parsers)
 
 
 def opened(body: Any, path: str, parsers: tuple[str, ...] = ()) -> TokenStream:

@@ -1,8 +1,10 @@
 """vLLM's pods: its documented flags, and the script that runs inside its container."""
 
+import io
 import json
 import subprocess
 import sys
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,6 +94,43 @@ def test_a_model_that_embeds_is_asked_for_a_vector() -> None:
         assert run(command, server).returncode == 0
     with engine(routes=()) as server:
         assert run(command, server).returncode != 0
+
+
+def test_a_model_that_hears_is_asked_for_what_is_said_in_a_second_of_silence() -> None:
+    command = container(task="Transcribe")["startupProbe"]["exec"]["command"]
+    with engine(routes=("/v1/audio/transcriptions",)) as server:
+        assert run(command, server).returncode == 0
+    form = server.asked[-1]["form"]
+    assert b'name="model"\r\n\r\nchat\r\n' in form
+    with wave.open(io.BytesIO(form[form.index(b"RIFF") :])) as sound:
+        assert (sound.getframerate(), sound.getnframes()) == (16_000, 16_000)
+        assert (sound.getnchannels(), sound.getsampwidth()) == (1, 2)
+
+
+def test_a_probe_that_fails_says_what_was_answered() -> None:
+    with engine(status=400) as server:
+        failed = run(container()["startupProbe"]["exec"]["command"], server)
+    assert failed.returncode == 1
+    assert "/v1/audio/transcriptions: no" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine_type", "role", "fix"),
+    [
+        ("Penstock", "Unified", r"spec\.engine\.task: .*use engine\.type VLLM"),
+        ("VLLM", "Prefill", r"role: .*use Unified"),
+    ],
+)
+def test_models_that_hear_are_vllms_and_are_not_divided(
+    engine_type: str, role: str, fix: str
+) -> None:
+    roles = ("Prefill", "Decode") if role == "Prefill" else (role,)
+    pools = [{"name": one.lower(), "replicas": 1, "role": one} for one in roles]
+    infd = deployment(*pools, engine={"type": engine_type, "task": "Transcribe"})
+    with pytest.raises(Unsupported, match=fix):
+        worker_container(infd, plan(infd, {}).pools[0])
+    fine = deployment(engine={"type": "VLLM", "task": "Transcribe"})
+    assert "--runner" not in worker_container(fine, plan(fine, {}).pools[0])["args"]
 
 
 @pytest.mark.parametrize(
@@ -185,11 +224,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.asked.append(json.loads(body))
+        is_json = self.headers["content-type"] == "application/json"
+        self.server.asked.append(json.loads(body) if is_json else {"form": body})
         self.server.shown.append(self.headers["authorization"])
         known = self.server.routes is None or self.path in self.server.routes
         self.send_response(self.server.status if known else 404)
         self.end_headers()
+        self.wfile.write(b"no" if self.server.status != 200 else b"yes")
 
 
 @contextmanager

@@ -263,6 +263,18 @@ class StubWorker:
         """Have no route for anything else."""
         return await self._whole(writer, 404, vllm_answers.NO_ROUTE)
 
+    async def _heard(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return await self._whole(writer, 200, vllm_answers.TRANSCRIPTION)
+
+    async def _heard_as_stream(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return await self._events(writer, vllm_answers.TRANSCRIPTION_EVENTS)
+
+    async def _subtitles(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        length = f"content-length: {len(vllm_answers.SUBTITLES)}"
+        writer.write(_head(200, "text/vtt", length) + vllm_answers.SUBTITLES)
+        await writer.drain()
+        return True
+
     async def _events(self, writer: asyncio.StreamWriter, events: bytes) -> bool:
         head = _head(200, "text/event-stream; charset=utf-8", f"content-length: {len(events)}")
         writer.write(head + events)

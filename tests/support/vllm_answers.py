@@ -43,3 +43,11 @@ ENGINE_DEAD: Final = (
 
 NO_ROUTE: Final = b'{"detail":"Not Found"}'
 """Asked for /v1/embeddings when it generates."""
+
+TRANSCRIPTION: Final = b'{"text":"So it was said.","usage":{"type":"duration","seconds":3}}'
+TRANSCRIPTION_EVENTS: Final = (
+    b'data: {"id":"trsc-9f19b9f070e6de12","object":"transcription.chunk","created":1795297278,'
+    b'"model":"ears","choices":[{"delta":{"content":"So it was said."},"finish_reason":"stop",'
+    b'"stop_reason":null}]}\n\n' + DONE
+)
+SUBTITLES: Final = b"WEBVTT\n\n00:00.000 --> 00:03.000\nSo it was said.\n"

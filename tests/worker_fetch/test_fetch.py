@@ -118,7 +118,8 @@ def test_a_server_that_is_busy_is_asked_again(remote: Remote, into: Path) -> Non
 def test_only_what_describes_a_model_is_fetched(remote: Remote, into: Path) -> None:
     remote.files |= {
         "pytorch_model.bin": b"x", "modeling.py": b"x", "onnx/model.safetensors": b"x",
-        "consolidated.safetensors": b"x", ".gitattributes": b"x", "chat_template.jinja": b"x",
+        "consolidated.safetensors": b"x", "model.fp32-00001-of-00002.safetensors": b"x",
+        ".gitattributes": b"x", "chat_template.jinja": b"x",
     }  # fmt: skip
     get(remote, into)
     assert content(into).keys() == MODEL.keys() | {"chat_template.jinja"}

@@ -17,6 +17,8 @@ from tiny_encoders import POSITIONS, WIDTH, describe, ids, make, words
 from torch.nn import functional
 from worker_process import NAME, WorkerProcess, eventually, worker
 
+from penstock_contract.tasks import SPEECH_PATHS
+
 LONGEST = POSITIONS
 
 
@@ -219,6 +221,13 @@ def test_a_cross_encoder_has_no_vectors(scorer: tuple[WorkerProcess, Any]) -> No
     refused = post(scorer[0], "/v1/embeddings", input="w1")
     assert error(refused) == (400, "task_not_supported", "model")
     assert "/v1/rerank" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", SPEECH_PATHS)
+def test_no_model_of_ours_hears(scorer: tuple[WorkerProcess, Any], path: str) -> None:
+    answer = plain_http.post(f"{scorer[0].url}{path}", data={"model": "m"}, files={"file": b"x"})
+    assert error(answer) == (400, "task_not_supported", "model")
+    assert "VLLM" in answer.json()["error"]["message"]
 
 
 def test_texts_without_partners_are_refused(scorer: tuple[WorkerProcess, Any]) -> None:

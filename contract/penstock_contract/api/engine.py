@@ -19,12 +19,13 @@ class EngineType(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model is for: to generate text, to turn texts into vectors, or to score pairs."""
+    """What a model is for: text, vectors of texts, scores of pairs, or the text of recordings."""
 
     AUTO = "Auto"
     GENERATE = "Generate"
     EMBED = "Embed"
     SCORE = "Score"
+    TRANSCRIBE = "Transcribe"
 
     @property
     def is_pooling(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.metrics import Outcome
-from penstock_contract.tasks import GENERATION, POOLING_PATHS
+from penstock_contract.tasks import GENERATION, POOLING_PATHS, SPEECH_PATHS
 from penstock_contract.worker_token import HEADER
 from penstock_gateway import model_list
 from penstock_gateway.endpoint_picker.endpoints import endpoint
@@ -17,7 +17,7 @@ from penstock_gateway.relay.intake import harmless
 from penstock_gateway.relay.permit import Permit
 from penstock_gateway.relay.request import check_content_type, fingerprint, parse
 
-PATHS: Final = (*GENERATION, *POOLING_PATHS, "/tokenize", "/detokenize")
+PATHS: Final = (*GENERATION, *POOLING_PATHS, *SPEECH_PATHS, "/tokenize", "/detokenize")
 """An allow-list; whatever is not here is not reachable through a picker."""
 CREDENTIALS: Final = (HEADER, "x-api-key", "cookie")
 """Of the client at the gateway; workers have no business with them."""
@@ -54,6 +54,7 @@ class Exchange:
         self._picker = picker
         self._arrived = picker.clock()
         self._headers = found
+        self._content_type = found.get("content-type", "")
         self._subset = subset
         self._body = bytearray()
         self._counted = 0
@@ -79,7 +80,7 @@ class Exchange:
             raise ApiError(ErrorCode.NOT_FOUND, f"{self.path}: Not Found")
         if found.get(":method") != "POST":
             raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, f"{self.path}: send a POST")
-        check_content_type(found.get("content-type", "").encode("latin-1", "replace"))
+        check_content_type(self.path, self._content_type.encode("latin-1", "replace"))
         if found.get("content-encoding", "") not in ("", "identity"):
             raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
         length = found.get("content-length", "")
@@ -115,7 +116,7 @@ class Exchange:
         picker = self._picker
         picker.bodies.whole(self)
         body = bytes(self._body)
-        parsed = parse(body)
+        parsed = parse(self.path, self._content_type, body)
         body = harmless(body, parsed, picker.quarantine, picker.clock())
         model = picker.model(parsed.model)
         session = self._headers.get(headers.SESSION_AFFINITY, "")

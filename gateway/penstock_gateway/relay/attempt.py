@@ -19,6 +19,7 @@ from penstock_gateway.relay.request import worker_request
 from penstock_gateway.relay.response import Response, UpstreamError
 from penstock_gateway.relay.resumable_stream import ABORTED, error_code
 from penstock_gateway.relay.send import send
+from penstock_gateway.relay.speech import is_speech
 from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, first_token_of, of_answer, of_stream
@@ -169,7 +170,8 @@ class Attempt:
             body = decode_body(body, self._progress.handoff.params)
             own.append((headers.HANDOFF, "1"))
         host, incoming = urlsplit(self._worker.url).netloc, admitted.call.headers
-        return worker_request(path, host, self._progress.id, incoming, body, own)
+        kind = admitted.parsed.content_type
+        return worker_request(path, host, self._progress.id, incoming, body, own, kind)
 
     async def _relay(self, response: Response, connection: Connection) -> Outcome:
         if response.status == 200 and is_stream(response):
@@ -256,6 +258,8 @@ class Attempt:
             raise BrokenOffError
         streams = self._admitted.parsed.stream and self._admitted.call.path in STREAMED
         usage = None if streams else of_answer(body)
+        if usage is None and is_speech(self._admitted.call.path):
+            usage = PromptUsage()  # a plain text, or subtitles, if that was asked for
         if usage is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)
         usage.first_token = first_token_of(response.header(_TTFT))

@@ -27,9 +27,9 @@ async def read_body(call: Call, limit: int, ticket: Ticket | None) -> bytes:
         ticket: that the batch service shows.
 
     Raises:
-        ApiError: it is too long, compressed, no JSON by its type, or does not come.
+        ApiError: it is too long, compressed, of another type, or does not come.
     """
-    check_content_type(call.header(b"content-type").encode())
+    check_content_type(call.path, call.header(b"content-type").encode())
     if call.header(b"content-encoding") not in ("", "identity"):
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
     if int(call.header(b"content-length") or 0) > limit:

@@ -138,7 +138,7 @@ class Relay:
         try:
             tenant_request.begin()
             body = await read_body(call, self.settings.max_body, ticket)
-            parsed = parse(body)
+            parsed = parse(call.path, call.header(b"content-type"), body)
             body = harmless(body, parsed, self.quarantine, self.clock())
             model = self._model(parsed.model)
             tokens = int(parsed.size / BYTES_PER_TOKEN)

@@ -7,19 +7,23 @@ headers, a second length, forged `x-penstock-*`) can reach a worker.
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from xxhash import xxh3_64_intdigest
 
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_gateway.form import MEDIA_TYPE
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.client_connection import Headers
 from penstock_gateway.relay.inputs import inputs_size
 from penstock_gateway.relay.media import counted
 from penstock_gateway.relay.outline import MAX_BODY, Outline
+from penstock_gateway.relay.speech import is_speech, read_form
 
+JSON: Final = b"application/json"
+FORM: Final = MEDIA_TYPE.encode()
 _JSON = re.compile(rb"application/(json|[\w.-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RESERVED = (journal.FIELD, handoff.FIELD)
 _FORWARDED = (headers.TRACEPARENT.encode(), b"accept")
@@ -36,16 +40,19 @@ class ParsedRequest:
         body: parsed.
         model: that it names.
         size: bytes that the body had.
+        sound: bytes of text that a recording in it is worth.
     """
 
-    def __init__(self, body: dict[str, Any], model: str, size: int) -> None:
+    def __init__(self, body: dict[str, Any], model: str, size: int, sound: int = 0) -> None:
         tier = body.get("service_tier")
         self.model = model
         self.stream = body.get("stream") is True
         self.prompt = _prompt(body)
         """Bytes that stand for the prompt; equal beginnings mean equal beginnings of prompts."""
-        self.size = len(self.prompt) or inputs_size(body)
+        self.size = len(self.prompt) or sound or inputs_size(body)
         """Bytes of what is to be computed: the prompt, or inputs, which have no prefix to share."""
+        self.content_type = JSON
+        """Of the body."""
         self.tier = tier if isinstance(tier, str) else ""
         """OpenAI's `service_tier`: the request class that is asked for."""
         self.most_tokens = _most_tokens(body)
@@ -58,15 +65,30 @@ class ParsedRequest:
         """What decides how its stream goes on elsewhere; None where it cannot."""
 
 
-def check_content_type(value: bytes) -> None:
-    """Refuse anything but JSON."""
-    if value != b"application/json" and not _JSON.fullmatch(value):
-        raise ApiError(
-            ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the header content-type: application/json"
-        )
+def check_content_type(path: str, value: bytes) -> None:
+    """Refuse anything but JSON, and a form where there is a recording."""
+    wanted = FORM if is_speech(path) else JSON
+    if wanted is JSON and value != JSON and not _JSON.fullmatch(value):
+        raise _other_type(JSON)
+    if wanted is FORM and not value.lower().startswith(FORM):
+        raise _other_type(FORM)
 
 
-def parse(body: bytes) -> ParsedRequest:
+def parse(path: str, content_type: str, body: bytes) -> ParsedRequest:
+    """Return what routing needs.
+
+    Raises:
+        ApiError: the body is not a JSON object, or a form with a recording, with a model.
+    """
+    if is_speech(path):
+        fields, sound = read_form(body, content_type)
+        found = ParsedRequest(fields, _model(fields), len(body), sound)
+        found.content_type = content_type.encode("latin-1", "replace")
+        return found
+    return parse_json(body)
+
+
+def parse_json(body: bytes) -> ParsedRequest:
     """Return what routing needs.
 
     Raises:
@@ -79,14 +101,7 @@ def parse(body: bytes) -> ParsedRequest:
         raise ApiError(ErrorCode.INVALID_JSON, f"the body is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ApiError(ErrorCode.INVALID_JSON, "the body is not a JSON object")
-    model = found.get("model")
-    if not isinstance(model, str) or not model:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "model is required: the name of a served model",
-            param="model",
-        )
-    return ParsedRequest(found, model, len(body))
+    return ParsedRequest(found, _model(found), len(body))
 
 
 def worker_request(
@@ -96,11 +111,14 @@ def worker_request(
     incoming: Headers,
     body: bytes,
     trusted: Iterable[tuple[str, str]] = (),
+    content_type: bytes = JSON,
 ) -> bytes:
     """Return the bytes of the request to a worker; `trusted` headers are the gateway's own."""
     lines = [
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers.REQUEST_ID}: {request_id}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n".encode()
+        f"content-length: {len(body)}\r\ncontent-type: ".encode(),
+        content_type,
+        b"\r\n",
     ]
     lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
     lines += [f"{name}: {value}\r\n".encode() for name, value in trusted]
@@ -128,6 +146,22 @@ def client_headers(found: Headers, own: Iterable[tuple[str, str]]) -> Headers:
         if name not in _HOP_BY_HOP and name not in replaced and not name.startswith(internal)
     ]
     return passed + ours
+
+
+def _model(fields: dict[str, Any]) -> str:
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "model is required: the name of a served model",
+            param="model",
+        )
+    return model
+
+
+def _other_type(wanted: bytes) -> ApiError:
+    message = f"send the header content-type: {wanted.decode()}"
+    return ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message)
 
 
 def _splits(body: dict[str, Any]) -> bool:

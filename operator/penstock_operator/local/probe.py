@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import httpx
 
 from penstock_contract.adapters import MODELS
-from penstock_contract.tasks import NOT_THIS, PROOFS
+from penstock_contract.proofs import NOT_THIS, proofs
 
 STARTING_PAUSE = 0.1
 READY_PAUSE = 1.0
@@ -103,10 +103,12 @@ async def computes(client: httpx.AsyncClient, url: str, model: str) -> bool:
 async def _asked_for_proof(client: httpx.AsyncClient, url: str, model: str) -> int:
     """Return the status of the answer that says most; 0 when there is none."""
     status = 0
-    for path, body in PROOFS:
-        asked = {"model": model, **body}
+    for path, kind, body in proofs(model):
+        sent = {"content-type": kind}
         try:
-            answer = await client.post(f"{url}{path}", json=asked, timeout=TOKEN_TIMEOUT)
+            answer = await client.post(
+                f"{url}{path}", content=body, headers=sent, timeout=TOKEN_TIMEOUT
+            )
         except httpx.HTTPError:
             return 0
         status = answer.status_code

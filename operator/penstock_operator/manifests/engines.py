@@ -3,12 +3,13 @@
 Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, /health.
 """
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from penstock_contract import group, handoff, worker_token
+from penstock_contract import group, handoff, proofs, worker_token
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.base import seconds
 from penstock_contract.api.engine import (
@@ -20,7 +21,6 @@ from penstock_contract.api.engine import (
     WeightQuantization,
 )
 from penstock_contract.api.pool import Parallelism
-from penstock_contract.tasks import NOT_THIS, PROOFS
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 
@@ -291,23 +291,28 @@ _VLLM_TASKS = {
     Task.GENERATE: ("--runner", "generate"),
     Task.EMBED: ("--runner", "pooling", "--convert", "embed"),
     Task.SCORE: ("--runner", "pooling", "--convert", "classify"),
+    Task.TRANSCRIBE: (),
 }
 
-_PROOF = f"""\
-import json, os, sys, urllib.error, urllib.request
+_PROOF = (
+    inspect.getsource(proofs)
+    + f"""
+import os, sys, urllib.error, urllib.request
 token = os.environ.get("{worker_token.VLLM_ENVIRONMENT}", "")
-for path, body in {PROOFS}:
-    request = urllib.request.Request(
-        "http://127.0.0.1:{PORT}" + path, json.dumps({{"model": sys.argv[1], **body}}).encode(),
-        {{"content-type": "application/json", "authorization": "Bearer " + token}})
+said = ""
+for path, kind, body in proofs(sys.argv[1]):
+    sent = {{"content-type": kind, "authorization": "Bearer " + token}}
+    request = urllib.request.Request("http://127.0.0.1:{PORT}" + path, body, sent)
     try:
         urllib.request.urlopen(request, timeout=25).read()
         sys.exit()
     except urllib.error.HTTPError as error:
-        if error.code not in {NOT_THIS}:
+        if error.code not in NOT_THIS:
             raise
-sys.exit(1)
+        said = said + path + ": " + error.read(200).decode("utf-8", "replace") + "; "
+sys.exit(said)
 """
+)
 
 # The root file system is read-only and the uid has no entry in /etc/passwd.
 _VLLM_ENVIRONMENT = {

@@ -9,7 +9,13 @@ from typing import Final
 from penstock_contract.api import Engine, EnginePool, EngineType, InferenceDeployment, Role
 from penstock_contract.api.accelerators import of_nvidia
 from penstock_contract.api.base import quantity
-from penstock_contract.api.engine import Dtype, KvCacheDtype, SpeculativeMethod, WeightQuantization
+from penstock_contract.api.engine import (
+    Dtype,
+    KvCacheDtype,
+    SpeculativeMethod,
+    Task,
+    WeightQuantization,
+)
 from penstock_operator.manifests.tiers import EPHEMERAL, LEAST, exceeds_limit
 
 
@@ -92,10 +98,19 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             apart = "{}={}".format(*glued.groups())
             fix = f"write {apart}, or two entries: {argument!r} is a single argument"
             raise Unsupported(f"spec.engine.extraArgs[{index}]", fix)
-    rules = (_numbers, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks, _pools)
+    rules = (
+        _task, _numbers, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks, _pools,
+    )  # fmt: skip
     for refused, field, fix in chain.from_iterable(rule(asked) for rule in rules):
         if refused:
             raise Unsupported(field, f"not available in this version; {fix}")
+
+
+def _task(asked: _Asked) -> Refusals:
+    hears = asked.engine.task is Task.TRANSCRIBE
+    yield asked.ours and hears, "spec.engine.task", "use engine.type VLLM for models that hear"
+    split = asked.pool.spec.role is not Role.UNIFIED
+    yield hears and split, asked.field("role"), "use Unified for models that hear"
 
 
 def _numbers(asked: _Asked) -> Refusals:

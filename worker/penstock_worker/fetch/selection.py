@@ -13,6 +13,7 @@ Select = Callable[[Iterable[str]], list[str]]
 """Chooses the files to fetch from all there are."""
 
 SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".tiktoken")
+AGAIN = ("consolidated", "model.fp32")
 NAMES = frozenset({"merges.txt", "vocab.txt"})
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
@@ -32,8 +33,8 @@ def selected(names: Iterable[str]) -> list[str]:
             raise FetchError("it is an adapter, no model: name it in spec.model.adapters")
         raise FetchError("there is no config.json: not a model in Hugging Face's layout")
     if "model.safetensors" in found or "model.safetensors.index.json" in found:
-        # Some models carry the same weights a second time, in Mistral's own layout.
-        found = [name for name in found if not name.startswith("consolidated")]
+        # Some models carry the same weights a second time, in Mistral's own layout, or in float32.
+        found = [name for name in found if not name.startswith(AGAIN)]
     if not any(name.endswith(".safetensors") for name in found):
         raise FetchError(
             "there are no *.safetensors files; weights in other formats are not read, since "

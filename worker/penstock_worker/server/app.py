@@ -16,7 +16,7 @@ from penstock_contract import headers
 from penstock_contract.adapters import LOAD, UNLOAD
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.handoff import LEASES_PATH
-from penstock_contract.tasks import EMBEDDINGS, RERANK, SCORE
+from penstock_contract.tasks import EMBEDDINGS, RERANK, SCORE, SPEECH_PATHS
 from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.server import errors
 from penstock_worker.server.adapters import AdapterChanges, LoadRequest, UnloadRequest
@@ -95,6 +95,13 @@ def _pooling_routes(app: FastAPI, service: Service) -> None:
 
     for path in RERANK:
         app.add_api_route(path, rerank, methods=["POST"])
+
+    async def hear() -> Response:
+        message = "No model of Penstock's own engine hears: use spec.engine.type VLLM."
+        raise ApiError(ErrorCode.TASK_NOT_SUPPORTED, message, param="model")
+
+    for path in SPEECH_PATHS:
+        app.add_api_route(path, hear, methods=["POST"])
 
 
 def _text_routes(app: FastAPI, service: Service) -> None:

@@ -46,7 +46,7 @@ NO_ROUTE: Final = b'{"detail":"Not Found"}'
 
 TRANSCRIPTION: Final = b'{"text":"So it was said.","usage":{"type":"duration","seconds":3}}'
 TRANSCRIPTION_EVENTS: Final = (
-    b'data: {"id":"transcribe-a4c65af29164a91c","object":"transcription.chunk","created":1795297278,'
+    b'data: {"id":"transcribe-a4c65af29164","object":"transcription.chunk","created":1795297278,'
     b'"model":"ears","choices":[{"delta":{"content":"So it was said."},"finish_reason":"stop",'
     b'"stop_reason":null}]}\n\n' + DONE
 )

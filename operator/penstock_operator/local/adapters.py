@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
+from penstock_contract.adapter_routes import NAME_HAD, listed, load_body, refusal, unload_body
 from penstock_contract.adapters import (
     LOAD,
     MODELS,
@@ -57,12 +58,12 @@ class AdapterKeeper:
             self._ever = loaded | self._ever
             wanted = dict(self._wanted())
             for name in loaded.keys() - wanted.keys():
-                await self._post(UNLOAD, {"lora_name": name})
+                await self._post(UNLOAD, unload_body(name))
             for name, folder in wanted.items():
                 if loaded.get(name) != folder:
                     await self._bring(name, folder, again=name in loaded)
             self._note(wanted, await self._loaded())
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, ValueError):
             return False
         return self.report.tried
 
@@ -78,13 +79,9 @@ class AdapterKeeper:
             self._failed[name, folder] = (problem, rounds - 1)
             return
         if self._by_name and self._ever.get(name, folder) != folder:
-            problem = (
-                "vLLM finds cached KV by an adapter's name, and this name was another adapter's "
-                "since the worker started: give the new one another name"
-            )
+            problem = NAME_HAD
         else:
-            more = {"load_inplace": True} if again else {}
-            problem = await self._post(LOAD, {"lora_name": name, "lora_path": folder, **more})
+            problem = await self._post(LOAD, load_body(name, folder, again=again))
         if problem:
             self._failed[name, folder] = (problem, AGAIN_ROUNDS)
         else:
@@ -103,19 +100,12 @@ class AdapterKeeper:
     async def _loaded(self) -> dict[str, str]:
         answer = await self._client.get(f"{self._url}{MODELS}", timeout=ASK_TIMEOUT)
         answer.raise_for_status()
-        models = answer.json()["data"]
-        return {one["id"]: one.get("root") or "" for one in models if one.get("parent")}
+        return listed(answer.json())
 
     async def _post(self, path: str, body: Mapping[str, object]) -> str:
         """Return what is wrong, or nothing."""
         answer = await self._client.post(f"{self._url}{path}", json=body, timeout=LOAD_TIMEOUT)
-        if answer.is_success:
-            return ""
-        try:
-            found = answer.json()
-            return str(found.get("error", found)["message"])
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return f"the engine answers {answer.status_code}"
+        return "" if answer.is_success else refusal(answer.status_code, answer.content)
 
 
 def _found(folder: str, loaded: str | None, failed: tuple[str, int] | None) -> AdapterFound:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from penstock_contract.adapter_routes import listed, load_body, refusal, unload_body
 from penstock_contract.adapters import LOAD, MODELS, UNLOAD
 from penstock_contract.worker_token import WorkerTokens
 
@@ -48,13 +49,12 @@ class EngineRoutes:
             )
             health.raise_for_status()
             answer.raise_for_status()
-            models = answer.json()["data"]
-            return {one["id"]: one.get("root") or "" for one in models if one.get("parent")}
+            return listed(answer.json())
         except (httpx.ConnectError, httpx.HTTPStatusError) as error:
             raise EngineAway(str(error)) from error
         except httpx.HTTPError as error:
             raise EngineSlow(str(error)) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise EngineAway(str(error)) from error
 
     async def load(self, name: str, folder: str, *, again: bool) -> str:
@@ -65,13 +65,11 @@ class EngineRoutes:
             folder: its files.
             again: put it in the place of the one of this name.
         """
-        # vLLM would read an adapter that was loaded "in place" anew in every step.
-        more = {"load_inplace": True} if again else {}
-        return await self._post(LOAD, {"lora_name": name, "lora_path": folder, **more})
+        return await self._post(LOAD, load_body(name, folder, again=again))
 
     async def unload(self, name: str) -> str:
         """Unload an adapter; return what is wrong, or nothing."""
-        return await self._post(UNLOAD, {"lora_name": name})
+        return await self._post(UNLOAD, unload_body(name))
 
     async def _post(self, path: str, body: Mapping[str, object]) -> str:
         try:
@@ -82,14 +80,4 @@ class EngineRoutes:
             raise EngineSlow(str(error)) from error
         except httpx.HTTPError as error:
             raise EngineAway(str(error)) from error
-        return "" if answer.is_success else _complaint(answer)
-
-
-def _complaint(answer: httpx.Response) -> str:
-    """Return the words of a refusal: OpenAI's shape, or vLLM's older one."""
-    try:
-        body = answer.json()
-        found = body.get("error", body)
-        return str(found["message"])
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return f"the engine answers {answer.status_code} {answer.text[:200]}".strip()
+        return "" if answer.is_success else refusal(answer.status_code, answer.content)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from penstock_contract.adapter_routes import NAME_HAD
 from penstock_contract.adapters import (
     AdapterFound,
     AdapterReport,
@@ -248,11 +249,7 @@ class Keeper:
                 item.note(AdapterState.READY)
             return
         if self._by_name and self._ever.get(name, folder) != folder:
-            item.failed(
-                "vLLM finds cached KV by an adapter's name, and this name was another adapter's "
-                "since the worker started: give the new one another name",
-                now,
-            )
+            item.failed(NAME_HAD, now)
             return
         try:
             problem = await self._engine.load(name, folder, again=name in self._loaded)

@@ -151,7 +151,14 @@ def _error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        path = request.url.path
+        known = error.status_code == 404 and f"/v1{path}" in (
+            *RELAYED,
+            *BATCH_PATHS,
+            model_list.PATH,
+        )
+        hint = f"; it is at /v1{path}" if known else ""
+        message = f"{request.method} {path}: {error.detail}{hint}"
         return _refusal(ApiError(code, message), request)
 
     @app.exception_handler(ClientDisconnect)

@@ -77,6 +77,14 @@ async def test_what_is_not_on_the_list_is_not_there(
     assert answer.json()["error"]["code"] == code
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/embeddings", "/models", "/batches"])
+async def test_whoever_forgets_v1_is_told(gateway: Any, path: str) -> None:
+    async with plain_http.client() as client:
+        answer = await client.post(gateway.url + path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"POST {path}: Not Found; it is at /v1{path}"
+
+
 async def test_models_aliases_and_adapters_are_listed(gateway: Any) -> None:
     await gateway.serve()
     listed = (await gateway.get("/v1/models")).json()["data"]

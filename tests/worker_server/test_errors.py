@@ -75,6 +75,22 @@ def test_a_field_out_of_bounds_is_named(served: WorkerProcess, case: str) -> Non
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"stop": list("abcdefghi")}, "stop: List should have at most 4 items"),
+        ({"stop": 7}, "stop: Input should be a valid string"),
+        ({"prompt": [[1, -2]]}, "prompt[0][1]: Input should be greater than or equal to 0"),
+        ({"prompt": []}, "prompt: List should have at least 1 item"),
+    ],
+)
+def test_of_what_may_be_several_things_the_fault_of_what_was_given_is_told(
+    served: WorkerProcess, body: dict[str, Any], words: str
+) -> None:
+    error = refused(post(served, COMPLETIONS, {"prompt": "x", **body}), 400, "invalid_request")
+    assert error["message"].startswith(words)
+
+
 def test_too_many_prompts_are_named_by_their_field(served: WorkerProcess) -> None:
     answer = post(served, COMPLETIONS, {"prompt": ["x"] * 65})
     assert refused(answer, 400, "invalid_request")["param"] == "prompt"

@@ -50,9 +50,9 @@ def _messages(given: Any) -> Iterator[Json]:
     if isinstance(given, str) and given:
         yield {"role": "user", "content": given}
         return
-    items = json_list(given, "input")
-    if not items:
+    if not given or not isinstance(given, list):
         raise invalid("input", "must be a text or a list of items")
+    items: list[Any] = given
     calls: list[Json] = []
     for number, item in enumerate(items):
         where = f"input[{number}]"

@@ -8,6 +8,8 @@ from penstock_contract.errors import ApiError, ErrorCode
 from penstock_worker.server.json_response import JsonResponse
 
 _UNION_CHOICES = {"str", "int"}
+_OTHER_TYPE = ("_type", "_parsing")
+"""What the names of pydantic's errors end with where something of another type was given."""
 _BY_STATUS = {
     404: ErrorCode.NOT_FOUND,
     405: ErrorCode.METHOD_NOT_ALLOWED,
@@ -20,8 +22,15 @@ def response(error: ApiError) -> JsonResponse:
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """Return the first problem of a body, with the path of its field."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    """Return the first problem of a body, with the path of its field.
+
+    Of a field that may be one of several things, it is the problem with what was given, rather than
+    that it is not the others.
+    """
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
+    right_type = (one for one in same_field if not one["type"].endswith(_OTHER_TYPE))
+    first = next(right_type, found[0])
     path = ""
     for part in first["loc"]:
         if part in _UNION_CHOICES:

@@ -47,6 +47,17 @@ def test_kv_is_handed_over_on_this_machine_and_on_any_port() -> None:
     assert argv[-2:] == ("--kv-transfer", "127.0.0.1:0")
 
 
+def test_vllms_that_hand_kv_over_meet_on_this_machine() -> None:
+    port = {"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": "5600"}
+    host = {"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", "valueFrom": {"fieldRef": {}}}
+    container = {**CONTAINER, "env": [port, host]}
+    command = worker_command(container, port=41234, model="/m", side_channel=41235)
+    assert command.environment == {
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": "41235",
+    }
+
+
 def test_kv_is_kept_in_a_folder_of_this_machine() -> None:
     container = {**CONTAINER, "args": [*CONTAINER["args"], "--kv-tier-disk", "/kv"]}
     command = worker_command(container, port=41234, model="/home/me/model", tier="/state/kv/chat")

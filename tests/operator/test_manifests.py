@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pod_security import violations
 
-from penstock_contract.api import InferenceDeployment
+from penstock_contract.api import EngineType, InferenceDeployment
 from penstock_operator.manifests import (
     Place,
     Settings,
@@ -533,6 +533,8 @@ def test_only_workers_of_the_deployment_pull_kv_from_each_other() -> None:
     workers = {"podSelector": {"matchLabels": {"penstock.dev/deployment": "chat"}}}
     assert (kv["from"], kv["ports"]) == ([workers], [{"protocol": "TCP", "port": 5600}])
     assert workers not in http["from"]
+    policy = pool_objects(plan(deployment(pools=pools), {}).pools[0], SETTINGS, EngineType.VLLM)
+    assert policy["NetworkPolicy"]["spec"]["ingress"][1:] == [{"from": [workers]}]
 
 
 if __name__ == "__main__":

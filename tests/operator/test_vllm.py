@@ -96,6 +96,37 @@ def test_a_model_that_embeds_is_asked_for_a_vector() -> None:
         assert run(command, server).returncode != 0
 
 
+def split(role: str, **engine: Any) -> dict[str, Any]:
+    pools = [{"name": n.lower(), "role": n, "replicas": 1} for n in ("Prefill", "Decode")]
+    transfer = {"transfer": {"leaseSeconds": 12}}
+    infd = deployment(pools=pools, engine={"type": "VLLM", **engine}, disaggregation=transfer)
+    pool = next(one for one in plan(infd, {}).pools if one.spec.role == role)
+    return worker_container(infd, pool)
+
+
+@pytest.mark.parametrize("role", ["Prefill", "Decode"])
+def test_pools_of_both_roles_hand_kv_over_by_nixl(role: str) -> None:
+    found = split(role)
+    config = json.loads(found["args"][found["args"].index("--kv-transfer-config") + 1])
+    assert config == {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"kv_lease_duration": 12},
+    }
+    variables = {one["name"]: one for one in found["env"]}
+    assert variables["VLLM_NIXL_SIDE_CHANNEL_PORT"]["value"] == "5600"
+    address = variables["VLLM_NIXL_SIDE_CHANNEL_HOST"]["valueFrom"]
+    assert address == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert {port["containerPort"] for port in found["ports"]} == {8000, 5600}
+    assert "--kv-transfer-config" not in container()["args"]
+
+
+def test_another_connector_may_be_asked_for() -> None:
+    arguments = split("Prefill", extraArgs=['--kv-transfer-config={"kv_connector": "x"}'])["args"]
+    assert arguments[-1].startswith("--kv-transfer-config=")  # vLLM takes the last
+
+
 def test_a_model_that_hears_is_asked_for_what_is_said_in_a_second_of_silence() -> None:
     command = container(task="Transcribe")["startupProbe"]["exec"]["command"]
     with engine(routes=("/v1/audio/transcriptions",)) as server:

@@ -62,7 +62,8 @@ def pool_step(
         settings: the installation's.
         leaving: the pool is not in the spec any more: its workers are drained, then it goes.
     """
-    planned = [*pool_objects(pool, settings).values(), *group_children(observed, pool)]
+    beside = pool_objects(pool, settings, deployment.spec.engine.type)
+    planned = [*beside.values(), *group_children(observed, pool)]
     around, held_up = children(observed, planned, Owner.of(pool))
     step, workloads, unsupported = _advanced(observed, deployment, pool, settings, leaving=leaving)
     held = bool(step.drain) and not observed.gateways.fresh

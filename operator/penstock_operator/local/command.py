@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock_operator.manifests.engines import NIXL_HOST, NIXL_PORT
 from penstock_operator.manifests.sources import MODELS
 
 HOST = "127.0.0.1"
@@ -30,6 +31,7 @@ def worker_command(
     port: int,
     model: str,
     tier: str = "",
+    side_channel: int = 0,
     programs: Mapping[str, str] | None = None,
 ) -> Command:
     """Return how to run a planned container as a process.
@@ -39,6 +41,7 @@ def worker_command(
         port: where it listens, on 127.0.0.1.
         model: folder of the model on this machine; it stands where the container has /models.
         tier: folder for KV that leaves the prefix cache, where it is to be kept.
+        side_channel: port at which a vLLM that hands KV over answers others.
         programs: paths of programs that are not Penstock's own, by name.
     """
     argv = [*container.get("command", []), *container.get("args", [])]
@@ -55,6 +58,8 @@ def worker_command(
         for variable in container.get("env", [])
         if "value" in variable and variable["name"] not in CONTAINERS_OWN
     }
+    if NIXL_PORT in fixed:
+        fixed |= {NIXL_HOST: HOST, NIXL_PORT: str(side_channel)}
     return Command(tuple(argv), fixed)
 
 

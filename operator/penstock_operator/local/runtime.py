@@ -226,7 +226,8 @@ class Runtime:
             return
         self._workers_started += 1
         name = f"{key.deployment}-{key.pool}-{self._workers_started}"
-        port = free_port(avoid={self._port, self._batches_port, *self._supervisor.ports})
+        taken = {self._port, self._batches_port, *self._supervisor.ports}
+        port = free_port(avoid=taken)
         spec = planned.deployment.spec
         recipe = Recipe(
             wanted=planned.wanted,
@@ -235,6 +236,7 @@ class Runtime:
                 port=port,
                 model=planned.model_folder,
                 tier=str(self._home.tier(key.deployment)),
+                side_channel=free_port(avoid={port, *taken}),
                 programs=self._programs(),
             ),
             port=port,

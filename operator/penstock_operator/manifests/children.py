@@ -1,7 +1,7 @@
 """What stands around the workers: Service, PodDisruptionBudget, NetworkPolicy, monitors."""
 
 from penstock_contract import adapters, handoff
-from penstock_contract.api import EnginePool, InferenceDeployment
+from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
 from penstock_contract.labels import COMPONENT, DEPLOYMENT
 from penstock_operator.manifests.engines import PORT, is_split
 from penstock_operator.manifests.objects import (
@@ -16,13 +16,15 @@ NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Label that every namespace bears (Kubernetes 1.21 and later)."""
 
 
-def pool_objects(pool: EnginePool, settings: Settings) -> dict[str, Object]:
+def pool_objects(
+    pool: EnginePool, settings: Settings, engine: EngineType = EngineType.PENSTOCK
+) -> dict[str, Object]:
     """Return, by kind, what a pool needs beside its workers."""
     return {
         "ServiceAccount": _service_account(pool, settings),
         "Service": _headless_service(pool),
         "PodDisruptionBudget": _disruption_budget(pool),
-        "NetworkPolicy": _network_policy(pool, settings),
+        "NetworkPolicy": _network_policy(pool, settings, engine),
     }
 
 
@@ -55,7 +57,7 @@ def _disruption_budget(pool: EnginePool) -> Object:
     return pool_object("policy/v1", "PodDisruptionBudget", pool, spec=spec)
 
 
-def _network_policy(pool: EnginePool, settings: Settings) -> Object:
+def _network_policy(pool: EnginePool, settings: Settings, engine: EngineType) -> Object:
     """Only gateway, operator and Prometheus reach a worker; its KV, only others of its model."""
     system = {"matchLabels": {NAMESPACE_NAME: settings.system_namespace}}
     peers: list[Object] = [
@@ -71,7 +73,9 @@ def _network_policy(pool: EnginePool, settings: Settings) -> Object:
     ports = [{"protocol": "TCP", "port": port} for port in (PORT, adapters.PORT)]
     ingress: list[Object] = [{"from": peers, "ports": ports}]
     if is_split(pool):
-        ingress.append({"from": [workers], "ports": [{"protocol": "TCP", "port": handoff.PORT}]})
+        # vLLMs agree at this port on others, over which the KV itself goes.
+        kv = [{"protocol": "TCP", "port": handoff.PORT}] if engine is EngineType.PENSTOCK else []
+        ingress.append({"from": [workers], **({"ports": kv} if kv else {})})
     spec = {
         "podSelector": {"matchLabels": pool_selector(pool)},
         "policyTypes": ["Ingress"],

@@ -32,6 +32,9 @@ NODE_RANK = "PENSTOCK_NODE_RANK"
 them differs between its pods, so that a follower is made of what its leader was made of."""
 VLLM_HOST_IP = "VLLM_HOST_IP"
 """Where a process of vLLM's is found by others of its replica."""
+NIXL_HOST = "VLLM_NIXL_SIDE_CHANNEL_HOST"
+NIXL_PORT = "VLLM_NIXL_SIDE_CHANNEL_PORT"
+"""Where vLLMs that pull KV ask for what they need to know of each other first."""
 TIER = "/kv"
 """Where a worker sees the volume of a tier on a disk."""
 
@@ -135,6 +138,32 @@ def _handoff(deployment: InferenceDeployment, pool: EnginePool) -> list[str]:
     return ["--kv-transfer", f"0.0.0.0:{handoff.PORT}", "--kv-transfer-lease", f"{lease}s"]
 
 
+def _nixl(deployment: InferenceDeployment, pool: EnginePool) -> list[str]:
+    """vLLM's hand-off; decode workers compute prompts, too. Flags of the user's own win."""
+    if not is_split(pool):
+        return []
+    config = {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_both",
+        # By itself it fails a request whose KV does not come.
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "kv_lease_duration": deployment.spec.disaggregation.transfer.lease_seconds
+        },
+    }
+    return ["--kv-transfer-config", json.dumps(config)]
+
+
+def _side_channel(pool: EnginePool) -> dict[str, str]:
+    return {NIXL_PORT: str(handoff.PORT)} if is_split(pool) else {}
+
+
+def _vllm_addresses(pool: EnginePool) -> tuple[str, ...]:
+    # By itself it takes the address by which it would reach the internet.
+    found = (*_own_address(pool), VLLM_HOST_IP) if _own_address(pool) else ()
+    return (*found, NIXL_HOST) if is_split(pool) else found
+
+
 def _tier(engine: Engine) -> list[str]:
     return [
         argument
@@ -213,6 +242,7 @@ def _vllm(
             *_limits(deployment),
             *_speculation(engine, draft),
             *_lora(adapters, engine.lora),
+            *_nixl(deployment, pool),
             # How much of a prompt was cached is told only on demand; routing goes by it.
             "--enable-prompt-tokens-details",
             # By itself vLLM breaks off what it is answering when it is told to end.
@@ -221,9 +251,9 @@ def _vllm(
         ),
         # vLLM answers /health before it has computed anything, so a token or a vector is asked for.
         probe={"exec": {"command": ["python3", "-c", _PROOF, names[0]]}, "timeoutSeconds": 30},
-        environment=_VLLM_ENVIRONMENT | _vllm_lora(engine) | _place(pool),
-        # By itself it takes the address by which it would reach the internet.
-        own_address=(*_own_address(pool), VLLM_HOST_IP) if _own_address(pool) else (),
+        ports={"http": PORT, "kv": handoff.PORT} if is_split(pool) else {"http": PORT},
+        environment=_VLLM_ENVIRONMENT | _vllm_lora(engine) | _place(pool) | _side_channel(pool),
+        own_address=_vllm_addresses(pool),
         token_variable=worker_token.VLLM_ENVIRONMENT,
         shared_memory=True,
     )  # fmt: skip

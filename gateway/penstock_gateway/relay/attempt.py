@@ -11,6 +11,7 @@ from penstock_contract import headers
 from penstock_contract.errors import ApiError, ErrorCode
 from penstock_contract.fleet import FleetWorker
 from penstock_contract.metrics import Fault, Outcome
+from penstock_contract.tasks import SPEECH_PATHS
 from penstock_gateway.relay.client_answer import ClientAnswer, is_stream
 from penstock_gateway.relay.context import AdmittedRequest, RelayContext, RequestProgress
 from penstock_gateway.relay.handoff import decode_body
@@ -19,7 +20,6 @@ from penstock_gateway.relay.request import worker_request
 from penstock_gateway.relay.response import Response, UpstreamError
 from penstock_gateway.relay.resumable_stream import ABORTED, error_code
 from penstock_gateway.relay.send import send
-from penstock_gateway.relay.speech import is_speech
 from penstock_gateway.relay.upstream import Connection
 from penstock_gateway.routing.policy import Choice
 from penstock_gateway.routing.prompt_usage import PromptUsage, first_token_of, of_answer, of_stream
@@ -258,7 +258,7 @@ class Attempt:
             raise BrokenOffError
         streams = self._admitted.parsed.stream and self._admitted.call.path in STREAMED
         usage = None if streams else of_answer(body)
-        if usage is None and is_speech(self._admitted.call.path):
+        if usage is None and self._admitted.call.path in SPEECH_PATHS:
             usage = PromptUsage()  # a plain text, or subtitles, if that was asked for
         if usage is None:
             raise UpstreamError("it answered with something else than asked for", Fault.GARBAGE)

@@ -14,13 +14,14 @@ from xxhash import xxh3_64_intdigest
 
 from penstock_contract import handoff, headers, journal
 from penstock_contract.errors import ApiError, ErrorCode
+from penstock_contract.tasks import SPEECH_PATHS
 from penstock_gateway.form import MEDIA_TYPE
 from penstock_gateway.relay.bounds import check_values
 from penstock_gateway.relay.client_connection import Headers
 from penstock_gateway.relay.inputs import inputs_size
 from penstock_gateway.relay.media import counted
 from penstock_gateway.relay.outline import MAX_BODY, Outline
-from penstock_gateway.relay.speech import is_speech, read_form
+from penstock_gateway.relay.speech import read_form
 
 JSON: Final = b"application/json"
 FORM: Final = MEDIA_TYPE.encode()
@@ -67,7 +68,7 @@ class ParsedRequest:
 
 def check_content_type(path: str, value: bytes) -> None:
     """Refuse anything but JSON, and a form where there is a recording."""
-    wanted = FORM if is_speech(path) else JSON
+    wanted = FORM if path in SPEECH_PATHS else JSON
     if wanted is JSON and value != JSON and not _JSON.fullmatch(value):
         raise _other_type(JSON)
     if wanted is FORM and not value.lower().startswith(FORM):
@@ -80,7 +81,7 @@ def parse(path: str, content_type: str, body: bytes) -> ParsedRequest:
     Raises:
         ApiError: the body is not a JSON object, or a form with a recording, with a model.
     """
-    if is_speech(path):
+    if path in SPEECH_PATHS:
         fields, sound = read_form(body, content_type)
         found = ParsedRequest(fields, _model(fields), len(body), sound)
         found.content_type = content_type.encode("latin-1", "replace")

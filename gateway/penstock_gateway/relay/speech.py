@@ -6,7 +6,6 @@ prefix that a worker might have cached, and its size is all that tells how long 
 
 from typing import Final
 
-from penstock_contract.tasks import SPEECH_PATHS
 from penstock_gateway.form import Bounds, FormReader, Nowhere
 
 SOUND_BYTES: Final = 64
@@ -36,8 +35,3 @@ def read_form(body: bytes, content_type: str) -> tuple[dict[str, object], int]:
     }
     fields["stream"] = form.fields.get("stream", "").lower() in _YES
     return fields, form.bytes // SOUND_BYTES + len(form.fields.get("prompt", ""))
-
-
-def is_speech(path: str) -> bool:
-    """Return whether requests of a path are forms with a recording."""
-    return path in SPEECH_PATHS

@@ -117,9 +117,9 @@ def worker_request(
     """Return the bytes of the request to a worker; `trusted` headers are the gateway's own."""
     lines = [
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers.REQUEST_ID}: {request_id}\r\n"
-        f"content-length: {len(body)}\r\ncontent-type: ".encode(),
+        "content-type: ".encode(),
         content_type,
-        b"\r\n",
+        f"\r\ncontent-length: {len(body)}\r\n".encode(),
     ]
     lines += [name + b": " + value + b"\r\n" for name, value in incoming if name in _FORWARDED]
     lines += [f"{name}: {value}\r\n".encode() for name, value in trusted]

@@ -83,7 +83,7 @@ class PickerProcess(GatewayProcess):
         """Whether Envoy can ask it nothing new."""
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.grpc_port)
-        except ConnectionRefusedError:
+        except ConnectionError:  # refused; or reset, where it stops just now
             return True
         writer.close()
         return False

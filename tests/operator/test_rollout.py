@@ -45,6 +45,32 @@ def test_scaling_down_drains_the_emptiest_and_shrinks_only_when_gateways_confirm
     assert advance(replace(at, workers=(busy, confirmed))).sizes == {"a": 1}
 
 
+def test_nobody_shrinks_while_its_replicaset_could_take_one_that_is_not_confirmed() -> None:
+    """Pods that drain are all alike to it."""
+    gone = Worker("a8", "a", ready=False, draining=True, confirmed=True)
+    told = Worker("a9", "a", ready=False, draining=True)
+    new = workers("b", 3)
+    at = RolloutState(3, "b", "a", sizes={"a": 2, "b": 3}, workers=(gone, told, *new))
+    assert advance(at).sizes == {"a": 2, "b": 3}
+    both = advance(replace(at, workers=(gone, replace(told, confirmed=True), *new)))
+    assert both.sizes == {"a": 0, "b": 3}
+
+
+def test_nobody_else_begins_to_drain_while_a_revision_shrinks() -> None:
+    gone = Worker("a8", "a", ready=False, draining=True, confirmed=True)
+    old, new = workers("a", 1), workers("b", 3)
+    at = RolloutState(3, "b", "a", sizes={"a": 2, "b": 3}, workers=(gone, *old, *new))
+    assert (advance(at).sizes["a"], advance(at).drain) == (1, ())
+    assert advance(replace(at, sizes={"a": 1, "b": 3}, workers=(*old, *new))).drain == ("a0",)
+
+
+def test_a_shrink_that_was_asked_for_is_not_taken_back_by_one_that_drains() -> None:
+    gone = Worker("a8", "a", ready=False, draining=True, confirmed=True)
+    told = Worker("a9", "a", ready=False, draining=True)
+    at = RolloutState(2, "b", "a", sizes={"a": 1, "b": 2}, workers=(gone, told, *workers("b", 2)))
+    assert advance(at).sizes["a"] == 1
+
+
 def test_a_shrink_is_not_asked_for_twice_while_the_pod_still_shows() -> None:
     leaving = Worker("x", "a", ready=False, draining=True, confirmed=True)
     at = RolloutState(1, "a", "a", sizes={"a": 1}, workers=(*workers("a", 1), leaving))
@@ -252,7 +278,9 @@ class Cluster:
                 self.pods[name] = Worker(name, revision, ready=False)
                 self.made[name] = self.now
             extra = len(mine) - self.sizes[revision]
-            for pod in sorted(mine, key=lambda p: (p.ready, not p.draining))[: max(0, extra)]:
+            worst = sorted(mine, key=lambda p: (p.ready, not p.draining, p.confirmed))
+            for pod in worst[: max(0, extra)]:
+                assert pod.removable or not pod.draining, "one was ended that was not confirmed"
                 del self.pods[pod.id]
 
     def kubelet(self) -> None:
@@ -260,8 +288,8 @@ class Cluster:
         for name, pod in self.pods.items():
             if pod.revision in self.bad:
                 self.pods[name] = replace(pod, failing="exited with code 1")
-            elif not pod.draining:
-                self.pods[name] = replace(pod, ready=True)
+            else:
+                self.pods[name] = replace(pod, ready=not pod.draining)
 
     def gateways(self) -> None:
         """Every gateway has seen who is draining."""
@@ -276,8 +304,8 @@ class Cluster:
             before = (dict(self.sizes), dict(self.pods), self.rejected, self.stable)
             self.now += 10.0
             self.act()
-            self.controllers()
             self.kubelet()
+            self.controllers()
             self.gateways()
             same = before == (self.sizes, self.pods, self.rejected, self.stable)
             quiet = quiet + 1 if same else 0

@@ -21,7 +21,8 @@ import zmq
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
 from stream_auditor import Recording, audit, record
 from tests.e2e.conftest import ROOT, Stack
-from vllm_program import NEEDS_VLLM, environment
+from tests.e2e.vllm_stack import PATIENCE, vllm_client, vllm_stack
+from vllm_program import NEEDS_VLLM
 
 from penstock_contract.kv_events import wire
 
@@ -80,7 +81,6 @@ QUESTION: Any = {
 }
 LONG: Any = {**QUESTION, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
 NEVER = ["never said, but waited for"]
-PATIENCE = 400.0
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +91,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def serving(folder: Path) -> Iterator[Stack]:
     """One vLLM behind the gateway."""
-    manifest = folder / "generating.yaml"
-    manifest.write_text(GENERATING.format(root=ROOT, folder=folder))
-    (folder / "venv").mkdir()
-    found = Stack(folder / "home")
-    try:
-        found.up(manifest, "--vllm-venv", str(environment(folder / "venv")), timeout=PATIENCE)
+    with vllm_stack(folder, GENERATING.format(root=ROOT, folder=folder)) as found:
         yield found
-    finally:
-        found.run("down", check=False)
 
 
 @pytest.fixture
 def client(serving: Stack) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as found:
+    with vllm_client(serving.url) as found:
         yield found
 
 
@@ -278,7 +271,7 @@ def test_it_finishes_what_it_has_when_it_is_taken_away(
 ) -> None:
     stream = iter(client.chat.completions.create(**LONG, stream=True))
     next(stream)
-    down = Thread(target=lambda: serving.run("down", str(folder / "generating.yaml")))
+    down = Thread(target=lambda: serving.run("down", str(folder / "manifest.yaml")))
     down.start()
     reasons = [chunk.choices[0].finish_reason for chunk in stream]
     down.join()

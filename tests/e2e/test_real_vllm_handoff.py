@@ -12,10 +12,10 @@ from typing import Any
 
 import plain_http
 import pytest
-from openai import OpenAI
 from stream_auditor import audit, record
 from tests.e2e.conftest import ROOT, Stack
-from vllm_program import NEEDS_VLLM, PYTHON, environment
+from tests.e2e.vllm_stack import vllm_client, vllm_stack
+from vllm_program import NEEDS_VLLM, PYTHON
 from waiting import eventually
 
 pytestmark = NEEDS_VLLM
@@ -32,7 +32,6 @@ spec:
   - {{name: prefill, role: Prefill, replicas: 1}}
   - {{name: decode, role: Decode, replicas: 1}}
 """
-PATIENCE = 500.0
 TEXT = "A list is a sequence of items that can be changed after it was made. " * 12
 
 
@@ -51,16 +50,8 @@ def nixl() -> None:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("split")
-    manifest = folder / "split.yaml"
-    manifest.write_text(SPLIT.format(root=ROOT))
-    (folder / "venv").mkdir()
-    found = Stack(folder / "home")
-    try:
-        found.up(manifest, "--vllm-venv", str(environment(folder / "venv")), timeout=PATIENCE)
+    with vllm_stack(tmp_path_factory.mktemp("split"), SPLIT.format(root=ROOT)) as found:
         yield found
-    finally:
-        found.run("down", check=False)
 
 
 def of_pool(stack: Stack, pool: str) -> dict[str, Any]:
@@ -78,7 +69,7 @@ def pulled(stack: Stack) -> float:
 
 
 def answer(url: str, asked: dict[str, Any]) -> str:
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with vllm_client(url) as client:
         found = client.chat.completions.create(**asked)
     return str(found.choices[0].message.content)
 

@@ -13,7 +13,8 @@ import httpx
 import plain_http
 import pytest
 from tests.e2e.conftest import ROOT, Stack
-from vllm_program import NEEDS_VLLM, environment
+from tests.e2e.vllm_stack import PATIENCE, vllm_stack
+from vllm_program import NEEDS_VLLM
 
 pytestmark = NEEDS_VLLM
 
@@ -37,21 +38,13 @@ spec:
 """
 CLIENTS = 8
 """Each has a request under way that grows to 750 tokens; the KV of a vLLM holds 1,500."""
-PATIENCE = 400.0
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Stack]:
     """One vLLM behind the gateway, and an autoscaler that may start another."""
-    manifest = tmp_path / "scaling.yaml"
-    manifest.write_text(SCALING.format(root=ROOT))
-    (tmp_path / "venv").mkdir()
-    found = Stack(tmp_path / "home")
-    try:
-        found.up(manifest, "--vllm-venv", str(environment(tmp_path / "venv")), timeout=PATIENCE)
+    with vllm_stack(tmp_path, SCALING.format(root=ROOT)) as found:
         yield found
-    finally:
-        found.run("down", check=False)
 
 
 def ask(url: str, number: int, ended: Event) -> list[int]:

@@ -11,7 +11,8 @@ import pytest
 import tiny_whisper
 from openai import APIStatusError, OpenAI
 from tests.e2e.conftest import Stack
-from vllm_program import NEEDS_VLLM, environment
+from tests.e2e.vllm_stack import vllm_client, vllm_stack
+from vllm_program import NEEDS_VLLM
 
 from penstock_contract.proofs import silence
 from penstock_contract.tasks import SPEECH_PATHS
@@ -28,7 +29,6 @@ spec:
   pools:
   - {{name: default, replicas: 1}}
 """
-PATIENCE = 400.0
 SOUND = ("a.wav", silence(3))
 
 
@@ -36,20 +36,13 @@ SOUND = ("a.wav", silence(3))
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("hearing")
     tiny_whisper.make(folder / "model")
-    manifest = folder / "hearing.yaml"
-    manifest.write_text(HEARING.format(folder=folder / "model"))
-    (folder / "venv").mkdir()
-    found = Stack(folder / "home")
-    try:
-        found.up(manifest, "--vllm-venv", str(environment(folder / "venv")), timeout=PATIENCE)
+    with vllm_stack(folder, HEARING.format(folder=folder / "model")) as found:
         yield found
-    finally:
-        found.run("down", check=False)
 
 
 @pytest.fixture
 def client(serving: Stack) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as found:
+    with vllm_client(serving.url) as found:
         yield found
 
 

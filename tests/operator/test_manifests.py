@@ -28,7 +28,7 @@ from penstock_operator.manifests import (
     pool_objects,
     workload,
 )
-from penstock_operator.manifests.engines import worker_arguments
+from penstock_operator.manifests.penstock import worker_arguments
 from penstock_operator.manifests.sources import fetched_folder, wanted_model
 from penstock_operator.plan import plan
 

@@ -31,7 +31,7 @@ from penstock_operator.cluster.kinds import (
 )
 from penstock_operator.cluster.preconditions import in_the_way, owner_stays
 from penstock_operator.manifests import Object
-from penstock_operator.manifests.engines import PORT
+from penstock_operator.manifests.engine import PORT
 from penstock_operator.snapshot import Obstacle
 
 log = logging.getLogger("penstock.operator")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock_operator.manifests.engines import NIXL_HOST, NIXL_PORT
 from penstock_operator.manifests.sources import MODELS
+from penstock_operator.manifests.vllm import NIXL_HOST, NIXL_PORT
 
 HOST = "127.0.0.1"
 KV_TRANSFER = "--kv-transfer"

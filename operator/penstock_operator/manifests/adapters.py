@@ -10,7 +10,7 @@ from penstock_contract.adapters import AGENT, FETCHED, PORT, READY_PATH, WantedA
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
 from penstock_contract.worker_token import ENVIRONMENT, SECRET_KEY
 from penstock_operator.adapters import at_start, comes_and_goes
-from penstock_operator.manifests.engines import PORT as ENGINE_PORT
+from penstock_operator.manifests.engine import PORT as ENGINE_PORT
 from penstock_operator.manifests.objects import Object
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import (

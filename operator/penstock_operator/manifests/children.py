@@ -3,7 +3,7 @@
 from penstock_contract import adapters, handoff
 from penstock_contract.api import EnginePool, EngineType, InferenceDeployment
 from penstock_contract.labels import COMPONENT, DEPLOYMENT
-from penstock_operator.manifests.engines import PORT, is_split
+from penstock_operator.manifests.engine import PORT, is_split
 from penstock_operator.manifests.objects import (
     Object,
     deployment_object,

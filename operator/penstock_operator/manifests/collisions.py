@@ -21,9 +21,11 @@ from penstock_contract.worker_pod import CONTAINER
 from penstock_operator.manifests.adapters import ADAPTER_DOWNLOAD, ADAPTERS
 from penstock_operator.manifests.additions import confined, pod_security
 from penstock_operator.manifests.draft import DRAFT, DRAFT_DOWNLOAD
-from penstock_operator.manifests.engines import LEADER_IP, NODE_RANK, PORT, TIER, VLLM_HOST_IP
+from penstock_operator.manifests.engine import LEADER_IP, NODE_RANK, PORT
+from penstock_operator.manifests.penstock import TIER
 from penstock_operator.manifests.sources import DOWNLOAD, MODELS
 from penstock_operator.manifests.unsupported import Unsupported
+from penstock_operator.manifests.vllm import HOST_IP as VLLM_HOST_IP
 
 VOLUMES = re.compile(r"model|tmp|kv|shm|draft|adapters|adapter-\d+")
 CONTAINERS = re.compile(rf"{CONTAINER}|{AGENT}|{DOWNLOAD}|{DRAFT_DOWNLOAD}|{ADAPTER_DOWNLOAD}\d+")

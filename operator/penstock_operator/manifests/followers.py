@@ -21,7 +21,7 @@ from penstock_contract.labels import (
     SERVED_MODEL,
 )
 from penstock_contract.worker_pod import CONTAINER
-from penstock_operator.manifests import engines
+from penstock_operator.manifests import engine, vllm
 from penstock_operator.manifests.objects import Object, pool_object, pool_selector
 
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -86,7 +86,7 @@ def follower(pool: EnginePool, template: Object, place: Place) -> Object:
 
 def _computing(container: Object, place: Place) -> Object:
     """Return a leader's container as a follower has it, which serves nobody."""
-    here = {engines.LEADER_IP: place.address, engines.NODE_RANK: str(place.rank)}
+    here = {engine.LEADER_IP: place.address, engine.NODE_RANK: str(place.rank)}
     kept = {k: v for k, v in container.items() if k not in (*_PROBES, "ports")}
     env = [
         {"name": one["name"], "value": here[one["name"]]} if one["name"] in here else one
@@ -94,7 +94,7 @@ def _computing(container: Object, place: Place) -> Object:
     ]
     if _is_vllm(container):
         return {**kept, "args": [*container["args"], "--headless"], "env": env}
-    probe = {"httpGet": {"path": group.READY_PATH, "port": engines.PORT}, "periodSeconds": 2}
+    probe = {"httpGet": {"path": group.READY_PATH, "port": engine.PORT}, "periodSeconds": 2}
     return {**kept, "env": env, "readinessProbe": probe}
 
 
@@ -105,7 +105,7 @@ def rejoins(template: Object) -> bool:
 
 
 def _is_vllm(container: Object) -> bool:
-    return bool(container["command"] == list(engines.VLLM_COMMAND))
+    return bool(container["command"] == list(vllm.COMMAND))
 
 
 def group_objects(pool: EnginePool, wanted: int) -> list[Object]:

@@ -27,7 +27,8 @@ from penstock_operator.manifests.additions import (
 from penstock_operator.manifests.claims import one_volume_per_claim
 from penstock_operator.manifests.collisions import refuse_clashes
 from penstock_operator.manifests.draft import draft_download, draft_source, local_draft
-from penstock_operator.manifests.engines import EngineContainer, engine_container
+from penstock_operator.manifests.engine import EngineContainer
+from penstock_operator.manifests.engines import engine_container
 from penstock_operator.manifests.objects import Object, pool_labels
 from penstock_operator.manifests.settings import Settings
 from penstock_operator.manifests.sources import MODELS, Source, download, source

@@ -5,8 +5,8 @@ from math import ceil
 from penstock_contract.api import EnginePool, Resources
 from penstock_contract.api.base import quantity
 from penstock_contract.api.engine import KvTier
-from penstock_operator.manifests.engines import TIER
 from penstock_operator.manifests.objects import Object
+from penstock_operator.manifests.penstock import TIER
 
 EPHEMERAL = "ephemeral-storage"
 LEAST = 64 << 20

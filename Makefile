@@ -106,9 +106,8 @@ e2e: $(VENV)/.installed tools  ## Install the chart in a real cluster and use it
 	@PYTHON=$(BIN)/python hack/e2e.sh
 
 .PHONY: test-vllm
-test-vllm: $(VENV)/.installed  ## Test a real vLLM behind the gateway: PENSTOCK_TEST_VLLM names its Python (ten minutes)
-	@$(BIN)/pytest tests/e2e/test_real_vllm.py tests/e2e/test_real_vllm_scaling.py tests/e2e/test_real_vllm_nodes.py \
-		tests/e2e/test_real_vllm_speech.py tests/e2e/test_real_vllm_handoff.py
+test-vllm: $(VENV)/.installed  ## Test a real vLLM behind the gateway: PENSTOCK_TEST_VLLM names its Python (half an hour)
+	@$(BIN)/pytest tests/e2e/test_real_vllm*.py
 
 .PHONY: kind-e2e
 kind-e2e: $(VENV)/.installed tools  ## The same in a kind cluster of its own (needs docker and kind)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import plain_http
 from openai import OpenAI
 from tests.e2e.conftest import Stack
 from vllm_program import environment
@@ -32,3 +33,19 @@ def vllm_client(url: str) -> Iterator[OpenAI]:
     """Yield a client of a gateway or a vLLM that hides no failure by trying again."""
     with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as found:
         yield found
+
+
+def engines(pid: int) -> list[int]:
+    """Return the processes that compute, of a vLLM server."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def counted(url: str, name: str) -> float:
+    """Return what a vLLM has counted."""
+    text = plain_http.get(f"{url}/metrics").text
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if f"{name}{{" in line)

@@ -59,11 +59,17 @@ def test_a_draft_that_is_to_be_quantised_is_refused() -> None:
         container(speculative={"method": "draft", "draft": draft})
 
 
-def test_adapters_are_named_as_vllm_spells_it_and_mixed_in_a_batch() -> None:
+def arguments_with_adapters(limits: dict[str, Any]) -> list[str]:
     adapters = [{"name": n, "uri": f"pvc://adapters/{n}"} for n in ("sql", "org/law")]
-    infd = deployment(engine={"type": "VLLM"}, model={"uri": "pvc://m", "adapters": adapters})
+    pool = {"name": "default", "replicas": 1, "resources": {"limits": limits}}
+    infd = deployment(pool, engine={"type": "VLLM"}, model={"uri": "pvc://m", "adapters": adapters})
     found = workload(infd, plan(infd, {}).pools[0], Settings(), 1)
-    arguments = found["spec"]["template"]["spec"]["containers"][0]["args"]
+    arguments: list[str] = found["spec"]["template"]["spec"]["containers"][0]["args"]
+    return arguments
+
+
+def test_adapters_are_named_as_vllm_spells_it_and_mixed_in_a_batch() -> None:
+    arguments = arguments_with_adapters({"nvidia.com/gpu": 1})
     begin = arguments.index("--enable-lora")
     assert arguments[begin : begin + 6] == [
         "--enable-lora",
@@ -74,6 +80,15 @@ def test_adapters_are_named_as_vllm_spells_it_and_mixed_in_a_batch() -> None:
         "org/law=/adapters/1/org/law",
     ]
     assert "--enable-lora" not in container()["args"]
+
+
+def test_on_cpus_one_place_for_adapters_stays_empty() -> None:
+    """vLLM computes rows without an adapter with what is in the last one."""
+    arguments = arguments_with_adapters({"cpu": "4"})
+    assert arguments[arguments.index("--max-loras") + 1] == "3"
+    arguments = container(lora={"maxAdapters": 4, "maxPerStep": 8})["args"]
+    assert arguments[arguments.index("--max-loras") + 1] == "5"
+    assert arguments[arguments.index("--max-cpu-loras") + 1] == "5"
 
 
 def test_the_first_probe_succeeds_only_with_a_generated_token() -> None:

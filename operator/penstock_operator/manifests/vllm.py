@@ -57,7 +57,7 @@ def vllm_engine(
             *_block_size(engine),
             *limits(deployment),
             *_speculation(engine, draft),
-            *_lora(adapters, engine.lora),
+            *_lora(adapters, engine.lora, spare=0 if pool.spec.gpus else 1),
             *_nixl(deployment, pool),
             # How much of a prompt was cached is told only on demand; routing goes by it.
             "--enable-prompt-tokens-details",
@@ -131,14 +131,20 @@ def _speculation(engine: Engine, draft: str) -> list[str]:
     return ["--speculative-config", json.dumps(config)]
 
 
-def _lora(adapters: Mapping[str, str], lora: Lora | None) -> list[str]:
-    """All that a worker begins with in a batch; vLLM's own default is one."""
+def _lora(adapters: Mapping[str, str], lora: Lora | None, spare: int) -> list[str]:
+    """All that a worker begins with in a batch; vLLM's own default is one.
+
+    On CPUs one place more: in a step with adapters vLLM computes the rows that have none with what
+    is in the last place (vllm#48421).
+    """
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     named = ["--lora-modules", *modules] if modules else []
     if lora is None:
-        return ["--enable-lora", "--max-loras", str(len(modules)), *named] if modules else []
-    arguments = ["--enable-lora", "--max-loras", str(min(lora.max_per_step, lora.max_adapters))]
-    arguments += ["--max-cpu-loras", str(lora.max_adapters)]
+        places = str(len(modules) + spare)
+        return ["--enable-lora", "--max-loras", places, *named] if modules else []
+    most = min(lora.max_per_step, lora.max_adapters) + spare
+    arguments = ["--enable-lora", "--max-loras", str(most)]
+    arguments += ["--max-cpu-loras", str(max(lora.max_adapters, most))]
     if lora.max_rank is not None:
         arguments += ["--max-lora-rank", str(lora.max_rank)]
     return [*arguments, *named]

@@ -1,16 +1,14 @@
 """A real vLLM in the place of Penstock's workers, behind `penstock up`: what docs/vllm.md promises.
 
 Each of its starts takes a minute or more, so there are few: for one model, again after its engine
-was killed, two at once of which one is killed, and for another that embeds.
+was killed, and for another that embeds.
 """
 
-import asyncio
 import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,9 +17,8 @@ import plain_http
 import pytest
 import zmq
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
-from stream_auditor import Recording, audit, record
 from tests.e2e.conftest import ROOT, Stack
-from tests.e2e.vllm_stack import PATIENCE, vllm_client, vllm_stack
+from tests.e2e.vllm_stack import PATIENCE, counted, engines, vllm_client, vllm_stack
 from vllm_program import NEEDS_VLLM
 
 from penstock_contract.kv_events import wire
@@ -53,16 +50,6 @@ spec:
   pools:
   - {{name: default, scaling: {{minReplicas: 1, maxReplicas: 1}}}}
 """
-PAIR = """\
-apiVersion: penstock.dev/v1alpha1
-kind: InferenceDeployment
-metadata: {{name: pair}}
-spec:
-  model: {{uri: "file://{root}/examples/model"}}
-  engine: {{type: VLLM, maxModelLen: 1024, maxNumSeqs: 16, extraArgs: [--enforce-eager]}}
-  pools:
-  - {{name: default, replicas: 2}}
-"""
 EMBEDDING = """\
 apiVersion: penstock.dev/v1alpha1
 kind: InferenceDeployment
@@ -80,7 +67,6 @@ QUESTION: Any = {
     "max_tokens": 24,
 }
 LONG: Any = {**QUESTION, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
-NEVER = ["never said, but waited for"]
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +91,6 @@ def worker(stack: Stack) -> str:
     """Return where vLLM itself listens."""
     (found,) = stack.workers()
     return str(found["url"])
-
-
-def counted(url: str, name: str) -> float:
-    """Return what a vLLM has counted."""
-    text = plain_http.get(f"{url}/metrics").text
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if f"{name}{{" in line)
 
 
 def another_is_ready(stack: Stack, gone: str) -> Callable[[], bool]:
@@ -250,22 +230,6 @@ def test_a_stream_whose_engine_dies_ends_with_an_error(serving: Stack, client: O
     assert client.chat.completions.create(**QUESTION).choices
 
 
-def engines(pid: int) -> list[int]:
-    """Return the processes that compute, of a vLLM server."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text()
-    ]
-
-
-def give_way(pid: int) -> None:
-    """Let a process run only when no other wants to: it must not be done before it is looked at."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
-
-
 def test_it_finishes_what_it_has_when_it_is_taken_away(
     serving: Stack, client: OpenAI, folder: Path
 ) -> None:
@@ -276,73 +240,6 @@ def test_it_finishes_what_it_has_when_it_is_taken_away(
     reasons = [chunk.choices[0].finish_reason for chunk in stream]
     down.join()
     assert reasons[-1] == "length"
-
-
-def test_streams_of_one_that_dies_go_on_at_another(serving: Stack, folder: Path) -> None:
-    manifest = folder / "pair.yaml"
-    manifest.write_text(PAIR.format(root=ROOT))
-    serving.run("up", str(manifest), timeout=PATIENCE)
-    undisturbed = [asyncio.run(record(serving.url, *asked)) for asked in streams()]
-    broken = asyncio.run(streamed_while_one_dies(serving))
-    for is_now, would_be in zip(broken, undisturbed, strict=True):
-        now, whole = (audit(found, include_usage=True) for found in (is_now, would_be))
-        assert now.outcome == "complete"
-        assert now.texts == whole.texts
-        assert now.finish_reasons == whole.finish_reasons == {0: "length"}
-        assert now.usage is not None
-        assert whole.usage is not None
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            assert now.usage[name] == whole.usage[name]
-        assert places(is_now) == places(would_be)
-        assert len({json.loads(e)["id"] for e in is_now.events() if e != "[DONE]"}) == 1
-        assert b'token_ids":[' not in is_now.body
-    lines = plain_http.get(f"{serving.url}/metrics").text.splitlines()
-    resumed = [line for line in lines if line.startswith("penstock_gateway_resumes_total{")]
-    assert sum(float(line.rpartition(" ")[2]) for line in resumed) > 0
-    serving.run("down", str(manifest))
-
-
-def places(recording: Recording) -> list[int]:
-    """Return where the tokens of an answer begin, where it tells."""
-    told = [json.loads(event) for event in recording.events() if event != "[DONE]"]
-    logprobs = [choice.get("logprobs") or {} for one in told for choice in one["choices"]]
-    return [at for one in logprobs for at in one.get("text_offset", [])]
-
-
-def streams() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return what is asked for: paths and bodies."""
-    asked = {"model": "pair", "temperature": 0, "max_tokens": 900, "ignore_eos": True}
-    asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    for question in ("What is a list?", "What is a generator?"):
-        messages = [{"role": "user", "content": question}]
-        yield "/v1/chat/completions", {**asked, "messages": messages}
-        yield "/v1/completions", {**asked, "prompt": question}
-        yield "/v1/chat/completions", {**asked, "messages": messages, "stop": NEVER}
-        yield "/v1/completions", {**asked, "prompt": question, "logprobs": 1}
-
-
-async def streamed_while_one_dies(stack: Stack) -> list[Recording]:
-    """Ask for all streams at once, and kill the vLLM that has said most when one has begun."""
-    running = {worker["url"]: worker["pid"] for worker in stack.workers()}
-    said = {url: counted(url, "vllm:generation_tokens_total") for url in running}
-    computing = {process: engines(process) for process in running.values()}
-    for engine in chain.from_iterable(computing.values()):
-        give_way(engine)
-    begun = asyncio.Event()
-    asking = [
-        asyncio.create_task(record(stack.url, path, body, first_piece=begun))
-        for path, body in streams()
-    ]
-    await begun.wait()
-    for engine in chain.from_iterable(computing.values()):  # or all ends before it is counted
-        os.kill(engine, signal.SIGSTOP)
-    more = {url: counted(url, "vllm:generation_tokens_total") - said[url] for url in running}
-    dying = running[max(more, key=more.__getitem__)]
-    for process in (dying, *computing.pop(dying)):
-        os.kill(process, signal.SIGKILL)
-    for engine in chain.from_iterable(computing.values()):
-        os.kill(engine, signal.SIGCONT)
-    return await asyncio.gather(*asking)
 
 
 def test_one_that_embeds_is_served_beside(serving: Stack, client: OpenAI, folder: Path) -> None:

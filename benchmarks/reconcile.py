@@ -58,9 +58,9 @@ def main() -> None:
 def crowd(count: int) -> Iterator[tuple[Site, float]]:
     """Yield a site with `count` settled deployments, and the seconds that took."""
     with (
-        cluster.control_plane() as kubeconfig,
-        FakeNode(access := Access.read(kubeconfig)) as node,
         tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder,
+        cluster.control_plane(Path(folder)) as kubeconfig,
+        FakeNode(access := Access.read(kubeconfig)) as node,
         site(access, node, Path(folder), "--resync", f"{RESYNC}s") as found,
     ):
         found.operator.wait_ready()

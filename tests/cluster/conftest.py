@@ -1,6 +1,7 @@
 """Fixtures of the tests that need a control plane; without one they are skipped, and it is said."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ SKIPPED = pytest.StashKey[int]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if HERE in item.path.parents]
     if cluster.available():
-        for item in ours[:1]:  # the control plane may have to be built for it
+        # The control plane may have to be built for the first one, of files that run side by side.
+        for item in {item.path: item for item in reversed(ours)}.values():
             item.add_marker(pytest.mark.timeout(1800))
         return
     for item in ours:
@@ -38,8 +40,11 @@ def pytest_terminal_summary(
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Iterator[Path]:
-    with cluster.control_plane() as path:
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the one of all processes
+    with cluster.control_plane(folder) as path:
         yield path
 
 

@@ -1,9 +1,11 @@
 """A real control plane for tests: the one that KUBECONFIG names, or one started for the session.
 
 `PENSTOCK_TEST_CLUSTER` names a script whose `up` starts a control plane and prints the path of its
-kubeconfig, and whose `down` ends it. Old state is dropped first; what was started is ended.
+kubeconfig, and whose `down` ends it. Old state is dropped first; what was started is ended. Test
+processes that run side by side share it: the first one starts it, and the last one ends it.
 """
 
+import fcntl
 import os
 import random
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import yaml
@@ -27,21 +30,55 @@ def available() -> bool:
 
 
 @contextmanager
-def control_plane() -> Iterator[Path]:
-    """Yield the kubeconfig of a running control plane that knows Penstock's API types."""
-    script = os.environ.get("PENSTOCK_TEST_CLUSTER", "")
-    ours = not os.environ.get("KUBECONFIG")
-    if ours:
-        _call(script, "down")
-    kubeconfig = Path(_call(script, "up") if ours else os.environ["KUBECONFIG"])
+def control_plane(folder: Path) -> Iterator[Path]:
+    """Yield the kubeconfig of a running control plane that knows Penstock's API types.
+
+    Args:
+        folder: the same for all who share it.
+    """
+    if kubeconfig := os.environ.get("KUBECONFIG"):
+        _prepare(Path(kubeconfig))
+        yield Path(kubeconfig)
+    else:
+        with _started(os.environ["PENSTOCK_TEST_CLUSTER"], folder / "kubeconfig-path") as path:
+            yield path
+
+
+@contextmanager
+def _started(script: str, note: Path) -> Iterator[Path]:
+    """Start a control plane, or join the one that was started already.
+
+    Who uses it has a shared lock on the note, in which its kubeconfig's path is written.
+    """
+    with note.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if not note.read_text():
+                _call(script, "down")
+                kubeconfig = _call(script, "up")
+                _prepare(Path(kubeconfig))
+                note.write_text(kubeconfig)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield Path(note.read_text())
+        finally:
+            if _is_last(lock):
+                note.write_text("")
+                _call(script, "down")
+
+
+def _is_last(lock: TextIO) -> bool:
+    """Return whether nobody else uses the control plane, and keep all others from starting one."""
     try:
-        with Kube(Access.read(kubeconfig)) as kube:
-            eventually(partial(_answers, kube, "/readyz"), "the API server is ready", within=400)
-            install_types(kube)
-        yield kubeconfig
-    finally:
-        if ours:
-            _call(script, "down")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _prepare(kubeconfig: Path) -> None:
+    with Kube(Access.read(kubeconfig)) as kube:
+        eventually(partial(_answers, kube, "/readyz"), "the API server is ready", within=400)
+        install_types(kube)
 
 
 def install_types(kube: Kube) -> None:

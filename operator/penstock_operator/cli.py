@@ -58,14 +58,18 @@ def explain(
 def validate(files: tuple[Path, ...]) -> None:
     """Check each FILE as the API server and the operator would."""
     from penstock_operator.local.errors import UserError
+    from penstock_operator.local.manifest import NothingOfOurs
 
     wrong = False
     for file in files:  # all of them: whoever checks a folder wants to know every mistake
         try:
             _validate(file)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            wrong = True
+            if isinstance(error, NothingOfOurs) and len(files) > 1:
+                _not_ours(file, error.others)
+            else:
+                click.echo(f"error: {error}", err=True)
+                wrong = True
     if wrong:
         raise SystemExit(2)
 
@@ -84,7 +88,11 @@ def _validate(file: Path) -> None:
         click.echo(f"{file}: InferenceDeployment {deployment.metadata.name} is valid")
     for caller in declared.tenants:
         click.echo(f"{file}: Tenant {caller.metadata.name} is valid")
-    for other in declared.others:
+    _not_ours(file, declared.others)
+
+
+def _not_ours(file: Path, others: list[str]) -> None:
+    for other in others:
         click.echo(f"{file}: {other} is not Penstock's, and was not checked")
 
 

@@ -85,8 +85,6 @@ def load_manifests(text: str, source: str) -> Loaded:
     if not documents:
         raise InvalidManifest(source, [Problem("", "holds no object")])
     others = [_name(document) for document in documents if _of_another_group(document)]
-    if len(others) == len(documents):
-        raise InvalidManifest(source, [Problem("", f"holds nothing of {API_VERSION}: {others[0]}")])
     found: list[Manifest] = []
     problems: list[Problem] = []
     for number, document in enumerate(documents, 1):

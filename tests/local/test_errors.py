@@ -234,6 +234,19 @@ def test_a_file_that_is_wrong_fails_those_before_and_after_it(
     assert "InferenceDeployment small is valid" in said
 
 
+def test_a_folder_may_hold_what_is_for_others(machine: Any, tmp_path: Path) -> None:
+    """A file alone that holds nothing of ours is a mistake; beside others it is not."""
+    space = tmp_path / "space.yaml"
+    space.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: models}\n")
+    nothing = f"{space} holds nothing of penstock.dev/v1alpha1: Namespace models"
+    for command in ("validate", "up"):
+        assert nothing in machine.run(command, space, code=2)
+    example = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+    said = machine.run("validate", space, example)
+    assert f"{space}: Namespace models is not Penstock's, and was not checked" in said
+    assert "InferenceDeployment quickstart is valid" in said
+
+
 def test_validate_wants_a_file(machine: Any) -> None:
     assert "Missing argument 'FILE...'" in machine.run("validate", code=2)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock_contract.api import EngineType, InferenceDeployment, Tenant
+from penstock_contract.labels import API_VERSION
 from penstock_operator.local.errors import UserError
 from penstock_operator.manifests import Unsupported
 from penstock_operator.manifests.adapters import local_adapters, wanted_adapters
@@ -34,10 +35,24 @@ class Declared:
     """Kind and name of what only a cluster can make of it, such as a PersistentVolumeClaim."""
 
 
+class NothingOfOurs(UserError):
+    """A manifest is for others altogether.
+
+    Args:
+        file: the manifest.
+        others: what it holds, by kind and name.
+    """
+
+    def __init__(self, file: Path, others: list[str]) -> None:
+        super().__init__(f"{file} holds nothing of {API_VERSION}: {others[0]}")
+        self.others = others
+
+
 def read_manifest(file: Path) -> Declared:
     """Return what a YAML file asks for.
 
     Raises:
+        NothingOfOurs: it is for others.
         UserError: no such file, no YAML, or not valid; it names the field and the fix.
     """
     try:
@@ -50,6 +65,8 @@ def read_manifest(file: Path) -> Declared:
     except InvalidManifest as error:
         raise UserError(str(error)) from None
     found = loaded.objects
+    if not found:
+        raise NothingOfOurs(file, loaded.others)
     pools = [m for m in found if not isinstance(m, InferenceDeployment | Tenant)]
     if pools:
         name = f"{pools[0].kind} {pools[0].metadata.name}"

@@ -106,6 +106,11 @@ def test_a_mistake_in_a_spec_is_told_the_way_out(
             {"resources": {"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}}},
             "[default].resources.requests[memory]: 8Gi is more than the limit, 4Gi",
         ),
+        ({"template": {"labels": {"team": "search team"}}}, "[default].template.labels[team]: "),
+        ({"template": {"labels": {"a b": "x"}}}, "[default].template.labels[a b]: must be called"),
+        ({"template": {"annotations": {"/x": ""}}}, "[default].template.annotations[/x]: must be"),
+        ({"template": {"nodeSelector": {"zone": "-"}}}, "[default].template.nodeSelector[zone]: "),
+        ({"template": {"env": {"A=B": "x"}}}, "[default].template.env[A=B]: a variable's name"),
     ],
 )
 def test_a_mistake_in_a_pool_is_told_the_way_out(
@@ -130,6 +135,17 @@ def test_a_name_that_kubernetes_refuses_may_still_be_the_models(tmp_path: Path) 
 def test_what_an_api_server_takes_is_no_mistake(resources: dict[str, Any], tmp_path: Path) -> None:
     engine = {"type": "VLLM", "extraArgs": ["--seed", "3", "--x=a b", "a b"]}
     body = manifest({**POOL, "resources": resources}, engine=engine)
+    assert check_supported(read_manifest(written(body, tmp_path)).deployments)
+
+
+def test_metadata_that_kubernetes_takes_is_no_mistake(tmp_path: Path) -> None:
+    long = "x" * 63
+    template = {
+        "labels": {"example.com/team": "", long: long, "a.b_c-d": "1"},
+        "annotations": {"example.com/why": "because, of course!"},
+        "env": {"with space": "x", "_": "", "LD.x-y": "="},
+    }
+    body = manifest({**POOL, "template": template})
     assert check_supported(read_manifest(written(body, tmp_path)).deployments)
 
 

@@ -22,6 +22,7 @@ from penstock_operator.manifests.adapters import ADAPTER_DOWNLOAD, ADAPTERS
 from penstock_operator.manifests.additions import confined, pod_security
 from penstock_operator.manifests.draft import DRAFT, DRAFT_DOWNLOAD
 from penstock_operator.manifests.engine import LEADER_IP, NODE_RANK, PORT
+from penstock_operator.manifests.metadata import wrong_metadata
 from penstock_operator.manifests.penstock import TIER
 from penstock_operator.manifests.sources import DOWNLOAD, MODELS
 from penstock_operator.manifests.unsupported import Unsupported
@@ -43,6 +44,7 @@ def refuse_clashes(deployment: InferenceDeployment, pool: EnginePool) -> None:
     """Raise Unsupported for the first thing that a pool's pods cannot have."""
     template = pool.spec.template
     found = chain(
+        wrong_metadata(template),
         _resources(pool),
         _amounts(pool.spec.resources),
         _volumes(template),

@@ -51,7 +51,7 @@ def test_the_longest_names_converge(site: Site, length: int) -> None:
 
 def test_a_refused_value_is_asked_for_no_more_than_now_and_then(site: Site) -> None:
     spec = site.manifest(ONE)
-    spec["spec"]["pools"][0]["template"] = BY_TEMPLATE["a label that is none"]
+    spec["spec"]["pools"][0]["template"] = BY_TEMPLATE["a toleration of nonsense"]
     site.kube.apply(spec)
     eventually(lambda: told(site), "told")
     site.quiet_for(3)

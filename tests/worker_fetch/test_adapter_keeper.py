@@ -22,6 +22,7 @@ from penstock_contract.worker_token import WorkerTokens
 from penstock_worker.adapters import keeper
 from penstock_worker.adapters.cli import fetched
 from penstock_worker.adapters.engine import EngineRoutes
+from penstock_worker.adapters.item import LONGEST_PAUSE, Item
 from penstock_worker.adapters.keeper import Keeper
 from penstock_worker.fetch.remote import FetchError
 
@@ -123,6 +124,22 @@ async def kept(engine: Engine, *, by_name: bool = False) -> AsyncIterator[Kept]:
 @pytest.fixture(autouse=True)
 def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "ROUND_SECONDS", 0.01)
+
+
+def test_what_has_come_of_an_adapter_that_is_wanted_no_more_goes() -> None:
+    async def scenario() -> None:
+        async with kept(Engine()) as found:
+            found.fetch = refuse
+            found.keeper.tell(WantedAdapters(adapters=(LAW,)))
+            await found.until(lambda: found.states() == {"law": AdapterState.FAILED})
+            assert found.forgotten == []
+            found.keeper.tell(WantedAdapters(adapters=()))
+            await found.until(lambda: found.forgotten == [ROOT / "law"])
+
+    def refuse(_: WantedAdapter) -> Path:
+        raise OSError("broken off")
+
+    asyncio.run(scenario())
 
 
 def test_an_engine_that_is_slow_is_the_same_engine() -> None:
@@ -256,7 +273,7 @@ def test_what_is_wanted_no_more_goes_though_its_download_was_under_way() -> None
 
 
 def test_a_pause_ends_growing_however_often_something_has_failed() -> None:
-    item = keeper._Item(LAW)
+    item = Item(LAW)
     for _ in range(5000):
         item.failed("no such bucket", now=0.0)
-    assert item.again_at == keeper.LONGEST_PAUSE
+    assert item.again_at == LONGEST_PAUSE

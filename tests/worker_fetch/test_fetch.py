@@ -11,7 +11,7 @@ from model_hub import MODEL, Remote, serve
 from worker_process import COMMAND
 
 from penstock_worker.fetch.cli import main, origin
-from penstock_worker.fetch.folder import MARKER, fetch
+from penstock_worker.fetch.folder import MARKER, fetch, remove
 
 
 @pytest.fixture
@@ -94,6 +94,18 @@ def test_what_another_version_left_behind_is_not_mixed_in(remote: Remote, into: 
     get(remote, into)
     assert content(into) == MODEL
     assert left_over(into) == []
+
+
+def test_what_is_removed_goes_whole_or_not(remote: Remote, into: Path) -> None:
+    beside = into.with_name(f"{into.name}-2")
+    get(remote, beside)
+    get(remote, into)
+    into.with_name(f".{into.name}.{'0' * 16}.partial").mkdir()
+    remove(into)
+    assert not into.exists()
+    assert left_over(into) == []
+    assert content(beside) == MODEL
+    remove(into)
 
 
 @pytest.mark.parametrize("name", MODEL)

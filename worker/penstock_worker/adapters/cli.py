@@ -2,10 +2,8 @@
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from penstock_worker.adapters.engine import EngineRoutes
 from penstock_worker.adapters.keeper import Keeper
 from penstock_worker.adapters.memory import recalled, remember
 from penstock_worker.fetch.cli import origin
-from penstock_worker.fetch.folder import fetch
+from penstock_worker.fetch.folder import fetch, remove
 from penstock_worker.fetch.remote import FetchError
 from penstock_worker.fetch.selection import selected_of_adapter
 from penstock_worker.server import errors
@@ -55,7 +53,7 @@ async def _serve(options: argparse.Namespace, tokens: WorkerTokens) -> None:
         keeper = Keeper(
             EngineRoutes(client, options.engine, tokens),
             lambda wanted: fetched(wanted, root),
-            _remove if options.evict else lambda _: None,
+            remove if options.evict else lambda _: None,
             root,
             by_name=options.by_name,
         )
@@ -129,11 +127,6 @@ def fetched(wanted: WantedAdapter, root: Path) -> Path:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FetchError(f"{wanted.uri}: {error}") from error
     return root / wanted.folder
-
-
-def _remove(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        shutil.rmtree(folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,31 +7,23 @@ failed is tried again, ever less often.
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock_contract.adapter_routes import NAME_HAD
 from penstock_contract.adapters import (
-    AdapterFound,
     AdapterReport,
     AdapterState,
     WantedAdapter,
     WantedAdapters,
 )
 from penstock_worker.adapters.engine import EngineAway, EngineRoutes, EngineSlow
+from penstock_worker.adapters.item import Item
 
 log = logging.getLogger("penstock.adapters")
 
 ROUND_SECONDS = 1.0
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
-"""Seconds until what failed is tried again; doubled each time."""
-DOUBLINGS = 16
-"""Of a pause; more would only be larger numbers."""
-ENDINGS = 2
-"""Times that an engine ends while it loads an adapter, after which the adapter is to blame."""
 DOWNLOADS = 4
 """At a time."""
 TOLD_WITHIN = 60.0
@@ -45,41 +37,7 @@ Fetch = Callable[[WantedAdapter], Path]
 Raises Exception, whose words say why it cannot.
 """
 Forget = Callable[[Path], None]
-"""Removes files that are not wanted any more."""
-
-
-@dataclass
-class _Item:
-    """One adapter that is wanted."""
-
-    wanted: WantedAdapter
-    folder: Path | None = None
-    download: asyncio.Task[Path] | None = None
-    found: AdapterFound = field(default_factory=AdapterFound)
-    failures: int = 0
-    endings: int = 0
-    again_at: float = 0.0
-
-    def note(self, state: AdapterState, message: str = "") -> None:
-        self.found = AdapterFound(
-            state=state, uri=self.wanted.uri, revision=self.wanted.revision, message=message
-        )
-
-    def failed(self, message: str, now: float) -> None:
-        self.note(AdapterState.FAILED, message)
-        self.again_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.failures)
-        self.failures = min(self.failures + 1, DOUBLINGS)
-
-    @property
-    def given_up(self) -> bool:
-        return self.endings >= ENDINGS
-
-    def ended_its_engine(self, now: float) -> None:
-        """It may have been an accident, once: an adapter must not keep the model away."""
-        self.endings += 1
-        rest = ": it is not tried again until it is changed" if self.given_up else ""
-        self.failed(f"the engine ended while it loaded this adapter{rest}", now)
-        self.again_at = math.inf if self.given_up else self.again_at
+"""Removes files that are not wanted any more, and what has come of them so far."""
 
 
 class Keeper:
@@ -111,7 +69,7 @@ class Keeper:
         self._root = root
         self._by_name = by_name
         self._clock = clock
-        self._items: dict[str, _Item] = {}
+        self._items: dict[str, Item] = {}
         self._told = False
         self._announced: frozenset[str] | None = None
         self._loaded: dict[str, str] = {}
@@ -132,7 +90,7 @@ class Keeper:
             if item is None or item.wanted != one:
                 if item is not None:
                     self._drop(item)
-                item = _Item(one)
+                item = Item(one)
                 item.note(AdapterState.LOADING)
                 self._news.set()
             self._items[one.name] = item
@@ -232,7 +190,7 @@ class Keeper:
         for item in self._items.values():  # there is room for what found none
             item.again_at = item.again_at if item.given_up else 0.0
 
-    async def _bring(self, item: _Item) -> None:
+    async def _bring(self, item: Item) -> None:
         """Take an adapter one step further."""
         now, name = self._clock(), item.wanted.name
         if item.found.state is AdapterState.FAILED and now < item.again_at:
@@ -270,7 +228,7 @@ class Keeper:
         item.failures = 0
         item.note(AdapterState.READY)
 
-    def _look_at_download(self, item: _Item, now: float) -> None:
+    def _look_at_download(self, item: Item, now: float) -> None:
         if item.download is None:
             item.download = asyncio.create_task(self._downloaded(item))
             item.download.add_done_callback(lambda _: self._news.set())
@@ -284,21 +242,23 @@ class Keeper:
         elif not done.cancelled():
             item.folder = done.result()
 
-    async def _downloaded(self, item: _Item) -> Path:
+    async def _downloaded(self, item: Item) -> Path:
         async with self._room:
             if self._items.get(item.wanted.name) is not item:
                 raise asyncio.CancelledError  # it was wanted no more before its turn came
             return await asyncio.to_thread(self._fetch, item.wanted)
 
-    def _drop(self, item: _Item) -> None:
-        if item.download is not None:  # a thread cannot be stopped: what it brings goes then
-            item.download.add_done_callback(self._brought_in_vain)
-        elif item.folder is not None:
-            self._leftover.add(item.folder)
+    def _drop(self, item: Item) -> None:
+        """Let its files go, whole or not."""
+        folder = self._root / item.wanted.folder
+        if item.download is None:
+            self._leftover.add(folder)
+        else:  # a thread cannot be stopped: what it brings goes then
+            item.download.add_done_callback(lambda _: self._brought_in_vain(folder))
 
-    def _brought_in_vain(self, download: asyncio.Task[Path]) -> None:
-        if not download.cancelled() and download.exception() is None:
-            self._leftover.add(download.result())
+    def _brought_in_vain(self, folder: Path) -> None:
+        self._leftover.add(folder)
+        self._news.set()
 
     def _forget_leftover(self) -> None:
         """Remove files that neither the engine has nor anybody wants."""

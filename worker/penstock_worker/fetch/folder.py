@@ -52,12 +52,22 @@ def fetch(origin: Origin, into: Path, say: Say) -> None:
         raise FetchError(f"cannot write to {into}: {error.strerror or error}") from error
 
 
+def remove(folder: Path) -> None:
+    """Remove what was fetched into a folder, or has come of it so far; nothing may be there."""
+    for found in (folder, *_partial(folder)):
+        shutil.rmtree(found, ignore_errors=True)
+
+
+def _partial(folder: Path) -> Iterator[Path]:
+    return folder.parent.glob(f".{folder.name}.*{PARTIAL}")
+
+
 def _fetch(origin: Origin, into: Path, say: Say) -> None:
     if into.exists():
         raise FetchError(f"{into} exists and is no complete download: remove it")
     listing = origin.listing()
     part = into.with_name(f".{into.name}.{listing.version[:16]}{PARTIAL}")
-    for old in into.parent.glob(f".{into.name}.*{PARTIAL}"):
+    for old in _partial(into):
         if old != part:
             shutil.rmtree(old)
     part.mkdir(exist_ok=True)

@@ -18,10 +18,12 @@ class BlockTables:
     Args:
         pool: where blocks come from.
         window: tokens that the model's widest layer sees; 0 for all.
+        sparse_tokens: that a token of an answer reads; 0 for all.
     """
 
-    def __init__(self, pool: BlockPool, window: int) -> None:
+    def __init__(self, pool: BlockPool, window: int, sparse_tokens: int = 0) -> None:
         self._pool = pool
+        self._sparse_tokens = sparse_tokens
         self._window = Window(window, pool.block_size)
 
     def fits(self, request: Request, step: int) -> bool:
@@ -35,7 +37,7 @@ class BlockTables:
         if not self._pool.caching or request.unscored:
             return []
         # At least one token must be computed, or there would be nothing to sample from.
-        full = (len(request.tokens) - 1) // self._pool.block_size
+        full = self._common(request, len(request.tokens) - 1)
         names = request.full_block_names(self._pool.block_size, full)
         if request.keep or not self._window.tokens:
             return self._pool.find(names)
@@ -84,7 +86,7 @@ class BlockTables:
 
     def name(self, request: Request) -> None:
         """Make the blocks that are full findable."""
-        full = request.computed // self._pool.block_size
+        full = self._common(request, request.computed)
         if not self._pool.caching or full <= request.named:
             return
         names = request.full_block_names(self._pool.block_size, full)
@@ -129,6 +131,16 @@ class BlockTables:
         request.named = 0
         request.drafts = ()
         request.forked = False
+
+    def _common(self, request: Request, tokens: int) -> int:
+        """Return how many of the blocks that so many tokens fill have the same KV in any request.
+
+        What a token of an answer computes, having read a part of its context, is not what it would
+        in a prompt.
+        """
+        if self._sparse_tokens:
+            tokens = min(tokens, max(request.prompt_length, self._sparse_tokens))
+        return tokens // self._pool.block_size
 
     def _own(self, request: Request) -> tuple[int, int]:
         """Give a request a block of its own for the shared one that it writes next."""

@@ -53,6 +53,7 @@ class Engine:
         proposer: guesses tokens of requests that decode.
         adapters: that requests may name.
         window: tokens that the model's widest layer sees; 0 for all.
+        sparse_tokens: of a context, those that a token of an answer reads; 0 for all.
         cost: of a step, as far as it is known; without it no step is bounded by an objective.
         clock: monotonic seconds.
     """
@@ -70,6 +71,7 @@ class Engine:
         proposer: Proposer | None = None,
         adapters: Shelf | None = None,
         window: int = 0,
+        sparse_tokens: int = 0,
         cost: StepCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +83,7 @@ class Engine:
             max_num_batched_tokens,
             window=window,
             prefill_budget=self._prefill_budget,
+            sparse_tokens=sparse_tokens,
         )
         self._runner = runner
         self._vocab_size = vocab_size

@@ -30,6 +30,7 @@ from penstock_worker.native.decoder import NativeDecoder
 from penstock_worker.runner import ModelRunner
 from penstock_worker.runner_interface import Runner
 from penstock_worker.self_benchmark import measure
+from penstock_worker.sparsity import bounds_bytes, read_sparsity
 from penstock_worker.speculative.head_opening import HeadDraft, TappedHead
 from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.speculative.opening import Draft, fitting_draft, open_draft
@@ -111,7 +112,8 @@ def build_engine(config: EngineConfig, tokens: WorkerTokens | None = None) -> tu
         step_cost=asdict(cost) if cost else None,
         device=device_name(how.device),
         kv_cache_dtype=config.kv_cache_dtype,
-        kv_bytes_per_token=token_bytes(shape, how.kv_dtype),
+        kv_bytes_per_token=token_bytes(shape, how.kv_dtype)
+        + bounds_bytes(shape, how.sparsity, how.kv_dtype) // config.block_size,
     )
 
 
@@ -125,7 +127,8 @@ def _runner(
     """Return what computes alone, its KV, the blocks that has, what may guess, and adapters."""
     beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
     num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
-    pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device)
+    bounded = how.sparsity.layers if how.sparsity else ()
+    pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device, bounded)
     adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
     guessing = draft.tapped(num_blocks) if isinstance(draft, HeadDraft) else draft
     tap = guessing.tap if isinstance(guessing, TappedHead) else None
@@ -163,6 +166,7 @@ def _engine(
     cost: StepCost | None = None,
     proposer: Proposer | None = None,
 ) -> Engine:
+    sparsity = read_sparsity(config, shape)
     return Engine(
         runner,
         BlockPool.of(config, num_blocks),
@@ -174,6 +178,7 @@ def _engine(
         proposer=proposer,
         adapters=adapters,
         window=shape.window,
+        sparse_tokens=sparsity.tokens if sparsity else 0,
         cost=cost,
     )
 

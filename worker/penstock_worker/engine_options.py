@@ -25,6 +25,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         dtype=options.dtype,
         quantization=options.quantization,
         kv_cache_dtype=options.kv_cache_dtype,
+        sparse_attention_tokens=options.sparse_attention_tokens,
         device=options.device,
         kernels=options.kernels,
         max_model_len=options.max_model_len,

@@ -10,6 +10,7 @@ from penstock_worker.engine_config import EngineConfig
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.loading import QUANTIZATIONS, ExecutionConfig
 from penstock_worker.native import build
+from penstock_worker.sparsity import FLAG, read_sparsity
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 KERNELS = ("auto", "native", "torch", "triton")
@@ -63,6 +64,8 @@ def device_name(device: torch.device) -> str:
 
 
 def _on_gpu(config: EngineConfig, shape: ModelConfig, device: torch.device) -> ExecutionConfig:
+    if config.sparse_attention_tokens:
+        raise ValueError(f"{FLAG} is for CPUs: leave it out on a GPU, or use --device cpu")
     if config.kernels not in ("auto", "triton"):
         raise ValueError(f"kernels {config.kernels!r} compute on a CPU: use auto, or device cpu")
     if config.quantization != "none":
@@ -106,6 +109,12 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
     # Ranks meet inside a layer, and the native kernels compute a whole step in one call.
     alone = config.tensor_parallel_size == 1
     kernels = native_library(config.kernels) if alone else None
+    sparsity = read_sparsity(config, shape)
+    if sparsity is not None and kernels is None:
+        raise ValueError(
+            f"{FLAG}: only the native kernels compute it: use --kernels native, and run python -m "
+            "penstock_worker.native.build where they are not compiled"
+        )
     threads = max(1, (config.threads or usable_threads()) // config.local_ranks)
     if config.threads or not alone:
         torch.set_num_threads(threads)
@@ -114,7 +123,14 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
         # PyTorch computes bfloat16 several times slower than float32 on most CPUs; the native
         # kernels are faster in it on all, as a step is bound by reading the weights.
         dtype = torch.float32 if kernels is None else stored_type(shape.dtype)
-    return ExecutionConfig(dtype, config.quantization, kernels, threads, kept_as=kept_as)
+    return ExecutionConfig(
+        dtype,
+        config.quantization,
+        kernels,
+        threads,
+        kept_as=kept_as,
+        sparsity=sparsity,
+    )
 
 
 def native_library(kernels: str) -> Path | None:

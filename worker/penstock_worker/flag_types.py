@@ -67,6 +67,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Return a whole number that may be nothing."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     value = _number(text)
     if not 0 <= value < inf:

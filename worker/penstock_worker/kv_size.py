@@ -12,6 +12,7 @@ from penstock_worker.host_memory import available_memory
 from penstock_worker.model.config import ModelConfig
 from penstock_worker.model.files import weight_files
 from penstock_worker.model.loading import ExecutionConfig
+from penstock_worker.sparsity import bounds_bytes
 from penstock_worker.window import Window
 
 DEFAULT_KV_BYTES = 1 << 30
@@ -53,6 +54,7 @@ def kv_blocks(
         ValueError: it cannot hold a context, as far as that is kept.
     """
     block_bytes = token_bytes(shape, how.kv_dtype) * config.block_size + beside.block
+    block_bytes += bounds_bytes(shape, how.sparsity, how.kv_dtype)
     context = -(-max_model_len // config.block_size)
     needed = context
     if config.transfer is None:  # else a prompt is kept whole, for another worker

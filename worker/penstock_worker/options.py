@@ -15,6 +15,7 @@ from penstock_worker.flag_types import (
     adapter,
     address,
     cost,
+    natural,
     positive,
     share,
     task,
@@ -97,6 +98,14 @@ def _execution(add: Add) -> None:
         default="auto",
         help="what KV is stored in (default: auto, what is computed in); int8_per_token_head: "
         "bytes, with a scale for each token and head",
+    )
+    add(
+        "--sparse-attention-tokens",
+        type=natural,
+        default=0,
+        metavar="TOKENS",
+        help="of a context, those that a token of an answer reads in most layers: the blocks that "
+        "can matter (default: 0, all)",
     )
     add(
         "--device",

@@ -86,7 +86,8 @@ def _batch(slices: Sequence[Slice]) -> Batch:
         request, start, known = part.request, part.start, part.start + part.count
         width = part.count + len(part.drafts)
         first = len(batch.tokens)
-        batch.sequences.append(interface.Sequence(first, width, start, request.blocks))
+        sequence = interface.Sequence(first, width, start, request.blocks, request.prompt_length)
+        batch.sequences.append(sequence)
         batch.adapters.append(request.weights)
         batch.tokens.extend(request.tokens[start:known])
         if part.drafts:

@@ -41,6 +41,7 @@ class Scheduler:
         max_num_batched_tokens: token budget of a step.
         window: tokens that the model's widest layer sees; 0 for all.
         prefill_budget: bounds the prompt tokens of a step.
+        sparse_tokens: that a token of an answer reads; 0 for all.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         window: int = 0,
         prefill_budget: PrefillBudget | None = None,
+        sparse_tokens: int = 0,
     ) -> None:
         self.pool = pool
         self.running: list[Request] = []  # most urgent first
@@ -64,7 +66,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._deadlines: dict[str, float] = {}
         self._forks = Forks()
-        self._tables = BlockTables(pool, window)
+        self._tables = BlockTables(pool, window, sparse_tokens)
         self._prefill_budget = prefill_budget or PrefillBudget()
 
     @property

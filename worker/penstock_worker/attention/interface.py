@@ -21,6 +21,8 @@ class Sequence:
     """Tokens whose KV was there before."""
     blocks: list[int]
     """Block table, long enough for computed + count tokens; GONE where no layer looks."""
+    prompt: int = 0
+    """Tokens of the prompt: those behind them are of the answer, which may read less."""
 
 
 class StepAttention(Protocol):

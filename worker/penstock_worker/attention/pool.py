@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -65,6 +66,8 @@ class KVPool:
         num_blocks, block_size: shape of the pool.
         dtype: of the stored KV; int8 has scales (`stored.quantised`), latents cannot be that.
         device: in whose memory it is.
+        bounded: layers that keep bounds of each block's keys, [blocks, kv_heads, 2, head_dim]: the
+            smallest numbers, then the largest. The native kernels fill them in.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device = CPU,
         latent_rank: int = 0,
+        bounded: Collection[int] = (),
     ) -> None:
         shape = (num_blocks * block_size, num_kv_heads, head_dim)
         self.keys = [_zeros(shape, dtype, device) for _ in range(num_layers)]
@@ -95,6 +99,9 @@ class KVPool:
             for kept in (self.key_scales, self.value_scales):
                 kept += [_zeros(scales, torch.float32, device) for _ in range(num_layers)]
                 self.stored = [*self.stored, *kept]
+        bounds = (num_blocks, num_kv_heads, 2, head_dim)
+        self.bounds = {layer: _zeros(bounds, dtype, device) for layer in bounded}
+        self.stored = [*self.stored, *self.bounds.values()]
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.dtype = dtype
@@ -108,6 +115,7 @@ class KVPool:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device = CPU,
+        bounded: Collection[int] = (),
     ) -> "KVPool":
         """Return memory for the KV of a model."""
         return cls(
@@ -119,6 +127,7 @@ class KVPool:
             dtype=dtype,
             device=device,
             latent_rank=shape.latent_rank,
+            bounded=bounded,
         )
 
     def copy(self, source: int, target: int) -> None:

@@ -20,6 +20,7 @@ from penstock_worker.model.interface import Model
 from penstock_worker.model.loader import Checkpoint
 from penstock_worker.model.weights import Weights
 from penstock_worker.native.decoder import NativeDecoder
+from penstock_worker.sparsity import Sparsity
 
 QUANTIZATIONS = ("none", "int8", "int4")
 
@@ -37,6 +38,8 @@ class ExecutionConfig:
         device: holds weights and KV. Triton's kernels run on a CPU in its interpreter only.
         max_num_seqs: that decode at once; on a GPU such steps are recorded.
         kept_as: type of the KV (`attention.stored`); None: the same as `dtype`.
+        sparsity: what answers read, where that is not everything; with the native library only, over
+            a pool that keeps bounds of the layers.
     """
 
     dtype: torch.dtype = torch.float32
@@ -47,6 +50,7 @@ class ExecutionConfig:
     device: torch.device = CPU
     max_num_seqs: int = 1
     kept_as: torch.dtype | None = None
+    sparsity: Sparsity | None = None
 
     @property
     def kv_dtype(self) -> torch.dtype:
@@ -92,6 +96,7 @@ def load_model(
             threads=how.threads,
             adapters=adapters,
             features=tap,
+            sparse_blocks=how.sparsity.blocks if how.sparsity else 0,
         )
 
 

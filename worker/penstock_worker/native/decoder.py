@@ -44,6 +44,8 @@ class NativeDecoder:
         threads: that compute a step, this one among them.
         adapters: that the batch's sequences may name.
         features: that it leaves for a head, or, being a head, finds.
+        sparse_blocks: that a token of an answer reads, in layers that the pool keeps bounds of; 0:
+            all.
 
     Raises:
         MemoryError: the packed weights do not fit.
@@ -62,6 +64,7 @@ class NativeDecoder:
         threads: int,
         adapters: Sequence[Adapter] = (),
         features: Tap | HeadInputs | None = None,
+        sparse_blocks: int = 0,
     ) -> None:
         self._library = native.load_library(path)
         self._vocab = config.vocab_size
@@ -83,6 +86,7 @@ class NativeDecoder:
             threads=threads,
             gelu=config.activation == "gelu_tanh",
             **latent_shape(config.latent),
+            sparse_blocks=sparse_blocks,
             eps=config.rms_norm_eps,
             embedding_scale=config.embedding_scale,
             query_scale=config.query_scale,
@@ -140,6 +144,7 @@ class NativeDecoder:
                 [sequence.count for sequence in sequences],
                 [sequence.computed for sequence in sequences],
                 _block_table(sequences, columns),
+                [sequence.prompt for sequence in sequences],
                 batch.output_rows,
             )
         ]
@@ -150,9 +155,9 @@ class NativeDecoder:
             len(sequences),
             len(batch.output_rows),
             columns,
-            *(values.ctypes.data for values in arrays[:-1]),
+            *(values.ctypes.data for values in arrays[:-2]),
             None if adapters is None else adapters.ctypes.data,
-            arrays[-1].ctypes.data,
+            *(values.ctypes.data for values in arrays[-2:]),
             greedy.ctypes.data,
             None if logits is None else logits.data_ptr(),
         )
@@ -193,6 +198,7 @@ class NativeDecoder:
             value_scales=self._pool.value_scales[index].data_ptr()
             if self._pool.value_scales
             else None,
+            bounds=self._pool.bounds[index].data_ptr() if index in self._pool.bounds else None,
             window=window,
         )
         self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))

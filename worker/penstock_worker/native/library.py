@@ -41,6 +41,7 @@ class Shape(Structure):
                 "plain",
                 "rotary",
                 "value_dim",
+                "sparse_blocks",
             )
         ),
         *((name, c_float) for name in ("eps", "embedding_scale", "query_scale", "score_cap")),
@@ -67,6 +68,7 @@ class Layer(Structure):
                 "values",
                 "key_scales",
                 "value_scales",
+                "bounds",
             )
         ),
         ("window", c_int32),
@@ -123,6 +125,7 @@ class Step(Structure):
                 "computed",
                 "blocks",
                 "adapters",
+                "prompts",
                 "output_rows",
                 "greedy",
                 "logits",

@@ -26,6 +26,7 @@ from penstock_worker.pooling.engine import PoolingEngine
 from penstock_worker.pooling.inputs import Input
 from penstock_worker.pooling.model import PoolingModel, load_decoder, load_encoder
 from penstock_worker.pooling.shape import PoolingShape, read_shape
+from penstock_worker.sparsity import FLAG
 
 CPU_STEP_TOKENS = 2048
 """Larger steps leave a CPU's caches: they are slower, and others wait longer for them."""
@@ -85,6 +86,8 @@ def _load(
             f"kv_cache_dtype {config.kv_cache_dtype!r}: models that embed or score keep no KV, so "
             "use auto"
         )
+    if config.sparse_attention_tokens:
+        raise ValueError(f"{FLAG}: models that embed or score give no answers, so leave it out")
     how = _execution(config, shape)
     network = shape.network
     if isinstance(network, EncoderConfig):

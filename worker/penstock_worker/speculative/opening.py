@@ -77,7 +77,11 @@ def fitting_draft(
     shape = draft_shape(config, target, max_model_len)
     if shape is None:
         return None
-    wanted = {"model": config.speculative_model, "quantization": config.speculative_quantization}
+    wanted = {
+        "model": config.speculative_model,
+        "quantization": config.speculative_quantization,
+        "sparse_attention_tokens": 0,  # what guesses reads everything
+    }
     own = shape.shape if isinstance(shape, HeadConfig) else shape
     how = execution_config(msgspec.structs.replace(config, **wanted), own)
     if how.triton:

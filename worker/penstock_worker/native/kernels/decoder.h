@@ -23,6 +23,7 @@
 #include "pool.h"
 #include "products.h"
 #include "rows.h"
+#include "selection.h"
 #include "sparse.h"
 #include "team.h"
 
@@ -44,7 +45,7 @@ class Decoder {
   explicit Decoder(const PenstockShape& of)
       : shape(of), layers(of.layers), team(of.threads), likeliest_(of.threads),
         products_(team, plan_, of.hidden, of.eps, attention_scratch()), latents_(shape, team, products_),
-        sparse_(team, products_, of.hidden, of.eps, of.gelu) {}
+        sparse_(team, products_, of.hidden, of.eps, of.gelu), selections_(of.sparse_blocks ? of.threads : 0) {}
 
   void step(const PenstockStep& asked) {
     outputs_.reserve(size_t{4} * std::max(1, asked.outputs) * shape.hidden);
@@ -98,6 +99,7 @@ class Decoder {
     attended_.reserve(size_t{4} * rows * attended_width());
     inner_.reserve(size_t{4} * rows * std::max(shape.inner, shape.hidden));
     plan_.cut(shape, asked, first, rows, part_rows());
+    for (Selection& selection : selections_) selection.reserve(shape, asked.block_columns);
     products_.reserve(rows, most_ranks);
     for (const Layer& layer : layers) prepare(layer, rows);
     if (!features.pool) return;
@@ -131,7 +133,10 @@ class Decoder {
       team.each(plan_.pieces.size(), [&](int piece) { place(layer, asked, plan_.pieces[piece]); });
       for (const Part& part : plan_.parts) {
         if (shape.rank) latents_.absorb(layer, layer.latent, qkv_.as<float>(), asked.positions + first, part, thread);
-        team.each(part.tasks, [&](int task) { attend(layer, asked, part.task + task, thread); });
+        if (layer.bounds)  // all of the pass is one part
+          team.each(plan_.sparse.size(), [&](int task) { attend(layer, asked, plan_.sparse, task, thread); });
+        else
+          team.each(part.tasks, [&](int task) { attend(layer, asked, plan_.tasks, part.task + task, thread); });
         if (shape.rank) latents_.expand(layer.latent, part, thread, attended_.as<float>());
       }
       products_.pack(attended_.as<float>(), attended_width(), layer.output.kind, rows, thread);
@@ -224,6 +229,7 @@ class Decoder {
       for (int h = 0; h < shape.heads + shape.kv_heads; h++)
         rotate(layer, row + h * shape.head_dim, h, position);
       keep(shape, layer.keys, layer.key_scales, slot, row + query_width());
+      if (layer.bounds && (slot + 1) % shape.block_size == 0) bound(shape, layer, slot / shape.block_size);
       keep(shape, layer.values, layer.value_scales, slot, row + query_width() + kv_width());
     }
   }
@@ -234,24 +240,43 @@ class Decoder {
     rotate_row(head, layer.cos + size_t(position) * dim, layer.sin + size_t(position) * dim, dim);
   }
 
-  void attend(const Layer& layer, const PenstockStep& asked, int task, int thread) {
+  using Tasks = std::vector<AttentionTask>;
+
+  void attend(const Layer& layer, const PenstockStep& asked, const Tasks& tasks, int task, int thread) {
     switch (static_cast<KvType>(shape.kv_type)) {
-      case KvType::FLOAT32: return attend_as<float>(layer, asked, task, thread);
-      case KvType::BFLOAT16: return attend_as<uint16_t>(layer, asked, task, thread);
-      case KvType::INT8: return attend_as<int8_t>(layer, asked, task, thread);
+      case KvType::FLOAT32: return attend_as<float>(layer, asked, tasks, task, thread);
+      case KvType::BFLOAT16: return attend_as<uint16_t>(layer, asked, tasks, task, thread);
+      case KvType::INT8: return attend_as<int8_t>(layer, asked, tasks, task, thread);
     }
   }
 
   template <class T>
-  void attend_as(const Layer& layer, const PenstockStep& asked, int index, int thread) {
-    const AttentionTask& task = plan_.tasks[index];
-    const AttentionTask& next = plan_.tasks[std::min<int>(index + team.size(), plan_.tasks.size() - 1)];
+  void attend_as(const Layer& layer, const PenstockStep& asked, const Tasks& tasks, int index, int thread) {
+    const AttentionTask& task = tasks[index];
+    const AttentionTask& next = tasks[std::min<int>(index + team.size(), tasks.size() - 1)];
     auto cache = [&](const AttentionTask& of) {
       const int32_t* blocks = asked.blocks + size_t(of.sequence) * asked.block_columns;
       return cache_of<T>(shape, layer, blocks, of.head / (shape.heads / shape.kv_heads));
     };
-    Attention::attend(queries_of(layer, task), cache(task), queries_of(layer, next), cache(next),
-                      products_.scratch(thread));
+    Queries queries = queries_of(layer, task);
+    Cache<T> kv = cache(task);
+    if (task.chooses) choose(layer, task, thread, queries, kv);
+    if (next.chooses)  // nobody knows yet what: nothing else is fetched meanwhile
+      Attention::attend(queries, kv, queries, kv, products_.scratch(thread));
+    else
+      Attention::attend(queries, kv, queries_of(layer, next), cache(next), products_.scratch(thread));
+  }
+
+  // Let a token read the blocks that it chooses as if there were no others. Where these lay does not
+  // matter any more: keys were turned by their positions when they were stored.
+  template <class T>
+  void choose(const Layer& layer, const AttentionTask& task, int thread, Queries& queries, Cache<T>& kv) {
+    if constexpr (!Cache<T>::SCALED) {
+      const int group = shape.heads / shape.kv_heads, head = task.head / group;
+      const float* first = qkv_.as<float>() + size_t(task.row) * qkv_width() + size_t(head) * group * shape.head_dim;
+      kv.blocks = selections_[thread].choose<T>(shape, layer, first, head, kv.blocks, task.position);
+      queries.first_position = (shape.sparse_blocks - 1) * shape.block_size + task.position % shape.block_size;
+    }
   }
 
   Queries queries_of(const Layer& layer, const AttentionTask& task) const {
@@ -283,6 +308,7 @@ class Decoder {
   Products products_;
   Latents latents_;  // of no use in other models
   Sparse sparse_;
+  std::vector<Selection> selections_;  // of each thread, where blocks are chosen
 };
 
 }  // namespace

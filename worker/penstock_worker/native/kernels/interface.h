@@ -12,6 +12,7 @@ struct PenstockShape {
   // kv_type: 0 float, 1 bfloat16, 2 int8 with scales.
   // Of latent attention, where rank is not 0: there is one KV head, head_dim = rank + rotary wide.
   int32_t query_rank, rank, plain, rotary, value_dim;  // query_rank: 0 where queries are made directly
+  int32_t sparse_blocks;  // that a token of an answer reads; 0: all
   float eps, embedding_scale, query_scale, score_cap;  // score_cap: 0 for none
 };
 
@@ -22,6 +23,7 @@ struct PenstockLayer {
   const float *cos, *sin;                                             // [positions][head_dim or rotary]
   void *keys, *values;  // the pool: [slots][kv_heads][head_dim]; values may lie in keys
   float *key_scales, *value_scales;  // of bytes: [blocks][kv_heads][block_size]
+  void* bounds;         // of keys: [blocks][kv_heads][2][head_dim]; null where all blocks are read
   int32_t window;       // positions that a token sees, 0 for all
 };
 
@@ -45,6 +47,7 @@ struct PenstockStep {
   const int32_t *first_row, *count, *computed;  // [sequences]
   const int32_t* blocks;                     // [sequences][block_columns]
   const int32_t* adapters;                   // [sequences], -1 for none; null where there are none
+  const int32_t* prompts;                    // [sequences], their tokens
   const int32_t* output_rows;                // [outputs], ascending
   int32_t* greedy;                           // [outputs], the likeliest token
   float* logits;                             // [outputs][vocab], or null where only greedy is wanted

@@ -10,6 +10,7 @@
 //   inputs, int4, adapters, linear  a linear layer
 //   cache, bytes, pool, packing     the paged KV, in whatever it is stored
 //   softmax, attention              attention over it
+//   selection                       the part of it that an answer's tokens read
 //   rows, plan, products, heads     what a pass does to rows
 //   likeliest                       which token a row ends in
 //   experts, sparse                 layers with experts

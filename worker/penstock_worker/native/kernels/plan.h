@@ -19,6 +19,7 @@ struct Piece {  // of a sequence, within a pass
 struct AttentionTask {
   int sequence, row, tokens, position;
   int head, heads;  // query heads that share a KV head
+  bool chooses = false;  // its one token reads the blocks that it chooses
 };
 
 struct Part {  // of a pass's rows, and of the tasks of attention
@@ -28,6 +29,7 @@ struct Part {  // of a pass's rows, and of the tasks of attention
 struct Plan {
   std::vector<Piece> pieces;
   std::vector<AttentionTask> tasks;  // by row
+  std::vector<AttentionTask> sparse;  // in place of them, of layers that have bounds
   std::vector<Part> parts;           // attended one after the other
   std::vector<int> adapted;     // rows that have an adapter
   std::vector<int> adapter_of;  // by row; of use where there are adapted rows
@@ -36,6 +38,7 @@ struct Plan {
   void cut(const PenstockShape& shape, const PenstockStep& asked, int first, int rows, int part_rows) {
     pieces.clear();
     tasks.clear();
+    sparse.clear();
     adapted.clear();
     if (asked.adapters) adapter_of.assign(rows, -1);
     for (int s = 0; s < asked.sequences; s++) {
@@ -54,6 +57,8 @@ struct Plan {
     parts.clear();
     for (int row = 0; row < rows; row += part_rows) parts.push_back({row, std::min(part_rows, rows - row), 0, 0});
     for (const Piece& piece : pieces) cut_attention(shape, piece, heads, part_rows);
+    if (shape.sparse_blocks)
+      for (const Piece& piece : pieces) cut_sparse(shape, piece, heads, asked.prompts[piece.sequence]);
     for (size_t p = 1; p < parts.size(); p++) parts[p].task = parts[p - 1].task + parts[p - 1].tasks;
   }
 
@@ -66,15 +71,32 @@ struct Plan {
   }
 
   void cut_attention(const PenstockShape& shape, const Piece& piece, int heads, int part_rows) {
-    const int group = shape.heads / shape.kv_heads, most = std::max(1, MANY_ROWS / heads);
+    const int most = std::max(1, MANY_ROWS / heads);
     for (int token = 0, count; token < piece.tokens; token += count) {
       const int row = piece.row + token;
       count = std::min({most, piece.tokens - token, part_rows - row % part_rows});
-      for (int head = 0, width; head < shape.heads; head += width) {
-        width = std::min(heads, group - head % group);
-        tasks.push_back({piece.sequence, row, count, piece.position + token, head, width});
-        parts[row / part_rows].tasks++;
-      }
+      const size_t before = tasks.size();
+      cut_heads(shape, {piece.sequence, row, count, piece.position + token, 0, 0}, heads, tasks);
+      parts[row / part_rows].tasks += tasks.size() - before;
+    }
+  }
+
+  // A token of the answer that sees more blocks than it reads is a task by itself: it chooses.
+  void cut_sparse(const PenstockShape& shape, const Piece& piece, int heads, int prompt) {
+    const int first = std::max(prompt, shape.sparse_blocks * shape.block_size);  // position that chooses
+    const int dense = std::clamp(first - piece.position, 0, piece.tokens), most = std::max(1, MANY_ROWS / heads);
+    for (int token = 0, count; token < piece.tokens; token += count) {
+      const bool chooses = token >= dense;
+      count = chooses ? 1 : std::min(most, dense - token);
+      cut_heads(shape, {piece.sequence, piece.row + token, count, piece.position + token, 0, 0, chooses}, heads, sparse);
+    }
+  }
+
+  void cut_heads(const PenstockShape& shape, AttentionTask task, int heads, std::vector<AttentionTask>& to) {
+    const int group = shape.heads / shape.kv_heads;
+    for (task.head = 0; task.head < shape.heads; task.head += task.heads) {
+      task.heads = std::min(heads, group - task.head % group);
+      to.push_back(task);
     }
   }
 };

@@ -46,7 +46,8 @@ def torch_engine(
     config = read_config(folder)
     shelf = Shelf.of(adapters)
     if runner is None:
-        kept = KVPool.of(config, num_blocks, block_size, how.kv_dtype)
+        bounded = how.sparsity.layers if how.sparsity else ()
+        kept = KVPool.of(config, num_blocks, block_size, how.kv_dtype, bounded=bounded)
         found = [load_adapter(name, path, config) for name, path in adapters.items()]
         model = load_model(folder, config, kept, config.max_position, how, found)
         runner = ModelRunner(model, kept)
@@ -66,6 +67,7 @@ def torch_engine(
         proposer=proposer,
         adapters=shelf,
         window=config.window,
+        sparse_tokens=how.sparsity.tokens if how.sparsity else 0,
     )
 
 

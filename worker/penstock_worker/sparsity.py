@@ -1,9 +1,9 @@
-"""Attention of answers to the blocks that can matter (Tang et al., "Quest", ICML 2024): the settings.
+"""Settings of attention to the blocks that can matter (Tang et al., "Quest", ICML 2024).
 
 A token of an answer that has more context than a budget reads, in each layer and for each KV head,
 the blocks of KV whose keys can have the largest products with its queries, as bounds of these tell
-(`native/kernels/selection.h`). Tokens of prompts read everything. So what a token reads follows from
-the request, not from how the token is computed: decoded, checked as a guess, or computed again.
+(`native/kernels/selection.h`). Tokens of prompts read everything. So what a token reads follows
+from the request, not from how it is computed: decoded, checked as a guess, or computed again.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def read_sparsity(config: EngineConfig, shape: ModelConfig) -> Sparsity | None:
 
 
 def sparse_layers(shape: ModelConfig) -> tuple[int, ...]:
-    """Return the layers whose answers choose what they read; those that slide read little anyway."""
+    """Return the layers in which answers choose; those that slide read little anyway."""
     found = enumerate(shape.windows)
     return tuple(layer for layer, window in found if layer >= DENSE_LAYERS and not window)
 

@@ -38,8 +38,8 @@ class ExecutionConfig:
         device: holds weights and KV. Triton's kernels run on a CPU in its interpreter only.
         max_num_seqs: that decode at once; on a GPU such steps are recorded.
         kept_as: type of the KV (`attention.stored`); None: the same as `dtype`.
-        sparsity: what answers read, where that is not everything; with the native library only, over
-            a pool that keeps bounds of the layers.
+        sparsity: what answers read, where that is not everything; with the native library only,
+            over a pool that keeps bounds of the layers.
     """
 
     dtype: torch.dtype = torch.float32

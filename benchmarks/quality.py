@@ -1,4 +1,4 @@
-"""What storing weights or KV in fewer bits costs in quality, and gains in speed.
+"""What storing weights or KV in fewer bits, or reading less KV, costs in quality and gains in speed.
 
 On the example model: every method scores the text that it never saw, in windows as in
 `examples/model/evaluate.py`, then decodes eight sequences at once. The ratio is to float32's
@@ -26,11 +26,19 @@ from penstock_worker.model.config import read_config
 from penstock_worker.model.interface import Batch, Model
 from penstock_worker.model.loading import ExecutionConfig, load_model
 from penstock_worker.native import build
+from penstock_worker.sparsity import DENSE_LAYERS, Sparsity
 
 EXAMPLE = ROOT / "examples" / "model"
 WINDOW, BLOCK_SIZE = 1024, 16
 BLOCKS = WINDOW // BLOCK_SIZE
 DECODED, STEPS = 8, 64
+
+
+def _sparse(tokens: int) -> ExecutionConfig:
+    """Return the computation in which all of a window is an answer, which reads so many tokens."""
+    layers = range(DENSE_LAYERS, read_config(EXAMPLE).num_layers)
+    return ExecutionConfig(sparsity=Sparsity(tokens // BLOCK_SIZE, BLOCK_SIZE, tuple(layers)))
+
 
 METHODS = {
     "float32": ExecutionConfig(),
@@ -39,6 +47,9 @@ METHODS = {
     "int4": ExecutionConfig(quantization="int4"),
     "kv: bfloat16": ExecutionConfig(kept_as=torch.bfloat16),
     "kv: int8_per_token_head": ExecutionConfig(kept_as=torch.int8),
+    "read: 512 of 1024": _sparse(512),
+    "read: 256 of 1024": _sparse(256),
+    "read: 128 of 1024": _sparse(128),
 }
 
 
@@ -56,6 +67,8 @@ def main() -> None:
     windows = list(_windows())[: 20 if options.quick else None]
     exact = None
     for method, stored in METHODS.items():
+        if stored.sparsity is not None and kernels is None:
+            continue  # nobody else computes it
         how = replace(stored, kernels=kernels, threads=os.cpu_count() or 1)
         model = _load(how)
         with torch.inference_mode():
@@ -94,7 +107,8 @@ def _windows() -> Iterator[tuple[list[int], list[int]]]:
 
 def _load(how: ExecutionConfig) -> Model:
     config = read_config(EXAMPLE)
-    pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.kv_dtype)
+    bounded = how.sparsity.layers if how.sparsity else ()
+    pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.kv_dtype, bounded=bounded)
     return load_model(EXAMPLE, config, pool, WINDOW, how)
 
 

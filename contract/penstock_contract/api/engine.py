@@ -135,6 +135,14 @@ class Lora(ApiModel):
     """vLLM only: adapters that one step mixes; GPU memory is reserved for so many."""
 
 
+class SparseAttention(ApiModel):
+    """How much of a long context answers read."""
+
+    tokens: Annotated[int, Field(ge=512, le=16_777_216)]
+    """Tokens of the context that a token of an answer reads in most layers, rounded up to whole
+    blocks: the first, the last, and those that can matter most to it. Prompts read everything."""
+
+
 class KvTier(ApiModel):
     """Where KV is kept that leaves the prefix cache."""
 
@@ -180,6 +188,9 @@ class Engine(ApiModel):
     """Sequences that a worker runs at once; more wait at the gateway."""
     max_num_batched_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 8192
     """Tokens of prompts and answers that one step computes at most."""
+    sparse_attention: SparseAttention | None = None
+    """Answers read only the blocks of KV that can matter (Penstock's engine, on CPUs); default: all
+    of them."""
     prefix_caching: bool = True
     """Reuse KV blocks of equal prefixes."""
     kv_tiers: Annotated[

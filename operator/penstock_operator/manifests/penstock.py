@@ -115,6 +115,8 @@ def worker_arguments(deployment: InferenceDeployment) -> list[str]:
     arguments += limits(deployment)
     if engine.quantization.weights is not WeightQuantization.NONE:
         arguments += ["--quantization", str(engine.quantization.weights)]
+    if engine.sparse_attention is not None:
+        arguments += ["--sparse-attention-tokens", str(engine.sparse_attention.tokens)]
     if engine.speculative.method is SpeculativeMethod.NGRAM:
         arguments += ["--speculative", str(engine.speculative.method)]
         arguments += ["--speculative-tokens", str(engine.speculative.num_tokens)]

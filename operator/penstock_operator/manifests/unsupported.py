@@ -99,7 +99,8 @@ def refuse_unsupported(deployment: InferenceDeployment, pool: EnginePool) -> Non
             fix = f"write {apart}, or two entries: {argument!r} is a single argument"
             raise Unsupported(f"spec.engine.extraArgs[{index}]", fix)
     rules = (
-        _task, _numbers, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks, _pools,
+        _task, _numbers, _sparse, _tiers, _speculation, _accelerators, _nodes, _devices, _ranks,
+        _pools,
     )  # fmt: skip
     for refused, field, fix in chain.from_iterable(rule(asked) for rule in rules):
         if refused:
@@ -132,6 +133,21 @@ def _kv(asked: _Asked) -> Refusals:
     given = asked.ours and kept is not KvCacheDtype.AUTO
     yield given and asked.engine.task.is_pooling, field, "use auto: its model keeps no KV"
     yield given and bool(asked.gpus), field, "use auto where a pool has GPUs, or engine.type VLLM"
+
+
+def _sparse(asked: _Asked) -> Refusals:
+    if asked.engine.sparse_attention is None:
+        return
+    field, off = "spec.engine.sparseAttention", "leave it out"
+    yield not asked.ours, field, f"{off} with vLLM, or use engine.type Penstock"
+    yield bool(asked.gpus), field, f"{off} where a pool has GPUs"
+    yield asked.engine.task.is_pooling, field, f"{off} with a model that embeds or scores"
+    bytes_kept = asked.engine.kv_cache_dtype is KvCacheDtype.INT8_PER_TOKEN_HEAD
+    yield bytes_kept, field, f"{off}, or use kvCacheDtype auto or bfloat16"
+    yield bool(asked.engine.kv_tiers), field, f"{off} with spec.engine.kvTiers"
+    split = asked.pool.spec.role is not Role.UNIFIED
+    yield split, field, f"{off} with Prefill and Decode pools"
+    yield asked.ranks > 1, field, f"{off} beside {asked.field('parallelism.tensor')} above 1"
 
 
 def _tiers(asked: _Asked) -> Refusals:

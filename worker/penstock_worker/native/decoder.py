@@ -70,6 +70,7 @@ class NativeDecoder:
         self._vocab = config.vocab_size
         self._logit_cap = config.logit_cap
         self._pool = pool
+        self._sparse = bool(sparse_blocks)
         self._plain = "bfloat16" if dtype is torch.bfloat16 else "float32"
         self._kept: list[Tensor] = []
         shape = native.Shape(
@@ -182,6 +183,7 @@ class NativeDecoder:
     def _set_layer(
         self, index: int, layer: LayerWeights, window: int, tables: list[int | None]
     ) -> None:
+        bounds = self._pool.bounds if self._sparse else {}
         described = native.Layer(
             input_norm=self._keep(layer.input_norm),
             mlp_norm=self._keep(layer.mlp_norm),
@@ -198,7 +200,7 @@ class NativeDecoder:
             value_scales=self._pool.value_scales[index].data_ptr()
             if self._pool.value_scales
             else None,
-            bounds=self._pool.bounds[index].data_ptr() if index in self._pool.bounds else None,
+            bounds=bounds[index].data_ptr() if index in bounds else None,
             window=window,
         )
         self._library.penstock_set_layer(self._handle, index, ctypes.byref(described))

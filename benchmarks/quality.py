@@ -1,4 +1,4 @@
-"""What storing weights or KV in fewer bits, or reading less KV, costs in quality and gains in speed.
+"""What fewer bits of weights or KV, or reading less KV, cost in quality, and gain in speed.
 
 On the example model: every method scores the text that it never saw, in windows as in
 `examples/model/evaluate.py`, then decodes eight sequences at once. The ratio is to float32's

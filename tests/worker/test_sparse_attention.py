@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_steps import native
 from kernels import native_library
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,8 +39,10 @@ from penstock_worker.native.levels import this_machine
 from penstock_worker.runner import ModelRunner
 from penstock_worker.sparsity import Sparsity, bounds_bytes, sparse_layers
 from penstock_worker.speculative.ngram import NgramProposer
+from penstock_worker.speculative.paced import PacedProposer
 
 with_kernels = pytest.mark.skipif(native_library() is None, reason="no C++ compiler")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "model"
 LAYERS, BLOCK = 4, 4
 SPARSITY = Sparsity(5, BLOCK, (2, 3))
 PROMPT, TOTAL = 50, 90
@@ -261,6 +264,42 @@ def test_a_stream_goes_on_elsewhere_as_it_would_have(folder: Path) -> None:
         assert rest == said[known:]
         # The same text as a prompt, whose KV another request has left, is another thing.
         generate(elsewhere, [PROMPTS[1] + said], 2)
+
+
+def guessing(method: str, model: str) -> Engine:
+    """Return an engine of the example model that guesses in every step, whatever the clock says."""
+    config = EngineConfig(
+        str(EXAMPLE),
+        threads=1,
+        block_size=8,
+        sparse_attention_tokens=64,
+        kv_cache_bytes=16 << 20,
+        speculative=method,
+        speculative_model=str(EXAMPLE / model) if model else "",
+    )
+    engine, _ = build_engine(config)
+    if method != "none":
+        assert isinstance(engine._proposer, PacedProposer)
+        engine._proposer = engine._proposer._proposer
+    return engine
+
+
+@with_kernels
+def test_whoever_guesses_the_model_says_the_same() -> None:
+    tokenizer = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
+    text = (EXAMPLE / "heldout.txt").read_text(encoding="utf-8")[:2000]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    prompts = [ids[:60], ids[100:250]]
+    said = generate(guessing("none", ""), prompts, 60)
+    for method, model in (("draft", "draft"), ("eagle3", "eagle")):
+        engine = guessing(method, model)
+        names = ["a", "b"]
+        for name, prompt in zip(names, prompts, strict=True):
+            engine.add(AddRequest(name, prompt, 60, sampling=Sampling(temperature=0.0)))
+        batches = drain(engine)
+        assert collect(names, [output for batch in batches for output in batch.outputs]) == said
+        guessed = [batch.stats.drafted for batch in batches if batch.stats.drafted]
+        assert sum(sum(drafted.accepted) for drafted in guessed) > 5
 
 
 def asked(folder: Path, **changes: Any) -> EngineConfig:

@@ -43,7 +43,7 @@ def main() -> None:
         model = _load(options)
         for count, context in SIZES:
             answer, prompt = (_batch(count, context, known) for known in (1, context))
-            ours, theirs = _seconds(model, answer, prompt, 3 if options.quick else 15)
+            ours, theirs = _seconds(model, answer, prompt, 3 if options.quick else 7)
             tell(
                 line(
                     "sparse_attention",

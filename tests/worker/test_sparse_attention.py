@@ -1,4 +1,4 @@
-"""Answers that read chosen blocks only: what is chosen, what must not depend on how, refusals."""
+"""Answers that read chosen blocks only: what is chosen, and what must not depend on how."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +18,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from penstock_contract.blocks import SEED, block_hash
-from penstock_worker import options
 from penstock_worker.attention.interface import Sequence
-from penstock_worker.attention.pool import KVPool, token_bytes
+from penstock_worker.attention.pool import KVPool
 from penstock_worker.engine import Engine
 from penstock_worker.engine_builder import build_engine
-from penstock_worker.engine_config import EngineConfig, TierConfig, TransferConfig
-from penstock_worker.engine_options import engine_config
-from penstock_worker.execution import execution_config
-from penstock_worker.kv_size import kv_blocks
+from penstock_worker.engine_config import EngineConfig
 from penstock_worker.messages import AddRequest, Sampling
 from penstock_worker.model.config import read_config
 from penstock_worker.model.decoder import TorchDecoder
@@ -37,7 +33,7 @@ from penstock_worker.model.weights import Weights
 from penstock_worker.native import build
 from penstock_worker.native.levels import this_machine
 from penstock_worker.runner import ModelRunner
-from penstock_worker.sparsity import Sparsity, bounds_bytes, sparse_layers
+from penstock_worker.sparsity import Sparsity
 from penstock_worker.speculative.ngram import NgramProposer
 from penstock_worker.speculative.paced import PacedProposer
 
@@ -257,13 +253,23 @@ def test_answers_serve_the_cache_only_as_far_as_they_read_everything(
 
 @with_kernels
 def test_a_stream_goes_on_elsewhere_as_it_would_have(folder: Path) -> None:
-    said = alone(folder, PROMPTS[1], 40)
+    said = scored(torch_engine(folder, how=sparse(), block_size=BLOCK, caching=False), [])
+    tokens = [token for token, _ in said]
     elsewhere = torch_engine(folder, how=sparse(), block_size=BLOCK, budget=24)
     # The same text as a prompt, whose KV another request has left, is another thing.
-    generate(elsewhere, [PROMPTS[1] + said], 2)
+    generate(elsewhere, [PROMPTS[1] + tokens], 2)
     for known in (1, 17, 39):
-        rest = generate(elsewhere, [PROMPTS[1]], 40, output=said[:known])[0]
-        assert rest == said[known:]
+        assert scored(elsewhere, tokens[:known]) == said[known:]
+
+
+def scored(engine: Engine, known: list[int]) -> list[tuple[int, float]]:
+    """Return the tokens of an answer behind those that are known, and how likely each was."""
+    sampling = Sampling(temperature=0.0, logprobs=0)
+    assert engine.add(AddRequest("a", PROMPTS[1], 40, sampling, output=known)) is None
+    outputs = [output for batch in drain(engine) for output in batch.outputs]
+    tokens = [token for output in outputs for token in output.tokens]
+    logprobs = [found.logprob for output in outputs for found in output.logprobs]
+    return list(zip(tokens, logprobs, strict=True))
 
 
 def guessing(method: str, model: str) -> Engine:
@@ -300,89 +306,3 @@ def test_whoever_guesses_the_model_says_the_same() -> None:
         assert collect(names, [output for batch in batches for output in batch.outputs]) == said
         guessed = [batch.stats.drafted for batch in batches if batch.stats.drafted]
         assert sum(sum(drafted.accepted) for drafted in guessed) > 5
-
-
-def asked(folder: Path, **changes: Any) -> EngineConfig:
-    given = {
-        "device": "cpu",
-        "threads": 1,
-        "block_size": BLOCK,
-        "sparse_attention_tokens": 18,
-        "kv_cache_bytes": 1 << 20,
-    }
-    return EngineConfig(str(folder), **{**given, **changes})
-
-
-@with_kernels
-def test_an_engine_counts_the_memory_of_bounds(folder: Path) -> None:
-    engine, ready = build_engine(asked(folder))
-    _, plain = build_engine(asked(folder, sparse_attention_tokens=0))
-    shape = read_config(folder)
-    token = token_bytes(shape, torch.float32)
-    assert plain.kv_bytes_per_token == token
-    # As much as the KV of a token, in two of four layers, for each block of four.
-    assert ready.kv_bytes_per_token == token + token // 2 // BLOCK
-    assert plain.num_blocks == (1 << 20) // (BLOCK * token)
-    assert ready.num_blocks == (1 << 20) // (BLOCK * token + token // 2)
-    assert generate(engine, PROMPTS, 40) == [alone(folder, prompt, 40) for prompt in PROMPTS]
-
-
-@with_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_counted_is_what_is_taken(dtype: torch.dtype, folder: Path) -> None:
-    shape = read_config(folder)
-    pool = KVPool.of(shape, 5, BLOCK, dtype, bounded=SPARSITY.layers)
-    taken = sum(tensor.numel() * tensor.dtype.itemsize for tensor in pool.stored)
-    counted = BLOCK * token_bytes(shape, dtype) + bounds_bytes(shape, SPARSITY, dtype)
-    assert taken == 5 * counted
-    config = asked(folder, dtype="float32", kv_cache_bytes=40 * counted)
-    how = ExecutionConfig(kept_as=dtype, sparsity=SPARSITY)
-    assert kv_blocks(config, shape, how, 64) == 40
-
-
-def test_the_budget_is_rounded_up_to_blocks_and_sliding_layers_stay(tmp_path: Path) -> None:
-    given = ["--model", "m", "--sparse-attention-tokens", "1000"]
-    assert engine_config(options.parser().parse_args(given)).sparse_attention_tokens == 1000
-    assert engine_config(options.parser().parse_args(given[:2])).sparse_attention_tokens == 0
-    with torch.inference_mode(mode=False):
-        tiny_models.make("gemma2", tmp_path)
-    shape = read_config(tmp_path)
-    assert any(shape.windows)
-    expected = [i for i, window in enumerate(shape.windows) if i > 1 and not window]
-    assert list(sparse_layers(shape)) == expected
-
-
-@with_kernels
-def test_blocks_are_whole(folder: Path) -> None:
-    how = execution_config(asked(folder), read_config(folder))
-    assert how.sparsity == SPARSITY
-    assert how.sparsity.tokens == 20
-
-
-TIER = TierConfig("kv", 1 << 20)
-TRANSFER = TransferConfig("127.0.0.1", 0, "127.0.0.1", 30.0, "one")
-
-
-@pytest.mark.parametrize(
-    ("family", "changes", "complaint"),
-    [
-        ("", {"kernels": "torch"}, "only the native kernels compute it: use --kernels native"),
-        ("", {"kernels": "triton"}, "is for CPUs: leave it out on a GPU"),
-        ("", {"tensor_parallel_size": 2}, "does not go with --tensor-parallel-size: use 1"),
-        ("", {"kv_cache_dtype": "int8_per_token_head"}, "--kv-cache-dtype: use bfloat16"),
-        ("", {"transfer": TRANSFER}, "does not go with --kv-transfer: leave it out"),
-        ("", {"tier": TIER}, "does not go with --kv-tier-disk: leave it out"),
-        ("", {"sparse_attention_tokens": 12}, "reads 4 of them at least: use 16 or more"),
-        ("deepseek-v3", {}, "does not go with latent attention"),
-        ("mistral-window", {}, "a model of few layers, or whose layers slide: leave"),
-    ],
-)
-def test_what_cannot_be_is_refused_with_the_fix(
-    family: str, changes: dict[str, Any], complaint: str, folder: Path, tmp_path: Path
-) -> None:
-    if family:
-        with torch.inference_mode(mode=False):
-            tiny_models.make(family, tmp_path)
-    at = tmp_path if family else folder
-    with pytest.raises(ValueError, match=f"^--sparse-attention-tokens.*{complaint}"):
-        execution_config(asked(at, **changes), read_config(at))

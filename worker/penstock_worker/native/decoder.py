@@ -145,10 +145,12 @@ class NativeDecoder:
                 [sequence.count for sequence in sequences],
                 [sequence.computed for sequence in sequences],
                 _block_table(sequences, columns),
-                [sequence.prompt for sequence in sequences],
                 batch.output_rows,
             )
         ]
+        prompts = None
+        if self._sparse:
+            prompts = numpy.array([of.prompt for of in sequences], dtype=numpy.int32)
         adapters = self.adapters.numbers(batch)
         greedy = numpy.empty(len(batch.output_rows), dtype=numpy.int32)
         step = native.Step(
@@ -156,9 +158,10 @@ class NativeDecoder:
             len(sequences),
             len(batch.output_rows),
             columns,
-            *(values.ctypes.data for values in arrays[:-2]),
+            *(values.ctypes.data for values in arrays[:-1]),
             None if adapters is None else adapters.ctypes.data,
-            *(values.ctypes.data for values in arrays[-2:]),
+            None if prompts is None else prompts.ctypes.data,
+            arrays[-1].ctypes.data,
             greedy.ctypes.data,
             None if logits is None else logits.data_ptr(),
         )

@@ -47,7 +47,7 @@ struct PenstockStep {
   const int32_t *first_row, *count, *computed;  // [sequences]
   const int32_t* blocks;                     // [sequences][block_columns]
   const int32_t* adapters;                   // [sequences], -1 for none; null where there are none
-  const int32_t* prompts;                    // [sequences], their tokens
+  const int32_t* prompts;                    // [sequences], their tokens; null where nothing is sparse
   const int32_t* output_rows;                // [outputs], ascending
   int32_t* greedy;                           // [outputs], the likeliest token
   float* logits;                             // [outputs][vocab], or null where only greedy is wanted

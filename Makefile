@@ -16,7 +16,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
-	@echo "Installing Penstock into $(VENV) (about a minute; the CPU build of torch is 200 MB)"
+	@echo "Installing Penstock into $(VENV) (a few minutes; the CPU build of torch is 200 MB)"
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or later; this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt

@@ -40,7 +40,7 @@ def control_plane(folder: Path) -> Iterator[Path]:
         _prepare(Path(kubeconfig))
         yield Path(kubeconfig)
     else:
-        with _started(os.environ["PENSTOCK_TEST_CLUSTER"], folder / "kubeconfig-path") as path:
+        with _started(os.environ["PENSTOCK_TEST_CLUSTER"], folder / "kubeconfig.path") as path:
             yield path
 
 
@@ -48,28 +48,31 @@ def control_plane(folder: Path) -> Iterator[Path]:
 def _started(script: str, note: Path) -> Iterator[Path]:
     """Start a control plane, or join the one that was started already.
 
-    Who uses it has a shared lock on the note, in which its kubeconfig's path is written.
+    Who uses it has a shared lock on the note, in which its kubeconfig's path is written. Who starts
+    or ends it has all others wait meanwhile.
     """
-    with note.open("a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with note.open("a+") as users, note.with_suffix(".lock").open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         try:
             if not note.read_text():
                 _call(script, "down")
                 kubeconfig = _call(script, "up")
                 _prepare(Path(kubeconfig))
                 note.write_text(kubeconfig)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            fcntl.flock(turn, fcntl.LOCK_UN)
             yield Path(note.read_text())
         finally:
-            if _is_last(lock):
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if _is_last(users):
                 note.write_text("")
                 _call(script, "down")
 
 
-def _is_last(lock: TextIO) -> bool:
-    """Return whether nobody else uses the control plane, and keep all others from starting one."""
+def _is_last(users: TextIO) -> bool:
+    """Return whether nobody else uses the control plane."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

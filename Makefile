@@ -57,7 +57,7 @@ tools: $(TOOLS)/.installed  ## Get Helm, checkov, Prometheus and Triton, for the
 
 .PHONY: test
 test: check tools  ## All checks and tests, as CI runs them
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest
 
 .PHONY: test-compiled
 test-compiled: $(VENV)/.installed  ## The gateway's tests with its data path compiled, as the image has it

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -69,20 +70,34 @@ class GatewayProcess:
                 total += float(value)
         return total
 
-    async def raw(self, data: bytes, quiet: float = 60.0) -> bytes:
+    async def raw(
+        self,
+        data: bytes,
+        quiet: float = 60.0,
+        answer: bytearray | None = None,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> bytes:
         """Send bytes and return all that comes back until the gateway closes.
 
         Where it may wait for more instead, it is left when it has answered and is quiet for so
-        many seconds.
+        many seconds while nobody is busy. What has come so far is in `answer` at any time.
         """
+        found = bytearray() if answer is None else answer
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
-        found = b""
-        with contextlib.suppress(TimeoutError):
-            while piece := await asyncio.wait_for(reader.read(1 << 16), quiet if found else 60.0):
-                found += piece
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                piece = await asyncio.wait_for(reader.read(1 << 16), quiet if found else 60.0)
+            except TimeoutError:
+                if busy() and time.monotonic() < deadline:
+                    continue
+                break
+            if not piece:
+                break
+            found += piece
         writer.close()
-        return found
+        return bytes(found)
 
     def said(self) -> str:
         """Return what it has logged."""

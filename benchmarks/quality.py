@@ -67,7 +67,7 @@ def main() -> None:
     windows = list(_windows())[: 20 if options.quick else None]
     exact = None
     for method, stored in METHODS.items():
-        if stored.sparsity is not None and kernels is None:
+        if stored.sparsity.blocks and kernels is None:
             continue  # nobody else computes it
         how = replace(stored, kernels=kernels, threads=os.cpu_count() or 1)
         model = _load(how)
@@ -107,7 +107,7 @@ def _windows() -> Iterator[tuple[list[int], list[int]]]:
 
 def _load(how: ExecutionConfig) -> Model:
     config = read_config(EXAMPLE)
-    bounded = how.sparsity.layers if how.sparsity else ()
+    bounded = how.sparsity.layers
     pool = KVPool.of(config, BLOCKS * DECODED, BLOCK_SIZE, how.kv_dtype, bounded=bounded)
     return load_model(EXAMPLE, config, pool, WINDOW, how)
 

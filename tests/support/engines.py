@@ -46,7 +46,7 @@ def torch_engine(
     config = read_config(folder)
     shelf = Shelf.of(adapters)
     if runner is None:
-        bounded = how.sparsity.layers if how.sparsity else ()
+        bounded = how.sparsity.layers
         kept = KVPool.of(config, num_blocks, block_size, how.kv_dtype, bounded=bounded)
         found = [load_adapter(name, path, config) for name, path in adapters.items()]
         model = load_model(folder, config, kept, config.max_position, how, found)
@@ -67,7 +67,7 @@ def torch_engine(
         proposer=proposer,
         adapters=shelf,
         window=config.window,
-        sparse_tokens=how.sparsity.tokens if how.sparsity else 0,
+        sparse_tokens=how.sparsity.tokens,
     )
 
 

@@ -73,7 +73,7 @@ def sparse(sparsity: Sparsity = SPARSITY, **changes: Any) -> ExecutionConfig:
 
 def opened(folder: Path, how: ExecutionConfig, num_blocks: int = 64) -> tuple[Model, KVPool]:
     config = read_config(folder)
-    size, layers = (how.sparsity.block_size, how.sparsity.layers) if how.sparsity else (BLOCK, ())
+    size, layers = how.sparsity.block_size or BLOCK, how.sparsity.layers
     pool = KVPool.of(config, num_blocks, size, how.kv_dtype, bounded=layers)
     return load_model(folder, config, pool, config.max_position, how), pool
 

@@ -127,8 +127,9 @@ def _runner(
     """Return what computes alone, its KV, the blocks that has, what may guess, and adapters."""
     beside = Beside(draft.block_bytes, draft.weight_bytes) if draft is not None else ALONE
     num_blocks = kv_blocks(config, shape, how, max_model_len, beside)
-    bounded = how.sparsity.layers if how.sparsity else ()
-    pool = KVPool.of(shape, num_blocks, config.block_size, how.kv_dtype, how.device, bounded)
+    pool = KVPool.of(
+        shape, num_blocks, config.block_size, how.kv_dtype, how.device, how.sparsity.layers
+    )
     adapters = [load_adapter(name, Path(at), shape) for name, at in config.adapters.items()]
     guessing = draft.tapped(num_blocks) if isinstance(draft, HeadDraft) else draft
     tap = guessing.tap if isinstance(guessing, TappedHead) else None
@@ -166,7 +167,6 @@ def _engine(
     cost: StepCost | None = None,
     proposer: Proposer | None = None,
 ) -> Engine:
-    sparsity = read_sparsity(config, shape)
     return Engine(
         runner,
         BlockPool.of(config, num_blocks),
@@ -178,7 +178,7 @@ def _engine(
         proposer=proposer,
         adapters=adapters,
         window=shape.window,
-        sparse_tokens=sparsity.tokens if sparsity else 0,
+        sparse_tokens=read_sparsity(config, shape).tokens,
         cost=cost,
     )
 

@@ -79,7 +79,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     kv_cache_dtype: str = "auto"
     """How KV is stored, one of `attention.stored`'s KV_CACHE_DTYPES; auto: in dtype."""
     sparse_attention_tokens: int = 0
-    """That a token of an answer reads, rounded up to whole blocks; 0: all (`attention.sparse`)."""
+    """That a token of an answer reads, rounded up to whole blocks; 0: all (`sparsity`)."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where PyTorch finds one."""
     kernels: str = "auto"

@@ -110,7 +110,7 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig) -> ExecutionConfig:
     alone = config.tensor_parallel_size == 1
     kernels = native_library(config.kernels) if alone else None
     sparsity = read_sparsity(config, shape)
-    if sparsity is not None and kernels is None:
+    if sparsity.blocks and kernels is None:
         raise ValueError(
             f"{FLAG}: only the native kernels compute it: use --kernels native, and run python -m "
             "penstock_worker.native.build where they are not compiled"

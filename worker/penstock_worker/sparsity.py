@@ -29,7 +29,7 @@ class Sparsity:
     """What answers read.
 
     Args:
-        blocks: that a token reads, in a layer and for a KV head.
+        blocks: that a token reads, in a layer and for a KV head; 0 for all.
         block_size: tokens per block.
         layers: in which it does.
     """
@@ -40,19 +40,23 @@ class Sparsity:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a context that is read whole."""
+        """Tokens of a context that is read whole; 0 for any."""
         return self.blocks * self.block_size
 
 
-def read_sparsity(config: EngineConfig, shape: ModelConfig) -> Sparsity | None:
-    """Return what answers read; None where that is everything.
+DENSE: Final = Sparsity(0, 0, ())
+"""Everything."""
+
+
+def read_sparsity(config: EngineConfig, shape: ModelConfig) -> Sparsity:
+    """Return what answers read.
 
     Raises:
         ValueError: it cannot be had beside another setting, or with this model; names both.
     """
     tokens = config.sparse_attention_tokens
     if not tokens:
-        return None
+        return DENSE
     layers = sparse_layers(shape)
     for refused, setting, fix in (
         (bool(shape.latent), "latent attention (DeepSeek)", f"leave {FLAG} out"),
@@ -80,8 +84,6 @@ def sparse_layers(shape: ModelConfig) -> tuple[int, ...]:
     return tuple(layer for layer, window in found if layer >= DENSE_LAYERS and not window)
 
 
-def bounds_bytes(shape: ModelConfig, sparsity: Sparsity | None, dtype: torch.dtype) -> int:
+def bounds_bytes(shape: ModelConfig, sparsity: Sparsity, dtype: torch.dtype) -> int:
     """Return the memory of a block's bounds, in all layers: as much as a token's KV there."""
-    if sparsity is None:
-        return 0
     return 2 * len(sparsity.layers) * shape.num_kv_heads * shape.head_dim * dtype.itemsize

@@ -3,7 +3,7 @@
 Both speak the same contract on the wire: OpenAI's routes, vLLM's metric names, /health.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock_contract import handoff, worker_token
 from penstock_contract.api import EnginePool, InferenceDeployment, Role
@@ -26,9 +26,9 @@ class EngineContainer:
     arguments: tuple[str, ...]
     probe: Object
     """Succeeds for the first time when the worker has computed something."""
-    ports: dict[str, int] = field(default_factory=lambda: {"http": PORT})
-    environment: dict[str, str] = field(default_factory=dict)
-    own_address: tuple[str, ...] = ()
+    ports: dict[str, int]
+    environment: dict[str, str]
+    own_address: tuple[str, ...]
     """Environment variables that tell it the IP of its pod."""
     token_variable: str = worker_token.ENVIRONMENT
     """Environment variable by which the engine learns whom to answer."""

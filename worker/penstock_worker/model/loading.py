@@ -20,7 +20,7 @@ from penstock_worker.model.interface import Model
 from penstock_worker.model.loader import Checkpoint
 from penstock_worker.model.weights import Weights
 from penstock_worker.native.decoder import NativeDecoder
-from penstock_worker.sparsity import Sparsity
+from penstock_worker.sparsity import DENSE, Sparsity
 
 QUANTIZATIONS = ("none", "int8", "int4")
 
@@ -38,8 +38,8 @@ class ExecutionConfig:
         device: holds weights and KV. Triton's kernels run on a CPU in its interpreter only.
         max_num_seqs: that decode at once; on a GPU such steps are recorded.
         kept_as: type of the KV (`attention.stored`); None: the same as `dtype`.
-        sparsity: what answers read, where that is not everything; with the native library only,
-            over a pool that keeps bounds of the layers.
+        sparsity: what answers read; less than everything with the native library only, over a pool
+            that keeps bounds of its layers.
     """
 
     dtype: torch.dtype = torch.float32
@@ -50,7 +50,7 @@ class ExecutionConfig:
     device: torch.device = CPU
     max_num_seqs: int = 1
     kept_as: torch.dtype | None = None
-    sparsity: Sparsity | None = None
+    sparsity: Sparsity = DENSE
 
     @property
     def kv_dtype(self) -> torch.dtype:
@@ -96,7 +96,7 @@ def load_model(
             threads=how.threads,
             adapters=adapters,
             features=tap,
-            sparse_blocks=how.sparsity.blocks if how.sparsity else 0,
+            sparse_blocks=how.sparsity.blocks,
         )
 
 
